@@ -1,0 +1,62 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Timing and bookkeeping shared by the benchmarks."""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+def time_calls(call: Callable[[], Any], *, repeats: int) -> dict[str, float]:
+    """Seconds of `repeats` calls after one that is not counted: median, least, largest."""
+    jax.block_until_ready(call())
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - began)
+    return {
+        "seconds_median": round(statistics.median(seconds), 5),
+        "seconds_min": round(min(seconds), 5),
+        "seconds_max": round(max(seconds), 5),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    return {
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "backend": jax.default_backend(),
+        "cpu": find_cpu(),
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def find_cpu() -> str:
+    """The processor's name as Linux gives it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def print_row(benchmark: str, row: Mapping[str, Any]) -> None:
+    """One JSON line."""
+    print(json.dumps({"benchmark": benchmark, **row, **describe_machine()}), flush=True)

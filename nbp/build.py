@@ -1,0 +1,346 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Composition root: a configuration becomes sources, networks, tasks and samplers.
+
+Each choice that a configuration names is made here, once, by choosing an object. Only mains, jobs
+and tests import this module.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, assert_never
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nbp import losses
+from nbp.config import Config, StageConfig
+from nbp.data.moving_shapes import MovingShapes, MovingShapesSpec
+from nbp.data.pipeline import BatchStream, PipelineSpec
+from nbp.data.prompts import PADDING, find_texts
+from nbp.data.sources import BadVideos, FolderSpec, scan_folder
+from nbp.data.transforms import Crop, ShortSide, Squash, Transform, make_clip_transforms
+from nbp.errors import CheckpointError, ConfigError
+from nbp.evaluation.label_agreement import ShapeTracker
+from nbp.models.generator import GeneratorNetwork, Recipe, modern_recipe, paper_recipe
+from nbp.models.tokenizer import TokenizerNetwork
+from nbp.nn.attention import AttentionBackend, dense_attention, xla_attention
+from nbp.nn.conv3d import ConvBackend, lax_conv, taps_conv
+from nbp.nn.transformer import TransformerSpec
+from nbp.sampling.decode import Guidance
+from nbp.sampling.filters import Filter
+from nbp.sampling.sampler import Sampler
+from nbp.shapes import PyTree
+from nbp.tasks.generator import GeneratorTask
+from nbp.tasks.tokenizer import TokenizerTask
+from nbp.training.checkpoint import Checkpointer
+from nbp.training.optimizer import OptimizerSpec, ParamGroup
+
+# First index of the held-out moving shapes: far beyond any training clip.
+HELD_OUT = 1 << 40
+
+DECAYED = ParamGroup(".*kernel")
+TOKENIZER_GROUPS = (DECAYED, ParamGroup(".*(bias|scale|beta)", decay=False))
+GENERATOR_GROUPS = (
+    DECAYED,
+    ParamGroup(".*(bias|scale)|tokens|null_prompt|positions/.*", decay=False),
+)
+
+
+# Networks ----------------------------------------------------------------------------------------
+
+
+def make_conv() -> ConvBackend:
+    """The fastest exact formulation of 3D convolution for the backend that JAX uses."""
+    return taps_conv if jax.default_backend() == "cpu" else lax_conv
+
+
+def make_attention(config: Config) -> AttentionBackend:
+    match config.generator.attention:
+        case "xla":
+            return xla_attention
+        case "dense":
+            return dense_attention
+        case _ as never:
+            assert_never(never)
+
+
+def make_tokenizer_network(config: Config) -> TokenizerNetwork:
+    spec = dataclasses.replace(config.tokenizer_spec, dtype=jnp.dtype(config.tokenizer.dtype))
+    return TokenizerNetwork(spec, make_conv())
+
+
+def make_recipe(config: Config) -> Recipe:
+    match config.generator.recipe:
+        case "modern":
+            return modern_recipe(make_attention(config), layers=config.generator.layers)
+        case "paper":
+            return paper_recipe(make_attention(config), context=config.generator.context)
+        case _ as never:
+            assert_never(never)
+
+
+def make_generator_network(config: Config, labels: Sequence[str]) -> GeneratorNetwork:
+    """`labels`: class names of the data; unused without prompts.
+
+    Raises ConfigError for text prompts and a class that has none.
+    """
+    generator = config.generator
+    spec = TransformerSpec(
+        layers=generator.layers,
+        heads=generator.heads,
+        width=generator.width,
+        dropout=generator.dropout,
+        dtype=jnp.dtype(generator.dtype),
+    )
+    text = generator.prompt == "text"
+    return GeneratorNetwork(
+        spec,
+        config.plan,
+        config.vocabulary(len(labels)),
+        make_recipe(config),
+        texts=find_texts(labels) if text else None,
+        padding=PADDING if text and generator.padding == "hidden" else None,
+    )
+
+
+# Tasks -------------------------------------------------------------------------------------------
+
+
+def make_optimizer_spec(stage: StageConfig, groups: tuple[ParamGroup, ...]) -> OptimizerSpec:
+    return OptimizerSpec(
+        learning_rate=stage.learning_rate,
+        total_steps=stage.steps,
+        warmup_steps=min(stage.warmup, stage.steps - 1),
+        schedule=stage.schedule,
+        final_fraction=stage.final_fraction,
+        b1=stage.b1,
+        b2=stage.b2,
+        weight_decay=stage.weight_decay,
+        clip_norm=stage.clip_norm or None,
+        accumulate=stage.accumulate,
+        gradients=stage.gradients,
+        ema_decay=stage.ema,
+        groups=groups,
+    )
+
+
+def make_tokenizer_task(config: Config) -> TokenizerTask:
+    reconstruction = {
+        "l1": losses.l1,
+        "l2": losses.l2,
+        "charbonnier": losses.charbonnier,
+    }[config.tokenizer.loss]
+    optimizer = make_optimizer_spec(config.train.tokenizer, TOKENIZER_GROUPS)
+    return TokenizerTask(make_tokenizer_network(config), optimizer, reconstruction)
+
+
+def make_generator_task(
+    config: Config, labels: Sequence[str], tokenizer_params: PyTree
+) -> GeneratorTask:
+    return GeneratorTask(
+        network=make_generator_network(config, labels),
+        tokenizer=make_tokenizer_network(config),
+        optimizer=make_optimizer_spec(config.train.generator, GENERATOR_GROUPS),
+        frozen={"tokenizer": tokenizer_params},
+        null_probability=config.generator.null_probability,
+    )
+
+
+# Data --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClipData:
+    """A random-access source of one split, and what makes examples of its records."""
+
+    source: Any
+    transforms: tuple[Transform, ...]
+    bad_videos: BadVideos | None = None
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.source.label_names
+
+
+def make_data(
+    config: Config, *, bad_videos: Path | None = None, progress: Any = None
+) -> tuple[ClipData, ClipData]:
+    """The training and the held-out clips. Unusable videos are listed in `bad_videos` (CSV).
+
+    Raises DataError for a folder that is missing, empty, or without a usable video.
+    """
+    data = config.data
+    match data.kind:
+        case "moving_shapes":
+            spec = make_shapes_spec(config)
+            train = MovingShapes(spec, seed=config.seed, start=0, size=data.train_clips)
+            held_out = MovingShapes(
+                spec, seed=config.seed, start=HELD_OUT, size=data.validation_clips
+            )
+            return ClipData(train, ()), ClipData(held_out, ())
+        case "folder":
+            share = data.validation
+            folder = FolderSpec(
+                data.frames,
+                data.fps or None,
+                validation="split" if share else "same",
+                validation_fraction=share or 0.1,
+                check=data.check,
+            )
+            scan = scan_folder(data.root, folder, bad_videos=bad_videos, progress=progress)
+            return (
+                ClipData(scan.train, make_transforms(config, training=True), scan.bad),
+                ClipData(scan.validation, make_transforms(config, training=False), scan.bad),
+            )
+        case _ as never:
+            assert_never(never)
+
+
+def make_shapes_spec(config: Config) -> MovingShapesSpec:
+    try:
+        return config.shapes_spec
+    except ValueError as error:
+        raise ConfigError(f"data.moving_shapes: {error}") from error
+
+
+def make_transforms(config: Config, *, training: bool) -> tuple[Transform, ...]:
+    """Reading of a window, spatial policy and flip for real videos."""
+    data = config.data
+    return make_clip_transforms(
+        frames=data.frames,
+        size=data.size,
+        fps=data.fps or None,
+        training=training,
+        fit=data.spatial,
+        flip=data.flip,
+    )
+
+
+def make_spatial(config: Config) -> tuple[Transform, ...]:
+    """The spatial policy alone, for clips that are already decoded."""
+    size = config.data.size
+    match config.data.spatial:
+        case "crop":
+            return (ShortSide(size), Crop(size, random=False))
+        case "squash":
+            return (Squash(size),)
+        case _ as never:
+            assert_never(never)
+
+
+def make_training_stream(
+    config: Config, stage: StageConfig, *, data: ClipData, start_batch: int
+) -> BatchStream:
+    spec = PipelineSpec(
+        batch=stage.batch,
+        seed=config.seed,
+        workers=config.data.workers,
+        stall_seconds=config.data.stall_seconds,
+    )
+    return BatchStream(
+        data.source,
+        data.transforms,
+        spec,
+        start_batch=start_batch,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        bad_videos=data.bad_videos,
+    )
+
+
+def iterate_clips(
+    config: Config, data: ClipData, *, limit: int, batch: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """The first `limit` clips of a split in order, in batches; the last one may be shorter."""
+    limit = min(limit, len(data.source))
+    spec = PipelineSpec(batch=min(batch, limit), seed=config.seed, shuffle=False, examples=limit)
+    with BatchStream(data.source, data.transforms, spec, bad_videos=data.bad_videos) as stream:
+        for rows in stream:
+            keep = rows["index"] < limit
+            yield {name: values[keep] for name, values in rows.items()}
+
+
+# Trained models ----------------------------------------------------------------------------------
+
+
+def stage_directory(workdir: Path, stage: str) -> Path:
+    return workdir / stage
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Parameters of a stage (averaged ones where the stage keeps an average) and their origin."""
+
+    params: PyTree
+    step: int
+    sha256: str
+    meta: Mapping[str, Any]
+
+
+def load_trained(
+    workdir: Path, stage: Literal["tokenizer", "generator"], *, network: Any, ema: bool
+) -> Trained:
+    """Reads the newest good checkpoint of a stage; CheckpointError where there is none."""
+    directory = stage_directory(workdir, stage) / "checkpoints"
+    if not directory.is_dir():
+        raise CheckpointError(
+            f"{workdir} holds no trained {stage}: run python -m nbp.train --workdir {workdir}"
+        )
+    template = jax.eval_shape(network.init, jax.random.key(0))
+    with Checkpointer(directory, read_only=True) as checkpointer:
+        params = checkpointer.restore_params(template, use_ema=ema)
+        step = checkpointer.latest_step()
+        assert step is not None
+        meta = checkpointer.read_meta(step)
+        return Trained(params, step, checkpointer.checkpoint_hash(step), meta)
+
+
+def check_tokenizer(generator: Trained, tokenizer: Trained) -> None:
+    """Refuses a generator whose codes mean something else: CheckpointError names both hashes."""
+    expected = generator.meta.get("tokenizer_sha256", tokenizer.sha256)
+    if expected != tokenizer.sha256:
+        raise CheckpointError(
+            f"the generator (step {generator.step}) was trained on the tokenizer {expected[:16]}, "
+            f"but this workdir's tokenizer (step {tokenizer.step}) is {tokenizer.sha256[:16]}. "
+            "Put the old tokenizer back, or train the generator again in another workdir."
+        )
+
+
+def load_sampler(
+    config: Config, workdir: Path, *, labels: Sequence[str], filtering: Filter, guidance: Guidance
+) -> tuple[Sampler, dict[str, Any]]:
+    """The sampler of a trained workdir, and the provenance of its parameters."""
+    tokenizer = make_tokenizer_network(config)
+    generator = make_generator_network(config, labels)
+    trained_tokenizer = load_trained(
+        workdir, "tokenizer", network=tokenizer, ema=config.train.tokenizer.ema > 0
+    )
+    trained_generator = load_trained(
+        workdir, "generator", network=generator, ema=config.train.generator.ema > 0
+    )
+    sampler = Sampler(
+        generator,
+        trained_generator.params,
+        tokenizer,
+        trained_tokenizer.params,
+        filtering=filtering,
+        guidance=guidance,
+        batch=config.sampling.batch,
+    )
+    check_tokenizer(trained_generator, trained_tokenizer)
+    origin = {
+        "tokenizer_step": trained_tokenizer.step,
+        "tokenizer_sha256": trained_tokenizer.sha256,
+        "generator_step": trained_generator.step,
+        "generator_sha256": trained_generator.sha256,
+    }
+    return sampler, origin
+
+
+def make_tracker(config: Config) -> ShapeTracker:
+    """The check of moving shapes against their labels."""
+    return ShapeTracker(**make_shapes_spec(config).tracking)

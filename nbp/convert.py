@@ -1,0 +1,65 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m nbp.convert {generator,tokenizer,i3d} --source FILE --out DIR [flags to confirm]`."""
+
+import argparse
+import ast
+from pathlib import Path
+from typing import Any
+
+from nbp.errors import ConfigError, run_main
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Converts published PyTorch weights into a workdir; needs no PyTorch."""
+    parser = argparse.ArgumentParser(prog="python -m nbp.convert", description=main.__doc__)
+    parser.add_argument("what", choices=("generator", "tokenizer", "i3d"))
+    parser.add_argument("--source", required=True, type=Path, help=".ckpt, .pt, .safetensors, .npz")
+    parser.add_argument("--out", required=True, type=Path, help="workdir to make or to complete")
+    parser.add_argument("--levels", help="FSQ levels; default 8,8,8,5,5,5")
+    parser.add_argument("--frames", type=int, help="frames of a clip; default 17")
+    parser.add_argument("--size", type=int, help="height and width of a clip; default 128")
+    parser.add_argument("--layers", type=int, help="confirms what the file says")
+    parser.add_argument("--heads", type=int, help="default: of the published model of this width")
+    parser.add_argument("--width", type=int, help="confirms what the file says")
+    parser.add_argument(
+        "--block", help="row, frame, token or bt,bh,bw; default: the file's, or row"
+    )
+    parser.add_argument("--opening", choices=("prefix", "bov", "hybrid"), help="confirms")
+    parser.add_argument("--prompt", choices=("none", "label", "text"), help="confirms")
+    parser.add_argument("--labels", type=Path, help="class names, one a line (label prompts)")
+    parser.add_argument("--videos", help="folder of real clips for nbp.evaluate")
+    parser.add_argument(
+        "--first_stage", action="store_true", help="also convert the tokenizer in a generator file"
+    )
+    arguments = parser.parse_args(argv)
+
+    from nbp.jobs import convert
+
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    what = given.pop("what")
+    if "levels" in given:
+        given["levels"] = read_numbers("levels", given["levels"])
+    if given.get("block", "row") not in ("row", "frame", "token"):
+        given["block"] = read_numbers("block", given["block"])
+    jobs = {
+        "generator": convert.convert_generator,
+        "tokenizer": convert.convert_tokenizer,
+        "i3d": convert.convert_i3d,
+    }
+    jobs[what](convert.ConvertRequest(**given), report=lambda text: print(f"[convert] {text}"))
+
+
+def read_numbers(flag: str, text: str) -> tuple[Any, ...]:
+    """`1,2,2` or `(1, 2, 2)` as a tuple; ConfigError for anything but whole numbers."""
+    try:
+        numbers = ast.literal_eval(f"({text.strip('() ')},)")
+    except (ValueError, SyntaxError) as error:
+        raise ConfigError(f"--{flag} {text!r}: expected numbers such as 1,2,2") from error
+    if not all(type(n) is int and n > 0 for n in numbers):
+        raise ConfigError(f"--{flag} {text!r}: expected whole numbers above 0 such as 1,2,2")
+    return numbers
+
+
+if __name__ == "__main__":
+    run_main(main)

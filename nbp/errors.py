@@ -1,0 +1,75 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Mistakes and faults that a user can act on, and the process exit code of each.
+
+Library code raises these (or plain `ValueError` in `layout` and `nn`); the mains print one line and
+exit with the code. Anything else that escapes a main is a bug of ours: a traceback and exit code 1.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+
+EXIT_USAGE = 2
+EXIT_DATA = 3
+EXIT_CHECKPOINT = 4
+EXIT_NON_FINITE = 5
+EXIT_RESTART = 42
+EXIT_PREEMPTED = 143
+
+
+class NbpError(ValueError):
+    """Base of all errors that end a command with one line; `exit_code` is the process's status."""
+
+    exit_code = EXIT_USAGE
+
+
+class ConfigError(NbpError):
+    """Wrong usage or configuration (exit code 2)."""
+
+
+class DataError(NbpError):
+    """Missing, empty or unreadable data (exit code 3)."""
+
+    exit_code = EXIT_DATA
+
+
+class CheckpointError(NbpError):
+    """A checkpoint is absent, corrupt or does not fit the model (exit code 4)."""
+
+    exit_code = EXIT_CHECKPOINT
+
+
+class NonFiniteError(NbpError):
+    """The loss or a gradient became NaN or infinite (exit code 5)."""
+
+    exit_code = EXIT_NON_FINITE
+
+
+class RestartError(NbpError):
+    """A fault that a restart cures: stalled loader, lost worker, full disk (exit code 42)."""
+
+    exit_code = EXIT_RESTART
+
+
+class Preempted(NbpError):
+    """The process was asked to stop and has saved its state (exit code 143)."""
+
+    exit_code = EXIT_PREEMPTED
+
+
+def run_main(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:
+    """Runs `main(argv)` and turns an `NbpError` into one line on stderr and its exit code."""
+    try:
+        main(argv)
+    except NbpError as error:
+        print(f"nbp: {type(error).__name__}: {error}", file=sys.stderr)
+        if isinstance(error, RestartError):
+            # A thread that hangs in a decoder would keep the interpreter from ending.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.exit_code)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("nbp: interrupted", file=sys.stderr)
+        sys.exit(130)

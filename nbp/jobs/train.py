@@ -1,0 +1,258 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the stages of a configuration in order, then draws samples and scores the result."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from nbp import __version__, build
+from nbp.config import Config, StageConfig
+from nbp.data.video import tile_clips, write_gif
+from nbp.evaluation.report import format_table, write_report
+from nbp.evaluation.scores import CodeCounter, ReconstructionScores
+from nbp.jobs.evaluate import evaluate_workdir, report_path
+from nbp.jobs.sample import SampleRequest, choose_given_frames, make_drawing, sample_workdir
+from nbp.jobs.workdir import (
+    adopt_config,
+    compare_config,
+    has_begun,
+    make_folder,
+    save_labels,
+)
+from nbp.sampling.sampler import Sampler
+from nbp.shapes import PyTree
+from nbp.tasks.generator import GeneratorTask
+from nbp.tasks.tokenizer import TokenizerTask
+from nbp.training.checkpoint import Checkpointer
+from nbp.training.loop import LoopSpec, run
+from nbp.training.metrics import MetricsWriter, write_curves_png
+from nbp.training.sharding import make_mesh, place_state
+from nbp.training.state import TrainState
+from nbp.training.task import Evaluator
+
+EVALUATED = 64  # held-out clips of an evaluation during training
+
+
+def train_workdir(config: Config, workdir: Path) -> None:
+    """Trains what is not trained yet. Rerunning the same command continues a stopped run."""
+    make_folder(workdir)
+    compare_config(config, workdir)  # before a long look at the data, which may fail in turn
+    train, held_out = build.make_data(config, bad_videos=workdir / "bad_videos.csv")
+    if train.bad_videos:
+        print(
+            f"[data] {len(train.bad_videos)} unusable videos skipped "
+            f"({train.bad_videos.summarize()}), listed in {workdir / 'bad_videos.csv'}"
+        )
+    adopt_config(config, workdir, report=lambda text: print(f"[train] {text}", flush=True))
+    labels = train.label_names
+    save_labels(workdir, labels)
+    for stage in config.stages:
+        clips = Validation(config, held_out)
+        if stage == "tokenizer":
+            task: Any = build.make_tokenizer_task(config)
+            evaluators = tokenizer_evaluators(config, task, clips)
+            origin: dict[str, Any] = {}
+        else:
+            trained = build.load_trained(
+                workdir,
+                "tokenizer",
+                network=build.make_tokenizer_network(config),
+                ema=config.train.tokenizer.ema > 0,
+            )
+            # On every device of the mesh, as the parameters that are measured together with it.
+            tokenizer_params = place_state(trained.params, make_mesh())
+            task = build.make_generator_task(config, labels, tokenizer_params)
+            if has_begun(workdir, stage):
+                begun = build.load_trained(workdir, stage, network=task.network, ema=False)
+                build.check_tokenizer(begun, trained)
+            evaluators = generator_evaluators(config, task, clips, labels=labels)
+            origin = {"tokenizer_step": trained.step, "tokenizer_sha256": trained.sha256}
+        train_stage(config, workdir, task=task, data=train, evaluators=evaluators, origin=origin)
+    if "generator" in config.stages:
+        finish(config, workdir)
+
+
+def train_stage(
+    config: Config,
+    workdir: Path,
+    *,
+    task: TokenizerTask | GeneratorTask,
+    data: build.ClipData,
+    evaluators: "StageEvaluators",
+    origin: Mapping[str, Any],
+) -> TrainState:
+    """Runs one stage in `workdir/<stage>` and draws its curves."""
+    stage: StageConfig = getattr(config.train, task.name)
+    directory = build.stage_directory(workdir, task.name)
+    meta = {
+        "config": dataclasses.asdict(config),
+        "plan": config.plan.fingerprint,
+        "versions": {"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
+        **origin,
+    }
+    with (
+        Checkpointer(directory / "checkpoints", keep=config.train.keep) as checkpointer,
+        MetricsWriter(directory, name=task.name, save_gif=write_gif) as writer,
+    ):
+        state = run(
+            task,
+            stream_factory=lambda batch: build.make_training_stream(
+                config, stage, data=data, start_batch=batch
+            ),
+            checkpointer=checkpointer,
+            spec=LoopSpec(
+                total_steps=stage.steps,
+                global_batch=stage.batch,
+                log_every=config.train.log_every,
+                checkpoint_every=config.train.checkpoint_every,
+            ),
+            mesh=make_mesh(),
+            writer=writer,
+            meta=meta,
+            seed=config.seed,
+            evaluators=evaluators.make(writer),
+        )
+    if (directory / "metrics.csv").is_file():
+        curves = workdir / "report" / f"{task.name}_curves.png"
+        curves.parent.mkdir(exist_ok=True)
+        write_curves_png(directory / "metrics.csv", curves, title=f"{config.name}: {task.name}")
+    return state
+
+
+def finish(config: Config, workdir: Path) -> None:
+    """Draws the configured samples and runs the configured protocol, unless that is done."""
+    if config.evaluation.samples and not (workdir / "samples" / "samples.npz").is_file():
+        sample_workdir(workdir, workdir / "samples", SampleRequest(config.evaluation.samples))
+        print(f"[samples] {config.evaluation.samples} clips in {workdir / 'samples'}")
+    protocol = config.evaluation.protocol
+    if protocol and not report_path(workdir, protocol).is_file():
+        report = evaluate_workdir(workdir, protocol)
+        write_report(report_path(workdir, protocol), report)
+        print(format_table(f"{config.name}, protocol {protocol}", report["scores"]))
+        print(f"[report] {report_path(workdir, protocol)}")
+
+
+class Validation:
+    """The first held-out clips, read once and kept."""
+
+    def __init__(self, config: Config, data: build.ClipData) -> None:
+        self._config, self._data = config, data
+        self._batches: list[dict[str, np.ndarray]] = []
+
+    def batches(self) -> list[dict[str, np.ndarray]]:
+        if not self._batches:
+            limit = min(EVALUATED, self._config.data.validation_clips)
+            self._batches = list(
+                build.iterate_clips(self._config, self._data, limit=limit, batch=limit)
+            )
+        return self._batches
+
+
+class StageEvaluators:
+    """The periodic measurements and previews of a stage, made once its writer exists."""
+
+    def __init__(self, config: Config, measure: Any, preview: Any) -> None:
+        self._config, self._measure, self._preview = config, measure, preview
+
+    def make(self, writer: MetricsWriter) -> list[Evaluator]:
+        cadence = self._config.train
+        evaluators = []
+        if cadence.evaluate_every:
+            evaluators.append(Evaluator("validation", cadence.evaluate_every, self._measure))
+        if cadence.preview_every:
+
+            def show(state: TrainState) -> dict[str, float]:
+                clips = self._preview(state)
+                frames = tile_clips(clips, columns=cadence.preview_clips)
+                step = int(state.step)
+                writer.write_preview(step, "clips", frames, fps=self._config.sampling.fps)
+                return {}
+
+            evaluators.append(Evaluator("preview", cadence.preview_every, show))
+        return evaluators
+
+
+def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation) -> StageEvaluators:
+    """Held-out PSNR and code statistics; previews show clips above their reconstructions."""
+    network = task.network
+    encode, decode = jax.jit(network.encode), jax.jit(network.decode)
+
+    def reconstruct(state: TrainState, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        params = averaged(state)
+        tokens = encode(params, video)
+        return np.asarray(decode(params, tokens)), np.asarray(tokens)
+
+    def measure(state: TrainState) -> dict[str, float]:
+        scores = ReconstructionScores()
+        counter = CodeCounter(network.spec.quantizer.codes)
+        for batch in clips.batches():
+            output, tokens = reconstruct(state, batch["video"])
+            scores.add(batch["video"], output)
+            counter.add(tokens)
+        return {**scores.result(), **counter.result()}
+
+    def preview(state: TrainState) -> np.ndarray:
+        video = clips.batches()[0]["video"][: config.train.preview_clips]
+        return np.concatenate([video, reconstruct(state, video)[0]])
+
+    return StageEvaluators(config, measure, preview)
+
+
+def generator_evaluators(
+    config: Config, task: GeneratorTask, clips: Validation, *, labels: tuple[str, ...]
+) -> StageEvaluators:
+    """Held-out bits per token and accuracy; previews show samples of the first held-out labels."""
+    measure_batch = jax.jit(task.evaluate)
+    tokenizer_params: PyTree = task.frozen["tokenizer"]
+    filtering, guidance = make_drawing(config, SampleRequest(1))
+    given = choose_given_frames(config, SampleRequest(1))
+
+    def measure(state: TrainState) -> dict[str, float]:
+        counter = CodeCounter(config.tokenizer_spec.quantizer.codes)
+        sums: dict[str, float] = {}
+        total = 0
+        for batch in clips.batches():
+            rows = {name: batch[name] for name in ("video", "label")}
+            metrics, tokens = measure_batch(averaged(state), task.frozen, rows)
+            counter.add(np.asarray(tokens))
+            total += len(batch["video"])
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(batch["video"])
+        means = {name: value / total for name, value in sums.items()}
+        return {**means, "unigram_bits": counter.result()["unigram_bits"]}
+
+    # One sampler for the whole stage: its compiled program is used at every preview.
+    sampler = Sampler(
+        task.network,
+        {},
+        task.tokenizer,
+        tokenizer_params,
+        filtering=filtering,
+        guidance=guidance,
+        batch=config.train.preview_clips,
+    )
+
+    def preview(state: TrainState) -> np.ndarray:
+        batch = clips.batches()[0]
+        count = min(config.train.preview_clips, len(batch["video"]))
+        prompted = config.generator.prompt != "none"
+        return sampler.sample(
+            count,
+            seed=config.seed,
+            labels=batch["label"][:count].tolist() if prompted else None,
+            clips=batch["video"][:count],
+            given_frames=given,
+            params=averaged(state),
+        ).videos
+
+    return StageEvaluators(config, measure, preview)
+
+
+def averaged(state: TrainState) -> PyTree:
+    """The averaged parameters where the state keeps them, else the current ones."""
+    return state.ema if jax.tree.leaves(state.ema) else state.params

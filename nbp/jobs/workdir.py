@@ -1,0 +1,138 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of one experiment: its resolved configuration, its labels, its stages."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nbp.build import stage_directory
+from nbp.config import Config, from_dict, to_json
+from nbp.errors import CheckpointError, ConfigError
+
+# Groups of keys that trained parameters depend on: they cannot change once a stage has begun.
+BINDING = {
+    "tokenizer": ("tokenizer", "data", "seed"),
+    "generator": ("tokenizer", "generator", "data", "seed"),
+}
+# Keys inside these groups that describe the machine or the amount of evaluation, not the model.
+FREE = ("data.root", "data.workers", "data.stall_seconds", "data.validation_clips")
+# In the folder of a stage whose weights were converted: the file they came from.
+CONVERTED = "converted.json"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf8")
+    os.replace(temporary, path)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder that the user named; ConfigError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
+def read_config(workdir: Path) -> Config:
+    """The resolved configuration of a workdir; CheckpointError where there is none."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{workdir} is no workdir: it has no config.json. "
+            f"Train first: python -m nbp.train --config FILE --workdir {workdir}"
+        )
+    try:
+        return from_dict(json.loads(path.read_text(encoding="utf8")))
+    except (json.JSONDecodeError, ConfigError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def compare_config(config: Config, workdir: Path) -> dict[str, tuple[Any, Any]]:
+    """What `config` changes in the workdir: dotted key -> (old, new).
+
+    Raises CheckpointError, which names both sides, for a key that trained parameters depend on.
+    """
+    if not (workdir / "config.json").is_file():
+        return {}
+    old, new = _flatten(read_config(workdir)), _flatten(config)
+    changed = {key: (old[key], new[key]) for key in old if old[key] != new[key]}
+    begun = [stage for stage in BINDING if has_begun(workdir, stage)]
+    groups = {group for stage in begun for group in BINDING[stage]}
+    if begun and all((stage_directory(workdir, stage) / CONVERTED).is_file() for stage in begun):
+        groups -= {"data", "seed"}  # published weights were not trained on this workdir's data
+    fatal = [key for key in changed if key.split(".")[0] in groups and key not in FREE]
+    if fatal:
+        sides = "; ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in fatal[:6])
+        raise CheckpointError(
+            f"{workdir} was trained with another configuration: {sides}. "
+            "Use another --workdir, or the old values."
+        )
+    return changed
+
+
+def adopt_config(config: Config, workdir: Path, report: Callable[[str], None]) -> None:
+    """Makes `config` the workdir's, after comparing it with what was trained there.
+
+    Keys that trained parameters depend on must be equal, else CheckpointError names both sides;
+    other changes (steps, learning rate, cadence) are reported and adopted.
+    """
+    changed = compare_config(config, workdir)
+    if changed:
+        sides = "; ".join(f"{key} {a!r} -> {b!r}" for key, (a, b) in list(changed.items())[:12])
+        report(f"configuration changed: {sides}")
+    write_text(workdir / "config.json", to_json(config))
+
+
+def has_begun(workdir: Path, stage: str) -> bool:
+    """Whether a stage has a checkpoint."""
+    return any((stage_directory(workdir, stage) / "checkpoints").glob("[0-9]*"))
+
+
+def save_labels(workdir: Path, labels: Sequence[str]) -> None:
+    """Keeps the class names, so that sampling needs no data."""
+    write_text(workdir / "labels.json", json.dumps(list(labels), indent=1) + "\n")
+
+
+def read_labels(workdir: Path) -> tuple[str, ...]:
+    path = workdir / "labels.json"
+    if not path.is_file():
+        raise CheckpointError(f"{workdir} has no labels.json: its generator is not trained yet")
+    try:
+        return tuple(json.loads(path.read_text(encoding="utf8")))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def find_label(labels: Sequence[str], text: str) -> int:
+    """The class id for a name or a number; ConfigError lists what exists."""
+    if text in labels:
+        return list(labels).index(text)
+    spaced = text.replace("_", " ").replace("-", " ").lower()
+    for i, name in enumerate(labels):
+        if name.replace("_", " ").lower() == spaced:
+            return i
+    if text.isdecimal() and int(text) < len(labels):
+        return int(text)
+    shown = ", ".join(labels[:40]) + (f", ... ({len(labels)} in all)" if labels[40:] else "")
+    raise ConfigError(f"no label {text!r}; use 0..{len(labels) - 1} or one of: {shown}")
+
+
+def _flatten(config: Config) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            flat[prefix] = value
+
+    walk("", dataclasses.asdict(config))
+    return flat

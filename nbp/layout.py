@@ -1,0 +1,359 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Sequence geometry: which token is read where, what it predicts, what it may see, in which pass.
+
+Everything follows from (grid, block, opening, prompt length). Nobody outside this module adds or
+subtracts a token offset. All arrays are plain read-only numpy; a `SequencePlan` is hashable and so
+static under `jax.jit`.
+
+Terms (paper: arXiv 2502.07737, section 3; official code: `nbp/lm_transformer.py`):
+
+* The latent grid (T, H, W) is cut into blocks (bt, bh, bw). *Generation order* runs block by block
+  (blocks in t, h, w order), and inside a block in t, h, w order. Token `i` below always means the
+  i-th token of that order; `SequencePlan.order` maps it to the flat (t, h, w) index of the grid.
+* A sequence is the prompt (P positions) followed by the positions that predict. Query `P + j`
+  predicts token `j + first`, where `first` is the block size B for `prefix` and 0 otherwise.
+* Every mask of this family is a prefix per query: query q attends the keys `[0, k_end[q])`.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+import numpy as np
+
+from nbp.shapes import Bool, Int
+
+Box = tuple[int, int, int]
+OpeningKind = Literal["prefix", "bov", "hybrid"]
+
+
+@dataclass(frozen=True)
+class LatentGrid:
+    """Size of the tokenizer's output: `t` latent frames of `h` x `w` tokens."""
+
+    t: int
+    h: int
+    w: int
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < 1:
+            raise ValueError(f"latent grid {self.shape}: every axis must be at least 1")
+
+    @property
+    def shape(self) -> Box:
+        return (self.t, self.h, self.w)
+
+    @property
+    def frame(self) -> int:
+        """Tokens per latent frame."""
+        return self.h * self.w
+
+    @property
+    def size(self) -> int:
+        """Tokens per clip."""
+        return self.t * self.frame
+
+
+def resolve_block(block: str | Box, grid: LatentGrid) -> Box:
+    """The block box for a name (`token`, `row`, `frame`) or an explicit (bt, bh, bw)."""
+    named = {"token": (1, 1, 1), "row": (1, 1, grid.w), "frame": (1, grid.h, grid.w)}
+    if isinstance(block, str):
+        if block not in named:
+            raise ValueError(f"block {block!r}: use {', '.join(named)} or a box (bt, bh, bw)")
+        return named[block]
+    if len(block) != 3:
+        raise ValueError(f"block {block}: a box has three sides (bt, bh, bw)")
+    box = (int(block[0]), int(block[1]), int(block[2]))
+    for name, side, extent in zip(("depth", "height", "width"), box, grid.shape, strict=True):
+        if side < 1 or extent % side:
+            axis = {"depth": "time", "height": "height", "width": "width"}[name]
+            allowed = ", ".join(str(n) for n in range(1, extent + 1) if extent % n == 0)
+            raise ValueError(
+                f"block {box}: block {name} {side} does not divide latent {axis} {extent}. "
+                f"Use one of {allowed}."
+            )
+    return box
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How the first tokens come to be.
+
+    * `prefix`: the first block is given, never predicted; block k predicts block k + 1.
+    * `bov`: a block of begin-of-video tokens predicts block 1.
+    * `hybrid`: the first `blocks` blocks are predicted token by token from one begin-of-video
+      token; then the last of these tokens and B - 1 "middle" tokens predict the next block. The
+      official model has `blocks = 1`; the whole first latent frame is the other useful value.
+    """
+
+    kind: OpeningKind
+    blocks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("prefix", "bov", "hybrid"):
+            raise ValueError(f"opening {self.kind!r}: use prefix, bov or hybrid")
+        if self.blocks < 1 or (self.kind != "hybrid" and self.blocks != 1):
+            raise ValueError(
+                f"opening {self.kind} with {self.blocks} blocks: only hybrid takes a length, >= 1"
+            )
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """One table of ids: special tokens first, then prompt ids, then codes.
+
+    This is the official order (REFERENCE: special ids 0..S-1, text ids shifted by S, video ids
+    shifted by S + text vocabulary).
+    """
+
+    codes: int
+    prompt: int = 0
+    special: int = 0
+
+    @property
+    def prompt_offset(self) -> int:
+        return self.special
+
+    @property
+    def code_offset(self) -> int:
+        return self.special + self.prompt
+
+    @property
+    def size(self) -> int:
+        return self.special + self.prompt + self.codes
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`count` passes of equal width: pass i feeds the queries `[start + i*width, + width)`."""
+
+    start: int
+    width: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The passes that generate a clip when its first `given` tokens are known.
+
+    The first pass feeds the queries `[0, prefill)` and draws from its last `first_width` logits;
+    then come the phases. Each later pass attends all that is cached plus itself.
+    """
+
+    given: int
+    prefill: int
+    first_width: int
+    phases: tuple[Phase, ...]
+
+    @property
+    def passes(self) -> int:
+        return 1 + sum(phase.count for phase in self.phases)
+
+
+@dataclass(frozen=True)
+class SequencePlan:
+    """Everything derived from (grid, block, opening, prompt length). See the module's text.
+
+    Raises ValueError when the block does not divide the grid or the opening does not fit into it.
+    """
+
+    grid: LatentGrid
+    block: Box
+    opening: Opening
+    prompt_length: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "block", resolve_block(self.block, self.grid))
+        if self.prompt_length < 0:
+            raise ValueError(f"prompt length {self.prompt_length} is negative")
+        blocks = self.grid.size // self.block_size
+        if self.opening.blocks > blocks:
+            raise ValueError(
+                f"opening {self.opening.kind} takes {self.opening.blocks} blocks token by token, "
+                f"but the grid {self.grid.shape} holds {blocks} blocks of {self.block}"
+            )
+        if self.opening.kind == "prefix" and blocks < 2:
+            raise ValueError(
+                f"opening prefix needs at least 2 blocks; block {self.block} is the whole grid"
+            )
+
+    # Sizes ---------------------------------------------------------------------------------
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per block, B."""
+        return math.prod(self.block)
+
+    @property
+    def first(self) -> int:
+        """Index of the first token that is predicted."""
+        return self.block_size if self.opening.kind == "prefix" else 0
+
+    @property
+    def target_count(self) -> int:
+        """Tokens that are predicted and scored."""
+        return self.grid.size - self.first
+
+    @property
+    def length(self) -> int:
+        """Input length L: the prompt and one query per scored token."""
+        return self.prompt_length + self.target_count
+
+    @property
+    def special_count(self) -> int:
+        """Special ids: begin-of-video (0) and, for hybrid, middle tokens 1..B-1."""
+        match self.opening.kind:
+            case "prefix":
+                return 0
+            case "bov":
+                return 1
+            case "hybrid":
+                return self.block_size
+            case _ as never:
+                assert_never(never)
+
+    @property
+    def narrow(self) -> int:
+        """Tokens drawn one by one (length of the token-by-token part of a hybrid opening)."""
+        return self.opening.blocks * self.block_size if self.opening.kind == "hybrid" else 0
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Short stable name of the geometry; equal plans have equal fingerprints."""
+        text = repr(dataclasses.astuple(self))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    # Arrays --------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def order(self) -> Int[np.ndarray, "size"]:
+        """Flat (t, h, w) grid index of the i-th generated token: a permutation."""
+        flat = np.arange(self.grid.size).reshape(self.grid.shape)
+        (t, h, w), (bt, bh, bw) = self.grid.shape, self.block
+        boxes = flat.reshape(t // bt, bt, h // bh, bh, w // bw, bw)
+        return _frozen(boxes.transpose(0, 2, 4, 1, 3, 5).reshape(-1))
+
+    @functools.cached_property
+    def inverse_order(self) -> Int[np.ndarray, "size"]:
+        """Generation index of each flat (t, h, w) grid position: `x[order][inverse_order] == x`."""
+        return _frozen(np.argsort(self.order))
+
+    @functools.cached_property
+    def input_index(self) -> Int[np.ndarray, "length"]:
+        """Row of the table `[prompt (P); special ids; tokens in generation order]` read at q."""
+        prompt = self.prompt_length
+        token = prompt + self.special_count  # table row of token 0
+        j = np.arange(self.target_count)
+        match self.opening.kind:
+            case "prefix":
+                rows = token + j
+            case "bov":
+                rows = np.where(j < self.block_size, prompt, token + j - self.block_size)
+            case "hybrid":
+                one_by_one = np.where(j == 0, prompt, token + j - 1)
+                middle = np.where(j == self.narrow, token + j - 1, prompt + j - self.narrow)
+                wide = np.where(
+                    j < self.narrow + self.block_size, middle, token + j - self.block_size
+                )
+                rows = np.where(j < self.narrow, one_by_one, wide)
+            case _ as never:
+                assert_never(never)
+        return _frozen(np.concatenate([np.arange(prompt), rows]))
+
+    @functools.cached_property
+    def target_index(self) -> Int[np.ndarray, "length"]:
+        """Token predicted by each query (generation order); -1 where nothing is predicted."""
+        prompt = np.full(self.prompt_length, -1)
+        return _frozen(np.concatenate([prompt, np.arange(self.first, self.grid.size)]))
+
+    @functools.cached_property
+    def k_end(self) -> Int[np.ndarray, "length"]:
+        """Attention limit: query q attends the keys `[0, k_end[q])`."""
+        prompt, size = self.prompt_length, self.block_size
+        q = np.arange(self.length)
+        wide_from = prompt + self.narrow
+        wide = wide_from + size * ((q - wide_from) // size + 1)
+        limit = np.where(q < wide_from, q + 1, wide)
+        return _frozen(np.where(q < prompt, prompt, limit))
+
+    @functools.cached_property
+    def positions(self) -> Int[np.ndarray, "length"]:
+        """Absolute positions 0..L-1 (the `paper` recipe)."""
+        return _frozen(np.arange(self.length))
+
+    @functools.cached_property
+    def target_coordinates(self) -> Int[np.ndarray, "length 3"]:
+        """Grid position (t, h, w) that each query *predicts*; -1 for the prompt (`modern`)."""
+        predicted = self.order[self.target_index[self.prompt_length :]]
+        coordinates = np.stack(np.unravel_index(predicted, self.grid.shape), -1)
+        prompt = np.full((self.prompt_length, 3), -1)
+        return _frozen(np.concatenate([prompt, coordinates]))
+
+    @functools.cached_property
+    def mask(self) -> Bool[np.ndarray, "length length"]:
+        """True where query (row) may attend key (column): `k_end` written out."""
+        return _frozen(np.arange(self.length)[None, :] < self.k_end[:, None])
+
+    # Decoding ------------------------------------------------------------------------------
+
+    def tokens_of_frames(self, frames: int) -> int:
+        """Number of leading tokens that are exactly the first `frames` latent frames.
+
+        Raises ValueError when whole frames are not whole blocks, or nothing would be generated.
+        """
+        if not 0 <= frames < self.grid.t or frames % self.block[0]:
+            allowed = ", ".join(str(n) for n in range(0, self.grid.t, self.block[0]))
+            raise ValueError(
+                f"{frames} given latent frames do not fit a grid of {self.grid.t} frames in blocks "
+                f"of depth {self.block[0]}: give one of {allowed}"
+            )
+        return frames * self.grid.frame
+
+    def schedule(self, given: int = 0) -> Schedule:
+        """The decoding passes when the first `given` tokens (whole blocks) are known."""
+        size, total = self.block_size, self.grid.size
+        if given % size or not self.first <= given < total:
+            raise ValueError(
+                f"{given} given tokens: a clip of {total} tokens in blocks of {size} with opening "
+                f"{self.opening.kind} can start after {self.first}, {self.first + size}, ..., "
+                f"{total - size} tokens"
+            )
+        query = self.prompt_length - self.first  # query of token i is query + i
+        width = 1 if given < self.narrow else size
+        drawn = given + width
+        phases = []
+        if drawn < self.narrow:
+            phases.append(Phase(query + drawn, 1, self.narrow - drawn))
+            drawn = self.narrow
+        if drawn < total:
+            phases.append(Phase(query + drawn, size, (total - drawn) // size))
+        return Schedule(given, query + given + width, width, tuple(phases))
+
+    def passes(self, given: int = 0) -> int:
+        """Number of forward passes of `schedule(given)`."""
+        return self.schedule(given).passes
+
+
+def draw_mask(plan: SequencePlan) -> str:
+    """The mask as text, a row per query: `#` attends, `.` does not, `|` after prompt and blocks."""
+    size, prompt = plan.block_size, plan.prompt_length
+    cuts = {prompt} | set(range(prompt + plan.narrow, plan.length, size))
+    lines = []
+    for q, row in enumerate(plan.mask):
+        if q in cuts and q:
+            lines.append("")
+        cells = ("|" * (k in cuts and k > 0) + "#" * int(seen) + "." * int(not seen)
+                 for k, seen in enumerate(row))  # fmt: skip
+        target = plan.target_index[q]
+        lines.append("".join(cells) + (f"  -> z{target}" if target >= 0 else ""))
+    return "\n".join(lines)
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    """A read-only view: cached arrays are shared by everyone who holds the plan."""
+    array.flags.writeable = False
+    return array

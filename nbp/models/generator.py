@@ -1,0 +1,292 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The next-block generator: token embeddings, positions, transformer, head (REFERENCE 1.1).
+
+Two recipes are built from the same parts. `paper_recipe` is the official network: learned absolute
+positions starting at zero, 0.02 initialisation, a head over all ids. `modern_recipe` is ours: the
+position of a query is the grid place it *predicts*, embeddings start ten times larger, and the head
+covers the codes only, so that an id outside the video range cannot be drawn.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from nbp.layout import SequencePlan, Vocabulary
+from nbp.nn.attention import AttentionBackend
+from nbp.nn.transformer import (
+    Cache,
+    Initialisation,
+    Parts,
+    Transformer,
+    TransformerSpec,
+    drop,
+    make_linear,
+)
+from nbp.shapes import Array, Bool, Float, Int, PyTree
+
+
+class AbsolutePositions(nnx.Module):
+    """One learned row per position, as in the official network."""
+
+    def __init__(
+        self, plan: SequencePlan, width: int, std: float, *, context: int, rngs: nnx.Rngs
+    ) -> None:
+        if plan.length > context:
+            raise ValueError(f"sequence of {plan.length} positions exceeds the table of {context}")
+        init = nnx.initializers.normal(std)
+        self.plan = plan
+        self.table = nnx.Param(init(rngs.params(), (context, width), jnp.float32))
+
+    def __call__(self) -> Float[Array, "n d"]:
+        """Position embeddings of all L queries."""
+        return self.table[...][self.plan.positions]
+
+
+class TargetPositions(nnx.Module):
+    """Sum of learned t, h, w rows of the grid position that a query predicts; own prompt rows."""
+
+    def __init__(self, plan: SequencePlan, width: int, std: float, *, rngs: nnx.Rngs) -> None:
+        init = nnx.initializers.normal(std)
+
+        def table(rows: int) -> nnx.Param:
+            return nnx.Param(init(rngs.params(), (rows, width), jnp.float32))
+
+        self.plan = plan
+        self.time, self.height, self.width = (table(rows) for rows in plan.grid.shape)
+        self.prompt = table(plan.prompt_length) if plan.prompt_length else None
+
+    def __call__(self) -> Float[Array, "n d"]:
+        """Position embeddings of all L queries."""
+        t, h, w = self.plan.target_coordinates[self.plan.prompt_length :].T
+        rows = self.time[...][t] + self.height[...][h] + self.width[...][w]
+        return rows if self.prompt is None else jnp.concatenate([self.prompt[...], rows])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What distinguishes `paper` from `modern`.
+
+    positions: `(plan, width, std, rngs=...)` -> module whose call gives [L, C].
+    scored: the ids that the head covers, from the vocabulary.
+    """
+
+    parts: Parts
+    positions: Callable[..., Any]
+    scored: Callable[[Vocabulary], range]
+
+
+def score_all(vocabulary: Vocabulary) -> range:
+    """The head covers special, prompt and video ids (official)."""
+    return range(vocabulary.size)
+
+
+def score_codes(vocabulary: Vocabulary) -> range:
+    """The head covers the codes only."""
+    return range(vocabulary.code_offset, vocabulary.size)
+
+
+def paper_recipe(attention: AttentionBackend, *, context: int = 5120) -> Recipe:
+    """The official network; `context` is the size of its position table."""
+
+    def positions(plan: SequencePlan, width: int, std: float, *, rngs: nnx.Rngs) -> Any:
+        return AbsolutePositions(plan, width, std, context=context, rngs=rngs)
+
+    init = Initialisation(linear=0.02, embedding=0.02, position=0.0, residual=0.02)
+    return Recipe(Parts(attention, init), positions, score_all)
+
+
+def modern_recipe(attention: AttentionBackend, *, layers: int) -> Recipe:
+    """Target positions, embeddings of 0.2, residual writes scaled by 1/sqrt(2*layers) (GPT-2)."""
+    init = Initialisation(
+        linear=0.02, embedding=0.2, position=0.2, residual=0.02 / (2 * layers) ** 0.5
+    )
+    return Recipe(Parts(attention, init), TargetPositions, score_codes)
+
+
+class Generator(nnx.Module):
+    """Predicts all tokens of the next block at once.
+
+    Token sequences are in generation order (`plan.order`), as raw codes 0..codes-1 for callers and
+    as vocabulary ids inside. `null` marks samples whose prompt is replaced by the trained null
+    condition (classifier-free guidance). `padding` is a raw prompt id that no query attends.
+    """
+
+    def __init__(
+        self,
+        spec: TransformerSpec,
+        plan: SequencePlan,
+        vocabulary: Vocabulary,
+        recipe: Recipe,
+        *,
+        padding: int | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        width, init = spec.width, recipe.parts.init
+        normal = nnx.initializers.normal(init.embedding)
+        self.plan = plan
+        self.vocabulary = vocabulary
+        self.scored = recipe.scored(vocabulary)
+        self.spec = spec
+        self.padding = padding
+        self.tokens = nnx.Param(normal(rngs.params(), (vocabulary.size, width), jnp.float32))
+        self.positions = recipe.positions(plan, width, init.position, rngs=rngs)
+        null = nnx.initializers.normal(width**-0.5)
+        prompted = plan.prompt_length > 0
+        self.null_prompt = (
+            nnx.Param(null(rngs.params(), (plan.prompt_length, width), jnp.float32))
+            if prompted
+            else None
+        )
+        self.transformer = Transformer(spec, recipe.parts, rngs=rngs)
+        self.head = make_linear(
+            width, len(self.scored), init.linear, spec.dtype, bias=False, rngs=rngs
+        )
+
+    def __call__(
+        self,
+        codes: Int[Array, "b size"],
+        prompt: Int[Array, "b p"] | None = None,
+        *,
+        null: Bool[Array, "b"] | None = None,
+        key: Array | None = None,
+    ) -> Float[Array, "b n v"]:
+        """Teacher forcing: logits (float32) of every scored token, `plan.target_count` per clip.
+
+        Args:
+          codes: all tokens of the clip in generation order.
+          prompt: label or text ids 0..prompt-1, one row of `plan.prompt_length` per clip.
+          null: True where the null condition stands in for the prompt.
+          key: switches dropout on.
+        """
+        ids = codes + self.vocabulary.code_offset
+        key1, key2 = (None, None) if key is None else jax.random.split(key)
+        x = self.embed(self.input_table(ids, prompt), 0, self.plan.length, null=null)
+        x = drop(x, self.spec.dropout, key1)
+        hidden = self.key_mask(prompt, null)
+        x = self.transformer(x, jnp.asarray(self.plan.k_end), key_mask=hidden, key=key2)
+        return self.predict(x[:, self.plan.prompt_length :])
+
+    def targets(self, codes: Int[Array, "b size"]) -> Int[Array, "b n"]:
+        """The class index, among the head's outputs, of each scored token."""
+        shift = self.vocabulary.code_offset - self.scored.start
+        return codes[:, self.plan.first :] + shift
+
+    # Pieces shared with decoding ---------------------------------------------------------------
+
+    def input_table(
+        self, ids: Int[Array, "b size"], prompt: Int[Array, "b p"] | None
+    ) -> Int[Array, "b rows"]:
+        """Vocabulary ids of everything that can be read: the table of `plan.input_index`."""
+        batch = ids.shape[0]
+        special = jnp.arange(self.plan.special_count, dtype=ids.dtype)
+        rows = [jnp.broadcast_to(special, (batch, special.size)), ids]
+        if prompt is not None:
+            rows.insert(0, prompt + self.vocabulary.prompt_offset)
+        table = jnp.concatenate(rows, axis=1)
+        expected = self.plan.prompt_length + self.plan.special_count + self.plan.grid.size
+        if table.shape[1] != expected:
+            given = 0 if prompt is None else prompt.shape[1]
+            raise ValueError(
+                f"prompt of {given} ids and {ids.shape[1]} tokens: this model takes a prompt of "
+                f"{self.plan.prompt_length} and {self.plan.grid.size} tokens"
+            )
+        return table
+
+    def embed(
+        self,
+        table: Int[Array, "b rows"],
+        start: Array | int,
+        width: int,
+        *,
+        null: Bool[Array, "b"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """Input embeddings of the queries `[start, start + width)`; `start` may be traced."""
+        rows = jax.lax.dynamic_slice_in_dim(jnp.asarray(self.plan.input_index), start, width)
+        x = self.tokens[...][table[:, rows]]
+        if null is not None and self.null_prompt is not None:
+            x = self._replace_prompt(x, start, null)
+        positions = jax.lax.dynamic_slice_in_dim(self.positions(), start, width)
+        return (x + positions).astype(self.spec.dtype)
+
+    def key_mask(
+        self, prompt: Int[Array, "b p"] | None, null: Bool[Array, "b"] | None
+    ) -> Bool[Array, "b n"] | None:
+        """False at padded prompt positions, for all L keys; None where no key is hidden."""
+        if self.padding is None or prompt is None:
+            return None
+        seen = prompt != self.padding
+        if null is not None:
+            seen = seen | null[:, None]  # the null condition fills every row
+        rest = jnp.ones((seen.shape[0], self.plan.target_count), bool)
+        return jnp.concatenate([seen, rest], axis=1)
+
+    def _replace_prompt(self, x: Array, start: Array | int, null: Array) -> Array:
+        """Puts the null condition where `null` samples read their prompt."""
+        assert self.null_prompt is not None
+        length = self.plan.prompt_length
+        q = start + jnp.arange(x.shape[1])
+        rows = self.null_prompt[...][jnp.minimum(q, length - 1)]
+        return jnp.where(null[:, None, None] & (q < length)[None, :, None], rows, x)
+
+    def predict(self, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:
+        """Logits in float32 over `scored`."""
+        return self.head(x).astype(jnp.float32)
+
+    def make_cache(self, batch: int) -> Cache:
+        """An empty decoding cache for `batch` clips."""
+        return self.transformer.make_cache(batch, self.plan.length)
+
+
+@dataclass(frozen=True)
+class GeneratorNetwork:
+    """A generator without its parameters.
+
+    texts: raw text ids per class, where the prompt is a text instead of the class id itself.
+    padding: see `Generator`.
+    """
+
+    spec: TransformerSpec
+    plan: SequencePlan
+    vocabulary: Vocabulary
+    recipe: Recipe
+    texts: tuple[tuple[int, ...], ...] | None = None
+    padding: int | None = None
+
+    def build(self, key: Array) -> Generator:
+        return Generator(
+            self.spec,
+            self.plan,
+            self.vocabulary,
+            self.recipe,
+            padding=self.padding,
+            rngs=nnx.Rngs(key),
+        )
+
+    def init(self, key: Array) -> PyTree:
+        """Initial parameters as nested pure dicts."""
+        return nnx.to_pure_dict(nnx.state(self.build(key)))
+
+    def bind(self, params: PyTree) -> Generator:
+        """The module holding `params`; no arrays are allocated for it."""
+        abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
+        return nnx.merge(nnx.graphdef(abstract), params)
+
+    def prompt(self, batch: Mapping[str, Array]) -> Int[Array, "b p"] | None:
+        """Prompt ids of a batch: label or text of its class, nothing without a condition."""
+        if not self.plan.prompt_length:
+            return None
+        label = batch["label"]
+        return label[:, None] if self.texts is None else jnp.asarray(self.texts)[label]
+
+    def arrange(self, codes: Int[Array, "b T H W"]) -> Int[Array, "b size"]:
+        """Grids of codes in generation order."""
+        return codes.reshape(codes.shape[0], -1)[:, self.plan.order]
+
+    def restore_grid(self, codes: Int[Array, "b size"]) -> Int[Array, "b T H W"]:
+        """The inverse of `arrange`."""
+        return codes[:, self.plan.inverse_order].reshape(-1, *self.plan.grid.shape)

@@ -1,0 +1,242 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The video tokenizer: causal 3D convolutional encoder and decoder around FSQ (REFERENCE 4).
+
+The official size is one configuration of `TokenizerSpec` (its defaults).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from nbp.layout import LatentGrid
+from nbp.nn.conv3d import (
+    CausalConv3d,
+    ConvBackend,
+    FrameGroupNorm,
+    Stride,
+    Swish,
+    depth_to_space,
+)
+from nbp.nn.fsq import Fsq
+from nbp.shapes import Array, Float, Int, PyTree, UInt8
+
+RGB = 3
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """Stages from full resolution down: `widths[i]` channels, `units[i]` residual units.
+
+    strides: (t, h, w) of the down-sampling after each stage but the last.
+    levels: FSQ levels. groups: of the normalisation; must divide every width.
+    dtype: compute type; parameters and normalisation statistics are float32.
+    """
+
+    widths: tuple[int, ...] = (128, 256, 256, 512)
+    units: tuple[int, ...] = (4, 4, 4, 8)
+    strides: tuple[Stride, ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
+    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
+    groups: int = 32
+    dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        stages = len(self.widths)
+        if len(self.units) != stages or len(self.strides) != stages - 1:
+            raise ValueError(
+                f"tokenizer with {stages} widths needs {stages} units and {stages - 1} strides, "
+                f"has {len(self.units)} and {len(self.strides)}"
+            )
+        odd = [width for width in self.widths if width % self.groups]
+        if odd:
+            raise ValueError(f"tokenizer widths {odd} are not multiples of {self.groups} groups")
+
+    @property
+    def quantizer(self) -> Fsq:
+        return Fsq(self.levels)
+
+    @property
+    def stride(self) -> Stride:
+        """Pixels per token on each axis, e.g. (4, 8, 8)."""
+        t = h = w = 1
+        for st, sh, sw in self.strides:
+            t, h, w = t * st, h * sh, w * sw
+        return (t, h, w)
+
+    def grid(self, frames: int, height: int, width: int) -> LatentGrid:
+        """Latent grid of a clip; raises ValueError where the clip does not fit the strides."""
+        st, sh, sw = self.stride
+        if (frames - 1) % st or frames < 1:
+            near = max(1, (frames - 1) // st * st + 1)
+            raise ValueError(
+                f"{frames} frames: a causal tokenizer of time stride {st} takes {st}*m + 1 frames. "
+                f"Use {near} or {near + st}."
+            )
+        if height % sh or width % sw:
+            raise ValueError(
+                f"{height}x{width} px: height and width must be multiples of {sh} and {sw}"
+            )
+        return LatentGrid((frames - 1) // st + 1, height // sh, width // sw)
+
+
+class ResidualUnit(nnx.Module):
+    """Two rounds of norm, swish, causal 3x3x3 convolution, added to the (projected) input."""
+
+    def __init__(self, inputs: int, outputs: int, make: "_Maker", *, rngs: nnx.Rngs) -> None:
+        self.norm1, self.act1 = make.norm(inputs), Swish(inputs)
+        self.conv1 = make.conv(inputs, outputs, rngs=rngs)
+        self.norm2, self.act2 = make.norm(outputs), Swish(outputs)
+        self.conv2 = make.conv(outputs, outputs, rngs=rngs)
+        project = inputs != outputs
+        self.shortcut = make.conv(inputs, outputs, kernel=1, rngs=rngs) if project else None
+
+    def __call__(self, x: Array) -> Array:
+        y = self.conv1(self.act1(self.norm1(x)))
+        y = self.conv2(self.act2(self.norm2(y)))
+        return y + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Upsample(nnx.Module):
+    """Causal convolution to stride-product as many channels, then depth-to-space."""
+
+    def __init__(self, channels: int, stride: Stride, make: "_Maker", *, rngs: nnx.Rngs) -> None:
+        self.stride = stride
+        factor = stride[0] * stride[1] * stride[2]
+        self.conv = make.conv(channels, channels * factor, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return depth_to_space(self.conv(x), self.stride)
+
+
+class Tokenizer(nnx.Module):
+    """Encoder, quantizer and decoder. Pixels are floats in [0, 1], RGB, [b t h w c]."""
+
+    def __init__(self, spec: TokenizerSpec, conv: ConvBackend, *, rngs: nnx.Rngs) -> None:
+        self.spec = spec
+        make = _Maker(spec, conv)
+        widths, units, strides = spec.widths, spec.units, spec.strides
+        channels = spec.quantizer.channels
+
+        encoder: list[nnx.Module] = [make.conv(RGB, widths[0], rngs=rngs)]
+        width = widths[0]
+        for stage, outputs in enumerate(widths):
+            for _ in range(units[stage]):
+                encoder.append(ResidualUnit(width, outputs, make, rngs=rngs))
+                width = outputs
+            if stage < len(strides):
+                encoder.append(make.conv(width, width, stride=strides[stage], rngs=rngs))
+        encoder += [make.norm(width), Swish(width)]
+        encoder.append(make.conv(width, channels, kernel=1, rngs=rngs))
+        self.encoder = nnx.List(encoder)
+
+        decoder: list[nnx.Module] = [make.conv(channels, width, rngs=rngs)]
+        for stage in reversed(range(len(widths))):
+            for _ in range(units[stage]):
+                decoder.append(ResidualUnit(width, widths[stage], make, rngs=rngs))
+                width = widths[stage]
+            if stage > 0:
+                decoder.append(Upsample(width, strides[stage - 1], make, rngs=rngs))
+        # A quiet output layer: where the first reconstructions are loud noise, the encoder learns
+        # to switch its codes off, and it takes hundreds of steps to bring them back.
+        output = make.conv(width, RGB, gain=0.1, rngs=rngs)
+        decoder += [make.norm(width), Swish(width), output]
+        self.decoder = nnx.List(decoder)
+
+    def encode_latents(self, pixels: Float[Array, "b t h w c"]) -> Float[Array, "b T H W q"]:
+        """Continuous latents before quantization."""
+        return _run(self.encoder, pixels).astype(jnp.float32)
+
+    def encode(self, pixels: Float[Array, "b t h w c"]) -> Int[Array, "b T H W"]:
+        """Codes 0..codes-1 of a clip with pixels in [0, 1]."""
+        quantizer = self.spec.quantizer
+        return quantizer.index(quantizer.quantize(self.encode_latents(pixels)))
+
+    def decode_latents(self, quantized: Float[Array, "b T H W q"]) -> Float[Array, "b t h w c"]:
+        """Pixels, unbounded (callers clip to [0, 1]), from quantized channels in [-1, 1]."""
+        return _run(self.decoder, quantized).astype(jnp.float32)
+
+    def decode(self, codes: Int[Array, "b T H W"]) -> Float[Array, "b t h w c"]:
+        """Pixels in [0, 1] of codes."""
+        return jnp.clip(self.decode_latents(self.spec.quantizer.lookup(codes)), 0.0, 1.0)
+
+    def reconstruct(
+        self, pixels: Float[Array, "b t h w c"]
+    ) -> tuple[Float[Array, "b t h w c"], Int[Array, "b T H W"]]:
+        """Unbounded reconstruction (differentiable, straight through the rounding) and codes."""
+        quantizer = self.spec.quantizer
+        quantized = quantizer.quantize(self.encode_latents(pixels))
+        return self.decode_latents(quantized), quantizer.index(quantized)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes layers that share the spec's groups, compute type and convolution backend."""
+
+    spec: TokenizerSpec
+    backend: ConvBackend
+
+    def conv(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel: int = 3,
+        stride: Stride = (1, 1, 1),
+        gain: float = 1.0,
+        rngs: nnx.Rngs,
+    ) -> CausalConv3d:
+        return CausalConv3d(
+            inputs,
+            outputs,
+            backend=self.backend,
+            kernel=kernel,
+            stride=stride,
+            gain=gain,
+            dtype=self.spec.dtype,
+            rngs=rngs,
+        )
+
+    def norm(self, channels: int) -> FrameGroupNorm:
+        return FrameGroupNorm(channels, self.spec.groups, self.spec.dtype)
+
+
+def _run(layers: nnx.List, x: Array) -> Array:
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def scale_pixels(video: UInt8[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+    """Pixels 0..255 as floats in [0, 1]."""
+    return video.astype(jnp.float32) / 255.0
+
+
+@dataclass(frozen=True)
+class TokenizerNetwork:
+    """A tokenizer without its parameters: pure functions of (params, arrays)."""
+
+    spec: TokenizerSpec
+    conv: ConvBackend
+
+    def build(self, key: Array) -> Tokenizer:
+        return Tokenizer(self.spec, self.conv, rngs=nnx.Rngs(key))
+
+    def init(self, key: Array) -> PyTree:
+        """Initial parameters as nested pure dicts."""
+        return nnx.to_pure_dict(nnx.state(self.build(key)))
+
+    def bind(self, params: PyTree) -> Tokenizer:
+        """The module holding `params`; no arrays are allocated for it."""
+        abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
+        return nnx.merge(nnx.graphdef(abstract), params)
+
+    def encode(self, params: PyTree, video: UInt8[Array, "b t h w c"]) -> Int[Array, "b T H W"]:
+        """Codes of clips with pixels 0..255."""
+        return self.bind(params).encode(scale_pixels(video))
+
+    def decode(self, params: PyTree, codes: Int[Array, "b T H W"]) -> UInt8[Array, "b t h w c"]:
+        """Clips with pixels 0..255 of codes."""
+        return jnp.round(self.bind(params).decode(codes) * 255.0).astype(jnp.uint8)

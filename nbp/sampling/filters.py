@@ -1,0 +1,66 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Temperature, top-k and top-p for all tokens of a block at once (REFERENCE 3.1)."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from nbp.shapes import Array, Float, Int
+
+
+@dataclass(frozen=True)
+class Filter:
+    """How logits become a distribution to draw from.
+
+    temperature: divides the logits, > 0.
+    top_k: keep the logits not below the k-th largest (ties survive); 0 switches it off.
+    top_p: of what is left, in falling order, keep each token before which at most this probability
+      has accumulated (the first always stays); 1 switches it off.
+    greedy: take the largest logit instead of drawing.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    greedy: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature {self.temperature}: must be above 0 (or use greedy)")
+        if self.top_k < 0:
+            raise ValueError(f"top_k {self.top_k}: must be 0 (off) or the number of codes to keep")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p {self.top_p}: must be above 0 and at most 1 (off)")
+
+    def draw(self, keys: Array, logits: Float[Array, "b n v"]) -> Int[Array, "b n"]:
+        """One independent draw per position; `keys` holds one random key per sample."""
+        if self.greedy:
+            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        kept = keep_top_p(keep_top_k(logits / self.temperature, self.top_k), self.top_p)
+        return jax.vmap(jax.random.categorical)(keys, kept).astype(jnp.int32)
+
+
+PLAIN = Filter()  # the model's own distribution
+
+
+def keep_top_k(logits: Float[Array, "*b v"], k: int) -> Float[Array, "*b v"]:
+    """Sets logits below the k-th largest to -inf; all ties with the k-th survive; 0 keeps all."""
+    if k == 0 or k >= logits.shape[-1]:
+        return logits
+    kth = jax.lax.top_k(logits, k)[0][..., -1:]
+    return jnp.where(logits < kth, -jnp.inf, logits)
+
+
+def keep_top_p(logits: Float[Array, "*b v"], p: float) -> Float[Array, "*b v"]:
+    """Sets logits outside the nucleus to -inf; among exact ties the lower index goes first."""
+    if p >= 1:
+        return logits
+    order = jnp.argsort(-logits, axis=-1, stable=True)
+    share = jnp.take_along_axis(jax.nn.softmax(logits, axis=-1), order, axis=-1)
+    before = jnp.cumsum(share, axis=-1) - share
+    # The first token is kept whatever rounding says of "0 before it".
+    keep_sorted = (before <= p).at[..., 0].set(True)
+    keep = jnp.take_along_axis(keep_sorted, jnp.argsort(order, axis=-1), axis=-1)
+    return jnp.where(keep, logits, -jnp.inf)

@@ -1,0 +1,127 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""From conditions to clips: a generator, a tokenizer, their parameters and the way of drawing."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nbp.models.generator import GeneratorNetwork
+from nbp.models.tokenizer import TokenizerNetwork
+from nbp.sampling.decode import UNGUIDED, Guidance, generate
+from nbp.sampling.filters import PLAIN, Filter
+from nbp.shapes import Array, Clips, Int, PyTree
+
+
+@dataclass(frozen=True)
+class Samples:
+    """`videos` uint8 [n t h w c] in 0..255 and `tokens` int32 [n T H W], codes of the grid."""
+
+    videos: np.ndarray
+    tokens: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity: it holds arrays
+class Sampler:
+    """Draws clips in batches of at most `batch`; compiles once per number of given frames.
+
+    Clip i of a request depends on (seed, i) and its own condition, not on the batch size.
+    """
+
+    generator: GeneratorNetwork
+    generator_params: PyTree
+    tokenizer: TokenizerNetwork
+    tokenizer_params: PyTree
+    filtering: Filter = PLAIN
+    guidance: Guidance = UNGUIDED
+    batch: int = 32
+
+    def sample(
+        self,
+        count: int,
+        *,
+        seed: int,
+        labels: Sequence[int] | None = None,
+        clips: Clips | None = None,
+        given_frames: int = 0,
+        params: PyTree = None,
+    ) -> Samples:
+        """Draws `count` clips.
+
+        Args:
+          count: number of clips, at least 1.
+          seed: root of the randomness.
+          labels: class id per clip, for a model with label prompts; None draws them without a
+            condition (the trained null prompt).
+          clips: uint8 [n t h w c]; their first `given_frames` latent frames are kept.
+          given_frames: latent frames that are not generated.
+          params: generator parameters to use instead of the sampler's own.
+
+        Raises ValueError where the given frames are no whole blocks or are needed and missing, or
+        labels or clips are not one per sample.
+        """
+        plan = self.generator.plan
+        given = plan.tokens_of_frames(given_frames)
+        plan.schedule(given)  # says what is wrong before anything is compiled
+        if given and clips is None:
+            raise ValueError(f"{given_frames} given latent frames, but no clips to take them from")
+        for name, values in (("labels", labels), ("clips", clips)):
+            if values is not None and len(values) != count:
+                raise ValueError(f"{len(values)} {name} for {count} samples: give one for each")
+        known = np.zeros((count, plan.grid.size), np.int32)
+        videos, tokens = [], []
+        for start in range(0, count, self.batch):
+            ids = np.arange(start, start + self.batch)
+            rows = np.minimum(ids, count - 1)  # the last batch is filled up, then cut
+            if clips is not None:
+                codes = self._encode(self.tokenizer_params, clips[rows])
+                known_rows = self.generator.arrange(codes)
+            else:
+                known_rows = known[rows]
+            label_rows = None if labels is None else np.asarray(labels, np.int32)[rows]
+            drawn = self._draw(given)(
+                params or self.generator_params, jax.random.key(seed), ids, label_rows, known_rows
+            )
+            grid = self.generator.restore_grid(drawn)
+            keep = min(self.batch, count - start)
+            videos.append(np.asarray(self._decode(self.tokenizer_params, grid))[:keep])
+            tokens.append(np.asarray(grid, np.int32)[:keep])
+        return Samples(np.concatenate(videos), np.concatenate(tokens))
+
+    @functools.cached_property
+    def _encode(self) -> Any:
+        return jax.jit(self.tokenizer.encode)
+
+    @functools.cached_property
+    def _decode(self) -> Any:
+        return jax.jit(self.tokenizer.decode)
+
+    @functools.cache  # noqa: B019 - lives as long as the compiled programs
+    def _draw(self, given: int) -> Any:
+        def draw(
+            params: PyTree, key: Array, ids: Array, labels: Array | None, known: Array
+        ) -> Int[Array, "b size"]:
+            prompted = self.generator.plan.prompt_length > 0
+            null = jnp.ones(ids.shape, bool) if prompted and labels is None else None
+            prompt = None
+            if prompted:
+                rows = jnp.zeros_like(ids) if labels is None else labels
+                prompt = self.generator.prompt({"label": rows})
+            return generate(
+                self.generator.bind(params),
+                key,
+                ids,
+                prompt=prompt,
+                null=null,
+                known=known,
+                given=given,
+                filtering=self.filtering,
+                guidance=self.guidance if labels is not None else UNGUIDED,
+            )
+
+        return jax.jit(draw)

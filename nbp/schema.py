@@ -1,0 +1,190 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Nested mappings become frozen dataclasses, strictly.
+
+Unknown and missing keys and wrong types are reported with their dotted path, all at once, and with
+the nearest valid name. Ranges are part of the annotations: `Annotated[int, Range(1.0)]`. Nothing
+here knows what the keys mean.
+"""
+
+import ast
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from nbp.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Range:
+    """From `low` to `high`; `above` leaves out the low end, `below` the high end."""
+
+    low: float = 0.0
+    above: bool = False
+    high: float = math.inf
+    below: bool = False
+
+    def __contains__(self, value: int | float) -> bool:
+        over = value > self.low if self.above else value >= self.low
+        return over and (value < self.high if self.below else value <= self.high)
+
+    def __str__(self) -> str:
+        text = f"{'above' if self.above else 'at least'} {self.low:g}"
+        if self.high == math.inf:
+            return text
+        return f"{text} and {'below' if self.below else 'at most'} {self.high:g}"
+
+
+Count = Annotated[int, Range(1.0)]
+Natural = Annotated[int, Range(0.0)]
+Positive = Annotated[float, Range(0.0, above=True)]
+NonNegative = Annotated[float, Range(0.0)]
+Share = Annotated[float, Range(0.0, high=1.0, below=True)]
+
+
+def convert(schema: type[T], values: Mapping[str, Any]) -> T:
+    """`values` as the dataclass `schema`; ConfigError names every problem."""
+    problems: list[str] = []
+    result = _convert_group(schema, values, "", problems=problems)
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return typing.cast(T, result)
+
+
+def set_override(values: dict[str, Any], schema: type, key: str, *, text: str) -> None:
+    """Sets one dotted key of nested `values`, in place, to what `text` says.
+
+    The text is read as a Python literal, or as a string where it is none or the key is a string.
+    Raises ConfigError when the schema has no such key.
+    """
+    parts = key.split(".")
+    group = schema
+    for depth, part in enumerate(parts):
+        fields = typing.get_type_hints(group)
+        if part not in fields:
+            raise ConfigError(f"unknown config key {key!r}{suggest_key(key, schema)}")
+        annotation = fields[part]
+        if depth == len(parts) - 1:
+            if dataclasses.is_dataclass(annotation):
+                raise ConfigError(f"config key {key!r} is a group; set one of its keys")
+            values[part] = text if annotation is str else _read_value(text)
+            return
+        if not dataclasses.is_dataclass(annotation):
+            raise ConfigError(f"config key {'.'.join(parts[: depth + 1])!r} has no keys below it")
+        group = typing.cast(type, annotation)
+        values = values.setdefault(part, {})
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest of the known names, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+
+
+def suggest_key(key: str, schema: type) -> str:
+    """As `suggest`, for a dotted key: the right name in the wrong group is found as well."""
+    keys = list(list_keys(schema))
+    last = key.rpartition(".")[2]
+    elsewhere = [known for known in keys if known.rpartition(".")[2] == last]
+    if len(elsewhere) == 1:
+        return f"; did you mean {elsewhere[0]}?"
+    return suggest(key, elsewhere or keys)
+
+
+def list_keys(schema: type, prefix: str = "") -> Iterator[str]:
+    """All dotted keys of a dataclass of dataclasses, groups before their members."""
+    for name, annotation in typing.get_type_hints(schema).items():
+        yield prefix + name
+        if dataclasses.is_dataclass(annotation):
+            yield from list_keys(typing.cast(type, annotation), f"{prefix}{name}.")
+
+
+def _read_value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return {"true": True, "false": False}.get(text, text)
+
+
+def _convert(annotation: Any, value: Any, path: str, *, problems: list[str]) -> Any:
+    """`value` as `annotation`; collects problems and then returns None."""
+    if dataclasses.is_dataclass(annotation):
+        return _convert_group(typing.cast(type, annotation), value, path, problems=problems)
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        count = len(problems)
+        result = _convert(args[0], value, path, problems=problems)
+        if len(problems) == count and result not in args[1]:
+            problems.append(f"{path}: {value!r} must be {args[1]}")
+        return result
+    if origin is tuple and isinstance(value, list | tuple):
+        if args[-1] is Ellipsis:
+            args = args[:1] * len(value)
+        if len(args) == len(value):
+            return tuple(
+                _convert(a, v, f"{path}[{i}]", problems=problems)
+                for i, (a, v) in enumerate(zip(args, value, strict=True))
+            )
+    elif origin is Literal:
+        # 1 == True and 1.0 == 1, hence the comparison of types.
+        for allowed in args:
+            if type(value) is type(allowed) and value == allowed:
+                return value
+        problems.append(f"{path}: {value!r}{suggest(str(value), map(str, args))}")
+        return None
+    elif origin in (typing.Union, types.UnionType):
+        for option in args:
+            attempt: list[str] = []
+            result = _convert(option, value, path, problems=attempt)
+            if not attempt:
+                return result
+    elif annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(annotation, type) and type(value) is annotation:
+        return value
+    problems.append(f"{path}: {value!r} is not {_describe(annotation)}")
+    return None
+
+
+def _describe(annotation: Any) -> str:
+    """An annotation in words, e.g. `str or (int, int, int)`."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _describe(args[0])
+    if origin is Literal:
+        return " or ".join(map(repr, args))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_describe, args))
+    if origin is tuple:
+        return f"({', '.join('...' if a is Ellipsis else _describe(a) for a in args)})"
+    return annotation.__name__
+
+
+def _convert_group(schema: type, value: Any, path: str, *, problems: list[str]) -> Any:
+    if not isinstance(value, Mapping):
+        problems.append(f"{path or 'config'}: {value!r} is not a group of keys")
+        return None
+    hints = typing.get_type_hints(schema, include_extras=True)
+    dotted = {name: f"{path}.{name}" if path else name for name in hints}
+    for name in value:
+        if name not in hints:
+            full = f"{path}.{name}" if path else name
+            problems.append(f"unknown config key {full!r}{suggest(full, dotted.values())}")
+    result = {}
+    before = len(problems)
+    for f in dataclasses.fields(schema):
+        if f.name in value:
+            result[f.name] = _convert(
+                hints[f.name], value[f.name], dotted[f.name], problems=problems
+            )
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            problems.append(f"missing config key {dotted[f.name]!r}")
+    return schema(**result) if len(problems) == before else None

@@ -1,0 +1,87 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Objective of the generator stage: predict the tokens of the next block."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from nbp import losses
+from nbp.models.generator import Generator, GeneratorNetwork
+from nbp.models.tokenizer import TokenizerNetwork
+from nbp.shapes import Array, Int, PyTree
+from nbp.tasks.tokenizer import start_state, update
+from nbp.training.optimizer import OptimizerSpec
+from nbp.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class GeneratorTask:
+    """Trains a `GeneratorNetwork` on the codes of a frozen tokenizer.
+
+    frozen: {"tokenizer": parameters}. null_probability: share of clips whose prompt is replaced by
+    the null condition (for guidance).
+    """
+
+    network: GeneratorNetwork
+    tokenizer: TokenizerNetwork
+    optimizer: OptimizerSpec
+    frozen: PyTree
+    null_probability: float = 0.0
+    name: str = "generator"
+
+    @property
+    def items_per_clip(self) -> dict[str, int]:
+        """What one clip counts for in the loop's rates: predicted tokens."""
+        return {"tokens": self.network.plan.target_count}
+
+    def init(self, key: Array) -> TrainState:
+        return start_state(self.network.init(key), self.optimizer)
+
+    def step(
+        self, state: TrainState, frozen: PyTree, batch: Mapping[str, Array], key: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """One update. Metrics: loss (nats per token), bits_per_token, accuracy, accuracy_top5."""
+
+        def loss_fn(
+            params: PyTree, batch: Mapping[str, Array], key: Array
+        ) -> tuple[Array, dict[str, Array]]:
+            null_key, drop_key = jax.random.split(key)
+            codes = self.network.arrange(self.tokenizer.encode(frozen["tokenizer"], batch["video"]))
+            prompt = self.network.prompt(batch)
+            null = None
+            if prompt is not None:
+                null = jax.random.bernoulli(null_key, self.null_probability, codes.shape[:1])
+            return score(self.network.bind(params), codes, prompt, null=null, key=drop_key)
+
+        return update(self.optimizer, loss_fn, state, batch=batch, key=key)
+
+    def evaluate(
+        self, params: PyTree, frozen: PyTree, batch: Mapping[str, Array]
+    ) -> tuple[dict[str, Array], Int[Array, "b T H W"]]:
+        """The step's measures without dropout or null conditions, and the codes of the clips."""
+        grids = self.tokenizer.encode(frozen["tokenizer"], batch["video"])
+        codes = self.network.arrange(grids)
+        loss, metrics = score(self.network.bind(params), codes, self.network.prompt(batch))
+        return {"loss": loss, **metrics}, grids
+
+
+def score(
+    model: Generator,
+    codes: Int[Array, "b size"],
+    prompt: Int[Array, "b p"] | None,
+    *,
+    null: Array | None = None,
+    key: Array | None = None,
+) -> tuple[Array, dict[str, Array]]:
+    """Loss in nats per scored token, and its companions (accuracies are shares 0..1)."""
+    logits = model(codes, prompt, null=null, key=key)
+    targets = model.targets(codes)
+    loss = losses.cross_entropy(logits, targets)
+    return loss, {
+        "bits_per_token": loss / losses.NATS_PER_BIT,
+        "accuracy": losses.top_accuracy(logits, targets),
+        "accuracy_top5": losses.top_accuracy(logits, targets, top=5).astype(jnp.float32),
+    }

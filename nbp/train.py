@@ -1,0 +1,28 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m nbp.train --config FILE[:VARIANT] --workdir DIR [--config.a.b=value ...]`."""
+
+import argparse
+from pathlib import Path
+
+from nbp.errors import run_main
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Trains the configuration's stages in order; resumes from the workdir by itself."""
+    parser = argparse.ArgumentParser(prog="python -m nbp.train", description=main.__doc__)
+    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
+    parser.add_argument("--workdir", required=True, type=Path)
+    arguments, rest = parser.parse_known_args(argv)
+
+    from nbp.config import load_config, parse_overrides  # after parsing: --help stays quick
+
+    config = load_config(arguments.config, parse_overrides(rest))
+
+    from nbp.jobs.train import train_workdir
+
+    train_workdir(config, arguments.workdir)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,400 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints that survive kill -9, full disks and flipped bits. The only user of orbax.
+
+One directory per step, written under a temporary name and renamed when whole:
+
+    <step>/model ema opt     arrays (an item without arrays is absent)
+    <step>/data meta         JSON
+    <step>/INTEGRITY.json    size and sha256 of every file above
+
+Orbax notices missing and cut files but not flipped bits, hence the hashes. They are written before
+the rename, so that every committed checkpoint has them.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+from nbp.errors import CheckpointError, ConfigError, RestartError
+from nbp.shapes import PyTree
+from nbp.training import integrity
+from nbp.training.integrity import Damaged
+from nbp.training.state import (
+    TrainState,
+    compare_leaves,
+    flatten_paths,
+    make_target,
+    nest_paths,
+    unnest_paths,
+)
+
+JSON_ITEMS = ("data", "meta")
+ITEMS = ("model", "ema", "opt", *JSON_ITEMS)
+FAILURES_ALLOWED = 3
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What `Checkpointer.restore` found: the step, the state, the data position, the meta data."""
+
+    step: int
+    state: TrainState
+    data: dict[str, Any]
+    meta: dict[str, Any]
+
+
+class Checkpointer:
+    """Saves and restores the state of one stage.
+
+    Saving is asynchronous; a failed save (a full disk) is reported and tried again at the next
+    one. Restoring takes the newest checkpoint that is whole and moves damaged ones aside.
+
+    Args:
+        directory: where the steps lie; made if absent.
+        keep: newest checkpoints to keep, at least 1.
+        keep_best: metric whose best checkpoint is kept as well.
+        best_mode: whether a low or a high value of that metric is better.
+        read_only: never write, clean or rename; safe beside a running training.
+        report: receives warnings, one line each.
+
+    Raises:
+        ConfigError: `keep` is less than 1, or another process trains in this directory.
+        CheckpointError: `read_only` and the directory does not exist.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep: int = 3,
+        keep_best: str | None = None,
+        best_mode: Literal["min", "max"] = "min",
+        read_only: bool = False,
+        report: Callable[[str], None] = integrity.print_warning,
+    ) -> None:
+        if keep < 1:
+            raise ConfigError(f"checkpoints to keep: {keep}. Use 1 or more.")
+        self.directory = Path(directory).absolute()
+        self._keep, self._keep_best, self._best_mode = keep, keep_best, best_mode
+        self._read_only, self._report = read_only, report
+        self._failures = 0
+        self._pending: int | None = None  # the step whose save has not been seen to end
+        if read_only and not self.directory.is_dir():
+            raise CheckpointError(f"no checkpoints: {self.directory} does not exist. Train first.")
+        if not read_only:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._lock = integrity.take_lock(self.directory)
+            integrity.remove_unfinished(self.directory)
+        self._manager = self._make_manager()
+        self._scores: dict[int, float | None] = {}
+        if keep_best is not None:
+            self._scores |= {step: self._read_score(step) for step in self.all_steps()}
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def all_steps(self) -> list[int]:
+        """Returns the committed steps, oldest first. A save in progress is not among them."""
+        found = (path.name for path in self.directory.iterdir() if path.is_dir())
+        return sorted(int(name) for name in found if name.isdecimal())
+
+    def latest_step(self) -> int | None:
+        """Returns the newest committed step, None if there is none."""
+        return max(self.all_steps(), default=None)
+
+    def is_empty(self) -> bool:
+        """Tells whether nothing was ever saved here, damaged and moved-aside steps included."""
+        return not self.all_steps() and not list(self.directory.glob("corrupt-*"))
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        *,
+        data: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> bool:
+        """Starts to save; the arrays may be donated as soon as this returns.
+
+        Args:
+            step: completed updates.
+            state: what to save.
+            data: position of the data stream, JSON.
+            meta: configuration and the like, JSON.
+            metrics: evaluation results that `keep_best` looks at.
+
+        Returns:
+            False if the step was there already or could not be written (which was reported).
+
+        Raises:
+            RestartError: several saves in a row failed.
+        """
+        self.wait()
+        if step in self.all_steps():
+            return False
+        if self._failures:  # threads of the failed save may have written on after the clean-up
+            integrity.remove_unfinished(self.directory)
+        trees = {name: tree for name, part in _split(state).items() if (tree := nest_paths(part))}
+        score = (metrics or {}).get(self._keep_best or "", math.nan)
+        score = score if math.isfinite(score) else None
+        items = [*trees, *JSON_ITEMS]
+        notes = {"format": integrity.FORMAT, "items": items, "score": score, "user": dict(meta)}
+        # Unserialisable values fail here, not later in orbax's thread.
+        jsons = {"data": json.loads(json.dumps(dict(data))), "meta": json.loads(json.dumps(notes))}
+        arguments = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        arguments |= {name: ocp.args.JsonSave(value) for name, value in jsons.items()}
+        self._scores[step] = score
+        try:
+            self._check_space(trees)
+            self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
+        except Exception as error:  # orbax raises anything from OSError to bare Exception here
+            self._count_failure(step, error)
+            return False
+        self._pending = step
+        return True
+
+    def wait(self) -> None:
+        """Waits for the save in progress, if any, and reports it if it failed.
+
+        Raises:
+            RestartError: several saves in a row failed.
+        """
+        if self._pending is None:
+            return
+        step, self._pending = self._pending, None
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._count_failure(step, error)
+        else:
+            self._failures = 0
+
+    def close(self) -> None:
+        """Waits for the save in progress and lets go of the directory."""
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            if not self._read_only:
+                self._lock.close()
+
+    def restore(self, template: TrainState, *, step: int | None = None) -> Restored:
+        """Reads a checkpoint.
+
+        Args:
+            template: arrays or `jax.ShapeDtypeStruct`s; their shardings say where the result lives,
+                whatever devices it was saved from.
+            step: which one. By default the newest good one: damaged ones are renamed to
+                `corrupt-<step>-<time>` with a warning.
+
+        Raises:
+            CheckpointError: there is none, none is whole, or it does not fit the template.
+        """
+
+        def load(step: int) -> Restored:
+            trees, jsons = self._read(step, _split(template))
+            state = TrainState(params=trees["model"], ema=trees["ema"], **trees["opt"])
+            return Restored(step=step, state=state, data=jsons["data"], meta=jsons["meta"]["user"])
+
+        return self._load_newest(load, items=ITEMS, step=step)
+
+    def restore_params(self, template: PyTree, *, use_ema: bool, step: int | None = None) -> PyTree:
+        """Reads the parameters alone, or their average; arguments and errors as in `restore`."""
+        item = "ema" if use_ema else "model"
+        return self._load_newest(
+            lambda step: self._read(step, {item: template})[0][item],
+            items=(item, *JSON_ITEMS),
+            step=step,
+        )
+
+    def read_meta(self, step: int | None = None) -> dict[str, Any]:
+        """Reads the `meta` of a step, the newest good one by default; errors as in `restore`."""
+        return self._load_newest(
+            lambda step: self._read(step, {})[1]["meta"]["user"], items=JSON_ITEMS, step=step
+        )
+
+    def checkpoint_hash(self, step: int) -> str:
+        """Returns a sha256 that names the saved parameters of `step`.
+
+        Raises:
+            CheckpointError: the step is absent or has no list of hashes.
+        """
+        return integrity.hash_item(self.directory / str(step), "model")
+
+    def _load_newest(
+        self, load: Callable[[int], T], *, items: Sequence[str], step: int | None
+    ) -> T:
+        steps = self.all_steps() if step is None else [step]
+        if not steps:
+            why = "Train first." if self.is_empty() else "Damaged ones were renamed to corrupt-*."
+            raise CheckpointError(f"no checkpoint in {self.directory}. {why}")
+        if not (self.directory / str(steps[-1])).is_dir():
+            raise CheckpointError(f"no checkpoint {step} in {self.directory}: {self.all_steps()}.")
+        for candidate in reversed(steps):
+            path = self.directory / str(candidate)
+            try:
+                return integrity.load_whole(
+                    path, partial(load, candidate), items=items, report=self._report
+                )
+            except Damaged as damage:
+                if step is not None:
+                    raise CheckpointError(f"checkpoint {path} is damaged: {damage}.") from damage
+                self._move_aside(candidate, str(damage))
+        raise CheckpointError(
+            f"no good checkpoint is left in {self.directory} ({len(steps)} damaged). "
+            "Remove the directory to start again."
+        )
+
+    def _read(self, step: int, wanted: Mapping[str, PyTree]) -> tuple[dict[str, PyTree], dict]:
+        """Reads the trees named in `wanted` and both JSON items."""
+        path = self.directory / str(step)
+        if not all((path / name).is_dir() for name in JSON_ITEMS):
+            raise Damaged("data or meta is missing")
+        jsons = self._manager.restore(
+            step, args=ocp.args.Composite(**{name: ocp.args.JsonRestore() for name in JSON_ITEMS})
+        )
+        notes = jsons["meta"]
+        if notes.get("format") != integrity.FORMAT:
+            raise CheckpointError(
+                f"checkpoint {path} has format {notes.get('format')}, not {integrity.FORMAT}."
+            )
+        metadata = self._manager.item_metadata(step) if wanted else {}
+        targets, differences = {}, []
+        for name, template in wanted.items():
+            saved = {}
+            if name in notes["items"]:
+                # One attribute of a Composite that fails to read is None, not an error.
+                if metadata[name] is None:
+                    raise Damaged(f"{name} is missing")
+                saved = flatten_paths(metadata[name].tree)
+            nested = nest_paths(template)
+            differences += compare_leaves(name, saved, flatten_paths(nested))
+            if nested:
+                targets[name] = jax.tree.map(make_target, nested)
+        if differences:
+            if differences[12:]:
+                differences[12:] = [f"and {len(differences) - 12} more"]
+            raise CheckpointError(
+                "\n  ".join((f"checkpoint {path} does not fit this configuration:", *differences))
+            )
+        arguments = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items()}
+        found = self._manager.restore(step, args=ocp.args.Composite(**arguments)) if targets else {}
+        trees = {
+            name: unnest_paths(found[name] if name in targets else {}, template)
+            for name, template in wanted.items()
+        }
+        return trees, {name: jsons[name] for name in JSON_ITEMS}
+
+    def _move_aside(self, step: int, reason: str) -> None:
+        self._report(f"checkpoint {self.directory / str(step)} is damaged ({reason}): not used")
+        if self._read_only or jax.process_index() != 0:
+            return
+        name = f"corrupt-{step}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+        os.replace(self.directory / str(step), self.directory / name)
+        self._manager.reload()
+
+    def _make_manager(self) -> ocp.CheckpointManager:
+        logging.getLogger("absl").addFilter(_is_not_from_orbax)
+        if self._read_only:
+            options = ocp.CheckpointManagerOptions(
+                read_only=True, save_interval_steps=0, create=False, lightweight_initialize=True
+            )
+        else:
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=_Preserve(self._choose_kept),
+                lightweight_initialize=True,
+                async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
+            )
+        handlers = {
+            name: ocp.JsonCheckpointHandler()
+            if name in JSON_ITEMS
+            else ocp.StandardCheckpointHandler()
+            for name in ITEMS
+        }
+        return ocp.CheckpointManager(self.directory, item_handlers=handlers, options=options)
+
+    def _choose_kept(self, steps: Sequence[int]) -> set[int]:
+        """Chooses the newest steps and the best one."""
+        sign = 1.0 if self._best_mode == "min" else -1.0
+        scores = {
+            step: sign * value for step in steps if (value := self._scores.get(step)) is not None
+        }
+        best = min(scores, key=lambda step: (scores[step], -step), default=steps[-1])
+        return {*sorted(steps)[-self._keep :], best}
+
+    def _read_score(self, step: int) -> float | None:
+        try:
+            return self._read(step, {})[1]["meta"]["score"]
+        except Exception:  # a damaged step has no score; restore deals with it
+            return None
+
+    def _seal(self) -> None:
+        """Writes the hashes into the step about to be committed; orbax calls it in its thread."""
+        if jax.process_index() == 0:
+            for path in integrity.list_unfinished(self.directory):
+                integrity.write_manifest(path)
+
+    def _check_space(self, trees: PyTree) -> None:
+        needed = sum(int(leaf.nbytes) for leaf in jax.tree.leaves(trees))
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise OSError(f"{needed / 2**20:.0f} MiB needed, {free / 2**20:.0f} MiB free on disk")
+
+    def _count_failure(self, step: int, error: Exception) -> None:
+        self._failures += 1
+        self._scores.pop(step, None)
+        # After a failure orbax's own list of steps is unreliable, so it is read anew.
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        integrity.remove_unfinished(self.directory)
+        self._manager = self._make_manager()
+        message = f"checkpoint {step} could not be written: {integrity.first_line(error)}"
+        if self._failures >= FAILURES_ALLOWED:
+            raise RestartError(
+                f"{message} ({self._failures} failures in a row). The last good checkpoint is "
+                f"{self.latest_step()}. Free space in {self.directory} and start again."
+            ) from error
+        self._report(f"{message}; training goes on and the next save is tried")
+
+
+def _split(state: TrainState) -> dict[str, PyTree]:
+    """Assigns the parts of a state to the items of a checkpoint."""
+    rest = {"opt_state": state.opt_state, "step": state.step, "extra": state.extra}
+    return {"model": state.params, "ema": state.ema, "opt": rest}
+
+
+class _Preserve:
+    """Orbax's protocol for deciding which steps stay."""
+
+    def __init__(self, choose: Callable[[Sequence[int]], set[int]]) -> None:
+        self._choose = choose
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        kept = self._choose([info.step for info in checkpoints])
+        return [info.step in kept for info in checkpoints]
+
+
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
+    """Drops orbax's log lines: what matters in them reaches the user through `report`."""
+    return "orbax" not in record.pathname

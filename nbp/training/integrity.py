@@ -1,0 +1,157 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What protects a checkpoint directory: hashes of files, the lock, the hunt for leftovers."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import jax
+
+from nbp.errors import CheckpointError, ConfigError
+
+FORMAT = 1
+MANIFEST = "INTEGRITY.json"
+
+T = TypeVar("T")
+
+
+class Damaged(Exception):
+    """The files of a step are not what was written."""
+
+
+def take_lock(directory: Path) -> IO[str]:
+    """Takes the lock that goes away with the process, however it ends."""
+    file = (directory / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(
+            f"another process trains in {directory}. Wait for it or use another --workdir."
+        ) from None
+    except OSError:  # file systems without locks: no protection, but no reason to stop
+        pass
+    return file
+
+
+def list_unfinished(directory: Path) -> list[Path]:
+    """Finds steps that a killed or failed save left behind, or that are being written."""
+    return sorted(directory.glob("*.orbax-checkpoint-tmp*"))
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Removes what a killed or failed save left; it would hold disk space for ever."""
+    if jax.process_index() == 0:
+        for path in list_unfinished(directory):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def write_manifest(directory: Path) -> None:
+    """Lists every file inside the items; orbax may still touch the files beside them."""
+    files = sorted(path for path in directory.glob("*/**/*") if path.is_file())
+    entries = {
+        path.relative_to(directory).as_posix(): [path.stat().st_size, _hash_file(path)]
+        for path in files
+    }
+    temporary = directory / f"{MANIFEST}.tmp"
+    with temporary.open("w") as file:
+        json.dump({"format": FORMAT, "files": entries}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, directory / MANIFEST)
+
+
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    path = directory / MANIFEST
+    if not path.exists():
+        return None
+    try:
+        return dict(json.loads(path.read_text())["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{MANIFEST} is unreadable") from error
+
+
+def verify_files(directory: Path, items: Sequence[str]) -> bool:
+    """Compares the files of `items` with the list; returns False if there is no list."""
+    manifest = read_manifest(directory)
+    if manifest is None:
+        return False
+    for name, (size, digest) in manifest.items():
+        path = directory / name
+        if name.split("/")[0] not in items:
+            continue
+        if not path.is_file():
+            raise Damaged(f"{name} is missing")
+        if path.stat().st_size != size:
+            raise Damaged(f"{name} has {path.stat().st_size} bytes instead of {size}")
+        if _hash_file(path) != digest:
+            raise Damaged(f"{name} has other contents than were written")
+    return True
+
+
+def hash_item(directory: Path, item: str) -> str:
+    """Returns a sha256 of the hashes of one item's files.
+
+    Raises:
+        CheckpointError: the step is absent, or its list of hashes is absent or unreadable.
+    """
+    try:
+        manifest = read_manifest(directory)
+    except Damaged as damage:
+        raise CheckpointError(f"checkpoint {directory} is damaged: {damage}.") from damage
+    if manifest is None:
+        raise CheckpointError(f"checkpoint {directory} is absent or has no {MANIFEST}.")
+    entries = {name: entry for name, entry in manifest.items() if name.startswith(f"{item}/")}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
+def load_whole(
+    directory: Path,
+    load: Callable[[], T],
+    *,
+    items: Sequence[str],
+    report: Callable[[str], None],
+) -> T:
+    """Returns `load()` of a step whose `items` are as written.
+
+    A step without hashes is accepted if it can be read.
+
+    Raises:
+        Damaged: the files are not what was written.
+        CheckpointError: they are, but cannot be read or do not fit.
+    """
+    sealed = verify_files(directory, items)
+    if not sealed:
+        report(f"checkpoint {directory} has no {MANIFEST}: its contents are not verified")
+    try:
+        return load()
+    except CheckpointError:
+        raise
+    except Exception as error:  # orbax raises anything down to bare Exception on damaged files
+        if sealed:
+            raise CheckpointError(
+                f"checkpoint {directory} is whole but cannot be read: {first_line(error)}"
+            ) from error
+        raise Damaged(first_line(error)) from error
+
+
+def print_warning(message: str) -> None:
+    """Prints one line on stderr."""
+    print(f"nbp: warning: {message}", file=sys.stderr, flush=True)
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the class of an error and the first line of its text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

@@ -1,0 +1,341 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics of a stage: a CSV table keyed by step, TensorBoard events, previews, the console, curves.
+
+Columns of training steps have bare names ("loss"); those of evaluators have a prefix
+("validation/loss"). Names end in their unit where it is not obvious (`_s`, `_mib`, `_per_s`).
+"""
+
+import csv
+import io
+import itertools
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from nbp.errors import DataError
+from nbp.shapes import UInt8
+
+# What a console line shows, where present; everything is in the table.
+CONSOLE = ("loss", "psnr", "psnr_db", "bits_per_token", "token_accuracy", "label_agreement")
+UNITS = {"_per_s": "1/s", "_s": "seconds", "_mib": "MiB", "_db": "dB", "psnr": "dB"}
+MACHINE = ("_per_s", "_s", "_mib")  # endings of what says how it ran, not how well it learned
+
+
+class MetricsTable:
+    """The file `metrics.csv`: one row per step, columns added as metrics appear.
+
+    A row is appended; the file is rewritten (beside, then renamed) only when a column or an older
+    row changes. A line that a killed process left half-written is ignored.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.columns: list[str] = ["step"]
+        self.rows: dict[int, dict[str, str]] = {}
+        if path.exists():
+            self._read()
+
+    def drop_after(self, step: int) -> None:
+        """Forgets rows of steps after `step`: they will be made again."""
+        self.rows = {s: row for s, row in self.rows.items() if s <= step}
+        if self.path.exists():
+            self._rewrite()
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes values of a step; what the row already holds under other names stays."""
+        new = [name for name in values if name not in self.columns]
+        self.columns += new
+        rewrite = bool(new) or step in self.rows or not self.path.exists()
+        rewrite = rewrite or step < max(self.rows, default=step)
+        row = self.rows.setdefault(step, {})
+        row |= {name: f"{value:.8g}" for name, value in values.items()}
+        if rewrite:
+            self._rewrite()
+            return
+        with self.path.open("a", newline="") as file:
+            file.write(self._format([row | {"step": str(step)}], header=False))
+
+    def _read(self) -> None:
+        with self.path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            self.columns = list(reader.fieldnames or ["step"])
+            for row in reader:
+                step = row.pop("step", None)
+                if None in row or None in row.values() or step is None or not step.isdecimal():
+                    continue
+                self.rows[int(step)] = {name: value for name, value in row.items() if value}
+
+    def _format(self, rows: list[dict[str, str]], *, header: bool) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def _rewrite(self) -> None:
+        rows = [self.rows[step] | {"step": str(step)} for step in sorted(self.rows)]
+        temporary = self.path.with_name(f"{self.path.name}.tmp")
+        temporary.write_text(self._format(rows, header=True))
+        os.replace(temporary, self.path)
+
+
+class WindowMeter:
+    """Averages metrics over the steps of one log window, and measures speed and memory.
+
+    Args:
+        items_per_step: items of the global batch by name, e.g. `{"clips": 8, "tokens": 864}`.
+    """
+
+    def __init__(self, items_per_step: Mapping[str, int]) -> None:
+        self._items = dict(items_per_step)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._steps = 0
+        self._seconds = 0.0
+        self._input_seconds = 0.0
+
+    def add_time(self, seconds: float, *, waiting_for_input: bool = False) -> None:
+        """Counts time spent on training steps (not on saving, evaluating or compiling)."""
+        self._seconds += seconds
+        self._input_seconds += seconds if waiting_for_input else 0.0
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Counts the metrics of one step."""
+        self._steps += 1
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def pop(self) -> dict[str, float]:
+        """Returns the means since the last call, with speed and memory, and starts anew."""
+        steps, seconds = max(self._steps, 1), max(self._seconds, 1e-9)
+        summary = {name: total / self._counts[name] for name, total in self._sums.items()}
+        summary |= {f"{name}_per_s": count * steps / seconds for name, count in self._items.items()}
+        summary["step_time_s"] = seconds / steps
+        summary["input_wait_s"] = self._input_seconds / steps
+        summary["host_memory_mib"] = measure_host_memory()
+        device = measure_device_memory()
+        if device is not None:
+            summary["device_memory_mib"] = device
+        self._reset()
+        return summary
+
+
+def measure_host_memory() -> float:
+    """Returns the peak resident memory of this process in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def measure_device_memory() -> float | None:
+    """Returns the peak memory of the fullest local device in MiB; None where it is not known."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [
+        entry["peak_bytes_in_use"] for entry in stats if entry and "peak_bytes_in_use" in entry
+    ]
+    return max(peaks) / 2**20 if peaks else None
+
+
+class MetricsWriter:
+    """Sends the metrics of one stage to all their places.
+
+    Args:
+        directory: gets `metrics.csv`, `previews/` and the TensorBoard events.
+        name: the stage, shown on the console.
+        save_gif: writes uint8 frames `[t h w c]` as `save_gif(path, frames, fps=fps)`.
+        tensorboard: whether to write events.
+        console: whether to print progress.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        name: str = "train",
+        save_gif: Callable[..., Any] | None = None,
+        tensorboard: bool = True,
+        console: bool = True,
+    ) -> None:
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.table = MetricsTable(self.directory / "metrics.csv")
+        self._name, self._save_gif = name, save_gif
+        self._tensorboard, self._console = tensorboard, console
+        self._events: Any = None
+        self._bar: Any = None
+        self._started = (0, time.monotonic())
+        self._total = 0
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self, step: int, *, total_steps: int) -> None:
+        """Begins or resumes after `step`: rows of later steps are dropped, they will come again."""
+        self.table.drop_after(step)
+        self._total = total_steps
+        self._started = (step, time.monotonic())
+        if self._tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(self.directory), purge_step=step + 1, flush_secs=10)
+        if self._console and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total_steps, initial=step, desc=self._name, dynamic_ncols=True)
+
+    def progress(self, step: int) -> None:
+        """Moves the progress bar, if there is one."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Records the metrics of a step. May be called several times for one step."""
+        self.table.add(step, values)
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+        if self._console:
+            self._show(step, values)
+
+    def write_preview(
+        self, step: int, name: str, frames: UInt8[Any, "t h w c"], *, fps: float | int
+    ) -> Path | None:
+        """Writes `previews/<step>-<name>.gif` and shows it in TensorBoard.
+
+        Returns:
+            The path; None if the writer was built without `save_gif`.
+        """
+        if self._save_gif is None:
+            return None
+        path = self.directory / "previews" / f"{step:08d}-{name.replace('/', '-')}.gif"
+        path.parent.mkdir(exist_ok=True)
+        self._save_gif(path, frames, fps=fps)
+        if self._events is not None:
+            from tensorboardX.proto import summary_pb2
+
+            summary: Any = summary_pb2.Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+            _, height, width, channels = frames.shape
+            image = summary.Image(
+                height=height,
+                width=width,
+                colorspace=channels,
+                encoded_image_string=path.read_bytes(),
+            )
+            value = summary.Value(tag=f"previews/{name}", image=image)
+            self._events.file_writer.add_summary(summary(value=[value]), step)
+        return path
+
+    def note(self, text: str) -> None:
+        """Prints a line without disturbing the progress bar."""
+        if not self._console:
+            return
+        if self._bar is not None:
+            self._bar.write(f"[{self._name}] {text}", file=sys.stderr)
+        else:
+            print(f"[{self._name}] {text}", flush=True)
+
+    def close(self) -> None:
+        """Flushes and closes everything."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _show(self, step: int, values: Mapping[str, float]) -> None:
+        shown = {n: v for n, v in values.items() if n.rpartition("/")[2] in CONSOLE}
+        shown = shown or dict(list(values.items())[:4])
+        text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        if "step_time_s" not in values:
+            self.note(f"{step}/{self._total}  {text}")
+        elif self._bar is not None:
+            self._bar.set_postfix_str(text)
+        else:
+            first, since = self._started
+            rate = (time.monotonic() - since) / max(step - first, 1)
+            left = format_duration(rate * (self._total - step))
+            speed = f"step {values['step_time_s']:.3g} s"
+            self.note(f"{step}/{self._total}  {text}  {speed}  ETA {left}")
+
+
+def format_duration(seconds: float) -> str:
+    """Formats e.g. 3725 as "1h02m", 62 as "1m02s", 5 as "5s"."""
+    total = max(round(seconds), 0)
+    if total >= 3600:
+        return f"{total // 3600}h{total % 3600 // 60:02d}m"
+    return f"{total // 60}m{total % 60:02d}s" if total >= 60 else f"{total}s"
+
+
+def write_curves_png(
+    csv_path: str | os.PathLike[str], png_path: str | os.PathLike[str], *, title: str = ""
+) -> None:
+    """Draws every metric of a `metrics.csv` over the steps, one small panel each.
+
+    A metric of training and the same metric of evaluators share a panel.
+
+    Raises:
+        DataError: the table is absent or holds no numbers.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    table = MetricsTable(Path(csv_path))
+    panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+    for column in table.columns[1:]:
+        source, _, metric = column.rpartition("/")
+        points = [(s, float(r[column])) for s, r in sorted(table.rows.items()) if r.get(column)]
+        points = [(step, value) for step, value in points if math.isfinite(value)]
+        if points:
+            steps, values = zip(*points, strict=True)
+            panels.setdefault(metric, {})[source or "train"] = (list(steps), list(values))
+    if not panels:
+        raise DataError(
+            f"{csv_path} holds no metrics to draw. Train for at least one log interval."
+        )
+    # How well it learned first, how it ran last.
+    panels = dict(sorted(panels.items(), key=lambda panel: panel[0].endswith(MACHINE)))
+    columns = min(len(panels), 4)
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(3.6 * columns, 2.6 * rows + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (metric, curves) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        others = itertools.cycle(("tab:orange", "tab:green", "tab:red", "tab:purple"))
+        for source, (steps, values) in curves.items():
+            marker = "o" if len(steps) < 30 else None
+            colour = "tab:blue" if source == "train" else next(others)
+            axes.plot(steps, values, label=source, marker=marker, markersize=3, color=colour)
+        last = "  ".join(f"{values[-1]:.4g}" for _, values in curves.values())
+        axes.set_title(f"{metric.replace('_', ' ')}: {last}", fontsize=9)
+        unit = next((unit for ending, unit in UNITS.items() if metric.endswith(ending)), "")
+        axes.set_ylabel(unit, fontsize=8)
+        if metric.endswith(MACHINE):  # from zero, so that noise does not look like a trend
+            axes.set_ylim(0, 1.2 * max(max(values) for _, values in curves.values()) or 1.0)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+        if place > len(panels) - columns:
+            axes.set_xlabel("step", fontsize=8)
+        if len(curves) > 1 or "train" not in curves:
+            axes.legend(fontsize=7, frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    temporary = Path(png_path).with_name(f"{Path(png_path).name}.tmp")
+    figure.savefig(temporary, dpi=110, format="png")
+    os.replace(temporary, png_path)

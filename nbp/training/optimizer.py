@@ -1,0 +1,287 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""AdamW with parameter groups, its schedules, gradient accumulation and parameter averages."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, assert_never
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nbp.errors import ConfigError
+from nbp.shapes import Array, Float, Int, PyTree
+from nbp.training.schedules import paper_learning_rate
+from nbp.training.state import TrainState, flatten_paths
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters that are treated alike.
+
+    Attributes:
+        pattern: regular expression that matches the *whole* path, e.g. `.*/(bias|scale)`.
+        decay: whether weight decay applies.
+        learning_rate_scale: factor on the learning rate of these parameters.
+    """
+
+    pattern: str
+    decay: bool = True
+    learning_rate_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """AdamW and all that goes with it.
+
+    Attributes:
+        learning_rate: peak learning rate.
+        total_steps: updates over which the schedule runs.
+        warmup_steps: updates of linear warm-up, less than `total_steps`.
+        schedule: what follows the warm-up; "paper" is the official schedule with its quirks.
+        final_fraction: learning rate at `total_steps` divided by the peak (cosine only).
+        b1, b2, eps: constants of Adam.
+        weight_decay: decoupled decay, multiplied by the learning rate of the moment.
+        clip_norm: largest global gradient norm; None for no clipping.
+        accumulate: micro-batches of one update.
+        gradients: mean over the micro-batches, or their sum as in the official code.
+        ema_decay: decay of the moving average of parameters; 0 for none.
+        groups: every parameter path must match exactly one of them.
+    """
+
+    learning_rate: float
+    total_steps: int
+    warmup_steps: int = 0
+    schedule: Literal["cosine", "constant", "paper"] = "cosine"
+    final_fraction: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float | None = 1.0
+    accumulate: int = 1
+    gradients: Literal["mean", "sum"] = "mean"
+    ema_decay: float = 0.0
+    groups: tuple[ParamGroup, ...] = (ParamGroup(".*"),)
+
+    def __post_init__(self) -> None:
+        if self.total_steps < 1:
+            raise ConfigError(f"optimizer.total_steps is {self.total_steps}. Use 1 or more.")
+        if not 0 <= self.warmup_steps < self.total_steps:
+            raise ConfigError(
+                f"optimizer.warmup_steps is {self.warmup_steps}, allowed are 0 to "
+                f"total_steps - 1 = {self.total_steps - 1}. Shorten the warm-up or train longer."
+            )
+        if self.accumulate < 1:
+            raise ConfigError(f"optimizer.accumulate is {self.accumulate}. Use 1 or more.")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ConfigError(
+                f"optimizer.ema_decay is {self.ema_decay}. Use 0 (off) or a value below 1."
+            )
+
+
+def make_schedule(spec: OptimizerSpec) -> Callable[[Any], Array]:
+    """Returns the learning rate as a function of the number of completed updates `s`.
+
+    With peak `p`, warm-up `W`, total `T` and final fraction `f`:
+
+    * `s < W`: `p * (s + 1) / W`, so that the first update already moves;
+    * then, cosine: `p * (f + (1 - f) * (1 + cos(pi * x)) / 2)` with `x = (s - W) / (T - W)`
+      clipped to 0..1; constant: `p`;
+    * paper: see `paper_learning_rate`, which counts micro-batches: `W` and `T` times `accumulate`.
+    """
+    peak, warmup = spec.learning_rate, spec.warmup_steps
+
+    def schedule(step: Array) -> Array:
+        if spec.schedule == "paper":
+            return paper_learning_rate(
+                step,
+                peak=peak,
+                warmup=warmup * spec.accumulate,
+                total=spec.total_steps * spec.accumulate,
+                accumulate=spec.accumulate,
+            )
+        step = jnp.asarray(step, jnp.float32)
+        match spec.schedule:
+            case "constant":
+                after = jnp.full((), peak, jnp.float32)
+            case "cosine":
+                part = jnp.clip((step - warmup) / (spec.total_steps - warmup), 0.0, 1.0)
+                cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * part))
+                after = peak * (spec.final_fraction + (1.0 - spec.final_fraction) * cosine)
+            case _:
+                assert_never(spec.schedule)
+        return jnp.where(step < warmup, peak * (step + 1.0) / max(warmup, 1), after)
+
+    return schedule
+
+
+def assign_groups(groups: tuple[ParamGroup, ...], params: PyTree) -> PyTree:
+    """Returns a tree like `params` with the index of each parameter's group as leaves.
+
+    Raises:
+        ConfigError: a parameter matches no group or several, or a group matches no parameter.
+    """
+    matches = {
+        path: [i for i, group in enumerate(groups) if re.fullmatch(group.pattern, path)]
+        for path in flatten_paths(params)
+    }
+    orphans = [path for path, found in matches.items() if not found]
+    shared = [path for path, found in matches.items() if len(found) > 1]
+    used = {i for found in matches.values() for i in found}
+    idle = [repr(group.pattern) for i, group in enumerate(groups) if i not in used]
+    problems = [
+        f"{text}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if names[5:] else ''}"
+        for text, names in (
+            ("parameters in no group", orphans),
+            ("parameters in several groups", shared),
+            ("groups without parameters", idle),
+        )
+        if names
+    ]
+    if problems:
+        raise ConfigError(
+            f"optimizer.groups do not cover the parameters exactly once. {'; '.join(problems)}. "
+            "A pattern must match the whole path; change the patterns."
+        )
+    treedef = jax.tree.structure(params)
+    return jax.tree.unflatten(treedef, [found[0] for found in matches.values()])
+
+
+def make_optimizer(spec: OptimizerSpec, params: PyTree) -> optax.GradientTransformation:
+    """Builds clip -> Adam -> decoupled weight decay -> learning rate (AdamW, arXiv 1711.05101).
+
+    Args:
+        spec: what to build.
+        params: the parameters or their shapes; only structure and paths are read.
+
+    Raises:
+        ConfigError: `spec.groups` do not cover `params` exactly once.
+    """
+    index = assign_groups(spec.groups, params)
+    decay = jax.tree.map(lambda i: spec.groups[i].decay, index)
+    scales = jax.tree.map(lambda i: spec.groups[i].learning_rate_scale, index)
+    parts = [optax.clip_by_global_norm(spec.clip_norm)] if spec.clip_norm is not None else []
+    parts += [
+        optax.scale_by_adam(b1=spec.b1, b2=spec.b2, eps=spec.eps),
+        optax.add_decayed_weights(spec.weight_decay, mask=decay),
+        optax.scale_by_learning_rate(make_schedule(spec)),
+    ]
+    if any(scale != 1.0 for scale in jax.tree.leaves(scales)):
+        parts.append(
+            optax.stateless(
+                lambda updates, _: jax.tree.map(
+                    lambda u, s: (u * s).astype(u.dtype), updates, scales
+                )
+            )
+        )
+    return optax.chain(*parts)
+
+
+def update_ema(ema: PyTree, params: PyTree, *, decay: float, step: Int[Array, ""]) -> PyTree:
+    """Moves the average towards `params` with decay `min(decay, (1 + t) / (10 + t))`.
+
+    `t` is the number of updates before this one: a young average follows quickly, so that it
+    forgets the initial values. `{}` stays `{}`.
+    """
+    if not jax.tree.leaves(ema):
+        return ema
+    t = step.astype(jnp.float32)
+    rate = 1.0 - jnp.minimum(decay, (1.0 + t) / (10.0 + t))
+    return jax.tree.map(lambda old, new: old + (rate * (new - old)).astype(old.dtype), ema, params)
+
+
+def accumulate_gradients(
+    loss_fn: Callable[[PyTree, Mapping[str, Array], Array], tuple[Array, dict[str, Array]]],
+    params: PyTree,
+    *,
+    batch: Mapping[str, Array],
+    key: Array,
+    accumulate: int = 1,
+) -> tuple[Float[Array, ""], dict[str, Array], PyTree]:
+    """Averages loss, metrics and gradients over `accumulate` micro-batches, one at a time.
+
+    For a loss that is a mean over the rows of the batch this equals the full-batch gradient.
+    Micro-batch `j` holds the rows `j, j + accumulate, ...`: with rows sharded over devices in
+    contiguous pieces each device then keeps its own rows, and nothing moves between devices.
+
+    Args:
+        loss_fn: `(params, batch, key) -> (loss, metrics)`, scalars; `j` is folded into the key.
+        params: what to differentiate for.
+        batch: arrays with a common leading axis, which `accumulate` divides.
+        key: random key of the step.
+        accumulate: number of micro-batches.
+
+    Returns:
+        Mean loss, mean metrics, mean gradients (in the dtype of `params`).
+
+    Raises:
+        ConfigError: `accumulate` does not divide the batch.
+    """
+    differentiate = jax.value_and_grad(loss_fn, has_aux=True)
+    if accumulate == 1:
+        (loss, metrics), gradients = differentiate(params, batch, jax.random.fold_in(key, 0))
+        return loss, metrics, gradients
+
+    def split(rows: Array) -> Array:
+        if rows.shape[0] % accumulate:
+            raise ConfigError(
+                f"optimizer.accumulate {accumulate} does not divide the batch of {rows.shape[0]}. "
+                "Choose a batch that is a multiple of it."
+            )
+        parts = rows.reshape(rows.shape[0] // accumulate, accumulate, *rows.shape[1:])
+        return jnp.moveaxis(parts, 1, 0)
+
+    micro_batches = jax.tree.map(split, dict(batch))
+
+    def one(index: Array, rows: PyTree) -> PyTree:
+        (loss, metrics), gradients = differentiate(params, rows, jax.random.fold_in(key, index))
+        return jax.tree.map(
+            lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), (loss, metrics, gradients)
+        )
+
+    def body(total: PyTree, item: tuple[Array, PyTree]) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, one(*item)), None
+
+    first = jax.tree.map(lambda rows: rows[0], micro_batches)
+    shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32), first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(body, zeros, (jnp.arange(accumulate), micro_batches))
+    loss, metrics, gradients = jax.tree.map(lambda x: x / accumulate, total)
+    gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, params)
+    return loss, metrics, gradients
+
+
+def apply_gradients(
+    state: TrainState,
+    gradients: PyTree,
+    *,
+    optimizer: optax.GradientTransformation,
+    spec: OptimizerSpec,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Performs one update of parameters, optimizer state and average.
+
+    `gradients` are means over the micro-batches, as `accumulate_gradients` gives them.
+
+    Returns:
+        The next state, and the metrics `grad_norm` (before clipping) and `learning_rate`.
+    """
+    if spec.gradients == "sum":
+        gradients = jax.tree.map(lambda g: g * spec.accumulate, gradients)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {
+        "grad_norm": optax.tree.norm(gradients),
+        "learning_rate": make_schedule(spec)(state.step),
+    }
+    state = dataclasses.replace(
+        state,
+        step=state.step + 1,
+        params=params,
+        ema=update_ema(state.ema, params, decay=spec.ema_decay, step=state.step),
+        opt_state=opt_state,
+    )
+    return state, metrics

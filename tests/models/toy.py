@@ -1,0 +1,163 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny generators of both recipes with random weights, and a float64 numpy reference of them."""
+
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary
+from nbp.models.generator import GeneratorNetwork, modern_recipe, paper_recipe
+from nbp.models.tokenizer import TokenizerNetwork
+from nbp.nn.attention import AttentionBackend, xla_attention
+from nbp.nn.transformer import TransformerSpec
+
+LABELS = 5
+WIDTH = 16
+Name = Literal["paper", "modern"]
+
+
+def make_network(
+    grid: LatentGrid,
+    block: Box,
+    opening: Opening,
+    *,
+    recipe: Name = "modern",
+    prompt: int = 0,
+    codes: int = 11,
+    attention: AttentionBackend = xla_attention,
+    padding: int | None = None,
+    **options: Any,
+) -> GeneratorNetwork:
+    """Two layers of two heads unless `options` (of the TransformerSpec) say otherwise."""
+    spec = TransformerSpec(**({"layers": 2, "heads": 2, "width": WIDTH} | options))
+    plan = SequencePlan(grid, block, opening, prompt)
+    vocabulary = Vocabulary(codes, LABELS if prompt else 0, plan.special_count)
+    parts = {
+        "paper": paper_recipe(attention, context=64),
+        "modern": modern_recipe(attention, layers=spec.layers),
+    }
+    return GeneratorNetwork(spec, plan, vocabulary, parts[recipe], padding=padding)
+
+
+def abstract_params(network: GeneratorNetwork | TokenizerNetwork) -> Any:
+    """Shapes of the parameters; nothing is allocated."""
+    return nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: network.build(jax.random.key(0)))))
+
+
+def draw_params(network: GeneratorNetwork | TokenizerNetwork, *, seed: int = 0) -> Any:
+    """Random parameters of a network."""
+    return random_params(abstract_params(network), seed=seed)
+
+
+def random_params(params: Any, *, seed: int = 0) -> Any:
+    """Every leaf random and of a size that matters: no zero biases, no near-uniform attention."""
+    rng = np.random.default_rng(seed)
+
+    def replace(path: Any, leaf: jax.Array) -> jax.Array:
+        noise = rng.normal(size=leaf.shape)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.endswith("kernel"):
+            noise *= 1.5 / math.sqrt(math.prod(leaf.shape[-2 if leaf.ndim < 5 else 0 : -1]))
+        elif name.endswith("scale"):
+            noise = 1 + 0.1 * noise
+        elif name.endswith("bias"):
+            noise *= 0.1
+        return jnp.asarray(noise, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(replace, params)
+
+
+def layer_norm(x: np.ndarray, p: Any) -> np.ndarray:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * p["scale"] + p["bias"]
+
+
+def linear(x: np.ndarray, p: Any) -> np.ndarray:
+    return x @ p["kernel"] + p["bias"]
+
+
+def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """One head: q, k, v [n d]; seen [n n] is True where a query attends a key."""
+    out = np.zeros_like(q)
+    for n, keys in enumerate(seen):
+        weights = np.exp(k[keys] @ q[n] / math.sqrt(q.shape[-1]))
+        out[n] = weights @ v[keys] / weights.sum()
+    return out
+
+
+def reference_transformer(
+    params: Any,
+    x: np.ndarray,
+    k_end: np.ndarray,
+    heads: int,
+    *,
+    hidden: np.ndarray | None = None,
+) -> np.ndarray:
+    """The layers of `params` one after the other, then the final norm; x [b n d], float64.
+
+    `hidden` [b n] is True for keys that no query attends.
+    """
+    seen = np.arange(x.shape[1])[None, None, :] < k_end[None, :, None]
+    seen = np.tile(seen, (len(x), 1, 1)) if hidden is None else seen & ~hidden[:, None, :]
+    params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float64), params)
+    erf = np.vectorize(math.erf, otypes=[float])
+    x = x.astype(np.float64)
+    for i in range(params["layers"]["norm1"]["scale"].shape[0]):
+        layer = jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"])
+        qkv = np.split(linear(layer_norm(x, layer["norm1"]), layer["qkv"]), 3, axis=-1)
+        mixed = np.zeros_like(x)
+        for b in range(len(x)):
+            for columns in np.split(np.arange(x.shape[-1]), heads):
+                q, k, v = (a[b][:, columns] for a in qkv)
+                mixed[b][:, columns] = attend(q, k, v, seen[b])
+        x = x + linear(mixed, layer["proj"])
+        inner = linear(layer_norm(x, layer["norm2"]), layer["mlp"]["up"])
+        inner = 0.5 * inner * (1 + erf(inner / math.sqrt(2)))
+        x = x + linear(inner, layer["mlp"]["down"])
+    return layer_norm(x, params["norm"])
+
+
+def reference_logits(
+    network: GeneratorNetwork,
+    params: Any,
+    ids: np.ndarray,
+    prompt: np.ndarray | None = None,
+    *,
+    null: bool = False,
+) -> np.ndarray:
+    """Logits [b n v] of the target positions for vocabulary ids [b size] in generation order.
+
+    `null` puts the null condition in place of the prompt.
+    """
+    params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float64), params)
+    plan, special = network.plan, np.arange(network.plan.special_count)
+    parts = [np.tile(special, (len(ids), 1)), ids]
+    if prompt is not None:
+        parts.insert(0, prompt + len(special))
+    x = params["tokens"][np.concatenate(parts, axis=1)[:, plan.input_index]]
+    if null:
+        x[:, : plan.prompt_length] = params["null_prompt"]
+    positions = params["positions"]
+    if "table" in positions:
+        x += positions["table"][: plan.length]
+    else:
+        for q in range(plan.length):
+            if q < plan.prompt_length:
+                x[:, q] += positions["prompt"][q]
+                continue
+            place = np.unravel_index(plan.order[plan.target_index[q]], plan.grid.shape)
+            for axis, i in zip(("time", "height", "width"), place, strict=True):
+                x[:, q] += positions[axis][i]
+    hidden = None
+    if network.padding is not None and prompt is not None and not null:
+        hidden = np.zeros(x.shape[:2], bool)
+        hidden[:, : plan.prompt_length] = prompt == network.padding
+    x = reference_transformer(
+        params["transformer"], x, plan.k_end, network.spec.heads, hidden=hidden
+    )
+    return x[:, plan.prompt_length :] @ params["head"]["kernel"]

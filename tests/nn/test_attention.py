@@ -1,0 +1,145 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The dense oracle against float64 loops, and every backend against the dense oracle."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nbp.layout import LatentGrid, Opening, SequencePlan
+from nbp.nn.attention import dense_attention, xla_attention
+
+BATCH, LENGTH, HEADS, WIDTH = 2, 14, 2, 5
+GRID = LatentGrid(1, 6, 2)
+
+
+def plan_limits(kind, prompt: int) -> np.ndarray:
+    k_end = SequencePlan(GRID, (1, 1, 2), Opening(kind), prompt).k_end
+    assert len(k_end) == LENGTH
+    return k_end
+
+
+PATTERNS = {
+    "causal": np.arange(1, LENGTH + 1),
+    "full": np.full(LENGTH, LENGTH),
+    "one key": np.ones(LENGTH, int),
+    "scattered": np.random.default_rng(5).integers(1, LENGTH + 1, LENGTH),
+    "prefix": plan_limits("prefix", 4),
+    "bov": plan_limits("bov", 2),
+    "hybrid": plan_limits("hybrid", 2),
+}
+KEY_MASK = np.ones((BATCH, LENGTH), bool)
+KEY_MASK[0, 3:5] = KEY_MASK[1, 9:] = False  # each query keeps key 0
+
+
+def make_arrays(queries: int = LENGTH, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    shapes = [(BATCH, n, HEADS, WIDTH) for n in (queries, LENGTH, LENGTH, queries)]
+    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+def attend_by_loops(q, k, v, *, k_end, key_mask=None) -> np.ndarray:
+    q, k, v = (a.astype(np.float64) for a in (q, k, v))
+    out = np.zeros_like(q)
+    for b, n, head in np.ndindex(q.shape[:3]):
+        keys = [m for m in range(k_end[n]) if key_mask is None or key_mask[b, m]]
+        scores = [math.exp(q[b, n, head] @ k[b, m, head] / math.sqrt(WIDTH)) for m in keys]
+        for score, m in zip(scores, keys, strict=True):
+            out[b, n, head] += score / sum(scores) * v[b, m, head]
+    return out
+
+
+@jax.jit
+def dense_with_gradients(q, k, v, weight, k_end, key_mask):
+    return value_and_gradients(dense_attention, q, k, v, weight, k_end, key_mask)
+
+
+@jax.jit
+def xla_with_gradients(q, k, v, weight, k_end, key_mask):
+    return value_and_gradients(xla_attention, q, k, v, weight, k_end, key_mask)
+
+
+def value_and_gradients(backend, q, k, v, weight, k_end, key_mask):
+    out, pull = jax.vjp(lambda *qkv: backend(*qkv, k_end, key_mask), q, k, v)
+    return out, pull(weight)
+
+
+BACKENDS = {"dense": dense_with_gradients, "xla": xla_with_gradients}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_dense_attention_is_the_loop(pattern, masked):
+    q, k, v, weight = make_arrays()
+    key_mask = KEY_MASK if masked else None
+    out, _ = dense_with_gradients(q, k, v, weight, PATTERNS[pattern], key_mask)
+    expected = attend_by_loops(q, k, v, k_end=PATTERNS[pattern], key_mask=key_mask)
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_backends_agree_with_the_oracle(pattern, masked):
+    arrays = make_arrays(seed=1)
+    key_mask = KEY_MASK if masked else None
+    out, gradients = xla_with_gradients(*arrays, PATTERNS[pattern], key_mask)
+    expected, expected_gradients = dense_with_gradients(*arrays, PATTERNS[pattern], key_mask)
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+    for one, other in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(one, other, atol=5e-6)
+    again = xla_with_gradients(*arrays, PATTERNS[pattern], key_mask)
+    np.testing.assert_array_equal(again[0], out)
+
+
+def test_gradient_of_the_oracle_is_the_slope_of_the_loop():
+    arrays = make_arrays(seed=2)
+    weight, k_end = arrays[3].astype(np.float64), PATTERNS["hybrid"]
+    _, gradients = dense_with_gradients(*arrays, k_end, KEY_MASK)
+    directions = [a.astype(np.float64) for a in make_arrays(seed=3)[:3]]
+
+    def loss(step: float) -> float:
+        moved = [a + step * d for a, d in zip(arrays[:3], directions, strict=True)]
+        return float(np.sum(weight * attend_by_loops(*moved, k_end=k_end, key_mask=KEY_MASK)))
+
+    slope = (loss(1e-5) - loss(-1e-5)) / 2e-5
+    found = sum(float(np.sum(g * d)) for g, d in zip(gradients, directions, strict=True))
+    assert found == pytest.approx(slope, rel=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_hidden_keys_have_no_influence_at_all(backend):
+    q, k, v, weight = make_arrays(seed=4)
+    weight[:, 4:] = 0.0  # only the first four queries count
+    k_end = PATTERNS["hybrid"]
+    reach = k_end[:4].max()
+    out, (_, dk, dv) = BACKENDS[backend](q, k, v, weight, k_end, KEY_MASK)
+    for gradient in (np.asarray(dk), np.asarray(dv)):
+        assert (gradient[:, reach:] == 0).all()
+        assert (gradient[~KEY_MASK] == 0).all()
+        assert (gradient[1, :reach] != 0).any(axis=(1, 2)).all()
+    k[:, reach:], v[:, reach:] = 1e6, -1e6
+    changed, _ = BACKENDS[backend](q, k, v, weight, k_end, KEY_MASK)
+    np.testing.assert_array_equal(changed[:, :4], out[:, :4])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_few_queries_over_a_longer_cache(backend):
+    q, k, v, weight = make_arrays(queries=3, seed=6)
+    k_end = np.array([5, 6, 9])
+    out, _ = BACKENDS[backend](q, k, v, weight, k_end, None)
+    np.testing.assert_allclose(out, attend_by_loops(q, k, v, k_end=k_end), atol=2e-6)
+
+
+@pytest.mark.parametrize("backend", [dense_attention, xla_attention])
+def test_half_precision_keeps_its_type(backend):
+    q, k, v, _ = make_arrays(seed=7)
+    narrow = [jnp.asarray(a, jnp.bfloat16) for a in (q, k, v)]
+    out = backend(*narrow, jnp.asarray(PATTERNS["causal"]))
+    assert out.dtype == jnp.bfloat16
+    expected = attend_by_loops(
+        *(np.asarray(a, np.float64) for a in narrow), k_end=PATTERNS["causal"]
+    )
+    np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=0.03)

@@ -1,0 +1,374 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The architecture holds: who imports whom, sizes, headers, nothing unsafe, no network."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = sorted((ROOT / "nbp").rglob("*.py"))
+SOURCES = sorted(
+    path
+    for folder in ("nbp", "configs", "benchmarks", "tests", "launch", ".ci")
+    for path in (ROOT / folder).rglob("*")
+    if path.is_file() and (path.suffix in (".py", ".sh", ".sbatch") or path.parent.name == ".ci")
+)
+
+# Who may import which modules of ours. `nbp.x` allows all below it. `errors` and `shapes` are free.
+FREE = {"nbp", "nbp.errors", "nbp.shapes"}
+ALLOWED = {
+    "nbp.errors": (),
+    "nbp.shapes": (),
+    "nbp.layout": (),
+    "nbp.schema": (),
+    "nbp.nn": ("nbp.nn", "nbp.layout"),
+    "nbp.losses": ("nbp.layout",),
+    "nbp.models": ("nbp.models", "nbp.nn", "nbp.layout"),
+    "nbp.data": ("nbp.data", "nbp.layout"),
+    "nbp.training": ("nbp.training",),
+    "nbp.tasks": (
+        "nbp.tasks",
+        "nbp.models",
+        "nbp.losses",
+        "nbp.layout",
+        "nbp.training.task",
+        "nbp.training.state",
+        "nbp.training.optimizer",
+    ),
+    "nbp.sampling": ("nbp.sampling", "nbp.models", "nbp.nn", "nbp.layout"),
+    "nbp.evaluation": ("nbp.evaluation", "nbp.models.i3d", "nbp.models.perceptual"),
+    "nbp.interop": ("nbp.interop", "nbp.models", "nbp.nn", "nbp.layout"),
+    "nbp.config": (
+        "nbp.schema",
+        "nbp.layout",
+        "nbp.models.tokenizer",
+        "nbp.data.moving_shapes",
+        "nbp.data.prompts",
+        "nbp.evaluation.protocols",
+    ),
+    "nbp.build": (
+        "nbp.config",
+        "nbp.losses",
+        "nbp.layout",
+        "nbp.nn",
+        "nbp.models",
+        "nbp.data",
+        "nbp.training",
+        "nbp.tasks",
+        "nbp.sampling",
+        "nbp.evaluation",
+        "nbp.interop",
+    ),
+}
+ALLOWED["nbp.jobs"] = (*ALLOWED["nbp.build"], "nbp.build", "nbp.jobs")
+MAIN = (*ALLOWED["nbp.jobs"],)
+
+# Third-party packages that have one home each.
+HOMES = {
+    "orbax": ("nbp.training.checkpoint",),
+    "av": ("nbp.data.video",),
+    "grain": ("nbp.data",),
+    "tensorflow_datasets": ("nbp.data",),
+    "PIL": ("nbp.data",),
+    "tensorboardX": ("nbp.training.metrics",),
+    "matplotlib": ("nbp.training.metrics",),
+    "torch": ("nbp.interop",),
+    "ml_collections": (),
+    "tensorflow": (),
+}
+UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
+# Reads foreign weights with an unpickler of its own that knows a fixed list of names.
+UNPICKLING = "nbp.interop.reading"
+LIGHT = ("jax", "flax", "optax", "numpy")
+HEAVY = (
+    "grain tensorflow_datasets av PIL ml_collections orbax jaxtyping beartype tensorboardX "
+    "matplotlib tqdm scipy tensorflow torch"
+)
+
+
+def name_module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_module(path): path for path in PACKAGE}
+TREES = {name: ast.parse(path.read_text(encoding="utf8")) for name, path in MODULES.items()}
+
+
+def imports_of(tree: ast.AST) -> Iterator[str]:
+    """Full names of what is imported, lazily or not; `from nbp import losses` is `nbp.losses`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}"
+            assert node.module
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module
+
+
+def is_below(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def rule_of(name: str) -> tuple[str, ...]:
+    for unit, allowed in ALLOWED.items():
+        if is_below(name, (unit,)):
+            return allowed
+    return MAIN if name != "nbp" else ()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_of_ours_follow_the_table(name: str) -> None:
+    found = {i for i in imports_of(TREES[name]) if is_below(i, ("nbp",))}
+    wrong = sorted(i for i in found - FREE if not is_below(i, rule_of(name)))
+    assert not wrong, f"{name} may not import {wrong}"
+
+
+def test_the_table_would_notice() -> None:
+    tree = ast.parse("def f():\n    from nbp import build\n    import nbp.tasks.tokenizer")
+    assert set(imports_of(tree)) == {"nbp.build", "nbp.tasks.tokenizer"}
+    assert not is_below("nbp.build", rule_of("nbp.training.loop"))
+    assert not is_below("nbp.training.loop", rule_of("nbp.tasks.generator"))
+    assert is_below("nbp.build", rule_of("nbp.train"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_third_party_packages_stay_in_their_homes(name: str) -> None:
+    found = {i.split(".")[0] for i in imports_of(TREES[name])}
+    wrong = [p for p in found if p in HOMES and not is_below(name, HOMES[p])]
+    assert not wrong, f"{name} may not import {wrong}"
+    assert found & UNSAFE_MODULES <= ({"pickle"} if name == UNPICKLING else set())
+
+
+@pytest.mark.parametrize("package", ["torch", "jax"])
+def test_lazy_imports_are_lazy(package: str) -> None:
+    """torch in interop, and jax in the data code, whose workers must not start a backend."""
+    home = {"torch": "nbp.interop", "jax": "nbp.data"}[package]
+    for name in (n for n in MODULES if is_below(n, (home,))):
+        top = ast.Module([n for n in TREES[name].body if not _is_type_checking(n)], [])
+        eager = [
+            i
+            for node in top.body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for i in imports_of(ast.Module([node], []))
+        ]
+        assert not [i for i in eager if i.split(".")[0] == package], name
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+
+
+# Sizes and style -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_and_functions_are_short(name: str) -> None:
+    lines = len(MODULES[name].read_text(encoding="utf8").splitlines())
+    assert lines <= 400, f"{name} has {lines} lines"
+    limit = 150 if name == "nbp.training.loop" else 80
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            size = node.end_lineno - node.lineno + 1
+            assert size <= limit, f"{name}.{node.name} has {size} lines"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_dataclasses_have_at_most_15_fields(name: str) -> None:
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.ClassDef):
+            fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+            assert len(fields) <= 15, f"{name}.{node.name} has {len(fields)} fields"
+
+
+def test_mains_are_thin() -> None:
+    mains = [p for p in PACKAGE if "run_main(main)" in p.read_text(encoding="utf8")]
+    assert {"train", "sample", "evaluate"} <= {p.stem for p in mains}
+    for path in mains:
+        assert len(path.read_text(encoding="utf8").splitlines()) <= 80, path.name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_have_a_header_and_no_leftovers(path: Path) -> None:
+    text = path.read_text(encoding="utf8")
+    lines = text.splitlines()[1 if text.startswith("#!") else 0 :]
+    assert lines[:2] == [
+        "# Copyright 2026 The NBP Authors",
+        "# SPDX-License-Identifier: Apache-2.0",
+    ]
+    leftovers = "|".join(("TO" + "DO", "FIX" + "ME", "X" + "XX", "raise NotImplemented" + "Error"))
+    assert not re.search(rf"\b({leftovers})\b", text)
+    assert path.stem not in ("utils", "util", "helpers", "misc", "common")
+
+
+def test_no_two_modules_share_their_lines() -> None:
+    def lines(path: Path) -> set[str]:
+        stripped = {line.strip() for line in path.read_text(encoding="utf8").splitlines()}
+        return {s for s in stripped if len(s) > 12 and not s.startswith(("#", "import", "from"))}
+
+    sets = [(path, found) for path in PACKAGE if len(found := lines(path)) >= 20]
+    for i, (first, a) in enumerate(sets):
+        for second, b in sets[i + 1 :]:
+            share = len(a & b) / min(len(a), len(b))
+            assert share < 0.4, f"{first.name} and {second.name} share {share:.0%}"
+
+
+def test_tests_are_at_least_0_45_of_the_source() -> None:
+    def count(folder: str) -> int:
+        files = (ROOT / folder).rglob("*.py")
+        return sum(len(path.read_text(encoding="utf8").splitlines()) for path in files)
+
+    assert count("tests") >= 0.45 * count("nbp")
+
+
+# Safety ----------------------------------------------------------------------------------------
+
+
+def unsafe_calls(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        unsafe = ("eval", "exec", "torch.load", "os.system", "yaml.load")
+        if called in unsafe or called.startswith("pickle."):  # load, loads, Unpickler(...)
+            yield called
+        for keyword in node.keywords:
+            true = isinstance(keyword.value, ast.Constant) and keyword.value.value is True
+            if keyword.arg in ("shell", "allow_pickle") and true:
+                yield f"{called}({keyword.arg}=True)"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_runs_code_from_data(name: str) -> None:
+    assert not list(unsafe_calls(TREES[name]))
+
+
+def test_unsafe_calls_are_found() -> None:
+    code = "eval(x)\nnp.load(f, allow_pickle=True)\nsubprocess.run(c, shell=True)\ntorch.load(f)\n"
+    code += "pickle.loads(b)\npickle.Unpickler(f)"
+    assert len(list(unsafe_calls(ast.parse(code)))) == 6
+
+
+def unraised_errors(tree: ast.AST) -> list[int]:
+    """Lines on which an exception is constructed as a statement of its own."""
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Call)
+        and re.search(r"(Error|Exception|Preempted)$", ast.unparse(node.value.func))
+    ]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_errors_that_are_constructed_are_raised(name: str) -> None:
+    assert unraised_errors(ast.parse("ValueError('x')\nraise ValueError('y')")) == [1]
+    assert not unraised_errors(TREES[name])
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_library_asks_no_config_for_defaults(name: str) -> None:
+    assert not re.search(r"\bconfig\.get\(", MODULES[name].read_text(encoding="utf8"))
+
+
+def run_python(code: str) -> str:
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_models_and_sampling_need_only_jax_flax_optax_numpy() -> None:
+    light = [
+        name
+        for name in MODULES
+        if is_below(name, ("nbp.nn", "nbp.models", "nbp.sampling", "nbp.tasks", "nbp.losses"))
+        or name in ("nbp.training.task", "nbp.training.state", "nbp.training.optimizer")
+    ]
+    assert len(light) > 12
+    code = f"""
+import importlib, sys
+import {", ".join(LIGHT)}, flax.nnx
+before = set(sys.modules)
+blocked = set("{HEAVY}".split())
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in blocked:
+            raise ModuleNotFoundError(f"blocked {{name}}", name=name)
+
+for name in [n for n in sys.modules if n.split(".")[0] in blocked]:
+    del sys.modules[name]  # what jax and flax themselves have imported does not help ours
+sys.meta_path.insert(0, Blocker())
+for name in {light!r}:
+    importlib.import_module(name)
+print("imported", len({light!r}))
+"""
+    assert run_python(code).split() == ["imported", str(len(light))]
+
+
+def test_nothing_imports_tensorflow_torch_or_the_network() -> None:
+    """All modules are imported and a batch is drawn while every network call fails."""
+    code = """
+import importlib, pkgutil, socket, sys
+
+def refuse(*_, **__):
+    raise AssertionError("network")
+
+socket.socket.connect = socket.socket.connect_ex = refuse
+socket.getaddrinfo = socket.create_connection = refuse
+import nbp
+names = [m.name for m in pkgutil.walk_packages(nbp.__path__, "nbp.")]
+for name in names:
+    importlib.import_module(name)
+assert not {"tensorflow", "torch", "wandb"} & set(sys.modules)
+
+from nbp import build
+from nbp.config import load_config
+config = load_config("configs/quickstart.py:smoke", {})
+train, _ = build.make_data(config)
+stage = config.train.tokenizer
+with build.make_training_stream(config, stage, data=train, start_batch=0) as stream:
+    print(next(stream)["video"].shape, len(names))
+"""
+    assert run_python(code).startswith("(4, 9, 32, 32, 3)")
+
+
+def test_every_folder_is_a_package_that_pip_installs() -> None:
+    folders = {path.parent for path in PACKAGE}
+    assert all((folder / "__init__.py").is_file() for folder in folders)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
+    assert project["tool"]["setuptools"]["packages"]["find"] == {"include": ["nbp*"]}
+
+
+def test_the_locks_pin_every_dependency_and_name_no_place() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
+    for lock, wanted in (
+        ("requirements.txt", project["project"]["dependencies"]),
+        ("requirements-dev.txt", project["dependency-groups"]["dev"]),
+    ):
+        text = (ROOT / lock).read_text(encoding="utf8")
+        lines = [line for line in text.splitlines() if not line.startswith("#")]
+        assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+( ; .+)?", line) for line in lines), lock
+        pinned = {line.split("==")[0] for line in lines}
+        names = {re.split(r"[\[<>=~]", name)[0].lower().replace("_", "-") for name in wanted}
+        assert names <= pinned, lock
+        assert not re.search(r"://|/opt/|/home/|/root/", text), lock

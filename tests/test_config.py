@@ -1,0 +1,258 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Configurations are converted strictly, and every mistake is told with its path and remedy."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbp.config import Config, from_dict, load_config, parse_overrides, to_json, validate
+from nbp.errors import ConfigError
+from nbp.schema import Count, Share, convert, list_keys
+from tests import tiny
+
+QUICKSTART = "configs/quickstart.py"
+
+
+def load(**overrides: str) -> Config:
+    return load_config(QUICKSTART, {k.replace("__", "."): v for k, v in overrides.items()})
+
+
+def values() -> dict[str, Any]:
+    return json.loads(to_json(load()))
+
+
+def write(path: Path, body: str) -> str:
+    path.write_text(body, encoding="utf8")
+    return str(path)
+
+
+# Conversion ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    count: Count
+    share: Share = 0.5
+    pair: tuple[int, str] = (1, "a")
+    many: tuple[float, ...] = ()
+    either: str | int = "x"
+
+
+@dataclasses.dataclass(frozen=True)
+class Root:
+    leaf: Leaf
+    on: bool = False
+
+
+def test_values_are_converted_to_the_declared_types() -> None:
+    root = convert(Root, {"leaf": {"count": 2, "many": [1, 2.5], "pair": [3, "b"], "either": 4}})
+    assert root == Root(Leaf(2, 0.5, (3, "b"), (1.0, 2.5), 4))
+    assert [type(x) for x in root.leaf.many] == [float, float]
+    assert convert(Root, {"leaf": {"count": 1, "share": 0}}).leaf.share == 0.0
+
+
+@pytest.mark.parametrize(
+    "leaf,message",
+    [
+        ({"count": 1.0}, "leaf.count: 1.0 is not int"),
+        ({"count": True}, "leaf.count: True is not int"),
+        ({"count": 0}, "leaf.count: 0 must be at least 1"),
+        ({"count": 1, "share": 1.0}, "leaf.share: 1.0 must be at least 0 and below 1"),
+        ({"count": 1, "pair": [1]}, "leaf.pair: [1] is not (int, str)"),
+        ({"count": 1, "pair": [1, 2]}, "leaf.pair[1]: 2 is not str"),
+        ({"count": 1, "many": [1, "a"]}, "leaf.many[1]: 'a' is not float"),
+        ({"count": 1, "either": 0.5}, "leaf.either: 0.5 is not str or int"),
+        ({}, "missing config key 'leaf.count'"),
+        ({"count": 1, "shape": 1}, "unknown config key 'leaf.shape'; did you mean leaf.share?"),
+        (3, "leaf: 3 is not a group of keys"),
+    ],
+)
+def test_wrong_values_are_named_with_their_path(leaf: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        convert(Root, {"leaf": leaf})
+    assert str(caught.value) == message
+
+
+def test_all_problems_come_at_once() -> None:
+    broken = values()
+    broken["data"]["frames"] = "nine"
+    broken["train"]["keep"] = 0
+    broken["colour"] = 1
+    del broken["tokenizer"]["levels"]
+    with pytest.raises(ConfigError) as caught:
+        from_dict(broken)
+    for part in ("data.frames: 'nine'", "train.keep: 0", "'colour'", "'tokenizer.levels'"):
+        assert part in str(caught.value)
+
+
+def test_json_gives_the_same_configuration_back() -> None:
+    config = load(generator__block="(1, 2, 4)", seed="3")
+    assert from_dict(json.loads(to_json(config))) == config
+    assert isinstance(from_dict(values()).tokenizer.strides[0], tuple)
+
+
+# Overrides -------------------------------------------------------------------------------------
+
+
+def test_overrides_are_read_in_both_spellings() -> None:
+    given = parse_overrides(["--config.a.b=1=2", "--config.c", "x y", "--config.d="])
+    assert given == {"a.b": "1=2", "c": "x y", "d": ""}
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["--confg.a=1"], "unknown argument '--confg.a'"),
+        (["--worker", "x"], "did you mean --workdir?"),
+        (["--config.a"], "--config.a needs a value: --config.a=VALUE"),
+        (["--config.a", "--config.b=1"], "--config.a needs a value"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_overrides(arguments)
+    assert message in str(caught.value)
+
+
+def test_overrides_take_python_literals_or_strings() -> None:
+    config = load(
+        generator__block="(1, 2, 4)",
+        train__generator__learning_rate="1e-4",
+        generator__opening_blocks="2",
+        data__flip="true",
+        data__root="2024",
+    )
+    assert config.block == (1, 2, 4)
+    assert config.train.generator.learning_rate == 1e-4
+    assert config.opening.blocks == 2
+    assert config.data.flip is True
+    assert config.data.root == "2024"
+
+
+@pytest.mark.parametrize(
+    "key,nearest",
+    [
+        ("generator.blok", "generator.block"),
+        ("train.tokenizer.step", "train.tokenizer.steps"),
+        ("generatr.width", "generator.width"),
+        ("block", "generator.block"),
+        ("data.moving_shapes.color", "data.moving_shapes.colours"),
+    ],
+)
+def test_unknown_keys_name_the_nearest_valid_one(key: str, nearest: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(QUICKSTART, {key: "1"})
+    assert str(caught.value) == f"unknown config key {key!r}; did you mean {nearest}?"
+
+
+def test_groups_and_keys_below_values_cannot_be_set() -> None:
+    with pytest.raises(ConfigError, match="'generator' is a group"):
+        load(generator="1")
+    with pytest.raises(ConfigError, match=r"'data\.frames' has no keys below it"):
+        load(data__frames__x="1")
+
+
+def test_every_key_can_be_overridden_by_its_own_value() -> None:
+    config = load()
+    flat = {}
+    for key in list_keys(Config):
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        if not dataclasses.is_dataclass(value):
+            flat[key] = str(value)
+    assert len(flat) > 60
+    assert load_config(QUICKSTART, flat) == config
+
+
+# Validation ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "overrides,message",
+    [
+        (
+            {"generator.block": "(1, 3, 4)"},
+            "generator.block: block (1, 3, 4): block height 3 does not divide latent height 4. "
+            "Use one of 1, 2, 4.",
+        ),
+        ({"generator.block": "rows"}, "use token, row, frame or a box (bt, bh, bw)"),
+        ({"generator.opening": "hybird"}, "generator.opening: 'hybird'; did you mean hybrid?"),
+        ({"generator.opening_blocks": "99"}, "takes 99 blocks token by token"),
+        ({"generator.heads": "3"}, "generator.heads: width 16 is not a multiple of 3 heads"),
+        ({"data.frames": "8"}, "Use 7 or 9."),
+        ({"data.size": "18"}, "multiples of 4 and 4"),
+        ({"tokenizer.levels": "()"}, "tokenizer: FSQ levels ()"),
+        ({"tokenizer.groups": "3"}, "not multiples of 3 groups"),
+        ({"data.kind": "folder"}, "--config.data.root=DIR"),
+        ({"data.moving_shapes.shapes": "('blob',)"}, "unknown: blob"),
+        ({"evaluation.protocol": "fvd-2099"}, "known: moving-shapes"),
+        ({"evaluation.protocol": "folder"}, "protocol folder scores models of folder data"),
+        ({"train.tokenizer.accumulate": "3"}, "train.tokenizer.batch: 8 clips do not split into 3"),
+        ({"stages": "()"}, "stages: name at least one"),
+        ({"sampling.temperature": "0"}, "sampling.temperature: 0 must be above 0"),
+        ({"sampling.top_p": "1.5"}, "sampling.top_p: 1.5 must be above 0 and at most 1"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_values_that_do_not_fit_are_refused(overrides: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(tiny.CONFIG, {**tiny.OVERRIDES, **overrides})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_validation_reports_every_problem() -> None:
+    config = load()
+    broken = dataclasses.replace(
+        config,
+        stages=(),
+        generator=dataclasses.replace(config.generator, block=(1, 3, 1), heads=7),
+    )
+    with pytest.raises(ConfigError) as caught:
+        validate(broken)
+    for part in ("generator.block", "generator.heads", "stages"):
+        assert part in str(caught.value)
+
+
+def test_derived_values() -> None:
+    config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, "generator.opening_blocks": "frame"})
+    assert config.grid.shape == (3, 4, 4)
+    assert config.block == (1, 1, 4)
+    assert config.opening.blocks == 4
+    assert config.vocabulary(36).size == config.plan.special_count + 36 + 16
+
+
+# Files -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body,message",
+    [
+        ("x = 1", "must define get_config"),
+        ("def get_config(:", "SyntaxError"),
+        ("def get_config():\n    return 1 / 0", "line 2: ZeroDivisionError"),
+        ("import a_module_that_is_absent", "line 1"),
+        ("def get_config():\n    return {'name': 'x', 'dta': {}}", "did you mean data?"),
+    ],
+)
+def test_faulty_config_files_are_told_in_one_line(tmp_path: Path, body: str, message: str) -> None:
+    path = write(tmp_path / "faulty.py", body)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {})
+    assert message in str(caught.value)
+
+
+def test_absent_files_and_variants_name_what_exists(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean configs/quickstart\.py\?"):
+        load_config("configs/quikstart.py", {})
+    with pytest.raises(ConfigError, match="no variant 'smoek': use smoke"):
+        load_config(f"{QUICKSTART}:smoek", {})
+    with pytest.raises(ConfigError, match="has no variants"):
+        load_config(f"{write(tmp_path / 'plain.py', 'def get_config(): return {}')}:x", {})
+    with pytest.raises(ConfigError, match="no Python file"):
+        load_config(write(tmp_path / "config.yaml", "a: 1"), {})

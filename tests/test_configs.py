@@ -1,0 +1,92 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every configuration that is shipped parses, validates, and its networks fit its data."""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from nbp import build
+from nbp.config import Config, load_config
+from nbp.data.prompts import load_prompts
+from nbp.training.optimizer import make_optimizer
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted(
+    path
+    for path in (ROOT / "configs").rglob("*.py")
+    if "def get_config(" in path.read_text(encoding="utf8")
+)
+LABELS = tuple(load_prompts())[:3]  # class names that also have a text prompt
+
+
+def list_variants() -> list[str]:
+    """`FILE` and each `FILE:VARIANT`, read from the comparisons in the file."""
+    found = []
+    for path in FILES:
+        name = str(path.relative_to(ROOT))
+        text = path.read_text(encoding="utf8")
+        found += [name, *(f"{name}:{v}" for v in re.findall(r'variant == "(\w+)"', text))]
+    return found
+
+
+def load(argument: str, **overrides: str) -> Config:
+    keys = {key.replace("__", "."): value for key, value in overrides.items()}
+    keys["data.root"] = "videos"  # the one key that a folder leaves to its user
+    return load_config(str(ROOT / argument), keys)
+
+
+def test_files_and_variants_are_found() -> None:
+    found = list_variants()
+    assert "configs/quickstart.py:smoke" in found
+    assert "configs/folder.py" in found
+
+
+@pytest.mark.parametrize("argument", list_variants())
+def test_networks_are_built_and_fit_the_clips(argument: str) -> None:
+    config = load(argument)
+    size = config.data.size
+    clips = jax.ShapeDtypeStruct((2, config.data.frames, size, size, 3), np.uint8)
+    tokenizer = build.make_tokenizer_network(config)
+    key = jax.random.key(0)
+    params = jax.eval_shape(tokenizer.init, key)
+    codes = jax.eval_shape(tokenizer.encode, params, clips)
+    assert codes.shape == (2, *config.grid.shape)
+    assert jax.eval_shape(tokenizer.decode, params, codes).shape == clips.shape
+    task = build.make_generator_task(config, LABELS, params)
+    state = jax.eval_shape(task.init, key)
+    batch = {"video": clips, "label": jax.ShapeDtypeStruct((2,), np.int32)}
+    metrics, tokens = jax.eval_shape(task.evaluate, state.params, task.frozen, batch)
+    assert metrics["loss"].shape == ()
+    assert tokens.shape == codes.shape
+
+
+@pytest.mark.parametrize("argument", list_variants())
+@pytest.mark.parametrize("block", ["row", "frame", "token"])
+def test_row_frame_and_token_blocks_are_one_override(argument: str, block: str) -> None:
+    config = load(argument, generator__block=block)
+    t, h, w = config.grid.shape
+    assert config.block == {"row": (1, 1, w), "frame": (1, h, w), "token": (1, 1, 1)}[block]
+    first = config.plan.first
+    assert sorted(config.plan.order) == list(range(t * h * w))
+    assert config.plan.target_count == t * h * w - first
+
+
+@pytest.mark.parametrize("argument", list_variants())
+def test_optimizer_groups_cover_every_parameter(argument: str) -> None:
+    config = load(argument)
+    key = jax.random.key(0)
+    stages = (
+        (config.train.tokenizer, build.TOKENIZER_GROUPS, build.make_tokenizer_network(config)),
+        (
+            config.train.generator,
+            build.GENERATOR_GROUPS,
+            build.make_generator_network(config, LABELS),
+        ),
+    )
+    for stage, groups, network in stages:
+        params = jax.eval_shape(network.init, key)
+        make_optimizer(build.make_optimizer_spec(stage, groups), params)
