@@ -69,7 +69,7 @@ def set_generator(config: ConfigDict, size: str, **generator: object) -> None:
     """Makes `config` train a generator of the paper; the tokenizer comes from the same workdir."""
     layers, heads, width = SIZES[size]
     config.stages = ("generator",)
-    config["generator"].update(
+    network = dict(
         layers=layers,
         heads=heads,
         width=width,
@@ -79,11 +79,12 @@ def set_generator(config: ConfigDict, size: str, **generator: object) -> None:
         null_probability=0.0,  # release: no script sets p_drop_cond
         **generator,
     )
+    config.update(dict(generator=network))
 
 
 def set_training(config: ConfigDict, **stage: object) -> None:
     """Optimizer of all generators of the release; `stage` holds what differs between them."""
-    config["train"]["generator"].update(
+    generator = dict(
         schedule="paper",  # release, quirks included; "cosine" is the corrected one
         b1=0.9,  # release
         b2=0.95,  # release
@@ -91,3 +92,4 @@ def set_training(config: ConfigDict, **stage: object) -> None:
         clip_norm=1.0,  # release; under DeepSpeed most likely without effect (0 = off)
         **stage,
     )
+    config.update(dict(train=dict(generator=generator)))

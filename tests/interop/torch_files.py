@@ -32,7 +32,7 @@ class Lazy:
 class Foreign:
     """An instance of a class by its full name, e.g. of Lightning, with attributes."""
 
-    def __init__(self, name: str, **attributes: Any) -> None:
+    def __init__(self, name: str, /, **attributes: Any) -> None:
         self.name, self.attributes = name, attributes
 
 
@@ -91,11 +91,12 @@ def _realise(content: Any) -> Any:
     if isinstance(content, Foreign):
         module, _, name = content.name.rpartition(".")
         make: Any = getattr(sys.modules[module], name)
-        instance = make()
+        instance: Any = make()
         vars(instance).update({k: _realise(v) for k, v in content.attributes.items()})
         return instance
     if isinstance(content, Mapping):
-        return type(content)((key, _realise(value)) for key, value in content.items())
+        kind: Any = type(content)
+        return kind((key, _realise(value)) for key, value in content.items())
     return content
 
 
