@@ -27,11 +27,11 @@ def get_config() -> ConfigDict:
         validation=0.0,  # 0: a few videos, used for training and for evaluation
         validation_clips=64,
     )
-    # 9x64x64 pixels -> 3x16x16 tokens of 64,000 codes (the paper's levels).
+    # 9x64x64 pixels -> 5x16x16 tokens of 64,000 codes (the paper's levels).
     config.tokenizer = dict(
         widths=(8, 16, 48),
         units=(0, 1, 2),
-        strides=((2, 2, 2), (2, 2, 2)),
+        strides=((1, 2, 2), (2, 2, 2)),
         levels=(8, 8, 8, 5, 5, 5),
         groups=4,
         loss="l2",
@@ -47,7 +47,13 @@ def get_config() -> ConfigDict:
     )
     config.train = dict(
         tokenizer=dict(
-            steps=2500, batch=1, learning_rate=3e-3, warmup=100, weight_decay=0.0, ema=0.99
+            steps=1900,
+            batch=1,
+            optimizer="muon",
+            learning_rate=3e-3,
+            warmup=50,
+            weight_decay=0.0,
+            ema=0.99,
         ),
         generator=dict(
             steps=1000, batch=2, learning_rate=2e-3, warmup=100, weight_decay=0.01, ema=0.99

@@ -42,10 +42,13 @@ from nbp.training.optimizer import OptimizerSpec, ParamGroup
 # First index of the held-out moving shapes: far beyond any training clip.
 HELD_OUT = 1 << 40
 
-DECAYED = ParamGroup(".*kernel")
-TOKENIZER_GROUPS = (DECAYED, ParamGroup(".*(bias|scale|beta)", decay=False))
+TOKENIZER_GROUPS = (
+    ParamGroup(".*kernel", matrix="conv"),
+    ParamGroup(".*(bias|scale|beta)", decay=False),
+)
 GENERATOR_GROUPS = (
-    DECAYED,
+    ParamGroup("transformer/.*kernel", matrix="dense"),
+    ParamGroup("head/kernel"),
     ParamGroup(".*(bias|scale)|tokens|null_prompt|positions/.*", decay=False),
 )
 
@@ -112,6 +115,7 @@ def make_generator_network(config: Config, labels: Sequence[str]) -> GeneratorNe
 
 def make_optimizer_spec(stage: StageConfig, groups: tuple[ParamGroup, ...]) -> OptimizerSpec:
     return OptimizerSpec(
+        kind=stage.optimizer,
         learning_rate=stage.learning_rate,
         total_steps=stage.steps,
         warmup_steps=min(stage.warmup, stage.steps - 1),

@@ -128,6 +128,7 @@ class GeneratorConfig:
 class StageConfig:
     """Optimization of one stage. One step is one update of `batch` clips.
 
+    optimizer: muon treats weight matrices as a whole and learns in fewer steps; AdamW otherwise.
     schedule: paper is the official one, quirks included (docs/official_parity.md).
     clip_norm: largest global gradient norm, 0 for no clipping.
     accumulate: micro-batches per update; gradients: their mean, or their sum as in the official
@@ -137,6 +138,7 @@ class StageConfig:
     steps: Count
     batch: Count
     learning_rate: Positive
+    optimizer: Literal["adamw", "muon"] = "adamw"
     warmup: Natural = 100
     schedule: Literal["cosine", "constant", "paper"] = "cosine"
     final_fraction: NonNegative = 0.0

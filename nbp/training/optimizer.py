@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""AdamW with parameter groups, its schedules, gradient accumulation and parameter averages."""
+"""AdamW and Muon with parameter groups, schedules, gradient accumulation, parameter averages."""
 
 import dataclasses
 import re
@@ -11,6 +11,7 @@ from typing import Any, Literal, assert_never
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from nbp.errors import ConfigError
 from nbp.shapes import Array, Float, Int, PyTree
@@ -26,18 +27,24 @@ class ParamGroup:
         pattern: regular expression that matches the *whole* path, e.g. `.*/(bias|scale)`.
         decay: whether weight decay applies.
         learning_rate_scale: factor on the learning rate of these parameters.
+        matrix: what Muon makes orthogonal. dense: the last two axes, any before them count
+            separate matrices; conv: the last axis against all others; none: Muon leaves these
+            parameters to Adam.
     """
 
     pattern: str
     decay: bool = True
     learning_rate_scale: float = 1.0
+    matrix: Literal["none", "dense", "conv"] = "none"
 
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """AdamW and all that goes with it.
+    """The update rule and all that goes with it.
 
     Attributes:
+        kind: adamw, or muon for the matrices of the groups and Adam for the rest. Both give
+            updates of about the same size at the same learning rate.
         learning_rate: peak learning rate.
         total_steps: updates over which the schedule runs.
         warmup_steps: updates of linear warm-up, less than `total_steps`.
@@ -66,6 +73,7 @@ class OptimizerSpec:
     gradients: Literal["mean", "sum"] = "mean"
     ema_decay: float = 0.0
     groups: tuple[ParamGroup, ...] = (ParamGroup(".*"),)
+    kind: Literal["adamw", "muon"] = "adamw"
 
     def __post_init__(self) -> None:
         if self.total_steps < 1:
@@ -152,7 +160,10 @@ def assign_groups(groups: tuple[ParamGroup, ...], params: PyTree) -> PyTree:
 
 
 def make_optimizer(spec: OptimizerSpec, params: PyTree) -> optax.GradientTransformation:
-    """Builds clip -> Adam -> decoupled weight decay -> learning rate (AdamW, arXiv 1711.05101).
+    """Builds clip -> Adam or Muon -> decoupled weight decay -> learning rate.
+
+    AdamW: arXiv 1711.05101. Muon: momentum made orthogonal by Newton-Schulz iterations
+    (optax.contrib), scaled to the root mean square of Adam's updates (arXiv 2502.16982).
 
     Args:
         spec: what to build.
@@ -166,7 +177,7 @@ def make_optimizer(spec: OptimizerSpec, params: PyTree) -> optax.GradientTransfo
     scales = jax.tree.map(lambda i: spec.groups[i].learning_rate_scale, index)
     parts = [optax.clip_by_global_norm(spec.clip_norm)] if spec.clip_norm is not None else []
     parts += [
-        optax.scale_by_adam(b1=spec.b1, b2=spec.b2, eps=spec.eps),
+        _scale_by_direction(spec, params, index),
         optax.add_decayed_weights(spec.weight_decay, mask=decay),
         optax.scale_by_learning_rate(make_schedule(spec)),
     ]
@@ -179,6 +190,38 @@ def make_optimizer(spec: OptimizerSpec, params: PyTree) -> optax.GradientTransfo
             )
         )
     return optax.chain(*parts)
+
+
+def _scale_by_direction(
+    spec: OptimizerSpec, params: PyTree, index: PyTree
+) -> optax.GradientTransformation:
+    """The direction of an update, not yet scaled by the learning rate."""
+    if spec.kind == "adamw":
+        return optax.scale_by_adam(b1=spec.b1, b2=spec.b2, eps=spec.eps)
+    axes = jax.tree.map(lambda leaf, i: _matrix_axes(spec.groups[i].matrix, leaf), params, index)
+    return optax.contrib.muon(
+        -1.0,  # keeps the sign: the learning rate is applied with the decay, after this
+        adam_b1=spec.b1,
+        adam_b2=spec.b2,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers=axes,
+    )
+
+
+def _matrix_axes(
+    matrix: Literal["none", "dense", "conv"], leaf: Array
+) -> optax.contrib.MuonDimensionNumbers | None:
+    """Input and output axes of a parameter seen as a matrix."""
+    last = leaf.ndim - 1
+    match matrix:
+        case "none":
+            return None
+        case "dense":
+            return optax.contrib.MuonDimensionNumbers((last - 1,), (last,))
+        case "conv":
+            return optax.contrib.MuonDimensionNumbers(tuple(range(last)), (last,))
+        case _:
+            assert_never(matrix)
 
 
 def update_ema(ema: PyTree, params: PyTree, *, decay: float, step: Int[Array, ""]) -> PyTree:

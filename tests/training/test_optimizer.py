@@ -93,6 +93,40 @@ def test_updates_equal_a_numpy_adamw():
         np.testing.assert_allclose(state.params["layer"][name], value, rtol=1e-4)
 
 
+@pytest.mark.parametrize("matrix,shape", [("dense", (3, 12, 7)), ("conv", (3, 1, 2, 5, 9))])
+def test_muon_moves_matrices_by_their_orthogonal_factor(matrix, shape):
+    """Compared with the singular value decomposition of the first gradient."""
+    groups = (ParamGroup("kernel", matrix=matrix), ParamGroup("bias", decay=False))
+    spec = OptimizerSpec(
+        0.01, 100, schedule="constant", clip_norm=None, groups=groups, kind="muon", weight_decay=0.5
+    )
+    rng = np.random.default_rng(0)
+    params = {
+        "kernel": jnp.asarray(rng.normal(size=shape), jnp.float32),
+        "bias": jnp.asarray(rng.normal(size=9), jnp.float32),
+    }
+    gradients = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+    optimizer = make_optimizer(spec, params)
+    state, _ = apply_gradients(
+        make_state(params, optimizer), gradients, optimizer=optimizer, spec=spec
+    )
+
+    rows = shape[-2] if matrix == "dense" else int(np.prod(shape[:-1]))
+    moved = np.asarray(params["kernel"] - state.params["kernel"]) / 0.01
+    moved = (moved - 0.5 * np.asarray(params["kernel"])).reshape(-1, rows, shape[-1])
+    raw = np.asarray(gradients["kernel"]).reshape(-1, rows, shape[-1])
+    size = 0.2 * max(rows, shape[-1]) ** 0.5
+    for update, gradient in zip(moved, raw, strict=True):
+        u, _, v = np.linalg.svd(gradient, full_matrices=False)
+        values = np.linalg.svd(update, compute_uv=False) / size
+        assert 0.6 < values.min() and values.max() < 1.3  # five Newton-Schulz iterations
+        inner = np.sum(update * (u @ v)) / np.linalg.norm(update) / np.linalg.norm(u @ v)
+        assert inner > 0.97
+    bias = np.asarray(params["bias"] - state.params["bias"]) / 0.01
+    np.testing.assert_array_equal(np.sign(bias), np.sign(gradients["bias"]))
+    np.testing.assert_allclose(np.abs(bias), np.abs(bias).mean(), rtol=1e-3)  # Adam's first step
+
+
 @pytest.mark.parametrize(
     "patterns,message",
     [
