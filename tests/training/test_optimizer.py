@@ -119,7 +119,8 @@ def test_muon_moves_matrices_by_their_orthogonal_factor(matrix, shape):
     for update, gradient in zip(moved, raw, strict=True):
         u, _, v = np.linalg.svd(gradient, full_matrices=False)
         values = np.linalg.svd(update, compute_uv=False) / size
-        assert 0.6 < values.min() and values.max() < 1.3  # five Newton-Schulz iterations
+        assert values.min() > 0.6  # five Newton-Schulz iterations leave 0.7 to 1.2
+        assert values.max() < 1.3
         inner = np.sum(update * (u @ v)) / np.linalg.norm(update) / np.linalg.norm(u @ v)
         assert inner > 0.97
     bias = np.asarray(params["bias"] - state.params["bias"]) / 0.01
