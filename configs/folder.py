@@ -56,7 +56,13 @@ def get_config() -> ConfigDict:
             ema=0.99,
         ),
         generator=dict(
-            steps=1000, batch=2, learning_rate=2e-3, warmup=100, weight_decay=0.01, ema=0.99
+            steps=1000,
+            batch=1,
+            optimizer="muon",
+            learning_rate=2e-3,
+            warmup=50,
+            weight_decay=0.01,
+            ema=0.99,
         ),
         log_every=50,
         checkpoint_every=500,

@@ -53,10 +53,22 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.train = dict(
         tokenizer=dict(
-            steps=1800, batch=4, learning_rate=4e-3, warmup=100, weight_decay=0.0, ema=0.99
+            steps=1000,
+            batch=4,
+            optimizer="muon",
+            learning_rate=3e-3,
+            warmup=100,
+            weight_decay=0.0,
+            ema=0.99,
         ),
         generator=dict(
-            steps=1800, batch=8, learning_rate=2e-3, warmup=100, weight_decay=0.01, ema=0.99
+            steps=1200,
+            batch=8,
+            optimizer="muon",
+            learning_rate=2e-3,
+            warmup=100,
+            weight_decay=0.01,
+            ema=0.99,
         ),
         log_every=50,
         checkpoint_every=600,
