@@ -16,8 +16,7 @@ from nbp.shapes import Array, PyTree
 from nbp.tasks.generator import score
 from tests.official_parity.comparison import Comparison, compare
 from tests.official_parity.gpt_network import check_sizes, make_network, make_params, read_prompt
-from tests.official_parity.metrics import Arrays, Case
-from tests.official_parity.metrics import _open_case as open_case
+from tests.official_parity.metrics import Arrays, Case, open_case
 
 
 def check_forward(case: Case, arrays: Arrays) -> list[Comparison]:

@@ -24,8 +24,7 @@ from tests.official_parity.gpt_network import (
     official_rules,
     read_prompt,
 )
-from tests.official_parity.metrics import Arrays, Case
-from tests.official_parity.metrics import _open_case as open_case
+from tests.official_parity.metrics import Arrays, Case, open_case
 
 ZERO_GRADIENT = "attn.key.bias"  # softmax does not see it: Adam makes rounding noise of it
 

@@ -38,7 +38,7 @@ _CASE_KEYS = ("name", "kind", "file", "arrays", "measured", "notes")  # read by 
 
 def check_i3d(case: Case, arrays: Arrays) -> list[Comparison]:
     """Preparation, every stage, averages and logits of the full network."""
-    with _open_case(case, arrays, "i3d") as (config, tolerances, read):
+    with open_case(case, arrays, "i3d") as (config, tolerances, read):
         video = _read_video(config, read["video"])
         spec = I3dSpec(classes=config["num_classes"])
         network = I3dNetwork(spec, taps_conv)
@@ -66,7 +66,7 @@ def check_i3d(case: Case, arrays: Arrays) -> list[Comparison]:
 
 def check_fvd_preprocess(case: Case, arrays: Arrays) -> list[Comparison]:
     """The three published preparations and the small size of the K600 evaluation."""
-    with _open_case(case, arrays, None) as (config, tolerances, read):
+    with open_case(case, arrays, None) as (config, tolerances, read):
         video = _read_video(config, read["video"])
         small = config["small_resolution"]
         variants: dict[str, Callable[[Any], Any]] = {
@@ -93,7 +93,7 @@ def check_frechet(case: Case, arrays: Arrays) -> list[Comparison]:
     The float64 results of the official formulas must agree as well as the exact ones; the float32
     one is on file to show how far off it is and is nobody's target.
     """
-    with _open_case(case, arrays, None) as (config, tolerances, read):
+    with open_case(case, arrays, None) as (config, tolerances, read):
         tolerance, results = tolerances["exact"], []
         if config["feature_rule"] != _FEATURE_RULE:
             raise ValueError(f"{case['name']}: unknown feature_rule {config['feature_rule']!r}")
@@ -128,7 +128,7 @@ def check_frechet(case: Case, arrays: Arrays) -> list[Comparison]:
 
 def check_psnr_ssim(case: Case, arrays: Arrays) -> list[Comparison]:
     """Per clip, both measures."""
-    with _open_case(case, arrays, None) as (config, tolerances, read):
+    with open_case(case, arrays, None) as (config, tolerances, read):
         _ = config["seed"]
         real, fake = read["real"], read["fake"]
         _check_shape(case["name"], real, config["shape"])
@@ -141,7 +141,7 @@ def check_psnr_ssim(case: Case, arrays: Arrays) -> list[Comparison]:
 
 def check_clip_sampling(case: Case, arrays: Arrays) -> list[Comparison]:
     """Source frame numbers after resampling, and the centred window; -1 is a black frame."""
-    with _open_case(case, arrays, None, plain_tolerance="exact") as (config, _, read):
+    with open_case(case, arrays, None, plain_tolerance="exact") as (config, _, read):
         window, results = config["num_frames"], []
         for values in config["clips"]:
             with Reader("clip", values) as clip:
@@ -163,7 +163,7 @@ def check_clip_sampling(case: Case, arrays: Arrays) -> list[Comparison]:
 
 def check_filters(case: Case, arrays: Arrays) -> list[Comparison]:
     """Which tokens survive top-k and top-p, and the distribution that is left."""
-    with _open_case(case, arrays, None) as (config, tolerances, read):
+    with open_case(case, arrays, None) as (config, tolerances, read):
         _ = config["seed"]
         results = []
         keep_tolerance, probs_tolerance = tolerances["keep"], tolerances["probs"]
@@ -183,7 +183,7 @@ def check_filters(case: Case, arrays: Arrays) -> list[Comparison]:
 
 def check_lr_schedule(case: Case, arrays: Arrays) -> list[Comparison]:
     """The official schedule, in float64; the official code counts micro-batches."""
-    with _open_case(case, arrays, None) as (config, tolerances, read):
+    with open_case(case, arrays, None) as (config, tolerances, read):
         tolerance, results = tolerances["lr"], []
         for name in sorted(case["config"]):
             with Reader(name, config[name]) as recipe, jax.enable_x64(True):
@@ -204,7 +204,7 @@ def check_lr_schedule(case: Case, arrays: Arrays) -> list[Comparison]:
 
 
 @contextmanager
-def _open_case(
+def open_case(
     case: Case, arrays: Arrays, weights: str | None, *, plain_tolerance: str | None = None
 ) -> Iterator[tuple[Reader, Reader, Reader]]:
     """Readers of a case's config, tolerances and arrays; whatever stays unread is an error."""

@@ -20,8 +20,7 @@ from nbp.nn.conv3d import taps_conv
 from nbp.nn.fsq import EPS, Fsq
 from nbp.shapes import Array, PyTree
 from tests.official_parity.comparison import Comparison, Reader, compare
-from tests.official_parity.metrics import Arrays, Case
-from tests.official_parity.metrics import _open_case as open_case
+from tests.official_parity.metrics import Arrays, Case, open_case
 from tests.official_parity.weights import make_weight
 
 # Layer outputs are larger than z or pixels; the golden files name no tolerance for them.
