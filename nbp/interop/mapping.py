@@ -86,6 +86,18 @@ def transpose_conv3d(x: np.ndarray) -> np.ndarray:
     return x.transpose(2, 3, 4, 1, 0)
 
 
+def transpose_conv2d(x: np.ndarray) -> np.ndarray:
+    """PyTorch Conv2d [out, in, h, w] to a kernel [h, w, in, out]; no flip."""
+    return x.transpose(2, 3, 1, 0)
+
+
+def flatten_head(x: np.ndarray) -> np.ndarray:
+    """A 1x1 convolution to one channel, [1, C, 1, 1] to [C]."""
+    if x.ndim != 4 or x.size != x.shape[1]:
+        raise ValueError(f"{x.shape} is not one value per channel")
+    return x.reshape(-1)
+
+
 def flatten_channels(x: np.ndarray) -> np.ndarray:
     """A value per channel, [1, C, 1, 1, 1] to [C]."""
     if x.ndim != 5 or x.size != x.shape[1]:
@@ -105,6 +117,8 @@ _INVERSE: dict[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.nda
     np.asarray: np.asarray,
     transpose_linear: transpose_linear,
     transpose_conv3d: lambda x: x.transpose(4, 3, 0, 1, 2),
+    transpose_conv2d: lambda x: x.transpose(3, 2, 0, 1),
+    flatten_head: lambda x: x.reshape(1, -1, 1, 1),
     flatten_channels: lambda x: x.reshape(1, -1, 1, 1, 1),
     drop_batch: lambda x: x[None],
 }

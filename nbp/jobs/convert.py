@@ -21,12 +21,14 @@ from nbp.config import Config, to_json
 from nbp.errors import CheckpointError
 from nbp.interop import official
 from nbp.interop.i3d import i3d_drops, i3d_rules
+from nbp.interop.lpips import clean_names, lpips_drops, lpips_rules
 from nbp.interop.mapping import Drop, Rule, Tensor, check_rules, convert_tensors
 from nbp.interop.reading import TensorFile, open_tensors
 from nbp.jobs import foreign
 from nbp.jobs.foreign import ConvertRequest, Report
 from nbp.jobs.workdir import CONVERTED, read_config, save_labels, write_text
 from nbp.models.i3d import I3dNetwork, I3dSpec
+from nbp.models.lpips import LpipsNetwork
 from nbp.nn.conv3d import taps_conv
 from nbp.shapes import PyTree
 from nbp.training.checkpoint import Checkpointer
@@ -95,6 +97,25 @@ def convert_i3d(request: ConvertRequest, report: Report) -> None:
     _require_free(request.out, "i3d")
     network = I3dNetwork(I3dSpec(), taps_conv)
     conversion = _Conversion("i3d", file.tensors, i3d_rules(), i3d_drops(), network)
+    write_conversions(file, request.out, [conversion], config=None, report=report)
+
+
+def convert_lpips(request: ConvertRequest, report: Report) -> None:
+    """Converts LPIPS into `out/lpips`: VGG-16 and, in the same file or in `linear`, its heads."""
+    file = open_tensors(request.source)
+    tensors = file.tensors
+    if request.linear is not None:
+        heads = open_tensors(request.linear).tensors
+        twice = tensors.keys() & heads.keys()
+        if twice:
+            raise CheckpointError(f"{min(twice)} is in both {request.source} and {request.linear}")
+        tensors = {**tensors, **heads}
+    elif not any(name.startswith("lin") for name in tensors):
+        raise CheckpointError(f"{request.source} has no linear heads; name their file: --linear")
+    _require_free(request.out, "lpips")
+    conversion = _Conversion(
+        "lpips", clean_names(tensors), lpips_rules(), lpips_drops(), LpipsNetwork()
+    )
     write_conversions(file, request.out, [conversion], config=None, report=report)
 
 

@@ -35,7 +35,7 @@ class ConvertRequest:
 
     levels: FSQ levels; frames, size: of the clips. labels: file with a class name per line, for a
     generator with label prompts. videos: folder that evaluation takes real clips from.
-    first_stage: also convert the tokenizer inside a generator file.
+    first_stage: also convert the tokenizer inside a generator file. linear: file of LPIPS's heads.
     """
 
     source: Path
@@ -52,6 +52,7 @@ class ConvertRequest:
     labels: Path | None = None
     videos: str = ""
     first_stage: bool = False
+    linear: Path | None = None
 
 
 def find_tokenizer(

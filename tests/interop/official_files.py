@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight files with the structure of the published ones, at any size, with random values."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -77,7 +78,7 @@ def lazy_tensors(shapes: dict[str, tuple[int, ...]], prefix: str = "") -> dict[s
     }
 
 
-def write_lightning(path: Path, state: dict[str, Lazy | np.ndarray], **flags: object) -> None:
+def write_lightning(path: Path, state: Mapping[str, Lazy | np.ndarray], **flags: object) -> None:
     """A Lightning checkpoint around a state dict, with an argparse namespace and callbacks."""
     arguments = Foreign("argparse.Namespace", **flags)
     name = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"

@@ -1,0 +1,44 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The published weights of LPIPS: torchvision's VGG-16 and the linear heads, or both in one file.
+
+Known names: `features.N.*` (torchvision) and `net.sliceK.N.*` (the lpips package) for the network,
+`linK.model.1.weight` for the heads, which the package repeats as `lins.K.model.1.weight`.
+"""
+
+import re
+from collections.abc import Mapping
+
+from nbp.interop.mapping import Drop, Rule, Tensor, flatten_head, transpose_conv2d
+from nbp.models.lpips import STAGES
+
+
+def clean_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of either origin under torchvision's names."""
+    return {re.sub(r"^net\.slice\d\.", "features.", name): t for name, t in tensors.items()}
+
+
+def lpips_rules() -> list[Rule]:
+    """One rule per parameter of `nbp.models.lpips.Lpips`."""
+    rules: list[Rule] = []
+    index = 0  # within torchvision's list of layers
+    for stage, widths in enumerate(STAGES):
+        for conv in range(len(widths)):
+            target = f"stages/{stage}/{conv}"
+            rules += [
+                Rule(f"features.{index}.weight", f"{target}/kernel", transpose_conv2d),
+                Rule(f"features.{index}.bias", f"{target}/bias"),
+            ]
+            index += 2  # its ReLU counts
+        index += 1  # the pool
+        rules.append(Rule(f"lin{stage}.model.1.weight", f"heads/{stage}", flatten_head))
+    return rules
+
+
+def lpips_drops() -> list[Drop]:
+    """What the files may hold beside."""
+    return [
+        Drop(r"classifier\..*", "the classifier of VGG-16; LPIPS ends at the last convolution"),
+        Drop(r"lins\..*", "the linear heads, a second time"),
+        Drop(r"scaling_layer\..*", "constants"),
+    ]

@@ -1,0 +1,314 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nbp.convert` from files of the published structure to a workdir, and what it refuses."""
+
+import contextlib
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from nbp import build, convert, evaluate, sample
+from nbp.data.video import read_clip, write_video
+from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
+from nbp.interop.lpips import lpips_rules
+from nbp.interop.mapping import export_tensors
+from nbp.jobs.workdir import read_config, read_labels
+from nbp.layout import LatentGrid
+from nbp.models.lpips import LpipsNetwork
+from nbp.training.checkpoint import Checkpointer
+from tests.interop.official_files import (
+    TINY_TOKENIZER,
+    draw,
+    generator_shapes,
+    make_network,
+    tokenizer_shapes,
+    write_lightning,
+)
+from tests.interop.torch_files import write_torch
+
+GRID = LatentGrid(3, 4, 4)
+CLIPS = ("--frames", "5", "--size", "16", "--levels", "8,5")
+TOKENIZER = {n: draw(n, s) for n, s in tokenizer_shapes(TINY_TOKENIZER).items()}
+
+
+def make_generator(**network):
+    return {n: draw(n, s) for n, s in generator_shapes(make_network(grid=GRID, **network)).items()}
+
+
+def write_tokenizer(path, tensors=TOKENIZER):
+    write_torch(path, {"model_state_dict": {f"module.{n}": v for n, v in tensors.items()}})
+
+
+def write_generator(path, tensors, first_stage=None, **flags):
+    state = {f"transformer.{n}": v for n, v in tensors.items()}
+    state |= {f"first_stage_model.{n}": v for n, v in (first_stage or {}).items()}
+    write_lightning(path, state, **flags)
+
+
+def save_npz(path: Path, arrays: dict[str, Any]) -> None:
+    np.savez(path, **arrays)
+
+
+def run(*arguments):
+    convert.main([str(a) for a in arguments])
+
+
+def fail(*arguments, capsys, code=EXIT_CHECKPOINT):
+    """The one line on stderr of a conversion that must fail with `code`."""
+    with pytest.raises(SystemExit) as stop:
+        run_main(convert.main, [str(a) for a in arguments])
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("nbp: ")]
+    assert stop.value.code == code, error
+    assert len(lines) == 1, error
+    assert "Traceback" not in error
+    return lines[0]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A tokenizer and a plain generator."""
+    write_tokenizer(tmp_path / "magvit2.pt")
+    write_generator(tmp_path / "nbp.ckpt", make_generator())
+    return tmp_path
+
+
+# From a file to samples and scores ---------------------------------------------------------------
+
+
+def test_a_converted_pair_continues_a_video_and_is_scored(files):
+    out, videos = files / "run", files / "videos" / "class"
+    videos.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    write_video(videos / "a.mp4", rng.integers(0, 255, (9, 32, 32, 3), np.uint8), fps=16.0)
+    run("tokenizer", "--source", files / "magvit2.pt", "--out", out, *CLIPS)
+    run(
+        *("generator", "--source", files / "nbp.ckpt", "--out", out, *CLIPS, "--heads", 2),
+        *("--videos", videos.parent),
+    )
+    config = read_config(out)
+    assert (config.generator.layers, config.generator.width, config.generator.heads) == (2, 16, 2)
+    assert config.generator.opening == "prefix"
+    assert config.plan.passes(given=GRID.h * GRID.w) == 8
+    drawn = files / "samples"
+    video = str(videos / "a.mp4")
+    sample.main(
+        [
+            *("--workdir", str(out), "--out", str(drawn), "--num", "2"),
+            *("--frames", video, "--given_frames", "1"),
+        ]
+    )
+    (first, *_) = sorted(drawn.glob("*.mp4"))
+    assert read_clip(first, frames=5).shape == (5, 16, 16, 3)
+    report_file = files / "report.json"
+    evaluate.main(
+        ["--workdir", str(out), "--protocol", "folder", "--clips", "1", "--out", str(report_file)]
+    )
+    report = json.loads(report_file.read_text())
+    assert np.isfinite(report["scores"]["bits_per_token"])
+
+
+def test_the_weights_arrive_where_they_belong(files):
+    """The converted networks compute with the values of the file."""
+    out = files / "run"
+    run("tokenizer", "--source", files / "magvit2.pt", "--out", out, *CLIPS)
+    run("generator", "--source", files / "nbp.ckpt", "--out", out, *CLIPS, "--heads", 2)
+    config = read_config(out)
+    network = build.make_generator_network(config, read_labels(out))
+    params = build.load_trained(out, "generator", network=network, ema=False).params
+    expected = make_generator()
+    qkv = np.asarray(params["transformer"]["layers"]["qkv"]["kernel"][1])
+    for part, name in enumerate(("query", "key", "value")):
+        weight = expected[f"blocks.1.attn.{name}.weight"]
+        np.testing.assert_array_equal(qkv[:, 16 * part : 16 * (part + 1)], weight.T)
+    np.testing.assert_array_equal(params["head"]["kernel"], expected["head.weight"].T)
+
+
+def test_one_file_can_hold_both_and_labels_are_named(tmp_path):
+    tensors = make_generator(opening="hybrid", prompt_length=1, prompts=3)
+    write_generator(tmp_path / "x.ckpt", tensors, TOKENIZER, n_head=2, n_layer=2, n_embd=16)
+    (tmp_path / "labels.txt").write_text("cat\ndog\ncow\n")
+    run(
+        *("generator", "--source", tmp_path / "x.ckpt", "--out", tmp_path / "run", *CLIPS),
+        *("--first_stage", "--labels", tmp_path / "labels.txt"),
+    )
+    assert read_config(tmp_path / "run").generator.heads == 2  # from the file's own flags
+    assert read_config(tmp_path / "run").generator.opening == "hybrid"
+    sample.main(["--workdir", str(tmp_path / "run"), "--num", "1", "--label", "dog"])
+    assert list((tmp_path / "run" / "samples").glob("*dog*.mp4"))
+
+
+def test_lpips_from_two_files_keeps_every_value(tmp_path):
+    network = LpipsNetwork()
+    params = network.init(jax.random.key(1))
+    tensors = export_tensors(params, lpips_rules())
+    heads = {n: v for n, v in tensors.items() if n.startswith("lin")}
+    vgg = {n: v for n, v in tensors.items() if n not in heads}
+    save_npz(tmp_path / "vgg.npz", {**vgg, "classifier.0.bias": np.zeros(3, np.float32)})
+    save_npz(tmp_path / "heads.npz", heads)
+    run(
+        *("lpips", "--source", tmp_path / "vgg.npz", "--linear", tmp_path / "heads.npz"),
+        *("--out", tmp_path / "run"),
+    )
+    template = jax.eval_shape(network.init, jax.random.key(0))
+    with Checkpointer(tmp_path / "run" / "lpips" / "checkpoints", read_only=True) as checkpointer:
+        found = checkpointer.restore_params(template, use_ema=False)
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+
+
+def test_lpips_without_heads_says_where_they_go(tmp_path, capsys):
+    save_npz(tmp_path / "vgg.npz", {"features.0.bias": np.zeros(64, np.float32)})
+    line = fail(
+        *("lpips", "--source", tmp_path / "vgg.npz", "--out", tmp_path / "run"), capsys=capsys
+    )
+    assert "--linear" in line
+
+
+# Refusals ----------------------------------------------------------------------------------------
+
+
+def refuse_generator(tmp_path, tensors, *flags, capsys, code=EXIT_CHECKPOINT, **hints):
+    write_generator(tmp_path / "x.ckpt", tensors, **hints)
+    out = tmp_path / "run"
+    line = fail(
+        *("generator", "--source", tmp_path / "x.ckpt", "--out", out, *CLIPS, *flags),
+        capsys=capsys,
+        code=code,
+    )
+    assert not out.exists()
+    return line
+
+
+def test_a_missing_tensor_is_named(tmp_path, capsys):
+    tensors = make_generator()
+    del tensors["blocks.1.attn.value.bias"]
+    line = refuse_generator(tmp_path, tensors, "--heads", 2, capsys=capsys)
+    assert "blocks.1.attn.value.bias" in line
+
+
+def test_an_extra_tensor_is_named(tmp_path, capsys):
+    tensors = make_generator() | {"blocks.0.attn.gate.weight": np.zeros(3, np.float32)}
+    line = refuse_generator(tmp_path, tensors, "--heads", 2, capsys=capsys)
+    assert "blocks.0.attn.gate.weight" in line
+
+
+def test_a_tensor_of_another_shape_is_named_with_both(tmp_path, capsys):
+    tensors = make_generator() | {"blocks.0.mlp.0.weight": np.zeros((48, 16), np.float32)}
+    line = refuse_generator(tmp_path, tensors, "--heads", 2, capsys=capsys)
+    assert "blocks.0.mlp.0.weight" in line
+    assert "48" in line
+    assert "64" in line
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--layers", 3), "--layers says 3"),
+        (("--width", 32), "--width says 32"),
+        (("--opening", "hybrid"), "--opening says hybrid"),
+        (("--prompt", "text"), "--prompt says text"),
+    ],
+)
+def test_flags_that_contradict_the_shapes(tmp_path, capsys, flags, message):
+    line = refuse_generator(tmp_path, make_generator(), "--heads", 2, *flags, capsys=capsys)
+    assert message in line
+
+
+def test_the_files_own_flags_are_believed_no_more_than_its_shapes(tmp_path, capsys):
+    line = refuse_generator(tmp_path, make_generator(), capsys=capsys, n_head=2, n_layer=5)
+    assert "n_layer says 5" in line
+
+
+def test_heads_that_nothing_tells_must_be_given(tmp_path, capsys):
+    line = refuse_generator(tmp_path, make_generator(), capsys=capsys, code=EXIT_USAGE)
+    assert "--heads" in line
+
+
+def test_a_tokenizer_is_no_generator_and_the_reverse(files, capsys):
+    line = fail(
+        *("generator", "--source", files / "magvit2.pt", "--out", files / "run", *CLIPS),
+        capsys=capsys,
+    )
+    assert "holds no generator" in line
+    line = fail(
+        *("tokenizer", "--source", files / "nbp.ckpt", "--out", files / "run", *CLIPS),
+        capsys=capsys,
+    )
+    assert "holds no tokenizer" in line
+    assert not (files / "run").exists()
+
+
+def test_truncated_files_leave_nothing(files, capsys):
+    whole = (files / "nbp.ckpt").read_bytes()
+    for share in (0.2, 0.6, 0.95):
+        (files / "cut.ckpt").write_bytes(whole[: int(len(whole) * share)])
+        fail(
+            *("generator", "--source", files / "cut.ckpt", "--out", files / "run"),
+            *("--heads", 2, *CLIPS),
+            capsys=capsys,
+        )
+        assert not (files / "run").exists()
+
+
+class Evil:
+    """Unpickled without care it leaves a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_hostile_pickle_runs_nothing(tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "x.ckpt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Evil(tmp_path / "pwned"), protocol=2))
+    line = fail(
+        *("generator", "--source", tmp_path / "x.ckpt", "--out", tmp_path / "run"), capsys=capsys
+    )
+    assert "wants to import" in line
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.ckpt"]
+
+
+def test_a_path_that_leads_out_of_the_archive(files, capsys):
+    with zipfile.ZipFile(files / "nbp.ckpt", "a") as archive:
+        archive.writestr("../evil", "x")
+    line = fail(
+        *("generator", "--source", files / "nbp.ckpt", "--out", files / "run", "--heads", 2),
+        capsys=capsys,
+    )
+    assert "evil" in line
+    assert not (files / "run").exists()
+    assert not (files.parent / "evil").exists()
+
+
+def test_a_conversion_never_replaces_and_never_mixes(files, capsys):
+    out = files / "run"
+    run("tokenizer", "--source", files / "magvit2.pt", "--out", out, *CLIPS)
+    before = sorted(str(p) for p in out.rglob("*"))
+    again = ("tokenizer", "--source", files / "magvit2.pt", "--out", out)
+    assert "already holds a tokenizer" in fail(*again, *CLIPS, capsys=capsys)
+    other = ("generator", "--source", files / "nbp.ckpt", "--out", out, "--heads", 2)
+    line = fail(*other, *CLIPS[:-1], "5,8", capsys=capsys)
+    assert "levels" in line
+    assert sorted(str(p) for p in out.rglob("*")) == before
+
+
+def test_a_conversion_that_dies_while_writing_leaves_the_workdir_as_it_was(files, monkeypatch):
+    out = files / "run"
+    run("tokenizer", "--source", files / "magvit2.pt", "--out", out, *CLIPS)
+    before = sorted(str(p) for p in out.rglob("*"))
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nbp.jobs.convert.Checkpointer.wait", die)
+    with contextlib.suppress(KeyboardInterrupt):
+        run("generator", "--source", files / "nbp.ckpt", "--out", out, *CLIPS, "--heads", 2)
+    assert sorted(str(p) for p in out.rglob("*")) == before
