@@ -53,7 +53,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.train = dict(
         tokenizer=dict(
-            steps=1000,
+            steps=600,
             batch=4,
             optimizer="muon",
             learning_rate=3e-3,
@@ -62,7 +62,7 @@ def get_config(variant: str = "") -> ConfigDict:
             ema=0.99,
         ),
         generator=dict(
-            steps=1200,
+            steps=800,
             batch=8,
             optimizer="muon",
             learning_rate=2e-3,
@@ -71,9 +71,9 @@ def get_config(variant: str = "") -> ConfigDict:
             ema=0.99,
         ),
         log_every=50,
-        checkpoint_every=600,
-        evaluate_every=600,
-        preview_every=600,
+        checkpoint_every=400,
+        evaluate_every=400,
+        preview_every=400,
     )
     config.sampling = dict(top_p=0.95)
     config.evaluation = dict(protocol="moving-shapes", clips=256, samples=16)

@@ -73,7 +73,7 @@ MAIN = (*ALLOWED["nbp.jobs"],)
 
 # Third-party packages that have one home each.
 HOMES = {
-    "orbax": ("nbp.training.checkpoint",),
+    "orbax": ("nbp.training.checkpoint", "nbp.training.orbax_setup"),
     "av": ("nbp.data.video",),
     "grain": ("nbp.data",),
     "tensorflow_datasets": ("nbp.data",),

@@ -66,8 +66,7 @@ def find_tokenizer(
         raise CheckpointError(f"{origin} holds no tokenizer (first_stage_model.*)")
     if (request.out / "config.json").is_file():
         known = read_config(request.out)
-        if inside is not None:
-            require_same(request, known, inside)
+        require_same(request, known, inside or known.tokenizer_spec)
         return known.tokenizer_spec
     return inside or TokenizerSpec(levels=request.levels)
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that survive kill -9, full disks and flipped bits. The only user of orbax.
+"""Checkpoints that survive kill -9, full disks and flipped bits. Orbax is used here only.
 
 One directory per step, written under a temporary name and renamed when whole:
 
@@ -14,7 +14,6 @@ the rename, so that every committed checkpoint has them.
 
 import contextlib
 import json
-import logging
 import math
 import os
 import shutil
@@ -32,6 +31,7 @@ from nbp.errors import CheckpointError, ConfigError, RestartError
 from nbp.shapes import PyTree
 from nbp.training import integrity
 from nbp.training.integrity import Damaged
+from nbp.training.orbax_setup import set_up_orbax
 from nbp.training.state import (
     TrainState,
     compare_leaves,
@@ -314,7 +314,7 @@ class Checkpointer:
         self._manager.reload()
 
     def _make_manager(self) -> ocp.CheckpointManager:
-        logging.getLogger("absl").addFilter(_is_not_from_orbax)
+        set_up_orbax()
         if self._read_only:
             options = ocp.CheckpointManagerOptions(
                 read_only=True, save_interval_steps=0, create=False, lightweight_initialize=True
@@ -393,8 +393,3 @@ class _Preserve:
         del context
         kept = self._choose([info.step for info in checkpoints])
         return [info.step in kept for info in checkpoints]
-
-
-def _is_not_from_orbax(record: logging.LogRecord) -> bool:
-    """Drops orbax's log lines: what matters in them reaches the user through `report`."""
-    return "orbax" not in record.pathname
