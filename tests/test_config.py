@@ -191,7 +191,10 @@ def test_every_key_can_be_overridden_by_its_own_value() -> None:
         ({"data.kind": "folder"}, "--config.data.root=DIR"),
         ({"data.moving_shapes.shapes": "('blob',)"}, "unknown: blob"),
         ({"evaluation.protocol": "fvd-2099"}, "known: moving-shapes"),
-        ({"evaluation.protocol": "folder"}, "protocol folder scores models of folder data"),
+        (
+            {"evaluation.protocol": "folder"},
+            "protocol folder scores models of folder or records data",
+        ),
         ({"train.tokenizer.accumulate": "3"}, "train.tokenizer.batch: 8 clips do not split into 3"),
         ({"stages": "()"}, "stages: name at least one"),
         ({"sampling.temperature": "0"}, "sampling.temperature: 0 must be above 0"),
