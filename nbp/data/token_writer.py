@@ -126,7 +126,10 @@ class CacheWriter:
         examples: Iterable[TokenExample],
         skipped: Iterable[tuple[str, int, str]],
     ) -> None:
-        """Writes a shard whole or not at all; `skipped` is read after the last example."""
+        """Writes a shard whole or not at all.
+
+        skipped: (path, crop, reason) of examples that could not be made; read after the last one.
+        """
         from array_record.python.array_record_module import ArrayRecordWriter
 
         name = self._name(split, number)
@@ -142,9 +145,9 @@ class CacheWriter:
         _sync(part)
         with part.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        shard = Shard(name, count, part.stat().st_size, digest, tuple(skipped))
+        shard = Shard(name, count, part.stat().st_size, digest)
         # The note first: a shard in place always has one.
-        _write(self._work / f"{name}.json", _format(asdict(shard)))
+        _write(self._work / f"{name}.json", _format({**asdict(shard), "skipped": list(skipped)}))
         os.replace(part, self._made / name)
         _sync(self._made)
 

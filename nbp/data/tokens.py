@@ -42,16 +42,12 @@ def choose_dtype(codes: int) -> np.dtype[Any]:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of a split: its name, what it holds, and the examples that could not be made.
-
-    skipped: (path, crop, reason) of each.
-    """
+    """One file of a split. Its entry in the provenance has these, and what was skipped."""
 
     name: str
     examples: int
     bytes: int
     sha256: str
-    skipped: tuple[tuple[str, int, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,9 @@ class TokenCache:
 
     def source(self, split: str) -> "TokenSource":
         """The examples of a split; DataError for files that are not as they were written."""
-        shards = [Shard(**entry) for entry in self.provenance["splits"][split]]
+        keys = ("name", "examples", "bytes", "sha256")
+        entries = self.provenance["splits"][split]
+        shards = [Shard(*(entry[key] for key in keys)) for entry in entries]
         for shard in shards:
             path = self.directory / shard.name
             size = path.stat().st_size if path.is_file() else None
