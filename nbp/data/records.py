@@ -24,7 +24,7 @@ from typing import Any, Literal, assert_never
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
-from array_record.python.array_record_module import ArrayRecordReader
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from nbp.data.coding import decode_clip
 from nbp.data.transforms import Crop, Flip, Record, ShortSide, Squash, Transform, resize_frame
@@ -44,6 +44,16 @@ RANDOM_CROP_ZOOM = 1.5
 def shard_name(name: str, split: str, shard: int, shards: int) -> str:
     """The file name that TFDS expects."""
     return f"{name}-{split}.{FORMAT}-{shard:05d}-of-{shards:05d}"
+
+
+def escape_path(path: str) -> str:
+    """The path as text: file names may hold any bytes, and an escape is better than no name."""
+    return os.fsencode(path).decode("utf8", "backslashreplace").replace("\n", "\\n")
+
+
+def open_writer(path: Path) -> ArrayRecordWriter:
+    """Writes a record file; each record can be read by itself."""
+    return ArrayRecordWriter(os.fspath(path), "group_size:1")
 
 
 def count_records(path: str | Path) -> int:
@@ -81,7 +91,7 @@ def serialize_record(clip: bytes, info: VideoInfo, *, label: int, path: str, sha
 
     data("video", clip)
     integer("label", label)
-    data("path", os.fsencode(path).decode("utf8", "backslashreplace").encode())
+    data("path", escape_path(path).encode())
     example.features.feature["fps"].float_list.value.append(info.fps)
     integer("frames", info.frames)
     integer("height", info.height)
@@ -104,7 +114,7 @@ def write_metadata(
     features = tfds.features.FeaturesDict(
         {
             "video": tfds.features.Tensor(shape=(), dtype=np.object_),
-            "label": tfds.features.ClassLabel(names=list(labels)),
+            "label": tfds.features.ClassLabel(names=[escape_path(label) for label in labels]),
             "path": tfds.features.Text(),
             "fps": tfds.features.Scalar(np.float32),
             "frames": tfds.features.Scalar(np.int32),
@@ -253,7 +263,8 @@ def _read_layout(directory: Path, split: str) -> _Layout:
         name = described["name"]
         splits = {item["name"]: item for item in described.get("splits", ())}
         lengths = {key: tuple(map(int, item["shardLengths"])) for key, item in splits.items()}
-        labels = (directory / "label.labels.txt").read_text(encoding="utf8").splitlines()
+        labels = (directory / "label.labels.txt").read_text(encoding="utf8")
+        labels = labels.removesuffix("\n").split("\n")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{directory}: a TFDS dataset, but not one that nbp.prepare wrote ({error!r}). Prepare "
