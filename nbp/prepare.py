@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--squash", action="store_true", help="store size x size, aspect lost")
     parser.add_argument("--codec", default="h264", choices=("h264", "jpeg"))
     parser.add_argument("--quality", type=int, help="h264: 0..51, lower is better; jpeg: 1..95")
-    parser.add_argument("--group", type=int, default=12, help="h264: frames from key to key")
+    parser.add_argument("--group", type=int, default=24, help="h264: frames from key to key")
     parser.add_argument("--min_frames", type=int, default=17, help="shorter files are left out")
     parser.add_argument("--fps", type=float, help="rate at which min_frames counts; default: all")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
