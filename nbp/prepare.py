@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="share I of N machines")
     parser.add_argument("--shard_size", type=int, default=256, help="files per shard")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds for one file")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one file")
     parser.add_argument("--strict", action="store_true", help="fail on anything in the report")
     parser.add_argument("--restart", action="store_true", help="discard what is there")
     arguments = parser.parse_args(argv)

@@ -52,8 +52,8 @@ def escape_path(path: str) -> str:
 
 
 def open_writer(path: Path) -> ArrayRecordWriter:
-    """Writes a record file; each record can be read by itself."""
-    return ArrayRecordWriter(os.fspath(path), "group_size:1")
+    """Writes a record file: each record is read by itself, and stored as it is (video is dense)."""
+    return ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
 
 
 def count_records(path: str | Path) -> int:
