@@ -35,7 +35,7 @@ from nbp.shapes import Clip, Int, UInt8
 
 Codec = Literal["h264", "jpeg"]
 # H.264: constant rate factor, 0 (lossless) .. 51. JPEG: quality, 1 .. 95.
-QUALITY = {"h264": 14, "jpeg": 90}
+QUALITY = {"h264": 12, "jpeg": 90}
 _RANGE = {"h264": (0, 51), "jpeg": (1, 95)}
 _X264 = "open-gop=0:scenecut=0:b-adapt=0:b-pyramid=none:cabac=0:no-psy=1:aq-mode=0:mbtree=0"
 _FALLBACK_RATE = 25.0

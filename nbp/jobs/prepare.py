@@ -71,10 +71,12 @@ def prepare_dataset(request: PrepareRequest, report: Callable[[str], None] = pri
 def prepare_shards(
     request: PrepareRequest, shards: Sequence[Shard], report: Callable[[str], None] = print
 ) -> None:
-    """Writes the given shards into the work folder. Any process may do any shard.
+    """Writes those of the given shards that are not finished into the work folder.
 
-    This is what a cluster runner maps over shard numbers; the last step is `prepare_dataset`.
+    Any process may do any shard of `load_plan(request).shards`: this is what a cluster runner maps
+    over shard numbers. `prepare_dataset` then finds them finished and does the rest.
     """
+    shards = [shard for shard in shards if not shard.is_finished(request.work)]
     if not shards:
         return
     writers: dict[int, ShardWriter] = {}

@@ -27,7 +27,7 @@ def store(clip: np.ndarray, settings: Coding | None = None, rate: float | None =
 
 def decode_all(data: bytes) -> np.ndarray:
     """By FFmpeg, from the first frame to the last."""
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
 
@@ -64,7 +64,7 @@ def test_colours_keep_their_resolution(width):
 def test_quality_is_near_transparent_and_follows_the_setting():
     clip = make_clip(30, 96, 128)
     sizes, quality = [], []
-    for level in (30, 14, 4):
+    for level in (30, 12, 4):
         data = store(clip, Coding(quality=level))
         sizes.append(len(data))
         quality.append(psnr(decode_clip(data, np.arange(30), name="x"), clip))
@@ -96,13 +96,15 @@ def test_unreferred_frames_outside_the_window_are_not_decoded(monkeypatch):
 def test_sample_table_agrees_with_ffmpeg():
     data = store(make_clip(40, 32, 48), rate=30000 / 1001)
     table = read_samples(data)
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         assert abs(float(stream.average_rate or 0) - 30000 / 1001) < 0.02
         packets = [p for p in container.demux(stream) if p.size]
     assert [p.size for p in packets] == table.sizes.tolist()
     assert [i for i, p in enumerate(packets) if p.is_keyframe] == table.keys.tolist()
-    assert np.argsort(np.argsort([p.pts for p in packets])).tolist() == table.shown.tolist()
+    assert (
+        np.argsort(np.argsort([int(p.pts or 0) for p in packets])).tolist() == table.shown.tolist()
+    )
     for packet, start in zip(packets, table.offsets, strict=True):
         assert data[start : start + packet.size] == bytes(packet)
 

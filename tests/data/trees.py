@@ -5,8 +5,9 @@
 The pictures come from `make_clip` with the file's own seed, so that the truth need not be kept.
 """
 
+import multiprocessing
 import os
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -125,9 +126,9 @@ def _make_good(root: Path, number: int, kind: str, rng: np.random.Generator) -> 
     stems = {"sound": f"длинное имя 日本語 {number}", "mp4 mpeg4": f"{number}-" + "x" * 230}
     name = f"{CLASSES[number % 3]}/{stems.get(kind, f'clip{number}')}.{suffix}"
     made = Made(name, OK, (frames, height, width), number, turns, kind == "gray")
-    clip = make_clip(frames, height, width, seed=number)
-    if made.gray:
-        clip = made.truth()
+    if (root / name).exists():  # a large tree that is used again
+        return made
+    clip = made.truth() if made.gray else make_clip(frames, height, width, seed=number)
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     write_clip(root / name, clip, encoder, **options)
     if turns:
@@ -212,24 +213,31 @@ BAD = (
 )
 
 
-def build_tree(
-    root: Path, *, good: int, bad: int, seed: int = 0, progress: Callable[[int], None] | None = None
-) -> list[Made]:
-    """Writes `good` good and `bad` bad videos, one duplicate, folder loops and stray files."""
-    rng = np.random.default_rng(seed)
+def _make_numbered(job: tuple[Path, int, int]) -> Made:
+    root, number, seed = job
     kinds = list(GOOD)
-    made = []
-    for number in range(good):
-        made.append(_make_good(root, number, kinds[number % len(kinds)], rng))
-        if progress is not None:
-            progress(number + 1)
+    return _make_good(
+        root, number, kinds[number % len(kinds)], np.random.default_rng((seed, number))
+    )
+
+
+def build_tree(root: Path, *, good: int, bad: int, seed: int = 0, workers: int = 1) -> list[Made]:
+    """Writes `good` good and `bad` bad videos, folder loops and stray files."""
+    jobs = [(root, number, seed) for number in range(good)]
+    if workers == 1:
+        made = [_make_numbered(job) for job in jobs]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            made = list(pool.map(_make_numbered, jobs, chunksize=8))
     for number in range(bad):
         name = f"{CLASSES[number % 3]}/bad{number}.mp4"
         (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).unlink(missing_ok=True)
         made.append(Made(name, _write_bad(root / name, BAD[number % len(BAD)], number)))
     # Loops must neither hang the walk nor list a file twice.
-    (root / CLASSES[0] / "loop").symlink_to("..", target_is_directory=True)
-    (root / CLASSES[1] / "self").symlink_to("self", target_is_directory=True)
+    for link, target in ((root / CLASSES[0] / "loop", ".."), (root / CLASSES[1] / "self", "self")):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target, target_is_directory=True)
     (root / CLASSES[0] / "notes.txt").write_text("not a video by its name\n")
     (root / CLASSES[0] / ".hidden.mp4").write_bytes(b"")
     return made

@@ -174,7 +174,7 @@ def test_finished_is_not_repeated_and_other_options_are_refused(tree, prepared):
     lines: list[str] = []
     assert prepare_dataset(request(tree[0], out), lines.append) == target
     assert "finished already" in lines[0]
-    with pytest.raises(ConfigError, match=r"shard_size was 4, now 5; quality was 14, now 20"):
+    with pytest.raises(ConfigError, match=r"shard_size was 4, now 5; quality was 12, now 20"):
         prepare_dataset(
             request(tree[0], out, shard_size=5, recipe=Recipe(Coding(quality=20))), lines.append
         )

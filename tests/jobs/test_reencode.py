@@ -113,9 +113,10 @@ def test_a_worker_takes_down_only_its_own_file(tmp_path):
 
 
 def test_wrong_settings():
-    for options, message in [({"size": 0}, "--size 0"), ({"min_frames": 0}, "--min_frames 0")]:
-        with pytest.raises(ConfigError, match=message):
-            Recipe(Coding(), **options)
+    with pytest.raises(ConfigError, match="--size 0"):
+        Recipe(Coding(), size=0)
+    with pytest.raises(ConfigError, match="--min_frames 0"):
+        Recipe(Coding(), min_frames=0)
     with pytest.raises(ConfigError, match="--fps"):
         Recipe(Coding(), fps=float("nan"))
     with pytest.raises(ConfigError, match="--workers 0"):
