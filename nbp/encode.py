@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="this host and their number")
     parser.add_argument("--batch", type=int, help="clips at a time; default: the config's")
     parser.add_argument(
-        "--shard_examples", type=int, default=1024, help="clips in a file, the unit of restarts"
+        "--shard_size", type=int, default=1024, help="clips in a file, the unit of restarts"
     )
     parser.add_argument("--threads", type=int, help="that decode; default: one per core")
     arguments, rest = parser.parse_known_args(argv)
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         host=host,
         hosts=hosts,
         batch=arguments.batch,
-        shard_examples=arguments.shard_examples,
+        shard_size=arguments.shard_size,
         threads=arguments.threads,
     )
     encode_workdir(request, report=lambda line: print(f"[encode] {line}", flush=True))

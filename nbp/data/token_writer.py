@@ -47,7 +47,7 @@ class CacheWriter:
     plan: everything that decides what the cache will hold, as JSON; another attempt with another
         plan is refused. It becomes the provenance, and has the keys grid, codes and labels.
     examples: number of examples of each split, before any is skipped.
-    shard_examples: of them in a shard.
+    shard_size: of them in a shard.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class CacheWriter:
         plan: Mapping[str, Any],
         *,
         examples: Mapping[str, int],
-        shard_examples: int,
+        shard_size: int,
     ) -> None:
         self.root, self.plan = root, json.loads(json.dumps(dict(plan)))
-        self.examples, self.shard_examples = dict(examples), shard_examples
+        self.examples, self.shard_size = dict(examples), shard_size
         self._work, self._made = root / WORK, root / WORK / VERSION
         self._features: Any = None
         self._serializer: Any = None
@@ -102,7 +102,7 @@ class CacheWriter:
 
     def list_shards(self, split: str) -> list[range]:
         """The numbers of the examples in each shard of a split."""
-        count, size = self.examples[split], self.shard_examples
+        count, size = self.examples[split], self.shard_size
         return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
     def is_made(self, split: str, number: int) -> bool:
@@ -243,7 +243,7 @@ class CacheWriter:
 
 
 def _format(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=1, sort_keys=True) + "\n"
+    return json.dumps(values, indent=1) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

@@ -58,11 +58,11 @@ class EncodeRequest:
     host: int = 0
     hosts: int = 1
     batch: int | None = None
-    shard_examples: int = 1024
+    shard_size: int = 1024
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("crops", "batch", "shard_examples", "threads"):
+        for name in ("crops", "batch", "shard_size", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name} {value}: use 1 or more")
@@ -99,7 +99,7 @@ def encode_workdir(request: EncodeRequest, report: Report) -> Path:
         request.out,
         plan,
         examples={name: len(crops) for name, crops in splits.items()},
-        shard_examples=request.shard_examples,
+        shard_size=request.shard_size,
     )
     writer.begin()
     todo = [
@@ -305,7 +305,7 @@ def describe_cache(
         },
         "crops": request.crops,
         "seed": choose_seed(config, request),
-        "shard_examples": request.shard_examples,
+        "shard_size": request.shard_size,
         # Codes that lie near a boundary may fall either way in another batch or on other devices.
         "batch": batch,
         "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",

@@ -114,9 +114,9 @@ def choose_given_frames(config: Config, request: SampleRequest) -> int:
 
 def take_examples(batch: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
     """`count` clips or codes of a batch in turn, as the argument of `Sampler.sample`."""
-    name, argument = ("codes", "codes") if "codes" in batch else ("video", "clips")
-    rows = batch[name]
-    return {argument: np.resize(rows, (count, *rows.shape[1:]))}
+    rows = batch["codes"].astype(np.int32) if "codes" in batch else batch["video"]
+    rows = np.resize(rows, (count, *rows.shape[1:]))
+    return {"codes" if "codes" in batch else "clips": rows}
 
 
 def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ def make_records(folder: Path, splits: Mapping[str, int], *, frames: int = 20) -
     """A prepared dataset of lossless-enough clips 20x24; record i has class i % 2."""
     folder.mkdir(parents=True)
     for split, count in splits.items():
-        writer = ArrayRecordWriter(str(folder / shard_name("toy", split, 0, 1)), "group_size:1")
+        writer = ArrayRecordWriter(str(folder / shard_name("toy", split, 0, 1)), "group_size:1,uncompressed")
         for i in range(count):
             encoder = ClipEncoder(Coding(quality=1), 10.0)
             for frame in make_clip(frames, 20, 24, seed=1000 * len(split) + i):
@@ -46,10 +46,10 @@ def draw_codes(split: str, example: int, codes: int = 64_000) -> np.ndarray:
 
 
 def make_cache(
-    root: Path, splits: Mapping[str, int], *, shard_examples: int = 4, **plan: Any
+    root: Path, splits: Mapping[str, int], *, shard_size: int = 4, **plan: Any
 ) -> CacheWriter:
     """A finished token cache of random codes; example i has class i % 3."""
-    writer = CacheWriter(root, PLAN | plan, examples=splits, shard_examples=shard_examples)
+    writer = CacheWriter(root, PLAN | plan, examples=splits, shard_size=shard_size)
     writer.begin()
     for split in splits:
         for number in range(len(writer.list_shards(split))):

@@ -133,7 +133,7 @@ def test_interrupted_and_shared_work_gives_the_same_bytes(tmp_path: Path, root: 
         yield TokenExample(draw_codes("train", 0), 0, "x", 0)
         raise KeyboardInterrupt
 
-    writers = [CacheWriter(tmp_path, PLAN, examples=SPLITS, shard_examples=4) for _ in range(2)]
+    writers = [CacheWriter(tmp_path, PLAN, examples=SPLITS, shard_size=4) for _ in range(2)]
     for host, writer in enumerate(writers):
         with pytest.raises(KeyboardInterrupt):
             make(writer, host, stop_after=1)
@@ -155,7 +155,7 @@ def test_interrupted_and_shared_work_gives_the_same_bytes(tmp_path: Path, root: 
 
 
 def test_skipped_examples_are_listed_and_left_out(tmp_path: Path) -> None:
-    writer = CacheWriter(tmp_path, PLAN, examples={"train": 3, "test": 1}, shard_examples=3)
+    writer = CacheWriter(tmp_path, PLAN, examples={"train": 3, "test": 1}, shard_size=3)
     writer.begin()
     skipped: list[tuple[str, int, str]] = []
 
@@ -177,8 +177,8 @@ def test_skipped_examples_are_listed_and_left_out(tmp_path: Path) -> None:
 def test_another_plan_is_refused_and_both_sides_named(tmp_path: Path, root: Path) -> None:
     for folder in (root, tmp_path):
         if folder is tmp_path:
-            CacheWriter(folder, PLAN, examples=SPLITS, shard_examples=4).begin()
-        other = CacheWriter(folder, PLAN | {"seed": 1}, examples=SPLITS, shard_examples=4)
+            CacheWriter(folder, PLAN, examples=SPLITS, shard_size=4).begin()
+        other = CacheWriter(folder, PLAN | {"seed": 1}, examples=SPLITS, shard_size=4)
         with pytest.raises(ConfigError, match=r"other settings: seed 0 then, 1 now.*another --out"):
             other.begin()
     assert not (root / ".incomplete").exists()
@@ -187,7 +187,7 @@ def test_another_plan_is_refused_and_both_sides_named(tmp_path: Path, root: Path
 def test_what_is_no_cache_is_told_from_half_a_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no token cache; make one with nbp.encode"):
         open_cache(tmp_path)
-    make_cache(tmp_path, {"train": 1, "test": 1}, shard_examples=1)
+    make_cache(tmp_path, {"train": 1, "test": 1}, shard_size=1)
     path = tmp_path / "1.0.0" / "provenance.json"
     text = path.read_text()
     path.write_text(text.replace('"format": 1', '"format": 2'))
@@ -215,7 +215,7 @@ def test_missing_and_cut_files_are_noticed_at_once(tmp_path: Path, damage: str) 
 
 
 def test_a_flipped_bit_costs_one_record_or_the_run(tmp_path: Path) -> None:
-    make_cache(tmp_path, SPLITS, shard_examples=22)
+    make_cache(tmp_path, SPLITS, shard_size=22)
     (path,) = tmp_path.rglob("tokens-train.array_record-*")
     data = bytearray(path.read_bytes())
     place = data.index(draw_codes("train", 9).astype(np.uint16).tobytes())
