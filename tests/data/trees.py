@@ -7,6 +7,7 @@ The pictures come from `make_clip` with the file's own seed, so that the truth n
 
 import multiprocessing
 import os
+import re
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -176,9 +177,13 @@ def _write_bad(path: Path, kind: str, seed: int) -> str:
             return "corrupt"
         case "damaged":
             write_clip(path, clip, "mpeg4", container="avi")
-            whole = path.read_bytes()
-            middle = whole.index(b"movi") + (len(whole) - whole.index(b"movi")) // 2
-            path.write_bytes(whole[:middle] + b"\x55" * 300 + whole[middle + 300 :])
+            data = bytearray(path.read_bytes())
+            starts = [match.end() + 4 for match in re.finditer(b"00dc", data)]
+            sizes = [int.from_bytes(data[s - 4 : s], "little") for s in starts]
+            # Inside one packet: over a packet's header the demuxer just skips a few frames.
+            size, start = max(zip(sizes[1:40], starts[1:40], strict=True))
+            data[start + 16 : start + size] = b"\x55" * (size - 16)
+            path.write_bytes(data)
             return "corrupt"
         case "sound only":
             encode_sound(path)
