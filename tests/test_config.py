@@ -188,7 +188,10 @@ def test_every_key_can_be_overridden_by_its_own_value() -> None:
         ({"data.size": "18"}, "multiples of 4 and 4"),
         ({"tokenizer.levels": "()"}, "tokenizer: FSQ levels ()"),
         ({"tokenizer.groups": "3"}, "not multiples of 3 groups"),
-        ({"data.kind": "folder"}, "--config.data.root=DIR"),
+        ({"data.kind": "folder"}, "name the folder of videos: --config.data.root=DIR"),
+        ({"data.kind": "records"}, "name the dataset that nbp.prepare wrote"),
+        ({"data.kind": "tokens"}, "stages: the tokenizer learns from clips, not tokens"),
+        ({"data.bad_records": "skip"}, "data.bad_records: 'skip'; did you mean stop?"),
         ({"data.moving_shapes.shapes": "('blob',)"}, "unknown: blob"),
         ({"evaluation.protocol": "fvd-2099"}, "known: moving-shapes"),
         (

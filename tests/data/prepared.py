@@ -23,7 +23,9 @@ def make_records(folder: Path, splits: Mapping[str, int], *, frames: int = 20) -
     """A prepared dataset of lossless-enough clips 20x24; record i has class i % 2."""
     folder.mkdir(parents=True)
     for split, count in splits.items():
-        writer = ArrayRecordWriter(str(folder / shard_name("toy", split, 0, 1)), "group_size:1,uncompressed")
+        writer = ArrayRecordWriter(
+            str(folder / shard_name("toy", split, 0, 1)), "group_size:1,uncompressed"
+        )
         for i in range(count):
             encoder = ClipEncoder(Coding(quality=1), 10.0)
             for frame in make_clip(frames, 20, 24, seed=1000 * len(split) + i):
