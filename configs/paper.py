@@ -18,7 +18,7 @@ def make_config(name: str, *, fps: float) -> ConfigDict:
     config.name = name
     config.seed = 1234  # release: seed_everything at training start
     config.data = dict(
-        kind="folder",
+        kind="folder",  # or records (nbp.prepare), tokens (nbp.encode): docs/data.md
         root="",  # --config.data.root=DIR, one sub-folder of videos per class
         frames=17,  # paper, release
         size=128,  # paper, release

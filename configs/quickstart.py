@@ -62,7 +62,7 @@ def get_config(variant: str = "") -> ConfigDict:
             ema=0.99,
         ),
         generator=dict(
-            steps=800,
+            steps=1000,
             batch=8,
             optimizer="muon",
             learning_rate=2e-3,
@@ -71,11 +71,11 @@ def get_config(variant: str = "") -> ConfigDict:
             ema=0.99,
         ),
         log_every=50,
-        checkpoint_every=400,
-        evaluate_every=400,
-        preview_every=400,
+        checkpoint_every=500,
+        evaluate_every=500,
+        preview_every=500,
     )
-    config.sampling = dict(top_p=0.95)
+    config.sampling = dict(top_p=0.8, guidance=1.0)
     config.evaluation = dict(protocol="moving-shapes", clips=256, samples=16)
     if variant == "smoke":
         config.update(SMOKE)

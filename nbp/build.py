@@ -1,29 +1,25 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Composition root: a configuration becomes sources, networks, tasks and samplers.
+"""Composition root: a configuration becomes networks, tasks and samplers.
 
-Each choice that a configuration names is made here, once, by choosing an object. Only mains, jobs
-and tests import this module.
+Each choice that a configuration names is made here, or for its data in `nbp.datasets`, once, by
+choosing an object. Only mains, jobs and tests import this module.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from nbp import losses
+from nbp import datasets, losses
 from nbp.config import Config, StageConfig
-from nbp.data.moving_shapes import MovingShapes, MovingShapesSpec
-from nbp.data.pipeline import BatchStream, PipelineSpec
 from nbp.data.prompts import PADDING, find_texts
-from nbp.data.sources import BadVideos, FolderSpec, scan_folder
-from nbp.data.transforms import Crop, ShortSide, Squash, Transform, make_clip_transforms
-from nbp.errors import CheckpointError, ConfigError
+from nbp.data.tokens import TokenCache
+from nbp.errors import CheckpointError
 from nbp.evaluation.label_agreement import ShapeTracker
 from nbp.models.generator import GeneratorNetwork, Recipe, modern_recipe, paper_recipe
 from nbp.models.tokenizer import TokenizerNetwork
@@ -38,9 +34,6 @@ from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.optimizer import OptimizerSpec, ParamGroup
-
-# First index of the held-out moving shapes: far beyond any training clip.
-HELD_OUT = 1 << 40
 
 TOKENIZER_GROUPS = (
     ParamGroup(".*kernel", matrix="conv"),
@@ -145,127 +138,15 @@ def make_tokenizer_task(config: Config) -> TokenizerTask:
 def make_generator_task(
     config: Config, labels: Sequence[str], tokenizer_params: PyTree
 ) -> GeneratorTask:
+    """The step of token data has no tokenizer in it: its batches hold codes."""
+    on_tokens = config.data.kind == "tokens"
     return GeneratorTask(
         network=make_generator_network(config, labels),
         tokenizer=make_tokenizer_network(config),
         optimizer=make_optimizer_spec(config.train.generator, GENERATOR_GROUPS),
-        frozen={"tokenizer": tokenizer_params},
+        frozen={} if on_tokens else {"tokenizer": tokenizer_params},
         null_probability=config.generator.null_probability,
     )
-
-
-# Data --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ClipData:
-    """A random-access source of one split, and what makes examples of its records."""
-
-    source: Any
-    transforms: tuple[Transform, ...]
-    bad_videos: BadVideos | None = None
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return self.source.label_names
-
-
-def make_data(
-    config: Config, *, bad_videos: Path | None = None, progress: Any = None
-) -> tuple[ClipData, ClipData]:
-    """The training and the held-out clips. Unusable videos are listed in `bad_videos` (CSV).
-
-    Raises DataError for a folder that is missing, empty, or without a usable video.
-    """
-    data = config.data
-    match data.kind:
-        case "moving_shapes":
-            spec = make_shapes_spec(config)
-            train = MovingShapes(spec, seed=config.seed, start=0, size=data.train_clips)
-            held_out = MovingShapes(
-                spec, seed=config.seed, start=HELD_OUT, size=data.validation_clips
-            )
-            return ClipData(train, ()), ClipData(held_out, ())
-        case "folder":
-            share = data.validation
-            folder = FolderSpec(
-                data.frames,
-                data.fps or None,
-                validation="split" if share else "same",
-                validation_fraction=share or 0.1,
-                check=data.check,
-            )
-            scan = scan_folder(data.root, folder, bad_videos=bad_videos, progress=progress)
-            return (
-                ClipData(scan.train, make_transforms(config, training=True), scan.bad),
-                ClipData(scan.validation, make_transforms(config, training=False), scan.bad),
-            )
-        case _ as never:
-            assert_never(never)
-
-
-def make_shapes_spec(config: Config) -> MovingShapesSpec:
-    try:
-        return config.shapes_spec
-    except ValueError as error:
-        raise ConfigError(f"data.moving_shapes: {error}") from error
-
-
-def make_transforms(config: Config, *, training: bool) -> tuple[Transform, ...]:
-    """Reading of a window, spatial policy and flip for real videos."""
-    data = config.data
-    return make_clip_transforms(
-        frames=data.frames,
-        size=data.size,
-        fps=data.fps or None,
-        training=training,
-        fit=data.spatial,
-        flip=data.flip,
-    )
-
-
-def make_spatial(config: Config) -> tuple[Transform, ...]:
-    """The spatial policy alone, for clips that are already decoded."""
-    size = config.data.size
-    match config.data.spatial:
-        case "crop":
-            return (ShortSide(size), Crop(size, random=False))
-        case "squash":
-            return (Squash(size),)
-        case _ as never:
-            assert_never(never)
-
-
-def make_training_stream(
-    config: Config, stage: StageConfig, *, data: ClipData, start_batch: int
-) -> BatchStream:
-    spec = PipelineSpec(
-        batch=stage.batch,
-        seed=config.seed,
-        workers=config.data.workers,
-        stall_seconds=config.data.stall_seconds,
-    )
-    return BatchStream(
-        data.source,
-        data.transforms,
-        spec,
-        start_batch=start_batch,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        bad_videos=data.bad_videos,
-    )
-
-
-def iterate_clips(
-    config: Config, data: ClipData, *, limit: int, batch: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """The first `limit` clips of a split in order, in batches; the last one may be shorter."""
-    limit = min(limit, len(data.source))
-    spec = PipelineSpec(batch=min(batch, limit), seed=config.seed, shuffle=False, examples=limit)
-    with BatchStream(data.source, data.transforms, spec, bad_videos=data.bad_videos) as stream:
-        for rows in stream:
-            keep = rows["index"] < limit
-            yield {name: values[keep] for name, values in rows.items()}
 
 
 # Trained models ----------------------------------------------------------------------------------
@@ -303,6 +184,12 @@ def load_trained(
         return Trained(params, step, checkpointer.checkpoint_hash(step), meta)
 
 
+def load_tokenizer(config: Config, workdir: Path) -> Trained:
+    """The trained or converted tokenizer of a workdir; CheckpointError where there is none."""
+    network = make_tokenizer_network(config)
+    return load_trained(workdir, "tokenizer", network=network, ema=config.train.tokenizer.ema > 0)
+
+
 def check_tokenizer(generator: Trained, tokenizer: Trained) -> None:
     """Refuses a generator whose codes mean something else: CheckpointError names both hashes."""
     expected = generator.meta.get("tokenizer_sha256", tokenizer.sha256)
@@ -314,15 +201,25 @@ def check_tokenizer(generator: Trained, tokenizer: Trained) -> None:
         )
 
 
+def check_cache(cache: TokenCache, tokenizer: Trained) -> None:
+    """Refuses tokens of another tokenizer: CheckpointError names both hashes."""
+    made = cache.provenance["tokenizer"]
+    if made["sha256"] != tokenizer.sha256:
+        raise CheckpointError(
+            f"{cache.directory} holds tokens of the tokenizer {made['sha256'][:16]} (step "
+            f"{made['step']}), but this workdir's tokenizer (step {tokenizer.step}) is "
+            f"{tokenizer.sha256[:16]}. Make a new cache with nbp.encode, or use that tokenizer's "
+            "workdir."
+        )
+
+
 def load_sampler(
     config: Config, workdir: Path, *, labels: Sequence[str], filtering: Filter, guidance: Guidance
 ) -> tuple[Sampler, dict[str, Any]]:
     """The sampler of a trained workdir, and the provenance of its parameters."""
     tokenizer = make_tokenizer_network(config)
     generator = make_generator_network(config, labels)
-    trained_tokenizer = load_trained(
-        workdir, "tokenizer", network=tokenizer, ema=config.train.tokenizer.ema > 0
-    )
+    trained_tokenizer = load_tokenizer(config, workdir)
     trained_generator = load_trained(
         workdir, "generator", network=generator, ema=config.train.generator.ema > 0
     )
@@ -347,4 +244,4 @@ def load_sampler(
 
 def make_tracker(config: Config) -> ShapeTracker:
     """The check of moving shapes against their labels."""
-    return ShapeTracker(**make_shapes_spec(config).tracking)
+    return ShapeTracker(**datasets.make_shapes_spec(config).tracking)

@@ -7,10 +7,7 @@ once. What can be derived (grid, vocabulary, plan) is a property, never a field.
 """
 
 import dataclasses
-import importlib.util
-import inspect
 import json
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,17 +26,27 @@ from nbp.schema import (
     Positive,
     Range,
     Share,
+    call_get_config,
     convert,
     set_override,
     suggest,
 )
 
 DType = Literal["float32", "bfloat16"]
+# What `data.root` is for each kind of data that has one.
+ROOTS = {
+    "folder": "folder of videos",
+    "records": "dataset that nbp.prepare wrote",
+    "tokens": "token cache that nbp.encode wrote",
+}
 
 
 @dataclass(frozen=True)
 class ShapesConfig:
-    """Content of moving shapes; see `nbp.data.moving_shapes.MovingShapesSpec` for each field."""
+    """Content of moving shapes; see `nbp.data.moving_shapes.MovingShapesSpec` for each field.
+
+    train_clips: distinct training clips, the length of an epoch.
+    """
 
     shapes: tuple[str, ...] = ("square", "disk", "triangle")
     colours: tuple[str, ...] = ("red", "green", "blue")
@@ -50,36 +57,41 @@ class ShapesConfig:
     radius: tuple[float, float] = (0.2, 0.25)
     speeds: tuple[float, ...] = (0.05,)
     snap: int = 0
+    train_clips: Count = 1_000_000
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Where clips come from and what they look like: uint8 [frames, size, size, 3].
 
-    root: the folder of class sub-folders (kind `folder`).
+    root: the folder of class sub-folders (kind `folder`), the dataset that `nbp.prepare` wrote
+      (`records`), or the cache that `nbp.encode` wrote (`tokens`, for the generator stage).
     fps: frame rate that clips are resampled to; 0 keeps each file's own.
-    spatial: short side to `size` and a square crop (random in training, else centred), or squash.
+    spatial: short side to `size` and a square crop (random in training, else centred); squash both
+      sides; or random_crop, which cuts the square from frames 1.5 times larger.
     flip: mirror half of the training clips.
     validation: share of videos held out (`folder`); 0 evaluates on the training videos.
+    validation_split: the held-out split (`records`, `tokens`), by default validation, else test.
     check: decode every file once at start ("frames"), or trust its header ("headers").
-    train_clips, validation_clips: distinct clips per epoch (`moving_shapes`), and the largest
-      number of clips that an evaluation looks at.
+    validation_clips: the largest number of clips that an evaluation looks at.
     workers: loader processes; 0 loads in threads of the main process.
+    bad_records: a clip that cannot be read is replaced by another and counted, or stops the run.
     """
 
-    kind: Literal["moving_shapes", "folder"]
+    kind: Literal["moving_shapes", "folder", "records", "tokens"]
     frames: Count
     size: Count
     root: str = ""
     fps: NonNegative = 0.0
-    spatial: Literal["crop", "squash"] = "crop"
+    spatial: Literal["crop", "squash", "random_crop"] = "crop"
     flip: bool = False
     validation: Share = 0.1
+    validation_split: str = ""
     check: Literal["frames", "headers"] = "frames"
-    train_clips: Count = 1_000_000
     validation_clips: Count = 256
     workers: Natural = 0
     stall_seconds: Positive = 300.0
+    bad_records: Literal["replace", "stop"] = "replace"
     moving_shapes: ShapesConfig = ShapesConfig()
 
 
@@ -153,7 +165,10 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Cadence in steps, shared by the stages; 0 switches a periodic action off."""
+    """Cadence in steps, shared by the stages; 0 switches a periodic action off.
+
+    changed_data: what to do where the data are not those of the checkpoint that is resumed.
+    """
 
     tokenizer: StageConfig
     generator: StageConfig
@@ -163,6 +178,7 @@ class TrainConfig:
     evaluate_every: Natural = 500
     preview_every: Natural = 500
     preview_clips: Count = 8
+    changed_data: Literal["refuse", "accept"] = "refuse"
 
 
 @dataclass(frozen=True)
@@ -216,6 +232,7 @@ class Config:
     @property
     def shapes_spec(self) -> MovingShapesSpec:
         fields = dataclasses.asdict(self.data.moving_shapes)
+        fields.pop("train_clips")
         return MovingShapesSpec(frames=self.data.frames, size=self.data.size, **fields)
 
     @property
@@ -278,11 +295,18 @@ def validate(config: Config) -> None:
         f"width {generator.width} is not a multiple of {generator.heads} heads",
     )
     require(bool(config.stages), "stages", "name at least one of tokenizer, generator")
-    if data.kind == "folder":
-        require(bool(data.root), "data.root", "name the folder of videos: --config.data.root=DIR")
-    else:
+    if data.kind == "moving_shapes":
         check("data.moving_shapes", lambda: config.shapes_spec)
-    if config.evaluation.protocol:
+    else:
+        require(
+            bool(data.root), "data.root", f"name the {ROOTS[data.kind]}: --config.data.root=DIR"
+        )
+    if data.kind == "tokens":
+        text = "the tokenizer learns from clips, not tokens: --config.stages=\"('generator',)\""
+        require("tokenizer" not in config.stages, "stages", text)
+        text = "scores clips, which tokens are not; evaluate later with nbp.evaluate --data DIR"
+        require(not config.evaluation.protocol, "evaluation.protocol", text)
+    elif config.evaluation.protocol:
         check("evaluation.protocol", lambda: find_protocol(config.evaluation.protocol, data.kind))
     for name in config.stages:
         stage: StageConfig = getattr(config.train, name)
@@ -307,39 +331,12 @@ def load_config(argument: str, overrides: Mapping[str, str]) -> Config:
     if not Path(path).is_file():
         known = sorted(str(p) for p in Path("configs").glob("**/*.py") if p.stem != "__init__")
         raise ConfigError(f"no config file {path}{suggest(path, known)}")
-    values = _call_get_config(path, variant)
+    values = call_get_config(path, variant)
     for key, text in overrides.items():
         set_override(values, Config, key, text=text)
     config = from_dict(values)
     validate(config)
     return config
-
-
-def _call_get_config(path: str, variant: str) -> dict[str, Any]:
-    """The nested values that a config file returns. The file is the user's own Python code."""
-    spec = importlib.util.spec_from_file_location("nbp_user_config", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is no Python file; configurations end in .py")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        get_config = module.get_config
-        takes_variant = bool(inspect.signature(get_config).parameters)
-        if variant and not takes_variant:
-            raise ConfigError(f"{path} has no variants; use it without {variant!r}")
-        tree = get_config(variant) if takes_variant else get_config()
-    except ConfigError:
-        raise
-    except KeyError as error:
-        text = error.args[0] if error.args else ""
-        raise ConfigError(f"{path} has no variant {variant!r}: {text}") from error
-    except Exception as error:  # whatever the user's file does wrong
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        where = f"{path}, line {lines[-1]}" if lines else path
-        if not hasattr(module, "get_config"):
-            where += " (it must define get_config)"
-        raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
-    return tree.to_dict() if hasattr(tree, "to_dict") else dict(tree)
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m nbp.evaluate --workdir DIR --protocol NAME [--out FILE.json]`."""
+"""`python -m nbp.evaluate --workdir DIR --protocol NAME [--out FILE.json] [--data DIR]`."""
 
 import argparse
 from pathlib import Path
@@ -16,13 +16,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="default: WORKDIR/report/PROTOCOL.json")
     parser.add_argument("--clips", type=int, help="clips to generate; default: the config's")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--data", type=Path, help="videos or prepared dataset to take clips from")
+    arguments, rest = parser.parse_known_args(argv)
 
+    from nbp.config import parse_overrides
     from nbp.evaluation.report import format_table, write_report
     from nbp.jobs.evaluate import evaluate_workdir, report_path
 
     report = evaluate_workdir(
-        arguments.workdir, arguments.protocol, clips=arguments.clips, seed=arguments.seed
+        arguments.workdir,
+        arguments.protocol,
+        clips=arguments.clips,
+        seed=arguments.seed,
+        data=arguments.data,
+        overrides=parse_overrides(rest),
     )
     out = arguments.out or report_path(arguments.workdir, arguments.protocol)
     write_report(out, report)

@@ -10,7 +10,10 @@ here knows what the keys mean.
 import ast
 import dataclasses
 import difflib
+import importlib.util
+import inspect
 import math
+import traceback
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -56,6 +59,33 @@ def convert(schema: type[T], values: Mapping[str, Any]) -> T:
     if problems:
         raise ConfigError("; ".join(problems))
     return typing.cast(T, result)
+
+
+def call_get_config(path: str, variant: str) -> dict[str, Any]:
+    """The nested values that a config file returns. The file is the user's own Python code."""
+    spec = importlib.util.spec_from_file_location("nbp_user_config", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is no Python file; configurations end in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        get_config = module.get_config
+        takes_variant = bool(inspect.signature(get_config).parameters)
+        if variant and not takes_variant:
+            raise ConfigError(f"{path} has no variants; use it without {variant!r}")
+        tree = get_config(variant) if takes_variant else get_config()
+    except ConfigError:
+        raise
+    except KeyError as error:
+        text = error.args[0] if error.args else ""
+        raise ConfigError(f"{path} has no variant {variant!r}: {text}") from error
+    except Exception as error:  # whatever the user's file does wrong
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        where = f"{path}, line {lines[-1]}" if lines else path
+        if not hasattr(module, "get_config"):
+            where += " (it must define get_config)"
+        raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
+    return tree.to_dict() if hasattr(tree, "to_dict") else dict(tree)
 
 
 def set_override(values: dict[str, Any], schema: type, key: str, *, text: str) -> None:

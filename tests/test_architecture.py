@@ -54,8 +54,10 @@ ALLOWED = {
         "nbp.data.prompts",
         "nbp.evaluation.protocols",
     ),
+    "nbp.datasets": ("nbp.config", "nbp.schema", "nbp.data"),
     "nbp.build": (
         "nbp.config",
+        "nbp.datasets",
         "nbp.losses",
         "nbp.layout",
         "nbp.nn",
@@ -74,9 +76,10 @@ MAIN = (*ALLOWED["nbp.jobs"],)
 # Third-party packages that have one home each.
 HOMES = {
     "orbax": ("nbp.training.checkpoint", "nbp.training.orbax_setup"),
-    "av": ("nbp.data.video",),
+    "av": ("nbp.data.video", "nbp.data.coding"),
     "grain": ("nbp.data",),
     "tensorflow_datasets": ("nbp.data",),
+    "array_record": ("nbp.data",),
     "PIL": ("nbp.data",),
     "tensorboardX": ("nbp.training.metrics",),
     "matplotlib": ("nbp.training.metrics",),
@@ -341,12 +344,12 @@ for name in names:
     importlib.import_module(name)
 assert not {"tensorflow", "torch", "wandb"} & set(sys.modules)
 
-from nbp import build
+from nbp import datasets
 from nbp.config import load_config
 config = load_config("configs/quickstart.py:smoke", {})
-train, _ = build.make_data(config)
+train, _ = datasets.make_data(config)
 stage = config.train.tokenizer
-with build.make_training_stream(config, stage, data=train, start_batch=0) as stream:
+with datasets.make_training_stream(config, stage, data=train, start_batch=0) as stream:
     print(next(stream)["video"].shape, len(names))
 """
     assert run_python(code).startswith("(4, 9, 32, 32, 3)")

@@ -182,7 +182,7 @@ def test_frames_that_are_no_video(workdir: Path, capsys: pytest.CaptureFixture[s
     "arguments,code,message",
     [
         (("--protocol", "fvd-2099"), EXIT_USAGE, "unknown protocol 'fvd-2099'; known: moving-"),
-        (("--protocol", "folder"), EXIT_USAGE, "scores models of folder data"),
+        (("--protocol", "folder"), EXIT_USAGE, "scores models of folder or records data"),
         (("--protocol", "moving-shapes", "--clips", "0"), EXIT_USAGE, "at least 1 clip"),
         (("--protocol", "moving-shapes"), EXIT_CHECKPOINT, "holds no trained tokenizer"),
     ],

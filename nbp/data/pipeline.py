@@ -6,15 +6,15 @@ Batch k holds examples k * batch .. (k + 1) * batch - 1 of one endless order, in
 is shuffled anew. Neither the number of workers, threads or processes nor a restart changes an
 example, so one integer, the position, is all that a checkpoint needs.
 
-An example whose file cannot be decoded is replaced by another, chosen by the example's index;
-replacements are counted and listed, and too many of them end the run.
+An example whose record cannot be read is replaced by another, chosen by the example's index;
+replacements are counted and listed, and too many of them end the run. Or the first one ends it.
 """
 
 import hashlib
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,8 @@ Batch = dict[str, Any]
 ATTEMPTS = 5
 # The share of replaced examples is judged once this many were drawn.
 JUDGED_AFTER = 64
+# What an example consists of, one of these: its type and its axes.
+CONTENTS = {"video": (np.uint8, "t h w c"), "codes": (np.integer, "T H W")}
 # Keeps the examples' random numbers apart from those of sources seeded with (seed, index).
 _RNG_STREAM = 0x4E4250
 # Bytes of a failure's text that travel with an example from a worker.
@@ -49,6 +51,7 @@ class PipelineSpec:
     workers: processes that prepare batches; 0 prepares them in this one. threads, prefetch:
         batches prepared at once, and ready batches kept, in each worker (or here).
     stall_seconds: without a batch for this long the stream raises `RestartError`.
+    bad: an example that cannot be read is replaced, or its `DataError` ends the stream.
     max_bad_fraction: with more replaced examples than this share the stream raises `DataError`.
     """
 
@@ -60,6 +63,7 @@ class PipelineSpec:
     threads: int = 2
     prefetch: int = 4
     stall_seconds: float = 300.0
+    bad: Literal["replace", "stop"] = "replace"
     max_bad_fraction: float = 0.2
 
     def __post_init__(self) -> None:
@@ -83,14 +87,15 @@ def _check(field: str, value: object, fits: bool, allowed: str) -> None:
 class BatchStream:
     """Batches of this process, from batch `start_batch` on.
 
-    Each is {"video": uint8 [b t h w c], "label": int32 [b], "index": int64 [b]} with b = batch /
+    Each is {"video": uint8 [b t h w c], "label": int32 [b], "index": int64 [b]}, with "codes"
+    (integers [b T H W]) in place of "video" where the source holds tokens, and b = batch /
     process_count rows: process i of n holds examples g + i, g + i + n, ... of the global batch
     that starts at g. `index` is the global example index.
 
     `bad_videos` collects files that failed while streaming. Iterating raises `DataError` when no
-    replacement can be decoded or too many are needed, `RestartError` when a worker died or no
-    batch came in time, and whatever a transform raises. After an error the stream stays failed:
-    make a new one at `position`. Close it, or use it in a `with`, to stop its workers.
+    replacement can be read, too many are needed, or none is wanted; `RestartError` when a worker
+    died or no batch came in time; and whatever a transform raises. After an error the stream stays
+    failed: make a new one at `position`. Close it, or use it in a `with`, to stop its workers.
     """
 
     def __init__(
@@ -122,7 +127,9 @@ class BatchStream:
         self._error: BaseException | None = None
         self._feeder = Feeder(
             lambda: _make_iterator(
-                _MakeExample(source, transforms, spec.seed),
+                _MakeExample(
+                    source, transforms, spec.seed, ATTEMPTS if spec.bad == "replace" else 1
+                ),
                 spec,
                 start=start_batch * spec.batch + process_index,
                 stride=process_count,
@@ -133,7 +140,10 @@ class BatchStream:
 
     @property
     def fingerprint(self) -> str:
-        """Two streams with the same fingerprint give the same batches at the same position."""
+        """Two streams with the same fingerprint give the same example at the same index.
+
+        Batches, their size, and workers only cut the one endless order of examples.
+        """
         return self._fingerprint
 
     def __iter__(self) -> "BatchStream":
@@ -195,10 +205,11 @@ class _MakeExample:
     source: ClipSource
     transforms: tuple[Transform, ...]
     seed: int
+    attempts: int
 
     def __call__(self, index: int, row: int) -> Batch:
         failed: list[tuple[int, DataError]] = []
-        for attempt in range(ATTEMPTS):
+        for attempt in range(self.attempts):
             rng = np.random.default_rng((_RNG_STREAM, self.seed, index, attempt))
             if attempt:
                 row = int(rng.integers(len(self.source)))
@@ -210,13 +221,18 @@ class _MakeExample:
                 failed.append((row, error))
                 continue
             return {
-                "video": _check_video(record),
+                **_take_content(record),
                 "label": np.int32(record["label"]),
                 "index": np.int64(index),
                 **_describe_failures(failed),
             }
+        if self.attempts == 1:
+            raise DataError(
+                f"example {index} cannot be read: {failed[0][1]}. Repair or remove it, or have it "
+                "replaced by another: --config.data.bad_records=replace."
+            )
         raise DataError(
-            f"example {index}: {ATTEMPTS} videos in a row could not be decoded, the last: "
+            f"example {index}: {self.attempts} videos in a row could not be decoded, the last: "
             f"{failed[-1][1]}. Check that the data is still there and whole."
         )
 
@@ -240,15 +256,24 @@ def _name_example(source: ClipSource, row: int) -> str:
         return getattr(error, "path", f"example {row}")
 
 
-def _check_video(record: Batch) -> Array:
-    video = record.get("video")
-    if not isinstance(video, np.ndarray) or video.dtype != np.uint8 or video.ndim != 4:
-        found = f"{video.dtype} {video.shape}" if isinstance(video, np.ndarray) else repr(video)
+def _take_content(record: Batch) -> dict[str, Array]:
+    """The clip or the codes of a record, as {name: array}."""
+    for name, (kind, axes) in CONTENTS.items():
+        found = record.get(name)
+        if found is None:
+            continue
+        fits = isinstance(found, np.ndarray) and np.issubdtype(found.dtype, kind)
+        if fits and found.ndim == len(axes.split()):
+            return {name: np.ascontiguousarray(found)}
+        shown = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else repr(found)
         raise ValueError(
-            f"an example's 'video' must be uint8 [t h w c] after the transforms, not {found}; "
-            "a folder of videos needs DecodeClip first."
+            f"an example's {name!r} must be {kind.__name__} [{axes}] after the transforms, not "
+            f"{shown}"
         )
-    return np.ascontiguousarray(video)
+    raise ValueError(
+        "an example has neither 'video' nor 'codes' after the transforms; a folder of videos needs "
+        "DecodeClip first, prepared records DecodeRecord."
+    )
 
 
 def _make_iterator(
@@ -288,7 +313,8 @@ def _make_iterator(
 
 # grain's own function stacks into shared memory, and leaves some of that behind when it stops.
 def _stack_examples(examples: Sequence[Batch]) -> Batch:
-    shapes = {example["video"].shape for example in examples}
+    content = next(name for name in CONTENTS if name in examples[0])
+    shapes = {example[content].shape for example in examples}
     if len(shapes) > 1:
         raise ValueError(
             f"clips of different shapes cannot form a batch: {sorted(shapes)}; end the transforms "
@@ -300,5 +326,5 @@ def _stack_examples(examples: Sequence[Batch]) -> Batch:
 def _make_fingerprint(
     source: ClipSource, transforms: tuple[Transform, ...], spec: PipelineSpec
 ) -> str:
-    parts = (source.fingerprint, len(source), transforms, spec.batch, spec.seed, spec.shuffle)
-    return "stream-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    parts = (source.fingerprint, len(source), transforms, spec.seed, spec.shuffle)
+    return "examples-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

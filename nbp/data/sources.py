@@ -187,13 +187,13 @@ def scan_folder(
     split that would be empty.
     """
     root = Path(root)
-    found = _find_videos(root)
+    found = find_videos(root)
     if not found:
         raise DataError(
             f"{root}: no video files in it. Put videos ({', '.join(VIDEO_SUFFIXES)}) into it, one "
             "sub-folder per class."
         )
-    labels = tuple(sorted({label for _, label in found}, key=_natural_key))
+    labels = tuple(sorted({label for _, label in found}, key=natural_key))
     ids = {label: number for number, label in enumerate(labels)}
     bad = BadVideos(bad_videos)
     files: list[VideoFile] = []
@@ -243,7 +243,9 @@ def _split(
         case "same":
             return files, files
         case "split":
-            held_out = {file.name for file in files if _is_held_out(file.name, spec)}
+            held_out = {
+                file.name for file in files if is_held_out(file.name, spec.validation_fraction)
+            }
             train = tuple(file for file in files if file.name not in held_out)
             validation = tuple(file for file in files if file.name in held_out)
         case _:
@@ -258,19 +260,25 @@ def _split(
     return train, validation
 
 
-def _is_held_out(name: str, spec: FolderSpec) -> bool:
+def is_held_out(name: str, share: float) -> bool:
+    """Whether the file is among the `share` held out; a function of its path alone."""
     digest = hashlib.sha256(os.fsencode(name)).digest()
-    return int.from_bytes(digest[:8], "big") < spec.validation_fraction * 2**64
+    return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def _natural_key(name: str) -> tuple[Any, ...]:
+def natural_key(name: str) -> tuple[Any, ...]:
     # re.split alternates text and digits, so equal places always hold comparable types.
     parts = re.split(r"([0-9]+)", name)
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
 
 
-def _find_videos(root: Path) -> list[tuple[str, str]]:
-    """(path below the root with /, class name) of every candidate file, in natural order."""
+def find_videos(
+    root: Path, on_error: Callable[[VideoError], None] | None = None
+) -> list[tuple[str, str]]:
+    """(path below the root with /, class name) of every candidate file, in natural order.
+
+    on_error: called for a folder that cannot be listed; without it that raises `DataError`.
+    """
     if not root.exists():
         raise DataError(f"{root}: no such folder. Check the path given as data root.")
     if not root.is_dir():
@@ -287,10 +295,13 @@ def _find_videos(root: Path) -> list[tuple[str, str]]:
         try:
             entries = list(os.scandir(folder))
         except OSError as error:
+            if on_error is not None:
+                on_error(VideoError(folder, "unreadable", error.strerror or str(error)))
+                return
             raise DataError(
                 f"{folder}: cannot be listed ({error.strerror}). Give read access to it."
             ) from None
-        for entry in sorted(entries, key=lambda entry: _natural_key(entry.name)):
+        for entry in sorted(entries, key=lambda entry: natural_key(entry.name)):
             if entry.name.startswith("."):
                 continue
             if os.path.isdir(entry.path):  # unlike entry.is_dir(), False for a link to itself

@@ -20,7 +20,9 @@ from nbp.data.video import VideoInfo, choose_frames, read_clip, resample_frames
 from nbp.shapes import Clip, UInt8
 
 Record = dict[str, Any]
-Fit = Literal["crop", "squash"]
+Fit = Literal["crop", "squash", "random_crop"]
+# The official loader's `--resizecrop`: random crops are cut from frames this much larger.
+RANDOM_CROP_ZOOM = 1.5
 
 
 @runtime_checkable
@@ -227,13 +229,17 @@ def make_clip_transforms(
     """The usual chain from a video file to a clip uint8 [frames size size 3].
 
     training: random window and crop (and mirroring, if `flip`); else both in the centre.
-    fit: "crop" scales the short side to `size` and cuts a square, "squash" scales both sides.
+    fit: "crop" scales the short side to `size` and cuts a square, "squash" scales both sides,
+        "random_crop" cuts the square from frames 1.5 times larger.
     """
     match fit:
         case "crop":
             resize, cut = ShortSide(size), (Crop(size, random=training),)
         case "squash":
             resize, cut = Squash(size), ()
+        case "random_crop":
+            resize = ShortSide(round(size * RANDOM_CROP_ZOOM))
+            cut = (Crop(size, random=training),)
         case _:
             assert_never(fit)
     decode = DecodeClip(frames, fps, training, resize, cache_bytes)

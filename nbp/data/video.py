@@ -163,6 +163,30 @@ def read_clip(
     )
 
 
+def read_frames(
+    path: str | Path, begin: Callable[[float | None], Callable[[np.ndarray], None]]
+) -> VideoInfo:
+    """Decodes every frame once; the frames of `read_clip`, without keeping them.
+
+    begin: called with the rate that the header states, if any; what it returns is called with each
+        frame, uint8 RGB [h w 3], upright.
+    Raises `VideoError`.
+    """
+    name = os.fspath(path)
+    with _open_stream(name) as (container, stream):
+        take = begin(float(stream.average_rate or 0) or None)
+        frames, first = 0, None
+        for frame in _decode(name, container, stream):
+            first = first or frame
+            take(_upright(frame))
+            frames += 1
+        if first is None:
+            raise VideoError(name, "corrupt", "no frame could be decoded")
+        return VideoInfo(
+            frames, _average_fps(name, container, stream, frames), *_upright_size(first)
+        )
+
+
 def too_short(path: str, info: VideoInfo, *, frames: int, fps: float | None) -> VideoError:
     """The error for a video with fewer than `frames` frames at `fps`."""
     length = len(resample_frames(info.frames, info.fps, fps))

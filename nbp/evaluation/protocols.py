@@ -11,14 +11,14 @@ from nbp.errors import ConfigError
 class Protocol:
     """What is measured on which clips.
 
-    data: kind of data that the workdir must have been trained on.
+    data: kinds of data that its clips may come from.
     clips_from: held-out clips in index order, centred in time.
     label_agreement: whether generated clips are checked against the label they were asked for.
     """
 
     name: str
     version: int
-    data: str
+    data: tuple[str, ...]
     clips_from: str = "validation"
     label_agreement: bool = False
 
@@ -26,8 +26,8 @@ class Protocol:
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol("moving-shapes", 1, data="moving_shapes", label_agreement=True),
-        Protocol("folder", 1, data="folder"),
+        Protocol("moving-shapes", 1, data=("moving_shapes",), label_agreement=True),
+        Protocol("folder", 1, data=("folder", "records")),
     )
 }
 
@@ -37,6 +37,7 @@ def find_protocol(name: str, data: str | None = None) -> Protocol:
     if name not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
     protocol = PROTOCOLS[name]
-    if data is not None and protocol.data != data:
-        raise ConfigError(f"protocol {name} scores models of {protocol.data} data, not {data}")
+    if data is not None and data not in protocol.data:
+        kinds = " or ".join(protocol.data)
+        raise ConfigError(f"protocol {name} scores models of {kinds} data, not {data}")
     return protocol

@@ -4,13 +4,14 @@
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from nbp import build
+from nbp import build, datasets
 from nbp.config import Config
 from nbp.errors import ConfigError
 from nbp.evaluation.label_agreement import label_agreement
@@ -25,17 +26,24 @@ SHOWN = 8  # clips in a side-by-side GIF
 
 
 def evaluate_workdir(
-    workdir: Path, protocol_name: str, *, clips: int | None = None, seed: int = 0
+    workdir: Path,
+    protocol_name: str,
+    *,
+    clips: int | None = None,
+    seed: int = 0,
+    data: Path | None = None,
+    overrides: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Scores the workdir; returns the report: protocol, provenance, conditions, scores.
 
-    clips: generated clips, by default the configuration's. Also writes GIFs into
+    clips: generated clips, by default the configuration's. data, overrides: other held-out clips
+    than the configured ones; needed after training from tokens. Also writes GIFs into
     `workdir/report`: held-out clips beside their reconstructions, and generated clips.
 
     Raises ConfigError when the protocol is unknown or made for other data, before any computation.
     """
     find_protocol(protocol_name)
-    config = read_config(workdir)
+    config = datasets.change_data(read_config(workdir), data, overrides or {})
     protocol = find_protocol(protocol_name, config.data.kind)
     count = config.evaluation.clips if clips is None else clips
     if count < 1:
@@ -82,7 +90,12 @@ def score_held_out(
     config: Config, sampler: Sampler, labels: tuple[str, ...], *, out: Path
 ) -> dict[str, int | float]:
     """Reconstruction, code statistics and likelihood of the held-out clips, `clips` of them."""
-    _, held_out = build.make_data(config)
+    _, held_out = datasets.make_data(config)
+    if config.generator.prompt != "none" and held_out.label_names != labels:
+        raise ConfigError(
+            f"the held-out clips have {len(held_out.label_names)} classes and not the "
+            f"{len(labels)} that the model was trained with: use the same dataset"
+        )
     task = GeneratorTask(
         network=sampler.generator,
         tokenizer=sampler.tokenizer,
@@ -95,7 +108,7 @@ def score_held_out(
     counter = CodeCounter(config.tokenizer_spec.quantizer.codes)
     sums: dict[str, float] = {}
     seen = 0
-    for batch in build.iterate_clips(
+    for batch in datasets.iterate_clips(
         config, held_out, limit=config.data.validation_clips, batch=config.sampling.batch
     ):
         rows = {name: batch[name] for name in ("video", "label")}

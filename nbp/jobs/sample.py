@@ -3,14 +3,14 @@
 """Draws clips from a trained workdir and writes them as files to look at."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nbp import build
+from nbp import build, datasets
 from nbp.config import Config
 from nbp.data.video import read_clip, tile_clips, write_gif, write_video
 from nbp.errors import ConfigError
@@ -68,15 +68,13 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
     filtering, guidance = make_drawing(config, request)
     ids = choose_labels(config, labels, request)
     given_frames = choose_given_frames(config, request)
-    clips = None
-    if given_frames:
-        clips = read_conditions(config, request)
+    conditions = read_conditions(config, request) if given_frames else {}
     sampler, _ = build.load_sampler(
         config, workdir, labels=labels, filtering=filtering, guidance=guidance
     )
     make_folder(out)
     samples = sampler.sample(
-        request.count, seed=request.seed, labels=ids, clips=clips, given_frames=given_frames
+        request.count, seed=request.seed, labels=ids, given_frames=given_frames, **conditions
     )
     names = ["clip" if ids is None else labels[i] for i in (ids or [0] * request.count)]
     write_samples(samples, out, names=names, fps=config.sampling.fps)
@@ -114,26 +112,32 @@ def choose_given_frames(config: Config, request: SampleRequest) -> int:
     return given
 
 
-def read_conditions(config: Config, request: SampleRequest) -> Clips:
-    """The clips whose first frames are kept: of the given file, else held-out ones in turn."""
+def take_examples(batch: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """`count` clips or codes of a batch in turn, as the argument of `Sampler.sample`."""
+    rows = batch["codes"].astype(np.int32) if "codes" in batch else batch["video"]
+    rows = np.resize(rows, (count, *rows.shape[1:]))
+    return {"codes" if "codes" in batch else "clips": rows}
+
+
+def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndarray]:
+    """Clips or codes whose first frames are kept: of the given file, else held-out ones in turn."""
     if request.frames is None:
-        if config.data.kind == "folder" and not config.data.root:
+        if config.data.kind != "moving_shapes" and not config.data.root:
             raise ConfigError("this model continues a video: name one with --frames FILE")
-        _, held_out = build.make_data(config)
-        rows = build.iterate_clips(config, held_out, limit=request.count, batch=request.count)
-        clips = next(rows)["video"]
-        return np.resize(clips, (request.count, *clips.shape[1:]))
+        _, held_out = datasets.make_data(config)
+        rows = datasets.iterate_clips(config, held_out, limit=request.count, batch=request.count)
+        return take_examples(next(rows), request.count)
     data = config.data
     fps = data.fps or None
     stride = config.tokenizer_spec.stride[0]
     needed = (choose_given_frames(config, request) - 1) * stride + 1
     clip = read_clip(request.frames, frames=needed, fps=fps, start=0.0)
-    for transform in build.make_spatial(config):
+    for transform in datasets.make_spatial(config):
         clip = transform({"video": clip}, np.random.default_rng(0))["video"]
     # The tokenizer is causal: what stands behind the given frames cannot change their codes.
     padding = np.repeat(clip[-1:], data.frames - len(clip), axis=0)
     clip = np.concatenate([clip, padding])
-    return np.broadcast_to(clip, (request.count, *clip.shape)).copy()
+    return {"clips": np.broadcast_to(clip, (request.count, *clip.shape)).copy()}
 
 
 def write_samples(samples: Samples, out: Path, *, names: Sequence[str], fps: float) -> None:

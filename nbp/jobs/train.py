@@ -10,13 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from nbp import __version__, build
+from nbp import __version__, build, datasets
 from nbp.config import Config, StageConfig
 from nbp.data.video import tile_clips, write_gif
 from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.scores import CodeCounter, ReconstructionScores
 from nbp.jobs.evaluate import evaluate_workdir, report_path
-from nbp.jobs.sample import SampleRequest, choose_given_frames, make_drawing, sample_workdir
+from nbp.jobs.sample import (
+    SampleRequest,
+    choose_given_frames,
+    make_drawing,
+    sample_workdir,
+    take_examples,
+)
 from nbp.jobs.workdir import (
     adopt_config,
     compare_config,
@@ -42,12 +48,16 @@ def train_workdir(config: Config, workdir: Path) -> None:
     """Trains what is not trained yet. Rerunning the same command continues a stopped run."""
     make_folder(workdir)
     compare_config(config, workdir)  # before a long look at the data, which may fail in turn
-    train, held_out = build.make_data(config, bad_videos=workdir / "bad_videos.csv")
+    train, held_out = datasets.make_data(config, bad_videos=workdir / "bad_videos.csv")
     if train.bad_videos:
         print(
             f"[data] {len(train.bad_videos)} unusable videos skipped "
             f"({train.bad_videos.summarize()}), listed in {workdir / 'bad_videos.csv'}"
         )
+    trained = None
+    if config.data.kind == "tokens":
+        trained = build.load_tokenizer(config, workdir)
+        build.check_cache(datasets.open_tokens(config), trained)
     adopt_config(config, workdir, report=lambda text: print(f"[train] {text}", flush=True))
     labels = train.label_names
     save_labels(workdir, labels)
@@ -58,19 +68,15 @@ def train_workdir(config: Config, workdir: Path) -> None:
             evaluators = tokenizer_evaluators(config, task, clips)
             origin: dict[str, Any] = {}
         else:
-            trained = build.load_trained(
-                workdir,
-                "tokenizer",
-                network=build.make_tokenizer_network(config),
-                ema=config.train.tokenizer.ema > 0,
-            )
+            trained = trained or build.load_tokenizer(config, workdir)
             # On every device of the mesh, as the parameters that are measured together with it.
             tokenizer_params = place_state(trained.params, make_mesh())
             task = build.make_generator_task(config, labels, tokenizer_params)
             if has_begun(workdir, stage):
                 begun = build.load_trained(workdir, stage, network=task.network, ema=False)
                 build.check_tokenizer(begun, trained)
-            evaluators = generator_evaluators(config, task, clips, labels=labels)
+            sampler = make_preview_sampler(config, task, tokenizer_params)
+            evaluators = generator_evaluators(config, task, clips, sampler=sampler)
             origin = {"tokenizer_step": trained.step, "tokenizer_sha256": trained.sha256}
         train_stage(config, workdir, task=task, data=train, evaluators=evaluators, origin=origin)
     if "generator" in config.stages:
@@ -82,7 +88,7 @@ def train_stage(
     workdir: Path,
     *,
     task: TokenizerTask | GeneratorTask,
-    data: build.ClipData,
+    data: datasets.ClipData,
     evaluators: "StageEvaluators",
     origin: Mapping[str, Any],
 ) -> TrainState:
@@ -101,7 +107,7 @@ def train_stage(
     ):
         state = run(
             task,
-            stream_factory=lambda batch: build.make_training_stream(
+            stream_factory=lambda batch: datasets.make_training_stream(
                 config, stage, data=data, start_batch=batch
             ),
             checkpointer=checkpointer,
@@ -110,6 +116,7 @@ def train_stage(
                 global_batch=stage.batch,
                 log_every=config.train.log_every,
                 checkpoint_every=config.train.checkpoint_every,
+                changed_data=config.train.changed_data,
             ),
             mesh=make_mesh(),
             writer=writer,
@@ -140,7 +147,7 @@ def finish(config: Config, workdir: Path) -> None:
 class Validation:
     """The first held-out clips, read once and kept."""
 
-    def __init__(self, config: Config, data: build.ClipData) -> None:
+    def __init__(self, config: Config, data: datasets.ClipData) -> None:
         self._config, self._data = config, data
         self._batches: list[dict[str, np.ndarray]] = []
 
@@ -148,7 +155,7 @@ class Validation:
         if not self._batches:
             limit = min(EVALUATED, self._config.data.validation_clips)
             self._batches = list(
-                build.iterate_clips(self._config, self._data, limit=limit, batch=limit)
+                datasets.iterate_clips(self._config, self._data, limit=limit, batch=limit)
             )
         return self._batches
 
@@ -203,31 +210,10 @@ def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation)
     return StageEvaluators(config, measure, preview)
 
 
-def generator_evaluators(
-    config: Config, task: GeneratorTask, clips: Validation, *, labels: tuple[str, ...]
-) -> StageEvaluators:
-    """Held-out bits per token and accuracy; previews show samples of the first held-out labels."""
-    measure_batch = jax.jit(task.evaluate)
-    tokenizer_params: PyTree = task.frozen["tokenizer"]
+def make_preview_sampler(config: Config, task: GeneratorTask, tokenizer_params: PyTree) -> Sampler:
+    """One sampler for the whole stage: its compiled program is used at every preview."""
     filtering, guidance = make_drawing(config, SampleRequest(1))
-    given = choose_given_frames(config, SampleRequest(1))
-
-    def measure(state: TrainState) -> dict[str, float]:
-        counter = CodeCounter(config.tokenizer_spec.quantizer.codes)
-        sums: dict[str, float] = {}
-        total = 0
-        for batch in clips.batches():
-            rows = {name: batch[name] for name in ("video", "label")}
-            metrics, tokens = measure_batch(averaged(state), task.frozen, rows)
-            counter.add(np.asarray(tokens))
-            total += len(batch["video"])
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(batch["video"])
-        means = {name: value / total for name, value in sums.items()}
-        return {**means, "unigram_bits": counter.result()["unigram_bits"]}
-
-    # One sampler for the whole stage: its compiled program is used at every preview.
-    sampler = Sampler(
+    return Sampler(
         task.network,
         {},
         task.tokenizer,
@@ -237,17 +223,40 @@ def generator_evaluators(
         batch=config.train.preview_clips,
     )
 
+
+def generator_evaluators(
+    config: Config, task: GeneratorTask, clips: Validation, *, sampler: Sampler
+) -> StageEvaluators:
+    """Held-out bits per token and accuracy; previews show samples of the first held-out labels."""
+    measure_batch = jax.jit(task.evaluate)
+    given = choose_given_frames(config, SampleRequest(1))
+
+    def measure(state: TrainState) -> dict[str, float]:
+        counter = CodeCounter(config.tokenizer_spec.quantizer.codes)
+        sums: dict[str, float] = {}
+        total = 0
+        for batch in clips.batches():
+            count = len(batch["label"])
+            rows = {name: values for name, values in batch.items() if name != "index"}
+            metrics, tokens = measure_batch(averaged(state), task.frozen, rows)
+            counter.add(np.asarray(tokens))
+            total += count
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * count
+        means = {name: value / total for name, value in sums.items()}
+        return {**means, "unigram_bits": counter.result()["unigram_bits"]}
+
     def preview(state: TrainState) -> np.ndarray:
         batch = clips.batches()[0]
-        count = min(config.train.preview_clips, len(batch["video"]))
+        count = min(config.train.preview_clips, len(batch["label"]))
         prompted = config.generator.prompt != "none"
         return sampler.sample(
             count,
             seed=config.seed,
             labels=batch["label"][:count].tolist() if prompted else None,
-            clips=batch["video"][:count],
             given_frames=given,
             params=averaged(state),
+            **take_examples(batch, count),
         ).videos
 
     return StageEvaluators(config, measure, preview)

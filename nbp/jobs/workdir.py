@@ -19,7 +19,17 @@ BINDING = {
     "generator": ("tokenizer", "generator", "data", "seed"),
 }
 # Keys inside these groups that describe the machine or the amount of evaluation, not the model.
-FREE = ("data.root", "data.workers", "data.stall_seconds", "data.validation_clips")
+FREE = (
+    "data.root",
+    "data.workers",
+    "data.stall_seconds",
+    "data.bad_records",
+    "data.validation_clips",
+    "data.validation_split",
+)
+# Keys that say where clips come from: after a stage is trained, the next may read its clips from
+# another place or in another form, such as the tokens that the trained tokenizer made of them.
+ORIGIN = ("data.kind", "data.validation", "data.check", "data.moving_shapes.train_clips")
 # In the folder of a stage whose weights were converted: the file they came from.
 CONVERTED = "converted.json"
 
@@ -49,7 +59,8 @@ def read_config(workdir: Path) -> Config:
             f"Train first: python -m nbp.train --config FILE --workdir {workdir}"
         )
     try:
-        return from_dict(json.loads(path.read_text(encoding="utf8")))
+        values = json.loads(path.read_text(encoding="utf8"))
+        return from_dict(_move_old_keys(values))
     except (json.JSONDecodeError, ConfigError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
@@ -67,7 +78,8 @@ def compare_config(config: Config, workdir: Path) -> dict[str, tuple[Any, Any]]:
     groups = {group for stage in begun for group in BINDING[stage]}
     if begun and all((stage_directory(workdir, stage) / CONVERTED).is_file() for stage in begun):
         groups -= {"data", "seed"}  # published weights were not trained on this workdir's data
-    fatal = [key for key in changed if key.split(".")[0] in groups and key not in FREE]
+    free = FREE if set(begun) & set(config.stages) else (*FREE, *ORIGIN)
+    fatal = [key for key in changed if key.split(".")[0] in groups and key not in free]
     if fatal:
         sides = "; ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in fatal[:6])
         raise CheckpointError(
@@ -122,6 +134,16 @@ def find_label(labels: Sequence[str], text: str) -> int:
         return int(text)
     shown = ", ".join(labels[:40]) + (f", ... ({len(labels)} in all)" if labels[40:] else "")
     raise ConfigError(f"no label {text!r}; use 0..{len(labels) - 1} or one of: {shown}")
+
+
+def _move_old_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """Values of an older version's config.json under the keys of this one."""
+    data = values.get("data")
+    if isinstance(data, dict) and "train_clips" in data:
+        shapes = {"train_clips": data["train_clips"], **data.get("moving_shapes", {})}
+        data = {key: value for key, value in data.items() if key != "train_clips"}
+        return {**values, "data": {**data, "moving_shapes": shapes}}
+    return values
 
 
 def _flatten(config: Config) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Sampler:
         seed: int,
         labels: Sequence[int] | None = None,
         clips: Clips | None = None,
+        codes: Int[np.ndarray, "b T H W"] | None = None,
         given_frames: int = 0,
         params: PyTree = None,
     ) -> Samples:
@@ -59,33 +60,33 @@ class Sampler:
           labels: class id per clip, for a model with label prompts; None draws them without a
             condition (the trained null prompt).
           clips: uint8 [n t h w c]; their first `given_frames` latent frames are kept.
+          codes: the codes of such clips, in their place.
           given_frames: latent frames that are not generated.
           params: generator parameters to use instead of the sampler's own.
 
         Raises ValueError where the given frames are no whole blocks or are needed and missing, or
-        labels or clips are not one per sample.
+        labels, clips or codes are not one per sample.
         """
         plan = self.generator.plan
         given = plan.tokens_of_frames(given_frames)
         plan.schedule(given)  # says what is wrong before anything is compiled
-        if given and clips is None:
+        if given and clips is None and codes is None:
             raise ValueError(f"{given_frames} given latent frames, but no clips to take them from")
-        for name, values in (("labels", labels), ("clips", clips)):
+        for name, values in (("labels", labels), ("clips", clips), ("codes", codes)):
             if values is not None and len(values) != count:
                 raise ValueError(f"{len(values)} {name} for {count} samples: give one for each")
-        known = np.zeros((count, plan.grid.size), np.int32)
+        grids = np.zeros((count, *plan.grid.shape), np.int32) if codes is None else codes
         videos, tokens = [], []
         for start in range(0, count, self.batch):
             ids = np.arange(start, start + self.batch)
             rows = np.minimum(ids, count - 1)  # the last batch is filled up, then cut
+            known = np.asarray(grids[rows], np.int32)
             if clips is not None:
-                codes = self._encode(self.tokenizer_params, clips[rows])
-                known_rows = self.generator.arrange(codes)
-            else:
-                known_rows = known[rows]
+                known = self._encode(self.tokenizer_params, clips[rows])
+            known = self.generator.arrange(known)
             label_rows = None if labels is None else np.asarray(labels, np.int32)[rows]
             drawn = self._draw(given)(
-                params or self.generator_params, jax.random.key(seed), ids, label_rows, known_rows
+                params or self.generator_params, jax.random.key(seed), ids, label_rows, known
             )
             grid = self.generator.restore_grid(drawn)
             keep = min(self.batch, count - start)

@@ -21,8 +21,10 @@ from nbp.training.state import TrainState
 class GeneratorTask:
     """Trains a `GeneratorNetwork` on the codes of a frozen tokenizer.
 
-    frozen: {"tokenizer": parameters}. null_probability: share of clips whose prompt is replaced by
-    the null condition (for guidance).
+    A batch holds "video" (clips, encoded in the step) or "codes" [b T H W] of a token cache.
+
+    frozen: {"tokenizer": parameters}, or {} where every batch holds codes. null_probability: share
+    of clips whose prompt is replaced by the null condition (for guidance).
     """
 
     network: GeneratorNetwork
@@ -40,6 +42,12 @@ class GeneratorTask:
     def init(self, key: Array) -> TrainState:
         return start_state(self.network.init(key), self.optimizer)
 
+    def find_codes(self, frozen: PyTree, batch: Mapping[str, Array]) -> Int[Array, "b T H W"]:
+        """The codes of a batch: those it holds, else those of its clips."""
+        if "codes" in batch:
+            return batch["codes"].astype(jnp.int32)
+        return self.tokenizer.encode(frozen["tokenizer"], batch["video"])
+
     def step(
         self, state: TrainState, frozen: PyTree, batch: Mapping[str, Array], key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
@@ -49,7 +57,7 @@ class GeneratorTask:
             params: PyTree, batch: Mapping[str, Array], key: Array
         ) -> tuple[Array, dict[str, Array]]:
             null_key, drop_key = jax.random.split(key)
-            codes = self.network.arrange(self.tokenizer.encode(frozen["tokenizer"], batch["video"]))
+            codes = self.network.arrange(self.find_codes(frozen, batch))
             prompt = self.network.prompt(batch)
             null = None
             if prompt is not None:
@@ -62,7 +70,7 @@ class GeneratorTask:
         self, params: PyTree, frozen: PyTree, batch: Mapping[str, Array]
     ) -> tuple[dict[str, Array], Int[Array, "b T H W"]]:
         """The step's measures without dropout or null conditions, and the codes of the clips."""
-        grids = self.tokenizer.encode(frozen["tokenizer"], batch["video"])
+        grids = self.find_codes(frozen, batch)
         codes = self.network.arrange(grids)
         loss, metrics = score(self.network.bind(params), codes, self.network.prompt(batch))
         return {"loss": loss, **metrics}, grids

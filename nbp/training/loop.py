@@ -15,12 +15,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import jax
 from jax.sharding import Mesh
 
-from nbp.errors import ConfigError, DataError, NonFiniteError, Preempted, RestartError
+from nbp.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NonFiniteError,
+    Preempted,
+    RestartError,
+)
 from nbp.shapes import Array, PyTree
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.metrics import MetricsWriter, WindowMeter
@@ -51,16 +58,18 @@ class LoopSpec:
         global_batch: clips of one update, over all processes.
         log_every: length of the window that one row of metrics averages.
         checkpoint_every: interval of checkpoints; the last step is always saved.
+        changed_data: whether to go on where the data are not those of the resumed checkpoint.
     """
 
     total_steps: int
     global_batch: int
     log_every: int = 50
     checkpoint_every: int = 500
+    changed_data: Literal["refuse", "accept"] = "refuse"
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
+            if isinstance(value, int) and value < 1:
                 raise ConfigError(f"train.{name} is {value}. Use 1 or more.")
 
 
@@ -97,7 +106,7 @@ def run(
 
     Raises:
         ConfigError: the batch does not divide among the devices.
-        CheckpointError: there are checkpoints and none can be used.
+        CheckpointError: there are checkpoints and none can be used, or the data have changed.
         NonFiniteError: the loss or gradient is not finite; such a state is never saved.
         Preempted: SIGTERM or Ctrl-C came; the state is saved. A second Ctrl-C aborts at once.
         RestartError: checkpoints cannot be written.
@@ -116,7 +125,7 @@ def run(
         update: Callable[..., tuple[TrainState, dict[str, Array]]] | None = None
         step = start
         with contextlib.closing(stream_factory(_find_batch(data, spec.global_batch))) as stream:
-            _compare_data(data, stream, writer=writer)
+            _compare_data(data, stream, spec, writer=writer)
             while True:
                 # On the current state: evaluate, save, stop.
                 final, fresh = step == spec.total_steps, step > start
@@ -286,10 +295,20 @@ def _find_batch(data: Mapping[str, Any], global_batch: int) -> int:
     return batch
 
 
-def _compare_data(data: Mapping[str, Any], stream: Stream, *, writer: MetricsWriter) -> None:
+def _compare_data(
+    data: Mapping[str, Any], stream: Stream, spec: LoopSpec, *, writer: MetricsWriter
+) -> None:
+    """Refuses to go on with other data than before, unless that is asked for."""
     then, now = data.get("fingerprint", stream.fingerprint), stream.fingerprint
-    if then != now:
-        writer.note(f"warning: the data differ from those before ({then} then, {now} now)")
+    if then == now:
+        return
+    text = f"the data differ from those before ({then} then, {now} now)"
+    if spec.changed_data == "refuse":
+        raise CheckpointError(
+            f"{text}: files, their order or their preprocessing have changed. Put the old data "
+            "back, or go on with these: --config.train.changed_data=accept"
+        )
+    writer.note(f"warning: {text}")
 
 
 def _describe_start(state: TrainState, start: int, mesh: Mesh) -> str:

@@ -246,6 +246,18 @@ def test_too_many_replacements_end_the_run():
     assert stream.position == 7
 
 
+def test_the_first_bad_record_stops_where_that_is_asked_for():
+    source = Numbered(10, frozenset({6}))
+    spec = PipelineSpec(4, 7, shuffle=False, bad="stop")
+    with BatchStream(source, (), spec) as stream:
+        next(stream)
+        message = r"example 6 cannot be read: 6\.mp4: corrupt \(frame 6 is damaged\).*=replace"
+        with pytest.raises(DataError, match=message) as caught:
+            next(stream)
+        assert caught.value.exit_code == 3
+        assert (stream.position, stream.replaced) == (1, 0)
+
+
 def test_nothing_decodable_ends_the_run():
     source = Numbered(10, frozenset(range(10)))
     with BatchStream(source, (), PipelineSpec(4, 7)) as stream:
@@ -334,17 +346,17 @@ def test_fingerprint_names_what_matters():
     same = [
         fingerprint(),
         fingerprint(workers=2, threads=1, prefetch=9, stall_seconds=5.0, max_bad_fraction=0.5),
+        fingerprint(batch=8, bad="stop"),  # they cut the same order of examples
     ]
     others = [
         fingerprint(seed=8),
-        fingerprint(batch=8),
         fingerprint(shuffle=False),
         fingerprint(Numbered(11)),
         fingerprint(transforms=()),
         fingerprint(transforms=(Flip(0.25),)),
     ]
     assert len(set(same)) == 1
-    assert len({*same, *others}) == 7
+    assert len({*same, *others}) == 6
 
 
 @pytest.mark.parametrize(

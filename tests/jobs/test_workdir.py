@@ -90,6 +90,30 @@ def test_a_stage_that_has_not_begun_may_change(tmp_path: Path) -> None:
         adopt(load(tokenizer__units="(1, 1)"), tmp_path)
 
 
+def test_the_next_stage_may_read_its_clips_from_elsewhere(tmp_path: Path) -> None:
+    adopt(load(), tmp_path)
+    begin(tmp_path, "tokenizer")
+    tokens = {"data__kind": "tokens", "data__root": "/cache"}
+    (told,) = adopt(load(stages="('generator',)", **tokens), tmp_path)
+    assert "data.kind 'moving_shapes' -> 'tokens'" in told
+    with pytest.raises(CheckpointError, match=r"data\.frames was 5, now 9"):
+        adopt(load(stages="('generator',)", data__frames="9", **tokens), tmp_path)
+    begin(tmp_path, "generator")
+    with pytest.raises(CheckpointError, match=r"data\.kind was 'tokens', now 'moving_shapes'"):
+        adopt(load(stages="('generator',)"), tmp_path)
+
+
+def test_a_configuration_of_version_0_1_is_read(tmp_path: Path) -> None:
+    adopt(load(data__moving_shapes__train_clips="77"), tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    values["data"]["train_clips"] = values["data"]["moving_shapes"].pop("train_clips")
+    for key in ("bad_records", "validation_split"):
+        del values["data"][key]
+    path.write_text(json.dumps(values))
+    assert read_config(tmp_path) == load(data__moving_shapes__train_clips="77")
+
+
 def test_no_workdir_and_a_broken_one(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"is no workdir: it has no config\.json"):
         read_config(tmp_path)

@@ -91,6 +91,16 @@ def test_labels_matter_unless_every_condition_is_dropped(start, step):
     assert not same(null.params["null_prompt"], start.params["null_prompt"])
 
 
+def test_codes_of_the_batch_replace_the_tokenizer(start, step):
+    """The same update from clips and from their codes, as a cache stores them, without it."""
+    codes = np.asarray(jax.jit(TOKENIZER.encode)(TASK.frozen["tokenizer"], VIDEO), np.uint16)
+    batch = {"codes": codes, "label": BATCH["label"]}
+    on_codes, metrics = step(start, {}, batch, jax.random.key(0))
+    on_clips, expected = step(start, TASK.frozen, BATCH, jax.random.key(0))
+    assert same(on_codes, on_clips)
+    assert float(metrics["loss"]) == float(expected["loss"])
+
+
 def test_evaluate_measures_the_plain_model():
     params = draw_params(NETWORK, seed=3)
     metrics, grids = jax.jit(TASK.evaluate)(params, TASK.frozen, BATCH)

@@ -1,6 +1,7 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
 import csv
+import dataclasses
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,6 +20,7 @@ from nbp.errors import (
     Preempted,
     RestartError,
 )
+from nbp.training import loop
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.loop import LoopSpec
 from nbp.training.sharding import make_mesh
@@ -244,11 +247,60 @@ def train_with_batch(directory, batch):
         )
 
 
-def test_changed_data_are_noted(tmp_path, monkeypatch, capsys):
+def test_changed_data_are_refused_unless_accepted(tmp_path, monkeypatch, capsys):
     train(tmp_path, steps=5)
     monkeypatch.setattr("tests.training.toy.ToyStream.fingerprint", "toy-2")
-    train(tmp_path, steps=6)
-    assert "the data differ from those before (toy-1 then, toy-2 now)" in capsys.readouterr().out
+    sides = r"the data differ from those before \(toy-1 then, toy-2 now\)"
+    with pytest.raises(CheckpointError, match=rf"{sides}.*train\.changed_data=accept"):
+        train(tmp_path, steps=6)
+    assert list_steps(tmp_path) == [5]
+    train(tmp_path, steps=6, changed_data="accept")
+    assert f"warning: {sides}".replace("\\", "") in capsys.readouterr().out
+    train(tmp_path, steps=7)  # from now on these are its data
+
+
+class SlowTask(ToyTask):
+    """Its update keeps the device busy for a while."""
+
+    def loss(self, params, batch, key):
+        loss, metrics = super().loss(params, batch, key)
+        square = jnp.full((256, 256), 1e-3)
+        done = jax.lax.fori_loop(0, 100, lambda _, x: x @ square, square)
+        return loss + 0 * jnp.sum(done), metrics
+
+
+def test_the_next_batch_is_drawn_and_placed_while_the_device_works(tmp_path, monkeypatch):
+    """The device still computes update N when batch N + 1 is drawn, and after it was placed."""
+    newest, drawn, placed = [], [], []
+    compile_update, place = loop._compile, loop.place_batch
+
+    def compile_and_watch(*arguments, **options):
+        update = compile_update(*arguments, **options)
+
+        def watched(*arguments):
+            state, metrics = update(*arguments)
+            newest[:] = [metrics["loss"]]
+            return state, metrics
+
+        return watched
+
+    def place_and_watch(batch, mesh):
+        rows = jax.block_until_ready(place(batch, mesh))
+        placed.extend(not loss.is_ready() for loss in newest)
+        return rows
+
+    monkeypatch.setattr(loop, "_compile", compile_and_watch)
+    monkeypatch.setattr(loop, "place_batch", place_and_watch)
+    train(
+        tmp_path,
+        task=SlowTask(),
+        steps=12,
+        at_draw=lambda _: drawn.extend(not loss.is_ready() for loss in newest),
+        checkpoint_every=100,
+    )
+    assert len(drawn) == len(placed) == 11
+    assert sum(drawn) >= 9
+    assert sum(placed) >= 9
 
 
 def test_another_model_in_the_same_directory_is_refused(tmp_path):
@@ -273,4 +325,4 @@ def test_the_final_checkpoint_must_be_written(tmp_path):
 @pytest.mark.parametrize("name", ["total_steps", "log_every"])
 def test_intervals_must_be_positive(name):
     with pytest.raises(ConfigError, match=f"train.{name} is 0"):
-        LoopSpec(**({"total_steps": 1, "global_batch": 1} | {name: 0}))
+        dataclasses.replace(LoopSpec(total_steps=1, global_batch=1), **{name: 0})

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -144,6 +144,7 @@ def train(
     checkpointer: Checkpointer | None = None,
     log_every: int = 1,
     checkpoint_every: int = 5,
+    changed_data: Literal["refuse", "accept"] = "refuse",
 ) -> TrainState:
     """Trains the toy in `directory` like a stage of `nbp.train`."""
     with (
@@ -159,6 +160,7 @@ def train(
                 global_batch=BATCH,
                 log_every=log_every,
                 checkpoint_every=checkpoint_every,
+                changed_data=changed_data,
             ),
             mesh=mesh if mesh is not None else make_mesh(data=1),
             writer=writer,

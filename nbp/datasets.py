@@ -1,0 +1,269 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Composition of the data: a configuration becomes the two splits and streams over them.
+
+Each choice that `config.data` names is made here, once, by choosing an object.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+import jax
+import numpy as np
+
+from nbp.config import Config, StageConfig, from_dict, to_json
+from nbp.data.moving_shapes import MovingShapes, MovingShapesSpec
+from nbp.data.pipeline import BatchStream, PipelineSpec
+from nbp.data.records import RecordSource, make_record_transforms
+from nbp.data.sources import BadVideos, FolderSpec, scan_folder
+from nbp.data.tokens import PROVENANCE, TokenCache, open_cache
+from nbp.data.transforms import (
+    RANDOM_CROP_ZOOM,
+    Crop,
+    ShortSide,
+    Squash,
+    Transform,
+    make_clip_transforms,
+)
+from nbp.errors import ConfigError
+from nbp.schema import set_override
+
+# First index of the held-out moving shapes: far beyond any training clip.
+HELD_OUT = 1 << 40
+
+
+@dataclass(frozen=True)
+class ClipData:
+    """A random-access source of one split, and what makes examples of its records."""
+
+    source: Any
+    transforms: tuple[Transform, ...]
+    bad_videos: BadVideos | None = None
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.source.label_names
+
+
+def make_data(
+    config: Config, *, bad_videos: Path | None = None, progress: Any = None
+) -> tuple[ClipData, ClipData]:
+    """The training and the held-out examples. Unusable videos are listed in `bad_videos` (CSV).
+
+    Raises DataError for data that are missing, empty, or without a usable video, ConfigError for a
+    token cache that was made for other clips.
+    """
+    data = config.data
+    match data.kind:
+        case "moving_shapes":
+            spec = make_shapes_spec(config)
+            train = MovingShapes(
+                spec, seed=config.seed, start=0, size=data.moving_shapes.train_clips
+            )
+            held_out = MovingShapes(
+                spec, seed=config.seed, start=HELD_OUT, size=data.validation_clips
+            )
+            return ClipData(train, ()), ClipData(held_out, ())
+        case "folder":
+            share = data.validation
+            folder = FolderSpec(
+                data.frames,
+                data.fps or None,
+                validation="split" if share else "same",
+                validation_fraction=share or 0.1,
+                check=data.check,
+            )
+            scan = scan_folder(data.root, folder, bad_videos=bad_videos, progress=progress)
+            return (
+                ClipData(scan.train, make_transforms(config, training=True), scan.bad),
+                ClipData(scan.validation, make_transforms(config, training=False), scan.bad),
+            )
+        case "records":
+            bad = BadVideos(bad_videos)
+            train, held_out = open_records(config)
+            return (
+                ClipData(train, make_transforms(config, training=True), bad),
+                ClipData(held_out, make_transforms(config, training=False), bad),
+            )
+        case "tokens":
+            bad = BadVideos(bad_videos)
+            cache = open_tokens(config)
+            held_out = cache.source(choose_held_out(config, cache.splits))
+            return ClipData(cache.source("train"), (), bad), ClipData(held_out, (), bad)
+        case _ as never:
+            assert_never(never)
+
+
+def make_shapes_spec(config: Config) -> MovingShapesSpec:
+    try:
+        return config.shapes_spec
+    except ValueError as error:
+        raise ConfigError(f"data.moving_shapes: {error}") from error
+
+
+def make_transforms(config: Config, *, training: bool) -> tuple[Transform, ...]:
+    """Reading of a window, spatial policy and flip for real videos."""
+    data = config.data
+    make = make_record_transforms if data.kind == "records" else make_clip_transforms
+    return make(
+        frames=data.frames,
+        size=data.size,
+        fps=data.fps or None,
+        training=training,
+        fit=data.spatial,
+        flip=data.flip,
+    )
+
+
+def make_spatial(config: Config) -> tuple[Transform, ...]:
+    """The spatial policy alone, for clips that are already decoded."""
+    size = config.data.size
+    match config.data.spatial:
+        case "crop":
+            return (ShortSide(size), Crop(size, random=False))
+        case "squash":
+            return (Squash(size),)
+        case "random_crop":
+            return (ShortSide(round(size * RANDOM_CROP_ZOOM)), Crop(size, random=False))
+        case _ as never:
+            assert_never(never)
+
+
+def make_training_stream(
+    config: Config, stage: StageConfig, *, data: ClipData, start_batch: int
+) -> BatchStream:
+    spec = PipelineSpec(
+        batch=stage.batch,
+        seed=config.seed,
+        workers=config.data.workers,
+        stall_seconds=config.data.stall_seconds,
+        bad=config.data.bad_records,
+    )
+    return BatchStream(
+        data.source,
+        data.transforms,
+        spec,
+        start_batch=start_batch,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        bad_videos=data.bad_videos,
+    )
+
+
+def iterate_clips(
+    config: Config, data: ClipData, *, limit: int, batch: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """The first `limit` examples of a split in order, in batches; the last one may be shorter."""
+    limit = min(limit, len(data.source))
+    spec = PipelineSpec(
+        batch=min(batch, limit),
+        seed=config.seed,
+        shuffle=False,
+        examples=limit,
+        bad=config.data.bad_records,
+    )
+    with BatchStream(data.source, data.transforms, spec, bad_videos=data.bad_videos) as stream:
+        for rows in stream:
+            keep = rows["index"] < limit
+            yield {name: values[keep] for name, values in rows.items()}
+
+
+# Where the data lie ------------------------------------------------------------------------------
+
+
+def find_dataset(root: Path) -> Path | None:
+    """The folder of a dataset in the TFDS format: `root` or a version in it; None without one."""
+    for folder in (root, *sorted(root.glob("*.*.*"), reverse=True)):
+        if (folder / "dataset_info.json").is_file():
+            return folder
+    return None
+
+
+def open_records(config: Config) -> tuple[RecordSource, RecordSource]:
+    """The training and the held-out split of a prepared dataset."""
+    root = Path(config.data.root)
+    folder = find_dataset(root) or root
+    train = RecordSource(folder, "train")  # says what is wrong with the folder
+    return train, RecordSource(folder, choose_held_out(config, list_splits(config)))
+
+
+def list_splits(config: Config) -> list[str]:
+    """The names of the splits of a prepared dataset."""
+    folder = find_dataset(Path(config.data.root))
+    if folder is None:
+        return []
+    info = json.loads((folder / "dataset_info.json").read_text(encoding="utf8"))
+    return [split["name"] for split in info["splits"]]
+
+
+def open_tokens(config: Config) -> TokenCache:
+    """The token cache of a configuration; ConfigError where it holds codes of other clips."""
+    cache = open_cache(config.data.root)
+    made, wanted = cache.provenance["preprocessing"], describe_clips(config)
+    grid = config.grid.shape, config.tokenizer_spec.quantizer.codes
+    then = {**made, "grid": cache.grid, "codes": cache.provenance["codes"]}
+    now = {**wanted, "grid": grid[0], "codes": grid[1]}
+    changed = [f"{key} {then[key]!r}, here {now[key]!r}" for key in now if then[key] != now[key]]
+    if changed:
+        raise ConfigError(
+            f"{cache.directory} holds tokens of other clips ({hash_settings(then)}) than this "
+            f"configuration's ({hash_settings(now)}): {'; '.join(changed)}. Change the "
+            "configuration, or make a cache of its own with nbp.encode."
+        )
+    return cache
+
+
+def describe_clips(config: Config) -> dict[str, Any]:
+    """What decides a clip's pixels, given its video: the preprocessing in a cache's provenance."""
+    keys = ("frames", "size", "fps", "spatial", "flip")
+    return {key: getattr(config.data, key) for key in keys}
+
+
+def hash_settings(values: Mapping[str, Any]) -> str:
+    """A short name for settings, equal where they are."""
+    text = json.dumps(values, sort_keys=True)
+    return "clips-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def choose_held_out(config: Config, splits: Sequence[str]) -> str:
+    """The held-out split of those that there are: the configured one, else validation or test."""
+    wanted = config.data.validation_split
+    for name in (wanted,) if wanted else ("validation", "test"):
+        if name in splits:
+            return name
+    raise ConfigError(
+        f"{config.data.root} has no split {wanted or 'validation or test'}, but "
+        f"{', '.join(splits)}: name the held-out one, --config.data.validation_split=NAME"
+    )
+
+
+def change_data(config: Config, place: Path | None, overrides: Mapping[str, str]) -> Config:
+    """`config` with its clips taken from `place` and keys of `data` overridden.
+
+    place: a folder of videos, or a dataset that `nbp.prepare` wrote; None leaves the configured.
+    """
+    values = json.loads(to_json(config))
+    if place is not None:
+        kind = "folder" if find_dataset(place) is None else "records"
+        values["data"] |= {"kind": kind, "root": str(place), "validation_split": ""}
+    for key, text in overrides.items():
+        if not key.startswith("data."):
+            raise ConfigError(f"--config.{key}: only keys of data can be changed here")
+        set_override(values, Config, key, text=text)
+    changed = from_dict(values)
+    try:
+        _ = changed.grid
+    except ValueError as error:
+        raise ConfigError(f"data: {error}") from error
+    if changed.data.kind == "tokens" or (
+        place is not None and (find_dataset(place) or place).joinpath(PROVENANCE).is_file()
+    ):
+        raise ConfigError(
+            f"{changed.data.root} is a token cache and clips are needed: name a folder of videos "
+            "or a prepared dataset with --data DIR"
+        )
+    return changed

@@ -1,0 +1,258 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Video files become a prepared dataset (`nbp.data.records`), restartable and in parallel.
+
+All work goes to OUT/.incomplete-NAME: the plan (options and list of files, fixed at the start) and
+finished shards, each a record file and the outcomes of its files. A shard's content depends on the
+plan alone, so a restart, another number of workers or several machines give the same bytes. The
+dataset appears at its place at the very end, by one rename.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from nbp.data.records import PREPARED, RecordSource, shard_name, write_metadata
+from nbp.data.video import VideoError
+from nbp.errors import ConfigError, DataError, Preempted
+from nbp.jobs.findings import Outcome, collect_findings, format_report, summarize
+from nbp.jobs.plan import REPLACING, Plan, PrepareRequest, compare_options, load_plan
+from nbp.jobs.reencode import WorkerPool
+from nbp.jobs.shards import Shard, ShardWriter, sync_folder, write_text
+
+# Bytes of a stored clip at 128 pixels, on the large side, for the check of free space.
+_CLIP_BYTES = 500_000
+# Seconds between two lines of progress where there is no terminal.
+QUIET = 30.0
+
+
+def prepare_dataset(request: PrepareRequest, report: Callable[[str], None] = print) -> Path:
+    """Prepares the dataset, or this machine's share of it; returns where it lies when finished.
+
+    Raises ConfigError for options that differ from those of a finished or half-finished dataset,
+    DataError for sources that cannot serve and, under `strict`, for any finding.
+    """
+    if _is_finished(request, report):
+        return request.target
+    plan = load_plan(request, report)
+    shards = plan.shards
+    share, machines = request.shard
+    mine = [shard for shard in shards if shard.number % machines == share]
+    todo = [shard for shard in mine if not shard.is_finished(request.work)]
+    if len(todo) < len(mine):
+        report(f"resuming: {len(mine) - len(todo)} of {len(mine)} shards are finished")
+    _check_space(request, todo)
+    with _lock(request.work / f"share-{share}-of-{machines}.lock") as free:
+        if not free:
+            raise ConfigError(f"another nbp.prepare works on share {share} of {request.work}")
+        prepare_shards(request, todo, report)
+    if not request.restart and _is_finished(request, report):  # another machine was faster
+        return request.target
+    left = sum(not shard.is_finished(request.work) for shard in shards)
+    if left:
+        report(f"this share is done; {left} of {len(shards)} shards are left to other machines")
+        return request.target
+    with _lock(request.work / "finish.lock") as free:
+        if not free:
+            report("another machine finishes the dataset")
+        else:
+            _finish(request, plan, report)
+    return request.target
+
+
+def prepare_shards(
+    request: PrepareRequest, shards: Sequence[Shard], report: Callable[[str], None] = print
+) -> None:
+    """Writes those of the given shards that are not finished into the work folder.
+
+    Any process may do any shard of `load_plan(request).shards`: this is what a cluster runner maps
+    over shard numbers. `prepare_dataset` then finds them finished and does the rest.
+    """
+    shards = [shard for shard in shards if not shard.is_finished(request.work)]
+    if not shards:
+        return
+    writers: dict[int, ShardWriter] = {}
+
+    def feed() -> Iterator[tuple[tuple[int, int], str]]:
+        for shard in shards:
+            writers[shard.number] = ShardWriter(shard, request.work)
+            for place, item in enumerate(shard.items):
+                yield (shard.number, place), os.path.join(request.videos, *item.path.split("/"))
+
+    files = feed()
+    with (
+        _Progress(sum(len(shard.items) for shard in shards), report) as progress,
+        WorkerPool(request.recipe, workers=request.workers, timeout=request.timeout) as pool,
+        _stopped_by_sigterm() as stopped,
+    ):
+        exhausted = False
+        while writers or not exhausted:
+            if stopped():
+                raise Preempted("stopped; the same command resumes at the first unfinished shard")
+            while not exhausted and pool.room > 0:
+                task = next(files, None)
+                exhausted = task is None
+                if task is not None:
+                    pool.submit(*task)
+            for (number, place), result in pool.collect():
+                progress.step(bad=isinstance(result, VideoError))
+                if writers[number].add(place, result):
+                    writers.pop(number).finish()
+
+
+def _is_finished(request: PrepareRequest, report: Callable[[str], None]) -> bool:
+    file = request.target / PREPARED
+    replacing = request.restart or (request.work / REPLACING).exists()
+    if replacing or not request.target.exists():
+        return False
+    if not file.is_file():
+        raise ConfigError(f"{request.target} exists and is not of nbp.prepare; use another --out")
+    prepared = json.loads(file.read_text(encoding="utf8"))
+    compare_options(prepared["options"], request.options(), request.target)
+    if request.work.exists():  # it was killed between the last two steps
+        shutil.rmtree(request.work, ignore_errors=True)
+    report(f"{request.target} is finished already; --restart prepares it anew")
+    if request.strict and prepared["findings"]:
+        raise DataError(f"--strict: {prepared['findings']}; see {request.target.parent}/report.md")
+    return True
+
+
+def _finish(request: PrepareRequest, plan: Plan, report: Callable[[str], None]) -> None:
+    """Report, metadata, and the rename that makes the dataset appear."""
+    work, target, listing = request.work, request.target, plan.listing
+    written = [(shard, shard.read_result(work)) for shard in plan.shards]
+    outcomes: list[Outcome] = [outcome for _, result in written for outcome in result.outcomes]
+    findings = collect_findings(listing, outcomes, groups=request.kind == "ucf101")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    summed_up, table = format_report(request.dataset, listing, outcomes=outcomes, findings=findings)
+    write_text(target.parent / "report.md", summed_up)
+    write_text(target.parent / "report.csv", table)
+    summary = summarize(findings)
+    report(f"report: {target.parent / 'report.md'} ({summary or 'nothing is wrong'})")
+    if request.strict and findings:
+        raise DataError(
+            f"--strict: {summary}. Mend the sources and use --restart, or run the same command "
+            "without --strict to leave the bad files out"
+        )
+    final = work / "final"
+    shutil.rmtree(final, ignore_errors=True)
+    final.mkdir()
+    splits: dict[str, list[int]] = {}
+    hashes: dict[str, str] = {}
+    for split in listing.splits:
+        filled = [(s, r) for s, r in written if s.split == split and r.records]
+        if not filled:
+            raise DataError(f"no usable video for the split {split}; see {target.parent}/report.md")
+        splits[split] = [result.records for _, result in filled]
+        for place, (shard, result) in enumerate(filled):
+            name = shard_name(request.dataset, split, place, len(filled))
+            hashes[name] = result.sha256
+            shard.place_file(work, final / name)
+    write_metadata(final, request.dataset, labels=listing.labels, splits=splits)
+    prepared = {"options": request.options(), "findings": summary, "files": hashes}
+    write_text(final / PREPARED, json.dumps(prepared, indent=1) + "\n")
+    for split in splits:
+        RecordSource(final, split)  # opens, or says why not
+    sync_folder(final)
+    if target.exists():  # --restart
+        shutil.rmtree(work / "replaced", ignore_errors=True)
+        os.replace(target, work / "replaced")
+    os.replace(final, target)
+    sync_folder(target.parent)
+    shutil.rmtree(work, ignore_errors=True)
+    clips = ", ".join(f"{sum(lengths)} {split}" for split, lengths in splits.items())
+    size = sum(file.stat().st_size for file in target.iterdir())
+    report(f"{target}: {clips} clips, {size / 2**20:.1f} MiB")
+
+
+def _check_space(request: PrepareRequest, shards: Sequence[Shard]) -> None:
+    """Refuses to begin what cannot fit; a coarse estimate from the sizes of the sources."""
+    sources = count = 0
+    for item in (item for shard in shards for item in shard.items):
+        with contextlib.suppress(OSError):
+            sources += os.stat(request.videos / item.path).st_size
+            count += 1
+    recipe = request.recipe
+    factor = 6 if recipe.coding.codec == "jpeg" else 1
+    need = factor * sources
+    if recipe.fit != "native":
+        need = min(need, factor * int(count * _CLIP_BYTES * (recipe.size / 128) ** 2))
+    need += 2**17 * len(shards)  # ArrayRecord fills blocks of 64 KiB
+    free = shutil.disk_usage(request.work).free
+    if free < need:
+        raise ConfigError(
+            f"{request.out} has {free / 2**30:.1f} GiB free, and {count} clips may need up to "
+            f"{need / 2**30:.1f} GiB. Free space, use another --out, or a smaller --size"
+        )
+
+
+@contextlib.contextmanager
+def _lock(file: Path) -> Iterator[bool]:
+    """Whether this process got the lock; the kernel frees it however the process ends."""
+    with file.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[Callable[[], bool]]:
+    """Yields what says whether SIGTERM came."""
+    came: list[int] = []
+    try:
+        before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    except ValueError:  # not in the main thread: whoever owns it handles signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Progress:
+    """A bar on a terminal, else a line now and then."""
+
+    def __init__(self, total: int, report: Callable[[str], None]):
+        self._total, self._report = total, report
+        self._done = self._bad = 0
+        self._began = self._told = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> "_Progress":
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self._total, unit=" files", dynamic_ncols=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def step(self, *, bad: bool) -> None:
+        self._done += 1
+        self._bad += bad
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.set_postfix(bad=self._bad, refresh=False)
+            self._bar.update()
+        elif now - self._told > QUIET or self._done == self._total:
+            self._told = now
+            rate = self._done / max(now - self._began, 1e-9)
+            left = (self._total - self._done) / rate / 60
+            self._report(
+                f"{self._done}/{self._total} files, {self._bad} bad, {rate:.1f}/s, "
+                f"{left:.0f} min left"
+            )

@@ -1,0 +1,262 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Re-encoding video files in worker processes that a hostile file may hang or kill.
+
+The parent hands out one file at a time and knows who works on what, so a worker that dies or
+exceeds its time takes down only its own file, is replaced, and the file is reported.
+"""
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any, Literal, assert_never
+
+import numpy as np
+
+from nbp.data.coding import ClipEncoder, Coding
+from nbp.data.transforms import ShortSide, Squash, resize_frame
+from nbp.data.video import VideoError, VideoInfo, read_frames, resample_frames, too_short
+from nbp.errors import ConfigError
+
+# Reasons of this module beside those of `video.REASONS`.
+CRASHED = "decoder crashed"
+TIMED_OUT = "timed out"
+VANISHED = "vanished"
+# A worker's address space. Frames are capped at 200 MB each; a decoder holds a few of them.
+MEMORY_LIMIT = 8 * 2**30
+Fit = Literal["short", "squash", "native"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How each file is stored.
+
+    fit: "short" scales the short side down to `size` and keeps the aspect ratio (smaller files
+        stay as they are), "squash" scales to size x size as the official loader does, "native"
+        keeps the size of the source.
+    min_frames, fps: files with fewer than `min_frames` frames at `fps` are left out as too short.
+    """
+
+    coding: Coding
+    size: int = 128
+    fit: Fit = "short"
+    min_frames: int = 17
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("size", self.size), ("min_frames", self.min_frames)):
+            if value < 1:
+                raise ConfigError(f"--{name} {value}; allowed: 1 or more")
+        if self.fps is not None and not self.fps > 0:
+            raise ConfigError(f"--fps {self.fps}; allowed: above 0")
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        match self.fit:
+            case "native":
+                return height, width
+            case "squash":
+                return Squash(self.size).target(height, width)
+            case "short":
+                if min(height, width) <= self.size:
+                    return height, width
+                return ShortSide(self.size).target(height, width)
+            case _:
+                assert_never(self.fit)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file's content as it goes into a record."""
+
+    clip: bytes
+    info: VideoInfo
+    sha256: str
+
+
+def reencode_video(path: str | Path, recipe: Recipe) -> Stored:
+    """Decodes the whole file, scales and encodes it. Raises `VideoError`."""
+    name = os.fspath(path)
+    digest = _hash_file(name)
+    encoder: list[ClipEncoder] = []
+
+    def begin(rate: float | None) -> Any:
+        encoder.append(ClipEncoder(recipe.coding, rate))
+
+        def take(frame: np.ndarray) -> None:
+            encoder[0].add(resize_frame(frame, *recipe.target(*frame.shape[:2])))
+
+        return take
+
+    info = read_frames(name, begin)
+    stored = VideoInfo(info.frames, info.fps, *encoder[0].size)
+    if len(resample_frames(info.frames, info.fps, recipe.fps)) < recipe.min_frames:
+        raise too_short(name, info, frames=recipe.min_frames, fps=recipe.fps)
+    return Stored(encoder[0].finish(), stored, digest)
+
+
+def _hash_file(name: str) -> str:
+    digest = hashlib.sha256()
+    try:
+        if os.path.isfile(name):  # else reading would wait at a pipe; decoding says what it is
+            with open(name, "rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+        elif not os.path.lexists(name):
+            raise VideoError(name, VANISHED, "it was there when the folder was listed")
+    except OSError as error:
+        raise VideoError(name, "unreadable", error.strerror or str(error)) from None
+    return digest.hexdigest()
+
+
+def run_worker(pipe: Any, recipe: Recipe, timeout: float, parent: int) -> None:
+    """A worker process: paths in, `Stored` or `VideoError` out, until the pipe closes."""
+    # The parent stops its workers; a terminal sends Ctrl-C to all of them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    def follow_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while (path := pipe.recv()) is not None:
+            # The kernel ends what even the parent's timer could not.
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            limit = int(used.ru_utime + used.ru_stime + timeout) + 10
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+            try:
+                result: Stored | VideoError = reencode_video(path, recipe)
+            except VideoError as error:
+                result = error
+            except Exception as error:  # anything else is this file's fault as well
+                result = VideoError(path, "corrupt", f"{type(error).__name__}: {error}"[:200])
+            pipe.send(result)
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Any
+    task: tuple[Any, str] | None = None
+    deadline: float = 0.0
+
+
+class WorkerPool:
+    """Re-encodes files in `workers` processes; a context manager that leaves none behind.
+
+    timeout: seconds for one file, then its worker is killed. Results come in any order.
+    """
+
+    def __init__(self, recipe: Recipe, *, workers: int, timeout: float):
+        if workers < 1:
+            raise ConfigError(f"--workers {workers}; allowed: 1 or more")
+        if not timeout > 0:
+            raise ConfigError(f"--timeout {timeout:g}; allowed: above 0")
+        self._recipe, self._timeout = recipe, timeout
+        self._context = multiprocessing.get_context("spawn")
+        self._count = workers
+        self._workers: list[_Worker] = []
+        self._waiting: deque[tuple[Any, str]] = deque()
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            self._end(worker)
+        self._workers.clear()
+
+    @property
+    def room(self) -> int:
+        """How many more files keep all workers busy, with as many in reserve."""
+        return 2 * self._count - len(self._waiting) - sum(w.task is not None for w in self._workers)
+
+    def submit(self, key: Any, path: str) -> None:
+        self._waiting.append((key, path))
+        self._hand_out()
+
+    def collect(self, patience: float = 0.5) -> Iterator[tuple[Any, Stored | VideoError]]:
+        """What has become of files within `patience` seconds: (key, result), maybe nothing."""
+        self._hand_out()
+        busy = {worker.pipe: worker for worker in self._workers if worker.task is not None}
+        if not busy:
+            return
+        nearest = min(worker.deadline for worker in busy.values()) - time.monotonic()
+        ready = connection.wait(list(busy), timeout=max(0.0, min(patience, nearest)))
+        for pipe in ready:
+            worker = busy[pipe]
+            assert worker.task is not None
+            key, path = worker.task
+            worker.task = None
+            try:
+                yield key, worker.pipe.recv()
+            except (EOFError, OSError):  # it died over this file
+                worker.process.join(5)
+                code = worker.process.exitcode
+                self._replace(worker)
+                yield key, VideoError(path, CRASHED, f"worker ended with code {code}")
+        now = time.monotonic()
+        for worker in [w for w in busy.values() if w.task is not None and w.deadline <= now]:
+            assert worker.task is not None
+            key, path = worker.task
+            self._replace(worker)
+            yield key, VideoError(path, TIMED_OUT, f"after {self._timeout:g} s")
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._waiting:
+            idle = next((w for w in self._workers if w.task is None), None)
+            if idle is None:
+                if len(self._workers) == self._count:
+                    return
+                idle = self._start()
+            task = self._waiting.popleft()
+            try:
+                idle.pipe.send(task[1])
+            except OSError:  # it died while idle: no file's fault
+                self._replace(idle)
+                self._waiting.appendleft(task)
+                continue
+            idle.task, idle.deadline = task, time.monotonic() + self._timeout + idle_grace(idle)
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=run_worker, args=(theirs, self._recipe, self._timeout, os.getpid()), daemon=True
+        )
+        process.start()
+        theirs.close()
+        worker = _Worker(process, ours)
+        self._workers.append(worker)
+        return worker
+
+    def _replace(self, worker: _Worker) -> None:
+        self._end(worker)
+        self._workers.remove(worker)
+
+    @staticmethod
+    def _end(worker: _Worker) -> None:
+        worker.pipe.close()
+        worker.process.kill()
+        worker.process.join(10)
+
+
+def idle_grace(worker: _Worker) -> float:
+    """Seconds a worker that has just been started gets to import its modules."""
+    return 60.0 if worker.deadline == 0.0 else 0.0

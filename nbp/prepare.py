@@ -1,0 +1,64 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m nbp.prepare {ucf101,k600,folder} --videos DIR [--annotations DIR] --out DIR`."""
+
+import argparse
+import os
+from pathlib import Path
+
+from nbp.errors import run_main
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Re-encodes video files into a dataset for training, and reports the bad ones."""
+    parser = argparse.ArgumentParser(prog="python -m nbp.prepare", description=main.__doc__)
+    parser.add_argument("kind", choices=("ucf101", "k600", "folder"))
+    parser.add_argument("--videos", required=True, type=Path)
+    parser.add_argument("--annotations", type=Path, help="folder with the lists; default: videos")
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--split", type=int, default=1, help="ucf101: official split 1, 2 or 3")
+    parser.add_argument("--validation", type=float, default=0.1, help="folder: share held out")
+    parser.add_argument("--name", default="folder", help="folder: name of the dataset")
+    parser.add_argument("--size", default="128", help="stored short side in pixels, or native")
+    parser.add_argument("--squash", action="store_true", help="store size x size, aspect lost")
+    parser.add_argument("--codec", default="h264", choices=("h264", "jpeg"))
+    parser.add_argument("--quality", type=int, help="h264: 0..51, lower is better; jpeg: 1..95")
+    parser.add_argument("--group", type=int, default=24, help="h264: frames from key to key")
+    parser.add_argument("--min_frames", type=int, default=17, help="shorter files are left out")
+    parser.add_argument("--fps", type=float, help="rate at which min_frames counts; default: all")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--shard", default="0/1", metavar="I/N", help="share I of N machines")
+    parser.add_argument("--shard_size", type=int, default=256, help="files per shard")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one file")
+    parser.add_argument("--strict", action="store_true", help="fail on anything in the report")
+    parser.add_argument("--restart", action="store_true", help="discard what is there")
+    arguments = parser.parse_args(argv)
+
+    from nbp.data.coding import Coding
+    from nbp.errors import ConfigError
+    from nbp.jobs.plan import PrepareRequest
+    from nbp.jobs.prepare import prepare_dataset
+    from nbp.jobs.reencode import Recipe
+
+    native = arguments.size == "native"
+    share, _, machines = arguments.shard.partition("/")
+    if not (native or arguments.size.isdecimal()):
+        raise ConfigError(f"--size {arguments.size!r}: give pixels, or native")
+    if not (share.isdecimal() and machines.isdecimal()):
+        raise ConfigError(f"--shard {arguments.shard!r}: give I/N, for example 0/4")
+    if native and arguments.squash:
+        raise ConfigError("--squash needs a --size in pixels")
+    recipe = Recipe(
+        Coding(arguments.codec, arguments.quality, arguments.group),
+        size=128 if native else int(arguments.size),
+        fit="native" if native else "squash" if arguments.squash else "short",
+        min_frames=arguments.min_frames,
+        fps=arguments.fps,
+    )
+    used = ("size", "squash", "codec", "quality", "group", "min_frames", "fps", "shard")
+    rest = {name: value for name, value in vars(arguments).items() if name not in used}
+    prepare_dataset(PrepareRequest(recipe=recipe, shard=(int(share), int(machines)), **rest))
+
+
+if __name__ == "__main__":
+    run_main(main)

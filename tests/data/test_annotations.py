@@ -1,0 +1,240 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Lists as the data sets ship them, on trees of empty files: nothing is decoded here."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from nbp.data.annotations import (
+    UNLABELLED,
+    Item,
+    list_folder,
+    list_kinetics,
+    list_ucf101,
+    ucf_group,
+)
+from nbp.data.prompts import load_prompts
+from nbp.errors import ConfigError, DataError
+
+
+def touch(root: Path, names: Iterable[str]) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+def write_lists(folder: Path, **texts: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        stem, _, suffix = name.rpartition("_")
+        (folder / f"{stem}.{suffix}").write_text(text)
+    return folder
+
+
+UCF = [
+    "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi",
+    "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi",
+    "HandstandPushups/v_HandStandPushups_g01_c01.avi",
+    "YoYo/v_YoYo_g25_c05.avi",
+]
+
+
+@pytest.mark.parametrize("top", ["", "UCF-101/"])
+def test_ucf101_official_lists(tmp_path, top):
+    videos = touch(tmp_path / "videos", [top + name for name in UCF])
+    lists = write_lists(
+        tmp_path / "ucfTrainTestlist",
+        trainlist02_txt=f"{UCF[1]} 1\n{UCF[3]} 101\n\nYoYo/v_YoYo_g24_c01.avi 101\n",
+        testlist02_txt=f"{UCF[0]}\n",
+    )
+    for folder in (lists, tmp_path):  # the folder of the lists, or the one above it
+        listing = list_ucf101(videos, folder, split=2)
+        assert listing.labels == tuple(load_prompts())
+        assert listing.splits == ("train", "test")
+        assert listing.items == (
+            Item(top + UCF[1], "train", 0),
+            Item(top + UCF[3], "train", 100),
+            Item(top + UCF[0], "test", 0),
+        )
+        assert listing.missing == (Item("YoYo/v_YoYo_g24_c01.avi", "train", 100),)
+        assert listing.unlisted == (top + UCF[2],)
+
+
+def test_ucf101_flat_reencoded_files_and_the_tab_format(tmp_path):
+    """The class is the folder that the list names; the label column is ignored."""
+    names = [Path(name).with_suffix(".mp4").name for name in UCF]
+    videos = touch(tmp_path / "videos", names)
+    lists = write_lists(
+        tmp_path / "lists",
+        ucf_train_txt=f"{UCF[0]}\t77\n{UCF[2]}\t3\n",
+        ucf_val_txt=f"{UCF[3]}\t0\n",
+    )
+    listing = list_ucf101(videos, lists, split=1)
+    ids = {name: number for number, name in enumerate(load_prompts())}
+    assert listing.items == (
+        Item(names[0], "train", ids["ApplyEyeMakeup"]),
+        Item(names[2], "train", ids["HandstandPushups"]),
+        Item(names[3], "test", ids["YoYo"]),
+    )
+
+
+def test_ucf101_faults(tmp_path):
+    videos = touch(tmp_path / "videos", UCF)
+    with pytest.raises(ConfigError, match="splits 1, 2 and 3"):
+        list_ucf101(videos, videos, split=4)
+    with pytest.raises(DataError, match=r"no trainlist03\.txt .*--annotations"):
+        list_ucf101(videos, videos, split=3)
+    lists = write_lists(tmp_path / "a", trainlist01_txt="Cooking/a.avi 1\n", testlist01_txt="")
+    with pytest.raises(DataError, match=r"trainlist01\.txt, line 1: 'Cooking/a\.avi' is in none"):
+        list_ucf101(videos, lists, split=1)
+    lists = write_lists(
+        tmp_path / "b", trainlist01_txt="YoYo/v_YoYo_g01_c01.avi 1\n", testlist01_txt=""
+    )
+    with pytest.raises(DataError, match=r"none of the 1 listed files is among the 4 video files"):
+        list_ucf101(videos, lists, split=1)
+    with pytest.raises(DataError, match="no video files"):
+        list_ucf101(touch(tmp_path / "empty", ["a.txt"]), lists, split=1)
+
+
+def test_names_alone_do_not_match_in_other_folders(tmp_path):
+    """clip.avi of one class must not stand in for the missing clip.avi of another."""
+    videos = touch(tmp_path / "v", ["YoYo/clip.avi", "sub/Archery/clip.avi"])
+    text = "YoYo/clip.avi 1\nArchery/clip.mp4 2\nHammering/clip.avi 3\n"
+    lists = write_lists(tmp_path / "l", trainlist01_txt=text, testlist01_txt="")
+    listing = list_ucf101(videos, lists, split=1)
+    assert [item.path for item in listing.items] == ["YoYo/clip.avi", "sub/Archery/clip.avi"]
+    assert [item.path for item in listing.missing] == ["Hammering/clip.avi"]
+
+
+def test_groups():
+    assert ucf_group("a/v_Apply_g08_c01.avi") == ("Apply", "g08")
+    assert ucf_group("v_HandStandPushups_g01_c02.mp4") == ("HandStandPushups", "g01")
+    assert ucf_group("ID_000001_000011.mp4") is None
+
+
+IDS = ["abcdefghij1", "-bcdefghij2", "_bcdefghij3", "abc_efg-ij4"]
+
+
+def kinetics_csv(rows: Iterable[tuple[str, str, int]]) -> str:
+    lines = [f"{label},{name},{start},{start + 10},train" for label, name, start in rows]
+    return "\n".join(["label,youtube_id,time_start,time_end,split", *lines]) + "\n"
+
+
+def test_kinetics_csv_with_flat_files(tmp_path):
+    """Files with and without their times; the start tells clips of one video apart."""
+    videos = touch(
+        tmp_path / "v",
+        [
+            f"train/{IDS[0]}_000010_000020.mp4",
+            f"train/{IDS[0]}_000050_000060.mp4",
+            f"train/{IDS[1]}.mp4",
+            f"val/{IDS[2]}_000001_000011.mkv",
+            "val/other.mp4",
+        ],
+    )
+    lists = write_lists(
+        tmp_path / "l",
+        train_csv=kinetics_csv(
+            [("yoga", IDS[0], 50), ("air drumming", IDS[1], 7), ("yoga", IDS[3], 0)]
+        ),
+        validate_csv=f"label,youtube_id,time_start,time_end\nyoga,{IDS[2]},1,11\n",
+    )
+    listing = list_kinetics(videos, lists)
+    assert listing.labels == ("air drumming", "yoga")
+    assert listing.splits == ("train", "validation")
+    assert listing.items == (
+        Item(f"train/{IDS[0]}_000050_000060.mp4", "train", 1),
+        Item(f"train/{IDS[1]}.mp4", "train", 0),
+        Item(f"val/{IDS[2]}_000001_000011.mkv", "validation", 1),
+    )
+    assert listing.missing == (Item(f"{IDS[3]}_000000", "train", 1),)
+    assert listing.unlisted == (f"train/{IDS[0]}_000010_000020.mp4", "val/other.mp4")
+
+
+def test_kinetics_same_id_in_two_splits(tmp_path):
+    videos = touch(tmp_path / "v", [f"{part}/{IDS[0]}.mp4" for part in ("train", "test")])
+    row = f"yoga,{IDS[0]},,\n"
+    head = "label,youtube_id,time_start,time_end\n"
+    lists = write_lists(tmp_path / "l", k600_train_csv=head + row, k600_test_csv=head + row)
+    listing = list_kinetics(videos, lists)
+    assert [(i.split, i.path[:5]) for i in listing.items] == [("train", "train"), ("test", "test/")]
+
+
+def test_kinetics_folders_without_lists(tmp_path):
+    names = [f"train/yoga/{IDS[0]}.mp4", f"val/dancing/{IDS[1]}.mp4", f"test/{IDS[2]}.webm"]
+    listing = list_kinetics(touch(tmp_path / "v", names), None)
+    assert listing.labels == ("dancing", UNLABELLED, "yoga")
+    assert [(item.split, item.label) for item in listing.items] == [
+        ("train", 2),
+        ("validation", 0),
+        ("test", 1),
+    ]
+    with pytest.raises(DataError, match="neither in train/, val/ nor test/"):
+        list_kinetics(touch(tmp_path / "w", [f"yoga/{IDS[0]}.mp4"]), None)
+
+
+def test_kinetics_txt_lists(tmp_path):
+    """REFERENCE 5.2: the parent folder is the split's, so the class is the label column."""
+    videos = touch(tmp_path / "v", [f"val/{IDS[0]}.mp4", f"val/{IDS[1]}.mp4", f"a/{IDS[2]}.mp4"])
+    text = f"val/{IDS[0]}.mp4\t7\nval/{IDS[1]}.mp4\t12\nval/gone0000000.mp4\t7\n"
+    lists = write_lists(tmp_path / "l", k600_val_txt=text)
+    listing = list_kinetics(videos, lists)
+    assert listing.labels == ("7", "12")
+    assert listing.splits == ("validation",)
+    assert [item.label for item in listing.items] == [0, 1]
+    assert [item.path for item in listing.missing] == ["val/gone0000000.mp4"]
+    assert listing.unlisted == (f"a/{IDS[2]}.mp4",)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("label,id\nyoga,x\n", "no column youtube_id; it has label, id"),
+        (f"label,youtube_id\nyoga,{IDS[0]}\n", "line 2: no split"),
+        (f"label,youtube_id,time_start,split\nyoga,{IDS[0]},soon,train\n", "time_start 'soon'"),
+    ],
+)
+def test_kinetics_faults(tmp_path, text, message):
+    videos = touch(tmp_path / "v", [f"{IDS[0]}.mp4"])
+    with pytest.raises(DataError, match=message):
+        list_kinetics(videos, write_lists(tmp_path / "l", all_csv=text))
+    with pytest.raises(DataError, match="neither csv nor txt"):
+        list_kinetics(videos, tmp_path / "v")
+
+
+def test_folder_split_is_by_path(tmp_path):
+    names = [f"c{n % 3}/clip{n}.mp4" for n in range(60)]
+    listing = list_folder(touch(tmp_path / "v", names), validation=0.25)
+    assert listing.labels == ("c0", "c1", "c2")
+    for item in listing.items:
+        digest = hashlib.sha256(item.path.encode()).digest()
+        held_out = int.from_bytes(digest[:8], "big") / 2**64 < 0.25
+        assert item.split == ("validation" if held_out else "train")
+        assert item.label == int(item.path[1])
+    assert [i.split for i in listing.items] == sorted(i.split for i in listing.items)
+    assert list_folder(tmp_path / "v", validation=0.0).splits == ("train",)
+    with pytest.raises(ConfigError, match="share of the files"):
+        list_folder(tmp_path / "v", validation=1.0)
+
+
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path, monkeypatch):
+    import os
+
+    touch(tmp_path / "v", ["a/1.mp4", "b/2.mp4"])
+    scan = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("/b"):
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    listing = list_folder(tmp_path / "v", validation=0.0)
+    assert [item.path for item in listing.items] == ["a/1.mp4"]
+    assert [(e.reason, e.detail) for e in listing.unreadable] == [
+        ("unreadable", "Permission denied")
+    ]

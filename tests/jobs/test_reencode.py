@@ -1,0 +1,126 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Re-encoding, and a pool whose workers are stopped and killed over a file."""
+
+import hashlib
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from nbp.data.coding import Coding, decode_clip
+from nbp.data.transforms import resize_frame
+from nbp.data.video import VideoError, VideoInfo, read_clip
+from nbp.errors import ConfigError
+from nbp.jobs import reencode
+from nbp.jobs.reencode import CRASHED, TIMED_OUT, VANISHED, Recipe, WorkerPool, reencode_video
+from tests.data.videos import encode, make_clip, psnr
+
+
+@pytest.mark.parametrize(
+    "options, size",
+    [
+        ({}, (40, 60)),  # smaller than 128: as it is
+        ({"size": 20}, (20, 30)),
+        ({"size": 20, "fit": "squash"}, (20, 20)),
+        ({"size": 20, "fit": "native"}, (40, 60)),
+    ],
+)
+def test_stored_size(tmp_path, options, size):
+    clip = make_clip(20, 40, 60)
+    path = encode(tmp_path / "clip.mkv", clip)  # lossless
+    stored = reencode_video(path, Recipe(Coding(), **options))
+    assert stored.info == VideoInfo(20, 10.0, *size)
+    assert stored.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    found = decode_clip(stored.clip, np.arange(20), name="x")
+    wanted = np.stack([resize_frame(frame, *size) for frame in clip])
+    assert psnr(found, wanted) > 40
+
+
+def test_too_short_counts_at_the_rate_asked_for(tmp_path):
+    path = encode(tmp_path / "clip.avi", make_clip(33), fps=10)
+    assert reencode_video(path, Recipe(Coding(), fps=5.2)).info.frames == 33
+    with pytest.raises(VideoError, match=r"too short .16 frames at 5 fps .33 at 10 fps"):
+        reencode_video(path, Recipe(Coding(), fps=5.0))
+
+
+def test_files_that_vanish_or_refuse(tmp_path, monkeypatch):
+    with pytest.raises(VideoError) as caught:
+        reencode_video(tmp_path / "gone.mp4", Recipe(Coding()))
+    assert caught.value.reason == VANISHED
+    path = encode(tmp_path / "clip.avi", make_clip())
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)  # root may read everything
+    with pytest.raises(VideoError) as caught:
+        reencode_video(path, Recipe(Coding()))
+    assert (caught.value.reason, caught.value.detail) == ("unreadable", "Permission denied")
+
+
+def drain(pool: WorkerPool, count: int) -> dict:
+    results: dict = {}
+    began = time.monotonic()
+    while len(results) < count:
+        results.update(pool.collect(0.1))
+        assert time.monotonic() - began < 60
+    return results
+
+
+def test_a_worker_takes_down_only_its_own_file(tmp_path):
+    """One worker is killed, one is stopped, over files that would never end: a pipe's reader."""
+    good = [encode(tmp_path / f"{i}.avi", make_clip(17 + i, seed=i)) for i in range(4)]
+    long = encode(tmp_path / "long.avi", make_clip(600, 96, 128))
+    with WorkerPool(Recipe(Coding(quality=0)), workers=2, timeout=4.0) as pool:
+        assert pool.room == 4
+        pool.submit("warm", os.fspath(good[0]))
+        assert drain(pool, 1)["warm"].info.frames == 17
+        pool.submit("stopped", os.fspath(long))
+        pool.submit("killed", os.fspath(long))
+        assert pool.room == 2
+        first, second = (worker.process.pid for worker in pool._workers)
+        stopped, killed = (
+            worker.process.pid
+            for key in ("stopped", "killed")
+            for worker in pool._workers
+            if worker.task is not None and worker.task[0] == key
+        )
+        assert {stopped, killed} == {first, second}
+        os.kill(stopped, signal.SIGSTOP)
+        os.kill(killed, signal.SIGKILL)
+        for i, path in enumerate(good):
+            pool.submit(i, os.fspath(path))
+        # The grace for starting was for the first file only.
+        for worker in pool._workers:
+            if worker.task is not None and worker.task[0] == "stopped":
+                assert worker.deadline < time.monotonic() + 70
+                worker.deadline = time.monotonic() + 1
+        results = drain(pool, 6)
+        left = [worker.process.pid for worker in pool._workers]
+        assert not {stopped, killed} & set(left)
+    assert (results["killed"].reason, results["killed"].path) == (CRASHED, os.fspath(long))
+    assert (results["stopped"].reason, results["stopped"].detail) == (TIMED_OUT, "after 4 s")
+    for i, path in enumerate(good):
+        wanted = read_clip(path, frames=17 + i)
+        found = decode_clip(results[i].clip, np.arange(17 + i), name="x")
+        assert psnr(found, wanted) > 42
+    for pid in left:  # the pool leaves no process behind
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_wrong_settings():
+    with pytest.raises(ConfigError, match="--size 0"):
+        Recipe(Coding(), size=0)
+    with pytest.raises(ConfigError, match="--min_frames 0"):
+        Recipe(Coding(), min_frames=0)
+    with pytest.raises(ConfigError, match="--fps"):
+        Recipe(Coding(), fps=float("nan"))
+    with pytest.raises(ConfigError, match="--workers 0"):
+        WorkerPool(Recipe(Coding()), workers=0, timeout=1.0)
+    with pytest.raises(ConfigError, match="--timeout 0"):
+        WorkerPool(Recipe(Coding()), workers=1, timeout=0.0)
+    assert reencode.MEMORY_LIMIT > 2**30
