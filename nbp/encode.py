@@ -27,7 +27,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments, rest = parser.parse_known_args(argv)
 
     from nbp.config import parse_overrides
-    from nbp.jobs.encode import EncodeRequest, encode_workdir, parse_shard
+    from nbp.jobs.encode import EncodeRequest, encode_workdir
+    from nbp.jobs.progress import parse_shard
 
     host, hosts = parse_shard(arguments.shard)
     request = EncodeRequest(

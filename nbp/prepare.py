@@ -38,14 +38,12 @@ def main(argv: list[str] | None = None) -> None:
     from nbp.errors import ConfigError
     from nbp.jobs.plan import PrepareRequest
     from nbp.jobs.prepare import prepare_dataset
+    from nbp.jobs.progress import parse_shard
     from nbp.jobs.reencode import Recipe
 
     native = arguments.size == "native"
-    share, _, machines = arguments.shard.partition("/")
     if not (native or arguments.size.isdecimal()):
         raise ConfigError(f"--size {arguments.size!r}: give pixels, or native")
-    if not (share.isdecimal() and machines.isdecimal()):
-        raise ConfigError(f"--shard {arguments.shard!r}: give I/N, for example 0/4")
     if native and arguments.squash:
         raise ConfigError("--squash needs a --size in pixels")
     recipe = Recipe(
@@ -57,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     used = ("size", "squash", "codec", "quality", "group", "min_frames", "fps", "shard")
     rest = {name: value for name, value in vars(arguments).items() if name not in used}
-    prepare_dataset(PrepareRequest(recipe=recipe, shard=(int(share), int(machines)), **rest))
+    prepare_dataset(PrepareRequest(recipe=recipe, shard=parse_shard(arguments.shard), **rest))
 
 
 if __name__ == "__main__":

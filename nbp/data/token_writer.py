@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from nbp.data.durable import full_disk_named, sync, write_text
 from nbp.data.tokens import FORMAT, NAME, PROVENANCE, VERSION, WORK, Shard, choose_dtype
 from nbp.errors import ConfigError
 from nbp.shapes import Int
@@ -77,7 +78,7 @@ class CacheWriter:
             return
         self._made.mkdir(parents=True, exist_ok=True)
         if not (self._work / "plan.json").is_file():
-            _write(self._work / "plan.json", _format({"format": FORMAT, **self.plan}))
+            write_text(self._work / "plan.json", _format({"format": FORMAT, **self.plan}))
         self._compare(self._work / "plan.json")
 
     def _compare(self, path: Path) -> None:
@@ -134,22 +135,25 @@ class CacheWriter:
 
         name = self._name(split, number)
         part = self._work / f"{name}.{os.getpid()}.tmp"
-        writer = ArrayRecordWriter(str(part), WRITER_OPTIONS)
         count = 0
-        try:
-            for example in examples:
-                writer.write(self._serialize(example))
-                count += 1
-        finally:
-            writer.close()
-        _sync(part)
+        with full_disk_named(part):
+            writer = ArrayRecordWriter(str(part), WRITER_OPTIONS)
+            try:
+                for example in examples:
+                    writer.write(self._serialize(example))
+                    count += 1
+            finally:
+                writer.close()
+            sync(part)
         with part.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         shard = Shard(name, count, part.stat().st_size, digest)
         # The note first: a shard in place always has one.
-        _write(self._work / f"{name}.json", _format({**asdict(shard), "skipped": list(skipped)}))
+        write_text(
+            self._work / f"{name}.json", _format({**asdict(shard), "skipped": list(skipped)})
+        )
         os.replace(part, self._made / name)
-        _sync(self._made)
+        sync(self._made)
 
     def finish(self) -> None:
         """Describes the whole cache and puts it in place; of several processes one does it."""
@@ -179,7 +183,7 @@ class CacheWriter:
                     )
                 )
             provenance = {"format": FORMAT, **self.plan, "splits": splits}
-            _write(self._made / PROVENANCE, _format(provenance))
+            write_text(self._made / PROVENANCE, _format(provenance))
             tfds.folder_dataset.write_metadata(
                 data_dir=str(self._made),
                 features=self._make_features(),
@@ -188,9 +192,9 @@ class CacheWriter:
                 check_data=False,
             )
             for path in (*self._made.iterdir(), self._made):
-                _sync(path)
+                sync(path)
             os.replace(self._made, self.final)
-            _sync(self.root)
+            sync(self.root)
             shutil.rmtree(self._work, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -244,22 +248,6 @@ class CacheWriter:
 
 def _format(values: Mapping[str, Any]) -> str:
     return json.dumps(values, indent=1) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    part.write_text(text, encoding="utf8")
-    _sync(part)
-    os.replace(part, path)
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

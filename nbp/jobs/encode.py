@@ -8,10 +8,8 @@ finds every shard in place finishes the cache.
 
 import dataclasses
 import os
-import sys
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,17 +23,15 @@ from nbp.config import Config
 from nbp.data.token_writer import CacheWriter, TokenExample
 from nbp.data.video import VideoError
 from nbp.errors import ConfigError, DataError
+from nbp.jobs.progress import Progress
 from nbp.jobs.workdir import make_folder, read_config
 from nbp.shapes import Clip, PyTree
-from nbp.training.metrics import format_duration
 from nbp.training.sharding import make_mesh, place_batch, place_state
 
 # Keeps the crops' random numbers apart from those of training.
 CROP_STREAM = 0x544F4B
 # A shard of which more examples than this share cannot be read says that the storage is at fault.
 BAD_SHARE, BAD_COUNT = 0.2, 8
-# Seconds between two lines of progress where there is no terminal.
-QUIET = 30.0
 
 Report = Callable[[str], None]
 
@@ -70,14 +66,6 @@ class EncodeRequest:
             raise ConfigError(f"--seed {self.seed}: use 0 .. 2^32 - 1")
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """`"2/8"` as (2, 8)."""
-    host, _, hosts = text.partition("/")
-    if not (host.isdecimal() and hosts.isdecimal() and int(host) < int(hosts)):
-        raise ConfigError(f"--shard {text}: write I/N with I from 0 to N - 1, for example 0/4")
-    return int(host), int(hosts)
-
-
 def encode_workdir(request: EncodeRequest, report: Report) -> Path:
     """Makes this host's part of the cache, and finishes it if every part is there.
 
@@ -108,17 +96,24 @@ def encode_workdir(request: EncodeRequest, report: Report) -> Path:
         for number, examples in enumerate(writer.list_shards(split))
         if number % request.hosts == request.host and not writer.is_made(split, number)
     ]
-    progress = Progress(sum(len(examples) for _, _, examples in todo), report)
-    with ThreadPoolExecutor(request.threads or os.cpu_count() or 1) as pool:
+    with (
+        Progress(sum(len(examples) for _, _, examples in todo), "clips", report) as progress,
+        ThreadPoolExecutor(request.threads or os.cpu_count() or 1) as pool,
+    ):
         for split, number, examples in todo:
             skipped: list[tuple[str, int, str]] = []
             rows = encode_examples(
-                config, splits[split], examples, encoder=encoder, pool=pool, skipped=skipped
+                config,
+                splits[split],
+                examples,
+                encoder=encoder,
+                pool=pool,
+                skipped=skipped,
+                progress=progress,
             )
-            writer.write_shard(split, number, examples=progress.count(rows), skipped=skipped)
+            writer.write_shard(split, number, examples=rows, skipped=skipped)
             if skipped:
                 report(f"{split} shard {number}: {len(skipped)} clips skipped, first {skipped[0]}")
-    progress.close()
     if not writer.is_whole():
         report(f"this host's shards are in {request.out}; another one's are not done yet")
     else:
@@ -200,6 +195,7 @@ def encode_examples(
     encoder: Encoder,
     pool: ThreadPoolExecutor,
     skipped: list[tuple[str, int, str]],
+    progress: Progress,
 ) -> Iterator[TokenExample]:
     """The examples of one shard in order; those that cannot be read are added to `skipped`.
 
@@ -211,12 +207,14 @@ def encode_examples(
     def finish() -> Iterator[TokenExample]:
         batch, codes = pending.popleft()
         for example, tokens in zip(batch, np.asarray(codes), strict=False):
+            progress.step()
             yield TokenExample(tokens, example.label, example.path, example.crop)
 
     batch: list[Example] = []
     for example in read_ahead(pool, lambda i: crops.read(i, root), examples, 2 * encoder.batch):
         if example.clip is None:
             skipped.append((example.path, example.crop, example.error))
+            progress.step(bad=True)
             judge(config, example, skipped, examples)
             continue
         batch.append(example)
@@ -311,35 +309,3 @@ def describe_cache(
         "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
         "versions": {"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
     }
-
-
-class Progress:
-    """A progress bar on a terminal, a line now and then otherwise, both with the time left."""
-
-    def __init__(self, total: int, report: Report) -> None:
-        self._total, self._report = total, report
-        self._done, self._began = 0, time.monotonic()
-        self._told = self._began
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, desc="encode", unit=" clips", dynamic_ncols=True)
-
-    def count(self, items: Iterable[TokenExample]) -> Iterator[TokenExample]:
-        """Passes the items on and counts them."""
-        for item in items:
-            yield item
-            self._done += 1
-            if self._bar is not None:
-                self._bar.update()
-            elif time.monotonic() - self._told > QUIET:
-                self._told = time.monotonic()
-                rate = self._done / (self._told - self._began)
-                left = format_duration((self._total - self._done) / rate)
-                self._report(f"{self._done}/{self._total} clips, {rate:.1f}/s, ETA {left}")
-
-    def close(self) -> None:
-        """Ends the bar."""
-        if self._bar is not None:
-            self._bar.close()

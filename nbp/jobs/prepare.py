@@ -14,24 +14,21 @@ import json
 import os
 import shutil
 import signal
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from nbp.data.durable import sync, write_text
 from nbp.data.records import PREPARED, RecordSource, shard_name, write_metadata
 from nbp.data.video import VideoError
 from nbp.errors import ConfigError, DataError, Preempted
 from nbp.jobs.findings import Outcome, collect_findings, format_report, summarize
 from nbp.jobs.plan import REPLACING, Plan, PrepareRequest, compare_options, load_plan
+from nbp.jobs.progress import Progress
 from nbp.jobs.reencode import WorkerPool
-from nbp.jobs.shards import Shard, ShardWriter, sync_folder, write_text
+from nbp.jobs.shards import Shard, ShardWriter
 
 # Bytes of a stored clip at 128 pixels, on the large side, for the check of free space.
 _CLIP_BYTES = 500_000
-# Seconds between two lines of progress where there is no terminal.
-QUIET = 30.0
 
 
 def prepare_dataset(request: PrepareRequest, report: Callable[[str], None] = print) -> Path:
@@ -89,7 +86,7 @@ def prepare_shards(
 
     files = feed()
     with (
-        _Progress(sum(len(shard.items) for shard in shards), report) as progress,
+        Progress(sum(len(shard.items) for shard in shards), "files", report) as progress,
         WorkerPool(request.recipe, workers=request.workers, timeout=request.timeout) as pool,
         _stopped_by_sigterm() as stopped,
     ):
@@ -161,12 +158,12 @@ def _finish(request: PrepareRequest, plan: Plan, report: Callable[[str], None]) 
     write_text(final / PREPARED, json.dumps(prepared, indent=1) + "\n")
     for split in splits:
         RecordSource(final, split)  # opens, or says why not
-    sync_folder(final)
+    sync(final)
     if target.exists():  # --restart
         shutil.rmtree(work / "replaced", ignore_errors=True)
         os.replace(target, work / "replaced")
     os.replace(final, target)
-    sync_folder(target.parent)
+    sync(target.parent)
     shutil.rmtree(work, ignore_errors=True)
     clips = ", ".join(f"{sum(lengths)} {split}" for split, lengths in splits.items())
     size = sum(file.stat().st_size for file in target.iterdir())
@@ -219,40 +216,3 @@ def _stopped_by_sigterm() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(came)
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-class _Progress:
-    """A bar on a terminal, else a line now and then."""
-
-    def __init__(self, total: int, report: Callable[[str], None]):
-        self._total, self._report = total, report
-        self._done = self._bad = 0
-        self._began = self._told = time.monotonic()
-        self._bar: Any = None
-
-    def __enter__(self) -> "_Progress":
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=self._total, unit=" files", dynamic_ncols=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def step(self, *, bad: bool) -> None:
-        self._done += 1
-        self._bad += bad
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.set_postfix(bad=self._bad, refresh=False)
-            self._bar.update()
-        elif now - self._told > QUIET or self._done == self._total:
-            self._told = now
-            rate = self._done / max(now - self._began, 1e-9)
-            left = (self._total - self._done) / rate / 60
-            self._report(
-                f"{self._done}/{self._total} files, {self._bad} bad, {rate:.1f}/s, "
-                f"{left:.0f} min left"
-            )

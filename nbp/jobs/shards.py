@@ -6,8 +6,6 @@ A finished shard is SPLIT-NUMBER.json, put in place last, and SPLIT-NUMBER.array
 unless none of its files is usable.
 """
 
-import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -18,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from nbp.data.annotations import Item
+from nbp.data.durable import full_disk_named, sync, write_text
 from nbp.data.records import open_writer, serialize_record
 from nbp.data.video import VideoError
-from nbp.errors import DataError, RestartError
+from nbp.errors import DataError
 from nbp.jobs.findings import Outcome
 from nbp.jobs.reencode import Stored
 
@@ -123,7 +122,7 @@ class ShardWriter:
     def finish(self) -> None:
         """Puts the shard in place; it survives a power failure from here on."""
         size, digest = 0, ""
-        with _named_errors(self._part):
+        with full_disk_named(self._part):
             if self._writer is not None:
                 self._writer.close()
                 with self._part.open("rb") as file:
@@ -136,49 +135,14 @@ class ShardWriter:
             rows = [asdict(outcome) for outcome in self._outcomes]
             data = {"records": self._records, "size": size, "sha256": digest, "outcomes": rows}
             write_text(self._shard.file(self._work, "json"), json.dumps(data) + "\n")
-            sync_folder(self._work)
+            sync(self._work)
 
     def _write(self, item: Item, stored: Stored) -> None:
         data = serialize_record(
             stored.clip, stored.info, label=item.label, path=item.path, sha256=stored.sha256
         )
-        with _named_errors(self._part):
+        with full_disk_named(self._part):
             if self._writer is None:
                 self._writer = open_writer(self._part)
             self._writer.write(data)
             self._records += 1
-
-
-@contextlib.contextmanager
-def _named_errors(part: Path) -> Any:
-    """A full disk is no bug: it becomes a RestartError, and gives back what was half written."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left" in str(error) or "quota" in str(error).lower():
-            part.unlink(missing_ok=True)
-            raise RestartError(
-                f"{part.parent}: the disk is full. Free space and run the same command again; "
-                "finished shards are kept"
-            ) from None
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all, and durably."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with part.open("w", encoding="utf8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,13 +4,13 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from nbp.build import stage_directory
 from nbp.config import Config, from_dict, to_json
+from nbp.data import durable
 from nbp.errors import CheckpointError, ConfigError
 
 # Groups of keys that trained parameters depend on: they cannot change once a stage has begun.
@@ -35,11 +35,9 @@ CONVERTED = "converted.json"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all."""
+    """Writes a small file whole or not at all, and makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf8")
-    os.replace(temporary, path)
+    durable.write_text(path, text)
 
 
 def make_folder(path: Path) -> None:

@@ -305,7 +305,7 @@ def test_main_prints_one_line_and_the_exit_code(few, tmp_path, capfd):
     flags = ["folder", "--videos", str(few), "--out", str(tmp_path / "other")]
     for wrong, message in [
         (["--shard", "3/3"], "--shard 3/3"),
-        (["--shard", "a"], "give I/N"),
+        (["--shard", "a"], "write I/N"),
         (["--size", "big"], "give pixels, or native"),
         (["--size", "native", "--squash"], "--squash needs"),
         (["--name", "My Data"], "--name 'My Data'"),
