@@ -18,6 +18,7 @@ def test_protocols_are_found_by_name():
 def test_unknown_or_unfit_protocols_are_refused():
     with pytest.raises(ConfigError, match=r"'fvd'.*moving-shapes, folder"):
         find_protocol("fvd")
-    assert find_protocol("folder", "folder").data == "folder"
-    with pytest.raises(ConfigError, match="scores models of folder data, not moving_shapes"):
+    for data in ("folder", "records"):
+        assert find_protocol("folder", data).name == "folder"
+    with pytest.raises(ConfigError, match="of folder or records data, not moving_shapes"):
         find_protocol("folder", "moving_shapes")
