@@ -46,7 +46,7 @@ def test_masks_in_layout_are_drawn_by_the_code(call: str, picture: str) -> None:
 def test_documents_name_files_that_exist(document: Path) -> None:
     text = document.read_text(encoding="utf8")
     paths = re.findall(
-        r"(?<![\w./-])((?:configs|launch|benchmarks|docs|nbp|tests)/[\w./-]+\.(?:py|sh|md|png|gif|json))",
+        r"(?<![\w./-])((?:configs|launch|benchmarks|docs|nbp|tests)/[\w./-]+\.(?:py|sh|md|png|gif|jsonl?))",
         text,
     )
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
