@@ -21,14 +21,7 @@ from nbp.data.pipeline import BatchStream, PipelineSpec
 from nbp.data.records import RecordSource, make_record_transforms
 from nbp.data.sources import BadVideos, FolderSpec, scan_folder
 from nbp.data.tokens import PROVENANCE, TokenCache, open_cache
-from nbp.data.transforms import (
-    RANDOM_CROP_ZOOM,
-    Crop,
-    ShortSide,
-    Squash,
-    Transform,
-    make_clip_transforms,
-)
+from nbp.data.transforms import Transform, choose_spatial, make_clip_transforms
 from nbp.errors import ConfigError
 from nbp.schema import set_override
 
@@ -121,16 +114,8 @@ def make_transforms(config: Config, *, training: bool) -> tuple[Transform, ...]:
 
 def make_spatial(config: Config) -> tuple[Transform, ...]:
     """The spatial policy alone, for clips that are already decoded."""
-    size = config.data.size
-    match config.data.spatial:
-        case "crop":
-            return (ShortSide(size), Crop(size, random=False))
-        case "squash":
-            return (Squash(size),)
-        case "random_crop":
-            return (ShortSide(round(size * RANDOM_CROP_ZOOM)), Crop(size, random=False))
-        case _ as never:
-            assert_never(never)
+    resize, cut = choose_spatial(config.data.spatial, config.data.size, training=False)
+    return (resize, *cut)
 
 
 def make_training_stream(

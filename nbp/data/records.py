@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any
 
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -28,13 +28,13 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from nbp.data.coding import decode_clip
 from nbp.data.transforms import (
-    RANDOM_CROP_ZOOM,
-    Crop,
+    Fit,
     Flip,
     Record,
     ShortSide,
     Squash,
     Transform,
+    choose_spatial,
     resize_frame,
 )
 from nbp.data.video import VideoError, VideoInfo, choose_frames, too_short
@@ -45,7 +45,6 @@ FORMAT = "array_record"
 # Written last into a finished dataset: what it was prepared from, and the hash of each file.
 PREPARED = "prepare.json"
 _FEATURES = ("video", "label", "path", "fps", "frames", "height", "width", "sha256")
-RecordFit = Literal["crop", "squash", "random_crop"]
 
 
 def shard_name(name: str, split: str, shard: int, shards: int) -> str:
@@ -363,7 +362,7 @@ def make_record_transforms(
     size: int,
     fps: float | None,
     training: bool,
-    fit: RecordFit = "crop",
+    fit: Fit = "crop",
     flip: bool = False,
 ) -> tuple[Transform, ...]:
     """The usual chain from a record to a clip uint8 [frames size size 3].
@@ -373,15 +372,6 @@ def make_record_transforms(
         the official loader does; "random_crop" cuts the square from frames 1.5 times larger, as
         the official `--resizecrop` does, but keeps the aspect ratio.
     """
-    match fit:
-        case "crop":
-            resize, cut = ShortSide(size), (Crop(size, random=training),)
-        case "squash":
-            resize, cut = Squash(size), ()
-        case "random_crop":
-            resize = ShortSide(round(size * RANDOM_CROP_ZOOM))
-            cut = (Crop(size, random=training),)
-        case _:
-            assert_never(fit)
+    resize, cut = choose_spatial(fit, size, training=training)
     decode = DecodeRecord(frames, fps, training, resize)
     return (decode, *cut, *((Flip(),) if flip and training else ()))

@@ -216,6 +216,21 @@ class DecodeClip:
         return resize_frame(frame, *self.resize.target(*frame.shape[:2]))
 
 
+def choose_spatial(
+    fit: Fit, size: int, *, training: bool
+) -> tuple[ShortSide | Squash, tuple[Crop, ...]]:
+    """How frames become size x size: the resize and what cuts the square, if anything does."""
+    match fit:
+        case "crop":
+            return ShortSide(size), (Crop(size, random=training),)
+        case "squash":
+            return Squash(size), ()
+        case "random_crop":
+            return ShortSide(round(size * RANDOM_CROP_ZOOM)), (Crop(size, random=training),)
+        case _:
+            assert_never(fit)
+
+
 def make_clip_transforms(
     *,
     frames: int,
@@ -232,15 +247,6 @@ def make_clip_transforms(
     fit: "crop" scales the short side to `size` and cuts a square, "squash" scales both sides,
         "random_crop" cuts the square from frames 1.5 times larger.
     """
-    match fit:
-        case "crop":
-            resize, cut = ShortSide(size), (Crop(size, random=training),)
-        case "squash":
-            resize, cut = Squash(size), ()
-        case "random_crop":
-            resize = ShortSide(round(size * RANDOM_CROP_ZOOM))
-            cut = (Crop(size, random=training),)
-        case _:
-            assert_never(fit)
+    resize, cut = choose_spatial(fit, size, training=training)
     decode = DecodeClip(frames, fps, training, resize, cache_bytes)
     return (decode, *cut, *((Flip(),) if flip and training else ()))
