@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from nbp import datasets, losses
-from nbp.config import Config, StageConfig
+from nbp.config import Config
 from nbp.data.prompts import PADDING, find_texts
 from nbp.data.tokens import TokenCache
 from nbp.errors import CheckpointError
@@ -29,6 +29,7 @@ from nbp.nn.transformer import TransformerSpec
 from nbp.sampling.decode import Guidance
 from nbp.sampling.filters import Filter
 from nbp.sampling.sampler import Sampler
+from nbp.sections import StageConfig
 from nbp.shapes import PyTree
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
@@ -130,7 +131,7 @@ def make_tokenizer_task(config: Config) -> TokenizerTask:
         "l1": losses.l1,
         "l2": losses.l2,
         "charbonnier": losses.charbonnier,
-    }[config.tokenizer.loss]
+    }[config.losses.reconstruction]
     optimizer = make_optimizer_spec(config.train.tokenizer, TOKENIZER_GROUPS)
     return TokenizerTask(make_tokenizer_network(config), optimizer, reconstruction)
 

@@ -15,7 +15,7 @@ from typing import Any, assert_never
 import jax
 import numpy as np
 
-from nbp.config import Config, StageConfig, from_dict, to_json
+from nbp.config import Config, from_dict, to_json
 from nbp.data.moving_shapes import MovingShapes, MovingShapesSpec
 from nbp.data.pipeline import BatchStream, PipelineSpec
 from nbp.data.records import RecordSource, make_record_transforms
@@ -24,6 +24,7 @@ from nbp.data.tokens import PROVENANCE, TokenCache, open_cache
 from nbp.data.transforms import Transform, choose_spatial, make_clip_transforms
 from nbp.errors import ConfigError
 from nbp.schema import set_override
+from nbp.sections import StageConfig
 
 # First index of the held-out moving shapes: far beyond any training clip.
 HELD_OUT = 1 << 40

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from nbp import __version__, build, datasets
-from nbp.config import Config, StageConfig
+from nbp.config import Config
 from nbp.data.video import tile_clips, write_gif
 from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.scores import CodeCounter, ReconstructionScores
@@ -31,6 +31,7 @@ from nbp.jobs.workdir import (
     save_labels,
 )
 from nbp.sampling.sampler import Sampler
+from nbp.sections import StageConfig
 from nbp.shapes import PyTree
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
