@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
-import jax
 import numpy as np
 
 from nbp.config import Config, from_dict, to_json
@@ -120,8 +119,14 @@ def make_spatial(config: Config) -> tuple[Transform, ...]:
 
 
 def make_training_stream(
-    config: Config, stage: StageConfig, *, data: ClipData, start_batch: int
+    config: Config,
+    stage: StageConfig,
+    *,
+    data: ClipData,
+    start_batch: int,
+    rows: Sequence[int] | None = None,
 ) -> BatchStream:
+    """Batches from `start_batch` on; of each, only `rows` are made (None: all of them)."""
     spec = PipelineSpec(
         batch=stage.batch,
         seed=config.seed,
@@ -134,8 +139,7 @@ def make_training_stream(
         data.transforms,
         spec,
         start_batch=start_batch,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=rows,
         bad_videos=data.bad_videos,
     )
 

@@ -19,6 +19,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="videos or prepared dataset to take clips from")
     arguments, rest = parser.parse_known_args(argv)
 
+    from nbp.training import distributed
+
+    distributed.initialize()
+
     from nbp.config import parse_overrides
     from nbp.evaluation.report import format_table, write_report
     from nbp.jobs.evaluate import evaluate_workdir, report_path
@@ -31,6 +35,8 @@ def main(argv: list[str] | None = None) -> None:
         data=arguments.data,
         overrides=parse_overrides(rest),
     )
+    if not distributed.is_main():
+        return
     out = arguments.out or report_path(arguments.workdir, arguments.protocol)
     write_report(out, report)
     title = f"{report['config']}, protocol {arguments.protocol} v{report['protocol']['version']}"

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from nbp import __version__, build, datasets
-from nbp.config import Config
+from nbp.config import Config, to_json
 from nbp.data.video import tile_clips, write_gif
 from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.scores import CodeCounter, ReconstructionScores
@@ -35,10 +35,11 @@ from nbp.sections import StageConfig
 from nbp.shapes import PyTree
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
+from nbp.training import distributed
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.loop import LoopSpec, run
 from nbp.training.metrics import MetricsWriter, write_curves_png
-from nbp.training.sharding import make_mesh, place_state
+from nbp.training.sharding import make_mesh, place_state, shard_batch
 from nbp.training.state import TrainState
 from nbp.training.task import Evaluator
 
@@ -49,19 +50,25 @@ def train_workdir(config: Config, workdir: Path) -> None:
     """Trains what is not trained yet. Rerunning the same command continues a stopped run."""
     make_folder(workdir)
     compare_config(config, workdir)  # before a long look at the data, which may fail in turn
-    train, held_out = datasets.make_data(config, bad_videos=workdir / "bad_videos.csv")
-    if train.bad_videos:
+    bad_videos = workdir / name_bad_videos()
+    train, held_out = datasets.make_data(config, bad_videos=bad_videos)
+    distributed.check_agreement(
+        {"configuration": to_json(config), "data set": train.source.fingerprint}
+    )
+    if train.bad_videos and distributed.is_main():
         print(
             f"[data] {len(train.bad_videos)} unusable videos skipped "
-            f"({train.bad_videos.summarize()}), listed in {workdir / 'bad_videos.csv'}"
+            f"({train.bad_videos.summarize()}), listed in {bad_videos}"
         )
     trained = None
     if config.data.kind == "tokens":
         trained = build.load_tokenizer(config, workdir)
         build.check_cache(datasets.open_tokens(config), trained)
-    adopt_config(config, workdir, report=lambda text: print(f"[train] {text}", flush=True))
     labels = train.label_names
-    save_labels(workdir, labels)
+    if distributed.is_main():
+        adopt_config(config, workdir, report=lambda text: print(f"[train] {text}", flush=True))
+        save_labels(workdir, labels)
+    distributed.wait_for_all("configuration")
     for stage in config.stages:
         clips = Validation(config, held_out)
         if stage == "tokenizer":
@@ -73,7 +80,7 @@ def train_workdir(config: Config, workdir: Path) -> None:
             # On every device of the mesh, as the parameters that are measured together with it.
             tokenizer_params = place_state(trained.params, make_mesh())
             task = build.make_generator_task(config, labels, tokenizer_params)
-            if has_begun(workdir, stage):
+            if distributed.decide(has_begun(workdir, stage)):
                 begun = build.load_trained(workdir, stage, network=task.network, ema=False)
                 build.check_tokenizer(begun, trained)
             sampler = make_preview_sampler(config, task, tokenizer_params)
@@ -96,6 +103,8 @@ def train_stage(
     """Runs one stage in `workdir/<stage>` and draws its curves."""
     stage: StageConfig = getattr(config.train, task.name)
     directory = build.stage_directory(workdir, task.name)
+    mesh = make_mesh()
+    rows = distributed.find_rows(shard_batch(mesh), stage.batch)
     meta = {
         "config": dataclasses.asdict(config),
         "plan": config.plan.fingerprint,
@@ -104,12 +113,14 @@ def train_stage(
     }
     with (
         Checkpointer(directory / "checkpoints", keep=config.train.keep) as checkpointer,
-        MetricsWriter(directory, name=task.name, save_gif=write_gif) as writer,
+        MetricsWriter(
+            directory, name=task.name, save_gif=write_gif, silent=not distributed.is_main()
+        ) as writer,
     ):
         state = run(
             task,
             stream_factory=lambda batch: datasets.make_training_stream(
-                config, stage, data=data, start_batch=batch
+                config, stage, data=data, start_batch=batch, rows=rows
             ),
             checkpointer=checkpointer,
             spec=LoopSpec(
@@ -119,13 +130,13 @@ def train_stage(
                 checkpoint_every=config.train.checkpoint_every,
                 changed_data=config.train.changed_data,
             ),
-            mesh=make_mesh(),
+            mesh=mesh,
             writer=writer,
             meta=meta,
             seed=config.seed,
             evaluators=evaluators.make(writer),
         )
-    if (directory / "metrics.csv").is_file():
+    if distributed.is_main() and (directory / "metrics.csv").is_file():
         curves = workdir / "report" / f"{task.name}_curves.png"
         curves.parent.mkdir(exist_ok=True)
         write_curves_png(directory / "metrics.csv", curves, title=f"{config.name}: {task.name}")
@@ -134,15 +145,25 @@ def train_stage(
 
 def finish(config: Config, workdir: Path) -> None:
     """Draws the configured samples and runs the configured protocol, unless that is done."""
-    if config.evaluation.samples and not (workdir / "samples" / "samples.npz").is_file():
+    drawn = distributed.decide((workdir / "samples" / "samples.npz").is_file())
+    if config.evaluation.samples and not drawn:
         sample_workdir(workdir, workdir / "samples", SampleRequest(config.evaluation.samples))
-        print(f"[samples] {config.evaluation.samples} clips in {workdir / 'samples'}")
+        if distributed.is_main():
+            print(f"[samples] {config.evaluation.samples} clips in {workdir / 'samples'}")
     protocol = config.evaluation.protocol
-    if protocol and not report_path(workdir, protocol).is_file():
+    if protocol and not distributed.decide(report_path(workdir, protocol).is_file()):
         report = evaluate_workdir(workdir, protocol)
+        if not distributed.is_main():
+            return
         write_report(report_path(workdir, protocol), report)
         print(format_table(f"{config.name}, protocol {protocol}", report["scores"]))
         print(f"[report] {report_path(workdir, protocol)}")
+
+
+def name_bad_videos() -> str:
+    """The list of unusable clips in the workdir; each process of a job reads others."""
+    process, _ = distributed.find_place()
+    return f"bad_videos.{process}.csv" if process else "bad_videos.csv"
 
 
 class Validation:

@@ -98,7 +98,8 @@ class Checkpointer:
             raise CheckpointError(f"no checkpoints: {self.directory} does not exist. Train first.")
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._lock = integrity.take_lock(self.directory)
+            # The processes of a job train in it together; the first one keeps others out.
+            self._lock = integrity.take_lock(self.directory) if jax.process_index() == 0 else None
             integrity.remove_unfinished(self.directory)
         self._manager = self._make_manager()
         self._scores: dict[int, float | None] = {}
@@ -195,7 +196,7 @@ class Checkpointer:
         finally:
             with contextlib.suppress(Exception):
                 self._manager.close()
-            if not self._read_only:
+            if not self._read_only and self._lock is not None:
                 self._lock.close()
 
     def restore(self, template: TrainState, *, step: int | None = None) -> Restored:

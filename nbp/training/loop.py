@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, Literal, NoReturn
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from nbp.errors import (
@@ -128,6 +129,7 @@ def run(
             _compare_data(data, stream, spec, writer=writer)
             while True:
                 # On the current state: evaluate, save, stop.
+                stop.look(step)
                 final, fresh = step == spec.total_steps, step > start
                 due = [e for e in evaluators if fresh and (final or step % e.every == 0)]
                 save = fresh and (final or step % spec.checkpoint_every == 0)
@@ -227,7 +229,8 @@ class _MetricsReader:
 class _StopSignals:
     """Turns SIGTERM and the first Ctrl-C into a flag; true once one of them came.
 
-    Job managers often send SIGTERM twice, so only a second Ctrl-C interrupts the saving.
+    Job managers often send SIGTERM twice, so only a second Ctrl-C interrupts the saving. In a job
+    of several processes JAX takes the SIGTERM that any of them gets, and names a step to all.
     """
 
     def __init__(self) -> None:
@@ -237,8 +240,15 @@ class _StopSignals:
     def __bool__(self) -> bool:
         return bool(self.name)
 
+    def look(self, step: int) -> None:
+        """Asks whether all processes are to stop at this step. Every one calls it at each step."""
+        if multihost_utils.reached_preemption_sync_point(step):
+            self.name = self.name or "SIGTERM"
+
     def __enter__(self) -> "_StopSignals":
-        if threading.current_thread() is threading.main_thread():
+        # A handler of ours would take the signal away from JAX.
+        alone = jax.process_count() == 1
+        if alone and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._handle)
         return self

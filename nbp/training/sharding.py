@@ -103,8 +103,19 @@ def make_state_shardings(mesh: Mesh, state: PyTree) -> PyTree:
 
 
 def place_state(state: PyTree, mesh: Mesh) -> PyTree:
-    """Puts the arrays of `state` where the rules want them."""
-    return jax.device_put(state, make_state_shardings(mesh, state))
+    """Puts the arrays of `state` where the rules want them.
+
+    In a job of several processes, arrays that each of them holds for itself must be the same.
+    """
+
+    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        own = getattr(leaf, "is_fully_addressable", True)
+        if not own or sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        values = np.asarray(leaf)  # devices of other processes take no copy from ours
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    return jax.tree.map(place, state, make_state_shardings(mesh, state))
 
 
 def check_batch(global_batch: int, mesh: Mesh) -> None:
@@ -122,6 +133,11 @@ def check_batch(global_batch: int, mesh: Mesh) -> None:
         )
 
 
+def shard_batch(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch: its first axis, over the mesh axes that split batches."""
+    return NamedSharding(mesh, make_partition_spec(("batch",)))
+
+
 def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     """Turns this process's rows (numpy) into global arrays split over `data` and `fsdp`.
 
@@ -130,7 +146,7 @@ def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     Raises:
         ConfigError: the batch does not divide among the devices.
     """
-    sharding = NamedSharding(mesh, make_partition_spec(("batch",)))
+    sharding = shard_batch(mesh)
 
     def place(rows: np.ndarray) -> jax.Array:
         check_batch(rows.shape[0] * jax.process_count(), mesh)
