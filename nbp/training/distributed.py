@@ -29,6 +29,8 @@ HEARTBEAT, HEARTBEAT_SECONDS = "NBP_HEARTBEAT_SECONDS", 60
 # Hosts boot at different times, and the first process may write previews when the others are done.
 START_SECONDS = 300
 END_SECONDS = 300
+# Long, for compilation takes different times; a process that is gone ends the waiting long before.
+WAIT_SECONDS = 3600
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 # What JAX asks for before it takes a process for a task of SLURM.
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
@@ -163,13 +165,15 @@ def find_place() -> tuple[int, int]:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns once every process of the job has called this with the same `name`."""
-    import jax
+    """Returns once every process of the job has called this with the same `name`.
 
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+    No device takes part. The first collective operation of a program fails where a process comes
+    more than half a minute after the others, so they meet here before it.
+    """
+    from jax._src.distributed import global_state  # jax.distributed shows no barrier
 
-        multihost_utils.sync_global_devices(name)
+    if global_state.client is not None:
+        global_state.client.wait_at_barrier(f"nbp {name}", WAIT_SECONDS * 1000)
 
 
 def decide(value: bool) -> bool:

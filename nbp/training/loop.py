@@ -31,6 +31,7 @@ from nbp.errors import (
 )
 from nbp.shapes import Array, PyTree
 from nbp.training.checkpoint import Checkpointer
+from nbp.training.distributed import wait_for_all
 from nbp.training.metrics import MetricsWriter, WindowMeter
 from nbp.training.sharding import (
     check_batch,
@@ -164,6 +165,7 @@ def run(
                 # Update, and read what the previous update reported while this one runs.
                 if update is None:
                     update = _compile(task, state, frozen, batch, key, writer=writer)
+                    wait_for_all("compiled")
                 with reader.timed():
                     state, metrics = update(state, frozen, batch, key)
                     step += 1
