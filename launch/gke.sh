@@ -198,9 +198,11 @@ YAML
   [[ -z $claim ]] || printf '                - name: data\n                  persistentVolumeClaim:\n                    claimName: %s\n' "$claim"
 }
 
+# Prints a command so that a shell would read it back.
 show() {
-  printf '%q ' "$@"
-  echo
+  local line
+  line=$(printf '%q ' "$@")
+  echo "${line% }"
 }
 
 # The one place that runs a command of the cloud.
@@ -262,10 +264,11 @@ publish() {
     fi
   fi
   [[ $image != *@sha256:* ]] || return 0
+  $build || return 0
   if $dry_run; then
     show docker inspect --format='{{index .RepoDigests 0}}' "$image"
     pinned=${image%:*}@sha256:DIGEST
-  elif $build; then
+  else
     pinned=$(docker inspect --format='{{index .RepoDigests 0}}' "$image") || fail "$image has no digest; was it pushed?" 1
   fi
 }
@@ -336,7 +339,7 @@ submit_xpk() {
   # exec: the training, not a shell around it, must get the signal to save.
   if ! run xpk workload create "${place[@]}" --workload "$name" --tpu-type "$type" --num-slices 1 \
     --docker-image "$pinned" --max-restarts "$restarts" --termination-grace-period-seconds "$grace" \
-    --env NBP_DISTRIBUTED=auto --command "exec $(printf '%q ' "${training[@]}")"; then
+    --env NBP_DISTRIBUTED=auto --command "exec $(show "${training[@]}")"; then
     run "${removal[@]}" || true # nothing, or what does not work
     touched=false
     fail "the workload $name could not be created (xpk says why above); nothing is left running" 1

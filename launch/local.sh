@@ -29,6 +29,13 @@ fail() {
   exit 2
 }
 
+# Prints a command so that a shell would read it back.
+show() {
+  local line
+  line=$(printf '%q ' "$@")
+  echo "${line% }"
+}
+
 dry_run=false processes=1 devices='' port='' grace=60 restarts=5 wait=5
 while [[ $# -gt 0 ]]; do
   case $1 in
@@ -73,8 +80,7 @@ compose() {
 if $dry_run; then
   for ((i = 0; i < processes; i++)); do
     compose "$i" "${port:-PORT}"
-    printf '%q ' "${full[@]}"
-    echo
+    show "${full[@]}"
   done
   exit 0
 fi

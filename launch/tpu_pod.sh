@@ -99,11 +99,17 @@ node=(gcloud compute tpus tpu-vm)
 removal=("${tpu[@]}" delete "$name" "${place[@]}" --force --quiet)
 training=(python -u -m nbp.train --config "$1" --workdir "$2" "${@:3}")
 
+# Prints a command so that a shell would read it back.
+show() {
+  local line
+  line=$(printf '%q ' "$@")
+  echo "${line% }"
+}
+
 # The one place that runs a command of the cloud.
 run() {
   if $dry_run; then
-    printf '%q ' "$@"
-    echo
+    show "$@"
   else
     "$@"
   fi
@@ -117,9 +123,9 @@ leave() {
   [[ -z $child ]] || kill -- "-$child" 2>/dev/null || true
   if $touched; then
     if $delete; then
-      run "${removal[@]}" || say "NOT DELETED, it may still be billed: $(printf '%q ' "${removal[@]}")"
+      run "${removal[@]}" || say "NOT DELETED, it may still be billed: $(show "${removal[@]}")"
     elif ! $dry_run; then
-      say "$name may still exist and be billed; to delete it: $(printf '%q ' "${removal[@]}")"
+      say "$name may still exist and be billed; to delete it: $(show "${removal[@]}")"
     fi
   fi
   rm -rf "$scratch"
@@ -162,7 +168,7 @@ look() {
 }
 
 remove() {
-  run "${removal[@]}" || fail "$name could not be deleted, look after it: $(printf '%q ' "${removal[@]}")" 1
+  run "${removal[@]}" || fail "$name could not be deleted, look after it: $(show "${removal[@]}")" 1
   touched=false
 }
 
