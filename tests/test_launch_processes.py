@@ -5,6 +5,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from nbp import build, datasets
 from nbp.config import load_config
 from nbp.training.checkpoint import Checkpointer
 from tests import tiny
+from tests.training import toy
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = ROOT / "launch" / "local.sh"
@@ -36,12 +38,14 @@ GRACE = 20
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
-def start(workdir: Path, *options: str, python: str = sys.executable) -> subprocess.Popen[str]:
+def start(
+    workdir: Path, *options: str, python: str = sys.executable, config: str = tiny.CONFIG
+) -> subprocess.Popen[str]:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     environment |= {"PYTHON": python, "NBP_HEARTBEAT_SECONDS": "10", "XLA_FLAGS": QUICK}
     options = (*options, "--wait", "0", "--grace", str(GRACE))
     return subprocess.Popen(
-        [str(LOCAL), *options, tiny.CONFIG, str(workdir), *tiny.flags(CHANGES)],
+        [str(LOCAL), *options, config, str(workdir), *tiny.flags(CHANGES)],
         cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -52,24 +56,30 @@ def start(workdir: Path, *options: str, python: str = sys.executable) -> subproc
     )
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 300) -> str:
+def make_python(folder: Path, module: str) -> str:
+    """An interpreter that runs `module` in place of nbp.train."""
+    path = folder / "python"
+    path.write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\n'
+        f'exec {sys.executable} -m {module} "$@"\n'
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+def finish(process: subprocess.Popen[str], *, code: int = 0, seconds: float = 300) -> str:
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         pytest.fail(f"still running after {seconds} s: {process.communicate()[0]}")
-    assert process.returncode == 0, output
+    assert process.returncode == code, output
     return output
 
 
 def test_two_processes_see_eight_devices(tmp_path: Path) -> None:
-    python = tmp_path / "python"  # finds a port as it is, and runs our program for nbp.train
-    python.write_text(
-        f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\n'
-        f'exec {sys.executable} -m tests.launch.psum "$@"\n'
-    )
-    python.chmod(0o755)
-    finish(start(tmp_path, "--processes", "2", "--devices", "4", python=str(python)))
+    python = make_python(tmp_path, "tests.launch.psum")
+    finish(start(tmp_path, "--processes", "2", "--devices", "4", python=python))
     seen = [json.loads((tmp_path / f"{process}.json").read_text()) for process in range(2)]
     assert [entry.pop("rows") for entry in seen] == [list(range(8)), list(range(8, 16))]
     for entry in seen:
@@ -83,6 +93,34 @@ def test_two_processes_see_eight_devices(tmp_path: Path) -> None:
             "placed": [0.0, 1.0, 2.0],
             "decided": True,
         }
+
+
+def test_faults_of_one_process_end_the_job_as_they_should(tmp_path: Path) -> None:
+    """A preemption, a death of the process that coordinates, and data that one cannot read."""
+    python = make_python(tmp_path, "tests.launch.toy_job")
+    faults = "1:7:term,0:13:kill,1:17:data"
+    process = start(tmp_path, "--processes", "2", "--devices", "4", python=python, config=faults)
+    output = finish(process, code=3)
+    # SIGTERM reached one process; both stopped at the same step, later than the signal, and saved.
+    [preempted] = set(re.findall(r"nbp: Preempted: SIGTERM at step (\d+): .*", output))
+    assert 7 < int(preempted) <= 12
+    assert output.count("nbp: Preempted: ") == 2
+    assert "exit code 143; restart 1 of 5" in output
+    assert f"resumes after step {preempted}" in output
+    # The next start lost the process that coordinates, which then had saved step 10.
+    assert re.search(r"exit code (137|42|134); restart 2 of 5", output)
+    assert f"resumes after step {max(10, int(preempted))}" in output
+    # No restart brings data back.
+    assert "nbp: DataError: this process cannot read its clips" in output
+    assert "restart 3" not in output
+    steps = [int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdecimal()]
+    assert max(steps) == 15
+    alone = toy.train(tmp_path / "alone", steps=15, task=toy.ToyTask(total_steps=toy.STEPS))
+    template = jax.eval_shape(toy.ToyTask().init, jax.random.key(0))
+    with Checkpointer(tmp_path / "checkpoints", read_only=True) as checkpointer:
+        together = checkpointer.restore(template).state
+    for ours, theirs in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def make_workdir(workdir: Path) -> None:
