@@ -14,14 +14,11 @@ connections break before, and exit with code 42 or 134. The launcher starts all 
 import hashlib
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nbp.errors import ConfigError, RestartError
-
-if TYPE_CHECKING:
-    from jax.sharding import Sharding
 
 COORDINATOR, PROCESSES, PROCESS = "NBP_COORDINATOR", "NBP_PROCESSES", "NBP_PROCESS"
 DETECTION = "NBP_DISTRIBUTED"
@@ -220,10 +217,14 @@ def check_agreement(values: Mapping[str, str]) -> None:
                 )
 
 
-def find_rows(sharding: "Sharding", global_batch: int) -> list[int]:
+def find_rows(sharding: Any, global_batch: int) -> list[int]:
     """The rows of a global batch that lie on devices of this process, in rising order.
 
     They need not be neighbours, nor this process's alone: that is the mesh's business.
+
+    Args:
+        sharding: the `jax.sharding.Sharding` of the batch.
+        global_batch: rows over all processes.
     """
     slices = {
         index[0].indices(global_batch)[:2]
