@@ -7,7 +7,7 @@ Each choice that `config.data` names is made here, once, by choosing an object.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -124,9 +124,9 @@ def make_training_stream(
     *,
     data: ClipData,
     start_batch: int,
-    rows: Sequence[int] | None = None,
+    rows: Callable[[int], Sequence[int]] | None = None,
 ) -> BatchStream:
-    """Batches from `start_batch` on; of each, only `rows` are made (None: all of them)."""
+    """Batches from `start_batch` on. `rows` tells which of N rows are made here; None: all."""
     spec = PipelineSpec(
         batch=stage.batch,
         seed=config.seed,
@@ -139,7 +139,7 @@ def make_training_stream(
         data.transforms,
         spec,
         start_batch=start_batch,
-        rows=rows,
+        rows=None if rows is None else rows(stage.batch),
         bad_videos=data.bad_videos,
     )
 

@@ -4,6 +4,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def train_stage(
     stage: StageConfig = getattr(config.train, task.name)
     directory = build.stage_directory(workdir, task.name)
     mesh = make_mesh()
-    rows = distributed.find_rows(shard_batch(mesh), stage.batch)
+    rows = partial(distributed.find_rows, shard_batch(mesh))
     meta = {
         "config": dataclasses.asdict(config),
         "plan": config.plan.fingerprint,
