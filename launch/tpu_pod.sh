@@ -224,7 +224,7 @@ install() {
 # Starts the training on all hosts, shows the output of the first, and puts into `code` how it
 # ended: 0 where every host says so, else what a person must mend, else the first failure.
 train() {
-  local codes one breaks=0 lines=all
+  local codes one breaks=0 lines=all silent=''
   code=137
   on_host all start "${training[@]}" || return 0
   until await on_host 0 follow "$lines"; do # the connection broke, or the host is gone
@@ -232,7 +232,7 @@ train() {
     [[ $(look) == @(ACTIVE|UNKNOWN) && $breaks -lt 20 ]] || return 0
     await sleep "$poll"
   done
-  codes=$(on_host all finish 120) || return 0
+  codes=$(on_host all finish 120) || silent=137 # a host did not answer
   if $dry_run; then
     echo "$codes"
     code=0
@@ -241,7 +241,7 @@ train() {
   codes=$(sed -n 's/^.*nbp-exit \([0-9]*\|none\)$/\1/p' <<<"$codes" | sed 's/none/137/')
   [[ -n $codes ]] || return 0
   code=0
-  for one in $codes; do
+  for one in $codes $silent; do
     if [[ $one -ne 0 && ($code -eq 0 || ($one -ge 2 && $one -le 5)) ]]; then
       code=$one
     fi

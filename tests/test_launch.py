@@ -3,6 +3,8 @@
 """launch/local.sh: what it runs and restarts. Of all scripts: dry runs as recorded, shellcheck."""
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -203,6 +205,38 @@ def test_a_signal_reaches_all_processes(tmp_path: Path) -> None:
 def test_dry_runs_are_as_recorded(name: str) -> None:
     """After a change on purpose: `python -m tests.launch.golden` records them anew."""
     assert golden.run(name) == golden.path(name).read_text()
+
+
+def documented() -> list[list[str]]:
+    """The calls of launch scripts in docs/launching.md, from the name of the script on."""
+    text = (ROOT / "docs" / "launching.md").read_text(encoding="utf8").replace("\\\n", " ")
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.S))
+    calls = [
+        shlex.split(line[line.index("launch/") :])
+        for line in blocks.splitlines()
+        if "launch/" in line
+    ]
+    assert {Path(call[0]).name for call in calls} >= {
+        "local.sh",
+        "slurm.sbatch",
+        "tpu_pod.sh",
+        "gke.sh",
+    }
+    return calls
+
+
+@pytest.mark.parametrize("call", documented(), ids=lambda call: Path(call[0]).name)
+def test_documented_calls_are_understood(call: list[str]) -> None:
+    script, *arguments = call
+    done = subprocess.run(
+        ["bash", str(ROOT / script), "--dry-run", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 SCRIPTS = sorted(p.name for p in LOCAL.parent.iterdir() if p.suffix in (".sh", ".sbatch"))

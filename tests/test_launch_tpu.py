@@ -150,6 +150,15 @@ def test_exit_codes_decide(tmp_path: Path, codes: list[str], expected: int, star
     assert stage.verbs().count("ssh start all") == starts
 
 
+def test_a_host_that_does_not_answer_counts_as_lost(tmp_path: Path) -> None:
+    replies = [{"out": "nbp-exit 0\n", "code": 255}, DONE]
+    stage = Stage(tmp_path / "s", states("ACTIVE"), NOT_RUNNING, ("finish", replies))
+    done = launch(stage)
+    assert done.returncode == 0
+    assert stage.verbs().count("ssh start all") == 2
+    assert "exit code 137, or hosts lost; restart 1 of 50" in done.stderr
+
+
 def test_restarts_are_limited(tmp_path: Path) -> None:
     stage = Stage(
         tmp_path / "s", states("ACTIVE"), NOT_RUNNING, ("finish", [{"out": "nbp-exit 42\n"}])
