@@ -34,6 +34,7 @@ from nbp.shapes import PyTree
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
 from nbp.training.checkpoint import Checkpointer
+from nbp.training.distributed import decide
 from nbp.training.optimizer import OptimizerSpec, ParamGroup
 
 TOKENIZER_GROUPS = (
@@ -179,7 +180,7 @@ def load_trained(
     template = jax.eval_shape(network.init, jax.random.key(0))
     with Checkpointer(directory, read_only=True) as checkpointer:
         params = checkpointer.restore_params(template, use_ema=ema)
-        step = checkpointer.latest_step()
+        step = decide(checkpointer.latest_step())
         assert step is not None
         meta = checkpointer.read_meta(step)
         return Trained(params, step, checkpointer.checkpoint_hash(step), meta)

@@ -30,6 +30,7 @@ import orbax.checkpoint as ocp
 from nbp.errors import CheckpointError, ConfigError, RestartError
 from nbp.shapes import PyTree
 from nbp.training import integrity
+from nbp.training.distributed import decide
 from nbp.training.integrity import Damaged
 from nbp.training.orbax_setup import set_up_orbax
 from nbp.training.state import (
@@ -123,7 +124,7 @@ class Checkpointer:
 
     def is_empty(self) -> bool:
         """Tells whether nothing was ever saved here, damaged and moved-aside steps included."""
-        return not self.all_steps() and not list(self.directory.glob("corrupt-*"))
+        return decide(not self.all_steps() and not list(self.directory.glob("corrupt-*")))
 
     def save(
         self,
@@ -150,7 +151,7 @@ class Checkpointer:
             RestartError: several saves in a row failed.
         """
         self.wait()
-        if step in self.all_steps():
+        if decide(step in self.all_steps()):
             return False
         if self._failures:  # threads of the failed save may have written on after the clean-up
             integrity.remove_unfinished(self.directory)
@@ -245,7 +246,7 @@ class Checkpointer:
     def _load_newest(
         self, load: Callable[[int], T], *, items: Sequence[str], step: int | None
     ) -> T:
-        steps = self.all_steps() if step is None else [step]
+        steps = decide(self.all_steps()) if step is None else [step]
         if not steps:
             why = "Train first." if self.is_empty() else "Damaged ones were renamed to corrupt-*."
             raise CheckpointError(f"no checkpoint in {self.directory}. {why}")
@@ -364,17 +365,19 @@ class Checkpointer:
     def _count_failure(self, step: int, error: Exception) -> None:
         self._failures += 1
         self._scores.pop(step, None)
+        integrity.remove_unfinished(self.directory)
+        message = f"checkpoint {step} could not be written: {integrity.first_line(error)}"
+        # The other processes of a job do not know of it, and would wait for this one for ever.
+        if self._failures >= FAILURES_ALLOWED or jax.process_count() > 1:
+            raise RestartError(
+                f"{message} ({self._failures} failures in a row). The last good checkpoint is "
+                f"{self.latest_step()}. Free space in {self.directory} and start again."
+            ) from error
         # After a failure orbax's own list of steps is unreliable, so it is read anew.
         with contextlib.suppress(Exception):
             self._manager.close()
         integrity.remove_unfinished(self.directory)
         self._manager = self._make_manager()
-        message = f"checkpoint {step} could not be written: {integrity.first_line(error)}"
-        if self._failures >= FAILURES_ALLOWED:
-            raise RestartError(
-                f"{message} ({self._failures} failures in a row). The last good checkpoint is "
-                f"{self.latest_step()}. Free space in {self.directory} and start again."
-            ) from error
         self._report(f"{message}; training goes on and the next save is tried")
 
 

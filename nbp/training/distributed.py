@@ -12,13 +12,17 @@ connections break before, and exit with code 42 or 134. The launcher starts all 
 """
 
 import hashlib
+import itertools
+import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from nbp.errors import ConfigError, RestartError
+
+T = TypeVar("T")
 
 COORDINATOR, PROCESSES, PROCESS = "NBP_COORDINATOR", "NBP_PROCESSES", "NBP_PROCESS"
 DETECTION = "NBP_DISTRIBUTED"
@@ -144,6 +148,8 @@ def _read_number(environment: Mapping[str, str], name: str, default: int | None)
     return int(text)
 
 
+_decisions = itertools.count()
+
 # While they run ----------------------------------------------------------------------------------
 
 
@@ -173,15 +179,21 @@ def wait_for_all(name: str) -> None:
         global_state.client.wait_at_barrier(f"nbp {name}", WAIT_SECONDS * 1000)
 
 
-def decide(value: bool) -> bool:
-    """What process 0 says, on all of them: file systems do not show every host the same at once."""
-    import jax
+def decide(value: T) -> T:
+    """What process 0 says, on all of them: file systems do not show every host the same at once.
 
-    if jax.process_count() == 1:
+    Args:
+        value: of JSON. Every process calls this, the same number of times.
+    """
+    from jax._src.distributed import global_state  # jax.distributed shows no store
+
+    if global_state.client is None:
         return value
-    from jax.experimental import multihost_utils
-
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+    key = f"nbp/decision/{next(_decisions)}"
+    if global_state.process_id == 0:
+        global_state.client.key_value_set(key, json.dumps(value))
+        return value
+    return json.loads(global_state.client.blocking_key_value_get(key, WAIT_SECONDS * 1000))
 
 
 def check_agreement(values: Mapping[str, str]) -> None:

@@ -31,7 +31,7 @@ from nbp.errors import (
 )
 from nbp.shapes import Array, PyTree
 from nbp.training.checkpoint import Checkpointer
-from nbp.training.distributed import wait_for_all
+from nbp.training.distributed import decide, wait_for_all
 from nbp.training.metrics import MetricsWriter, WindowMeter
 from nbp.training.sharding import (
     check_batch,
@@ -172,7 +172,7 @@ def run(
                     reader.push(step, metrics)
                 writer.progress(step)
         checkpointer.wait()
-        if checkpointer.latest_step() != step:
+        if decide(checkpointer.latest_step()) != step:
             raise RestartError(
                 f"the final checkpoint {step} could not be written to {checkpointer.directory}; "
                 f"the last good one is {checkpointer.latest_step()}. Free space and start again."
