@@ -40,7 +40,7 @@ from nbp.training import distributed
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.loop import LoopSpec, run
 from nbp.training.metrics import MetricsWriter, write_curves_png
-from nbp.training.sharding import make_mesh, place_state, shard_batch
+from nbp.training.sharding import place_state, shard_batch
 from nbp.training.state import TrainState
 from nbp.training.task import Evaluator
 
@@ -79,10 +79,17 @@ def train_workdir(config: Config, workdir: Path) -> None:
         else:
             trained = trained or build.load_tokenizer(config, workdir)
             # On every device of the mesh, as the parameters that are measured together with it.
-            tokenizer_params = place_state(trained.params, make_mesh())
+            mesh = build.make_mesh(config, stage)
+            tokenizer_params = place_state(trained.params, mesh)
             task = build.make_generator_task(config, labels, tokenizer_params)
             if distributed.decide(has_begun(workdir, stage)):
-                begun = build.load_trained(workdir, stage, network=task.network, ema=False)
+                begun = build.load_trained(
+                    workdir,
+                    stage,
+                    network=task.network,
+                    ema=False,
+                    groups=task.optimizer.groups,
+                )
                 build.check_tokenizer(begun, trained)
             sampler = make_preview_sampler(config, task, tokenizer_params)
             evaluators = generator_evaluators(config, task, clips, sampler=sampler)
@@ -104,7 +111,7 @@ def train_stage(
     """Runs one stage in `workdir/<stage>` and draws its curves."""
     stage: StageConfig = getattr(config.train, task.name)
     directory = build.stage_directory(workdir, task.name)
-    mesh = make_mesh()
+    mesh = build.make_mesh(config, task.name)
     rows = partial(distributed.find_rows, shard_batch(mesh))
     meta = {
         "config": dataclasses.asdict(config),

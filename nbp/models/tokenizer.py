@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from nbp.axes import gather_all
 from nbp.layout import LatentGrid
 from nbp.nn.conv3d import (
     CausalConv3d,
@@ -231,7 +232,7 @@ class TokenizerNetwork:
     def bind(self, params: PyTree) -> Tokenizer:
         """The module holding `params`; no arrays are allocated for it."""
         abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
-        return nnx.merge(nnx.graphdef(abstract), params)
+        return nnx.merge(nnx.graphdef(abstract), gather_all(params, self.spec.dtype))
 
     def encode(self, params: PyTree, video: UInt8[Array, "b t h w c"]) -> Int[Array, "b T H W"]:
         """Codes of clips with pixels 0..255."""

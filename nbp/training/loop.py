@@ -35,6 +35,7 @@ from nbp.training.distributed import decide, wait_for_all
 from nbp.training.metrics import MetricsWriter, WindowMeter
 from nbp.training.sharding import (
     check_batch,
+    describe_placement,
     make_state_shardings,
     place_batch,
     place_state,
@@ -121,6 +122,11 @@ def run(
             return state
         writer.start(start, total_steps=spec.total_steps)
         writer.note(_describe_start(state, start, mesh))
+        accumulate = getattr(getattr(task, "optimizer", None), "accumulate", 1)
+        for line in describe_placement(
+            mesh, state, global_batch=spec.global_batch, accumulate=accumulate
+        ):
+            writer.note(line)
         frozen = place_state(task.frozen, mesh)
         key = jax.device_put(_make_key(seed, STEP_STREAM), replicate(mesh))
         reader = _MetricsReader(task, spec, writer=writer, checkpointer=checkpointer)
@@ -284,7 +290,7 @@ def _restore_or_init(
     """Returns the state, its step, and the saved data position (`{}` at the start)."""
     key = _make_key(seed, INIT_STREAM)
     shapes = jax.eval_shape(task.init, key)
-    shardings = make_state_shardings(mesh, shapes)
+    shardings = make_state_shardings(mesh, shapes, getattr(task, "axes", None))
     if checkpointer.is_empty():
         return jax.jit(task.init, out_shardings=shardings)(key), 0, {}
     template = jax.tree.map(
@@ -340,7 +346,7 @@ def _compile(
         return task.step(state, frozen, batch, jax.random.fold_in(key, state.step))
 
     began = time.perf_counter()
-    shardings = make_state_shardings(mesh=key.sharding.mesh, state=state)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     compiled = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
     compiled = compiled.lower(state, frozen, batch, key).compile()
     writer.note(f"compiled in {time.perf_counter() - began:.1f} s")

@@ -24,7 +24,8 @@ class Task(Protocol):
             the compiled step, so they are neither compile-time constants nor checkpointed.
 
     A task may also have `items_per_clip: Mapping[str, int]`, e.g. `{"tokens": 108}`: the loop then
-    reports `tokens_per_s` beside `clips_per_s`.
+    reports `tokens_per_s` beside `clips_per_s`; and `axes: Mapping[str, Axes]`, the names of the
+    axes of its parameters, by path, which place them on a mesh (see `nbp.axes`).
     """
 
     @property
