@@ -20,6 +20,7 @@ import pytest
 
 from nbp import build, datasets
 from nbp.config import load_config
+from nbp.jobs.train import train_workdir
 from nbp.training.checkpoint import Checkpointer
 from tests import tiny
 from tests.training import toy
@@ -28,13 +29,13 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCAL = ROOT / "launch" / "local.sh"
 STEPS, EVERY = 12, 4
 CHANGES = {
-    "stages": "('generator',)",  # on a tokenizer that make_workdir leaves untrained: it is quicker
+    "stages": "('generator',)",  # on a tokenizer that is not trained: it is quicker
     "train.generator.steps": str(STEPS),
     "train.checkpoint_every": str(EVERY),
     "generator.null_probability": "0.5",  # drawn for each row: rows must be where they belong
 }
 GRACE = 20
-# Compiling is most of the time here. How well is no matter, as long as it is the same everywhere.
+# Compiling is most of the time here, and how well it is done does not change the values that much.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
@@ -123,12 +124,13 @@ def test_faults_of_one_process_end_the_job_as_they_should(tmp_path: Path) -> Non
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def make_workdir(workdir: Path) -> None:
-    """A workdir whose tokenizer is as it was initialised."""
+def train_alone(workdir: Path) -> None:
+    """Trains in this process, on its eight devices, on a tokenizer as it was initialised."""
     config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, **CHANGES})
     state = jax.jit(build.make_tokenizer_task(config).init)(jax.random.key(0))
     with Checkpointer(workdir / "tokenizer" / "checkpoints") as checkpointer:
         checkpointer.save(1, state, data={}, meta={})
+    train_workdir(config, workdir)
 
 
 def saved_steps(workdir: Path) -> list[int]:
@@ -166,8 +168,7 @@ def read_state(workdir: Path) -> dict[str, np.ndarray]:
 def test_two_processes_train_as_one_and_survive_a_kill(tmp_path: Path) -> None:
     """One process trains to the end; two go on from its first checkpoint, and one is killed."""
     one, two = tmp_path / "one", tmp_path / "two"
-    make_workdir(one)
-    finish(start(one, "--devices", "8"))
+    train_alone(one)
     assert saved_steps(one) == [EVERY, 2 * EVERY, STEPS]
     shutil.copytree(one, two)
     for step in (2 * EVERY, STEPS):
@@ -178,7 +179,7 @@ def test_two_processes_train_as_one_and_survive_a_kill(tmp_path: Path) -> None:
     while 2 * EVERY not in saved_steps(two):
         assert launcher.poll() is None, launcher.communicate()[0]
         assert time.monotonic() < deadline
-        time.sleep(0.001)
+        time.sleep(0.005)
     survivor = find_process(launcher, 0)
     find_process(launcher, 1).kill()
     killed = time.monotonic()
