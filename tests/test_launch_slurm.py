@@ -45,7 +45,7 @@ def launch(stage: Stage, *options: str, **variables: str) -> subprocess.Complete
         "c.py",
         "my runs/a",
         "--config.generator.block=(1,2,2)",
-        **{**JOB, "PYTHON": str(stage.folder / "python"), **variables},
+        variables={**JOB, "PYTHON": str(stage.folder / "python"), **variables},
     )
 
 
@@ -158,7 +158,7 @@ def test_wrong_usage(
     tmp_path: Path, arguments: tuple[str, ...], variables: dict[str, Any], message: str
 ) -> None:
     stage = make_stage(tmp_path, 0)
-    done = stage.run("slurm.sbatch", *arguments, **variables)
+    done = stage.run("slurm.sbatch", *arguments, variables=variables)
     assert done.returncode == 2
     assert message in done.stderr
     assert not stage.calls()

@@ -261,8 +261,7 @@ def test_zone_and_project_may_come_from_the_environment(tmp_path: Path) -> None:
         "tpu_pod.sh",
         *ASKED[:4],
         *JOB,
-        CLOUDSDK_COMPUTE_ZONE="us-west4-a",
-        CLOUDSDK_CORE_PROJECT="p-1",
+        variables={"CLOUDSDK_COMPUTE_ZONE": "us-west4-a", "CLOUDSDK_CORE_PROJECT": "p-1"},
     )
     assert done.returncode == 0
     assert {"--zone=us-west4-a", "--project=p-1"} <= set(stage.calls()[0])

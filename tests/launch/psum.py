@@ -25,12 +25,12 @@ def main() -> None:
     rows = distributed.find_rows(shard_batch(mesh), 16)
     batch = place_batch({"x": np.asarray(rows, np.float32)}, mesh)["x"]
 
-    (axes,) = batch.sharding.spec
+    split = shard_batch(mesh).spec
 
     def add(x: jax.Array) -> jax.Array:
-        return jax.lax.psum(x.sum(), axes)
+        return jax.lax.psum(x.sum(), split[0])
 
-    total = jax.jit(jax.shard_map(add, mesh=mesh, in_specs=batch.sharding.spec, out_specs=P()))
+    total = jax.jit(jax.shard_map(add, mesh=mesh, in_specs=split, out_specs=P()))
     gather = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))
     state = place_state({"w": np.arange(3.0, dtype=np.float32)}, mesh)
     again = place_state(jax.tree.map(np.asarray, state), mesh)

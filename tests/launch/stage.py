@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,16 @@ class Stage:
         return {**kept, "PATH": f"{self.folder / 'bin'}:{kept['PATH']}", "HOME": str(self.home)}
 
     def run(
-        self, script: str, *arguments: str, timeout: float = 60, **variables: str
+        self, script: str, *arguments: str, variables: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(LAUNCH / script), *arguments],
             cwd=self.home,
-            env={**self.environment, **variables},
+            env={**self.environment, **(variables or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=60,
         )
 
     def calls(self) -> list[list[str]]:
@@ -73,7 +74,7 @@ def shorten(call: list[str]) -> str:
     if call[:3] != ["gcloud", "compute", "tpus"]:
         count = 4 if call[0] == "gcloud" else 2 if call[0] == "docker" else 3
         return " ".join(word for word in call[:count] if not word.startswith("-"))
-    flags = dict(word.partition("=")[::2] for word in call if word.startswith("--"))
+    flags = {word.split("=")[0]: word.partition("=")[2] for word in call if word[:2] == "--"}
     command = flags.get("--command", "")
     step = re.search(r"tpu_host\.sh (\w+)", command)
     words = (call[4], step[1] if step else command and "unpack", flags.get("--worker"))
