@@ -50,6 +50,13 @@ TOKENIZER_GROUPS = (
     ParamGroup(".*kernel", matrix="conv"),
     ParamGroup(".*(bias|scale|beta)", decay=False),
 )
+GENERATOR_GROUPS = (
+    ParamGroup("transformer/.*qkv/kernel", matrix="joined"),
+    ParamGroup("transformer/.*(proj|up|down)/kernel", matrix="dense"),
+    ParamGroup("head/kernel"),
+    ParamGroup("tokens", decay=False),
+    ParamGroup(".*(bias|scale)|null_prompt|positions/.*", decay=False),
+)
 
 
 # Networks ----------------------------------------------------------------------------------------
@@ -114,14 +121,9 @@ def make_generator_network(config: Config, labels: Sequence[str]) -> GeneratorNe
 
 def make_generator_groups(config: Config) -> tuple[ParamGroup, ...]:
     """Matrices are stored as the configuration says, the few other values in float32."""
+    *matrices, vectors = GENERATOR_GROUPS
     storage = config.memory.parameters
-    return (
-        ParamGroup("transformer/.*qkv/kernel", matrix="joined", storage=storage),
-        ParamGroup("transformer/.*(proj|up|down)/kernel", matrix="dense", storage=storage),
-        ParamGroup("head/kernel", storage=storage),
-        ParamGroup("tokens", decay=False, storage=storage),
-        ParamGroup(".*(bias|scale)|null_prompt|positions/.*", decay=False),
-    )
+    return (*(dataclasses.replace(group, storage=storage) for group in matrices), vectors)
 
 
 def make_mesh(

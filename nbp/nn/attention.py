@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from nbp.shapes import Array, Bool, Float, Int
 
@@ -109,8 +110,9 @@ def _attend_pieces_forward(
         total = weights.sum(-1, keepdims=True)
         outs.append(_mix(weights.astype(v.dtype), v[:, keys]) / jnp.moveaxis(total, 1, 2))
         log_totals.append(top + jnp.log(total))
-    out = jnp.concatenate(outs, axis=1).astype(q.dtype)
-    return out, (q, k, v, key_mask, out, jnp.concatenate(log_totals, axis=2))
+    out = checkpoint_name(jnp.concatenate(outs, axis=1).astype(q.dtype), "attention")
+    log_total = checkpoint_name(jnp.concatenate(log_totals, axis=2), "attention")
+    return out, (q, k, v, key_mask, out, log_total)
 
 
 def _attend_pieces_backward(

@@ -251,7 +251,8 @@ def make_policy(remat: Remat) -> Callable[..., Any]:
     """What the backward pass of a layer finds stored; the rest it computes again.
 
     none: everything but parameters made whole or cast, which are cheaper made again than kept.
-    dots: results of matmuls with parameters (attention, norms and GELU are computed again).
+    dots: results of matmuls with parameters, and of attention where it can do with them
+    (`prefix_attention`); norms and GELU are computed again.
     full: the input of the layer. offload: the same, in the host's memory.
     """
     policies = jax.checkpoint_policies
@@ -259,7 +260,10 @@ def make_policy(remat: Remat) -> Callable[..., Any]:
         case "none":
             return _keep_unless_remade
         case "dots":
-            return policies.dots_with_no_batch_dims_saveable
+            dots = policies.dots_with_no_batch_dims_saveable
+            return policies.save_from_both_policies(
+                dots, policies.save_only_these_names("attention")
+            )
         case "full":
             return policies.nothing_saveable
         case "offload":

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from nbp.axes import RULES, count_parts, mesh_sizes
 from nbp.errors import ConfigError
 from nbp.shapes import Array, Float, Int, PyTree
 from nbp.training.precision import Storage, is_narrow, keep_masters, round_update, widen
@@ -281,11 +282,14 @@ def accumulate_gradients(
         (loss, metrics), gradients = differentiate(params, batch, jax.random.fold_in(key, 0))
         return loss, metrics, gradients
 
+    devices = count_parts(RULES["batch"], sizes) if (sizes := mesh_sizes()) else 1
+
     def split(rows: Array) -> Array:
-        if rows.shape[0] % accumulate:
+        if rows.shape[0] % (accumulate * devices):
             raise ConfigError(
-                f"optimizer.accumulate {accumulate} does not divide the batch of {rows.shape[0]}. "
-                "Choose a batch that is a multiple of it."
+                f"optimizer.accumulate {accumulate} does not divide the batch of {rows.shape[0]} clips"
+                + (f" on {devices} devices of mesh.data * mesh.fsdp" if devices > 1 else "")
+                + ". Choose a batch that is a multiple of both, or raise mesh.tensor."
             )
         parts = rows.reshape(rows.shape[0] // accumulate, accumulate, *rows.shape[1:])
         return jnp.moveaxis(parts, 1, 0)

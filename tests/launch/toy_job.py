@@ -16,6 +16,8 @@ from typing import Any
 from nbp.errors import DataError, run_main
 from nbp.training import distributed
 
+EVERY = 5
+
 
 def main(argv: list[str] | None = None) -> None:
     del argv
@@ -39,6 +41,9 @@ def main(argv: list[str] | None = None) -> None:
             time.sleep(0.5)  # JAX looks for the signal once a second, and the toy is faster
         if number != int(batch) or process != int(who):
             return
+        saved = directory / "checkpoints" / str(number - number % EVERY)
+        while what != "term" and not saved.is_dir():
+            time.sleep(0.01)  # saving goes on meanwhile, and the toy is faster
         if what == "data":
             raise DataError("this process cannot read its clips")
         os.kill(os.getpid(), {"term": signal.SIGTERM, "kill": signal.SIGKILL}[what])
@@ -58,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
             toy.ToyTask(),
             stream_factory=lambda start: Share(start, at_draw=at_draw),
             checkpointer=checkpointer,
-            spec=LoopSpec(toy.STEPS, toy.BATCH, log_every=1, checkpoint_every=5),
+            spec=LoopSpec(toy.STEPS, toy.BATCH, log_every=1, checkpoint_every=EVERY),
             mesh=mesh,
             writer=writer,
             meta={"config": "toy"},
