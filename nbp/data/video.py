@@ -30,6 +30,7 @@ REASONS = (
     "unreadable",
     "zero bytes",
     "not a video",
+    "not an image",
     "no video stream",
     "too large",
     "corrupt",
