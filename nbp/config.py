@@ -143,6 +143,15 @@ def validate(config: Config) -> None:
         require(not config.evaluation.protocol, "evaluation.protocol", text)
     elif config.evaluation.protocol:
         check("evaluation.protocol", lambda: find_protocol(config.evaluation.protocol, data.kind))
+    images = config.images
+    if images.batch:
+        text = "only the tokenizer stage learns from images: --config.images.batch=0"
+        require("tokenizer" in config.stages, "images.batch", text)
+        accumulate = config.train.tokenizer.accumulate
+        text = f"{images.batch} images do not split into {accumulate} micro-batches"
+        require(images.batch % accumulate == 0, "images.batch", text)
+    text = "a folder of images, of which none are taken: --config.images.batch=N, or leave it empty"
+    require(bool(images.batch) or not images.root, "images.root", text)
     for name in config.stages:
         stage: StageConfig = getattr(config.train, name)
         require(

@@ -38,7 +38,7 @@ from nbp.tasks.tokenizer import TokenizerTask
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.loop import LoopSpec, run
 from nbp.training.metrics import MetricsWriter, write_curves_png
-from nbp.training.sharding import make_mesh, place_state
+from nbp.training.sharding import check_batch, make_mesh, place_state
 from nbp.training.state import TrainState
 from nbp.training.task import Evaluator
 
@@ -49,12 +49,16 @@ def train_workdir(config: Config, workdir: Path) -> None:
     """Trains what is not trained yet. Rerunning the same command continues a stopped run."""
     make_folder(workdir)
     compare_config(config, workdir)  # before a long look at the data, which may fail in turn
-    train, held_out = datasets.make_data(config, bad_videos=workdir / "bad_videos.csv")
-    if train.bad_videos:
-        print(
-            f"[data] {len(train.bad_videos)} unusable videos skipped "
-            f"({train.bad_videos.summarize()}), listed in {workdir / 'bad_videos.csv'}"
-        )
+    if config.images.batch:  # before a long look at the data as well
+        check_batch(config.images.batch, make_mesh(), what="images")
+    listed = workdir / "bad_videos.csv"
+    train, held_out = datasets.make_data(config, bad_videos=listed)
+    learned = {
+        "tokenizer": datasets.add_images(config, train, bad_videos=listed),
+        "generator": train,
+    }
+    if bad := learned["tokenizer"].bad_videos:
+        print(f"[data] {len(bad)} unusable files skipped ({bad.summarize()}), listed in {listed}")
     trained = None
     if config.data.kind == "tokens":
         trained = build.load_tokenizer(config, workdir)
@@ -79,7 +83,9 @@ def train_workdir(config: Config, workdir: Path) -> None:
             sampler = make_preview_sampler(config, task, tokenizer_params)
             evaluators = generator_evaluators(config, task, clips, sampler=sampler)
             origin = {"tokenizer_step": trained.step, "tokenizer_sha256": trained.sha256}
-        train_stage(config, workdir, task=task, data=train, evaluators=evaluators, origin=origin)
+        train_stage(
+            config, workdir, task=task, data=learned[stage], evaluators=evaluators, origin=origin
+        )
     if "generator" in config.stages:
         finish(config, workdir)
 
