@@ -6,7 +6,7 @@ The official size is one configuration of `TokenizerSpec` (its defaults).
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from nbp.layout import LatentGrid
 from nbp.nn.conv3d import (
     CausalConv3d,
     ConvBackend,
+    FrameCache,
     FrameGroupNorm,
     Stride,
     Swish,
@@ -27,12 +28,34 @@ from nbp.shapes import Array, Float, Int, PyTree, UInt8
 RGB = 3
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Reconstruction:
+    """What training needs of one pass through the tokenizer.
+
+    output: pixels, unbounded, around [0, 1]; differentiable straight through the quantizer.
+    penalty: the quantizer's own loss (entropy, commitment), 0 where it has none; a mean over
+      clips and positions. metrics: scalars that show how the quantizer does.
+    statistics: what `TokenizerNetwork.update_codebook` moves a codebook by, {} without one. All
+      leaves are means over code positions: the mean of the statistics of two batches of equal
+      size is that of both together.
+    """
+
+    output: Float[Array, "b t h w c"]
+    codes: Int[Array, "b T H W"]
+    penalty: Float[Array, ""]
+    metrics: dict[str, Array]
+    statistics: PyTree
+
+
 @dataclass(frozen=True)
 class TokenizerSpec:
     """Stages from full resolution down: `widths[i]` channels, `units[i]` residual units.
 
     strides: (t, h, w) of the down-sampling after each stage but the last.
     levels: FSQ levels. groups: of the normalisation; must divide every width.
+    remat: "units" computes every residual unit again in the backward pass instead of keeping what
+      is inside it: same values, less memory, a third more work.
     dtype: compute type; parameters and normalisation statistics are float32.
     """
 
@@ -41,6 +64,7 @@ class TokenizerSpec:
     strides: tuple[Stride, ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
     levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
     groups: int = 32
+    remat: Literal["none", "units"] = "none"
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
@@ -93,10 +117,10 @@ class ResidualUnit(nnx.Module):
         project = inputs != outputs
         self.shortcut = make.conv(inputs, outputs, kernel=1, rngs=rngs) if project else None
 
-    def __call__(self, x: Array) -> Array:
-        y = self.conv1(self.act1(self.norm1(x)))
-        y = self.conv2(self.act2(self.norm2(y)))
-        return y + (x if self.shortcut is None else self.shortcut(x))
+    def __call__(self, x: Array, cache: FrameCache | None = None) -> Array:
+        y = self.conv1(self.act1(self.norm1(x)), cache)
+        y = self.conv2(self.act2(self.norm2(y)), cache)
+        return y + (x if self.shortcut is None else self.shortcut(x, cache))
 
 
 class Upsample(nnx.Module):
@@ -107,12 +131,16 @@ class Upsample(nnx.Module):
         factor = stride[0] * stride[1] * stride[2]
         self.conv = make.conv(channels, channels * factor, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
-        return depth_to_space(self.conv(x), self.stride)
+    def __call__(self, x: Array, cache: FrameCache | None = None) -> Array:
+        starts = cache is None or cache.starts
+        return depth_to_space(self.conv(x, cache), self.stride, starts=starts)
 
 
 class Tokenizer(nnx.Module):
-    """Encoder, quantizer and decoder. Pixels are floats in [0, 1], RGB, [b t h w c]."""
+    """Encoder, quantizer and decoder. Pixels are floats in [0, 1], RGB, [b t h w c].
+
+    With a cache, pixels or codes are one chunk of a longer video (`nbp.models.streaming`).
+    """
 
     def __init__(self, spec: TokenizerSpec, conv: ConvBackend, *, rngs: nnx.Rngs) -> None:
         self.spec = spec
@@ -145,30 +173,53 @@ class Tokenizer(nnx.Module):
         decoder += [make.norm(width), Swish(width), output]
         self.decoder = nnx.List(decoder)
 
-    def encode_latents(self, pixels: Float[Array, "b t h w c"]) -> Float[Array, "b T H W q"]:
+    def encode_latents(
+        self, pixels: Float[Array, "b t h w c"], cache: FrameCache | None = None
+    ) -> Float[Array, "b T H W q"]:
         """Continuous latents before quantization."""
-        return _run(self.encoder, pixels).astype(jnp.float32)
+        return self._run(self.encoder, pixels, cache).astype(jnp.float32)
 
-    def encode(self, pixels: Float[Array, "b t h w c"]) -> Int[Array, "b T H W"]:
+    def encode(
+        self, pixels: Float[Array, "b t h w c"], cache: FrameCache | None = None
+    ) -> Int[Array, "b T H W"]:
         """Codes 0..codes-1 of a clip with pixels in [0, 1]."""
         quantizer = self.spec.quantizer
-        return quantizer.index(quantizer.quantize(self.encode_latents(pixels)))
+        return quantizer.index(quantizer.quantize(self.encode_latents(pixels, cache)))
 
-    def decode_latents(self, quantized: Float[Array, "b T H W q"]) -> Float[Array, "b t h w c"]:
+    def decode_latents(
+        self, quantized: Float[Array, "b T H W q"], cache: FrameCache | None = None
+    ) -> Float[Array, "b t h w c"]:
         """Pixels, unbounded (callers clip to [0, 1]), from quantized channels in [-1, 1]."""
-        return _run(self.decoder, quantized).astype(jnp.float32)
+        return self._run(self.decoder, quantized, cache).astype(jnp.float32)
 
-    def decode(self, codes: Int[Array, "b T H W"]) -> Float[Array, "b t h w c"]:
+    def decode(
+        self, codes: Int[Array, "b T H W"], cache: FrameCache | None = None
+    ) -> Float[Array, "b t h w c"]:
         """Pixels in [0, 1] of codes."""
-        return jnp.clip(self.decode_latents(self.spec.quantizer.lookup(codes)), 0.0, 1.0)
+        return jnp.clip(self.decode_latents(self.spec.quantizer.lookup(codes), cache), 0.0, 1.0)
 
-    def reconstruct(
-        self, pixels: Float[Array, "b t h w c"]
-    ) -> tuple[Float[Array, "b t h w c"], Int[Array, "b T H W"]]:
-        """Unbounded reconstruction (differentiable, straight through the rounding) and codes."""
+    def reconstruct(self, pixels: Float[Array, "b t h w c"]) -> Reconstruction:
+        """Through encoder, quantizer and decoder, with all that training needs."""
         quantizer = self.spec.quantizer
         quantized = quantizer.quantize(self.encode_latents(pixels))
-        return self.decode_latents(quantized), quantizer.index(quantized)
+        return Reconstruction(
+            output=self.decode_latents(quantized),
+            codes=quantizer.index(quantized),
+            penalty=jnp.zeros((), jnp.float32),
+            metrics={},
+            statistics={},
+        )
+
+    def _run(self, layers: nnx.List, x: Array, cache: FrameCache | None) -> Array:
+        for layer in layers:
+            if cache is None and self.spec.remat == "units" and isinstance(layer, ResidualUnit):
+                x = jax.checkpoint(layer)(x)
+            else:
+                x = layer(x, cache) if isinstance(layer, CAUSAL) else layer(x)
+        return x
+
+
+CAUSAL = (CausalConv3d, ResidualUnit, Upsample)  # the layers that look back in time
 
 
 @dataclass(frozen=True)
@@ -203,12 +254,6 @@ class _Maker:
         return FrameGroupNorm(channels, self.spec.groups, self.spec.dtype)
 
 
-def _run(layers: nnx.List, x: Array) -> Array:
-    for layer in layers:
-        x = layer(x)
-    return x
-
-
 def scale_pixels(video: UInt8[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
     """Pixels 0..255 as floats in [0, 1]."""
     return video.astype(jnp.float32) / 255.0
@@ -233,10 +278,25 @@ class TokenizerNetwork:
         abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
         return nnx.merge(nnx.graphdef(abstract), params)
 
-    def encode(self, params: PyTree, video: UInt8[Array, "b t h w c"]) -> Int[Array, "b T H W"]:
+    def encode(
+        self,
+        params: PyTree,
+        video: UInt8[Array, "b t h w c"],
+        cache: FrameCache | None = None,
+    ) -> Int[Array, "b T H W"]:
         """Codes of clips with pixels 0..255."""
-        return self.bind(params).encode(scale_pixels(video))
+        return self.bind(params).encode(scale_pixels(video), cache)
 
-    def decode(self, params: PyTree, codes: Int[Array, "b T H W"]) -> UInt8[Array, "b t h w c"]:
+    def decode(
+        self,
+        params: PyTree,
+        codes: Int[Array, "b T H W"],
+        cache: FrameCache | None = None,
+    ) -> UInt8[Array, "b t h w c"]:
         """Clips with pixels 0..255 of codes."""
-        return jnp.round(self.bind(params).decode(codes) * 255.0).astype(jnp.uint8)
+        return jnp.round(self.bind(params).decode(codes, cache) * 255.0).astype(jnp.uint8)
+
+    def update_codebook(self, params: PyTree, statistics: PyTree) -> PyTree:
+        """Moves the codebook by the statistics of a `Reconstruction`; without one, `params`."""
+        del statistics
+        return params
