@@ -35,7 +35,8 @@ def list_variants() -> list[str]:
 
 def load(argument: str, **overrides: str) -> Config:
     keys = {key.replace("__", "."): value for key, value in overrides.items()}
-    keys["data.root"] = "videos"  # the one key that a folder leaves to its user
+    # What a configuration leaves to its user: where videos and the weights of LPIPS are.
+    keys |= {"data.root": "videos", "losses.lpips_root": "weights"}
     return load_config(str(ROOT / argument), keys)
 
 
