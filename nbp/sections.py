@@ -205,16 +205,17 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class GuardsConfig:
-    """What watches over training, and what happens when it is alarmed.
+    """What watches over training, and what happens when it is alarmed (docs/guard_rails.md).
 
-    non_finite: stop, leave out the update (skip), or go back to the last checkpoint (rollback).
-    divergence: the same choice, or only a warning, for everything else that is detected.
-    loss_ratio: alarm when the loss exceeds this multiple of its recent median.
-    gradient_ratio: the same for the gradient norm.
-    code_usage: alarm when the share of codes in use falls below this part of its best; 0 never.
+    non_finite: stop, leave out the update (skip), or go back to the last good checkpoint
+      (rollback).
+    divergence: ignore, only warn, or go back, for everything else that is detected.
+    loss_ratio: alarm when the loss exceeds this multiple of its recent median; 0 never.
+    gradient_ratio: the same for gradient norms.
+    code_usage: alarm when code usage or perplexity falls below this part of its best; 0 never.
     accuracy: alarm when the discriminator's accuracy stays this close to 0 or 1; 0 never.
     patience: updates in a row that an alarm takes, except for non-finite numbers.
-    rollbacks: how many times to go back before the run stops for good.
+    rollbacks: how many times a stage may go back before it stops for good.
     soften: factor of the adversarial weight after going back.
     """
 
@@ -223,10 +224,10 @@ class GuardsConfig:
     loss_ratio: NonNegative = 10.0
     gradient_ratio: NonNegative = 100.0
     code_usage: Share = 0.1
-    accuracy: Share = 0.01
+    accuracy: Annotated[float, Range(0.0, high=0.5, below=True)] = 0.01
     patience: Count = 50
     rollbacks: Natural = 3
-    soften: Positive = 0.5
+    soften: Annotated[float, Range(0.0, above=True, high=1.0)] = 0.5
 
 
 @dataclass(frozen=True)

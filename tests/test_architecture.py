@@ -85,7 +85,7 @@ HOMES = {
     "array_record": ("nbp.data",),
     "PIL": ("nbp.data",),
     "tensorboardX": ("nbp.training.metrics",),
-    "matplotlib": ("nbp.training.metrics",),
+    "matplotlib": ("nbp.training.curves",),
     "torch": ("nbp.interop",),
     "ml_collections": (),
     "tensorflow": (),

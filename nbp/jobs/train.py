@@ -36,8 +36,10 @@ from nbp.shapes import PyTree
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
 from nbp.training.checkpoint import Checkpointer
+from nbp.training.curves import write_curves_png
+from nbp.training.guards import GuardSpec
 from nbp.training.loop import LoopSpec, run
-from nbp.training.metrics import MetricsWriter, write_curves_png
+from nbp.training.metrics import MetricsWriter
 from nbp.training.sharding import check_batch, make_mesh, place_state
 from nbp.training.state import TrainState
 from nbp.training.task import Evaluator
@@ -124,6 +126,7 @@ def train_stage(
                 log_every=config.train.log_every,
                 checkpoint_every=config.train.checkpoint_every,
                 changed_data=config.train.changed_data,
+                guards=GuardSpec(**dataclasses.asdict(config.train.guards)),
             ),
             mesh=make_mesh(),
             writer=writer,
