@@ -93,9 +93,10 @@ class Alarm:
     def last_good(self) -> int:
         """The newest step that is above suspicion.
 
-        Update `since` measured the state of step `since - 1`, so that one may be bad already.
+        Update `since` measured the state of step `since - 1`. A number that is not finite is
+        blamed on its batch; a streak, which is one of many batches, on that state.
         """
-        return max(self.since - 2, 0)
+        return max(self.since - (1 if self.kind == "non_finite" else 2), 0)
 
     def __str__(self) -> str:
         return f"{self.what} at step {self.step}. {self.remedy}"

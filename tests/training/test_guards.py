@@ -56,7 +56,7 @@ def test_any_number_that_is_not_finite_rings_at_once(bad, action):
     rows.append({"loss": 1.0, "discriminator_loss": bad})
     (alarm,) = watch(rows, non_finite=action)
     assert (alarm.kind, alarm.action, alarm.step, alarm.since) == ("non_finite", action, 4, 4)
-    assert alarm.last_good == 2, "update 4 measured the state of step 3"
+    assert alarm.last_good == 3, "update 4 measured the state of step 3, a good one"
     assert f"discriminator_loss is {bad} at step 4. Lower the learning rate" in str(alarm)
 
 
@@ -77,6 +77,7 @@ def test_a_ratio_to_the_median_rings_after_its_patience(metric, ratio):
     alarms = watch(healthy + [1.01 * ratio * median] * PATIENCE, metric)
     assert [(a.kind, a.action) for a in alarms] == [(metric, "warn")]
     assert (alarms[0].since, alarms[0].step) == (251, 250 + PATIENCE)
+    assert alarms[0].last_good == 249, "update 251 measured the state of step 250, a bad one"
     assert f"over {ratio:g} times its usual {median:.4g} for {PATIENCE} updates" in str(alarms[0])
     assert not watch(healthy + [0.99 * ratio * median] * PATIENCE, metric)
     assert not watch(healthy + [1.01 * ratio * median] * (PATIENCE - 1) + healthy, metric)

@@ -90,13 +90,20 @@ def damage(checkpointer, step):
     [(100, 30), (32, 30), (31, 20), (22, 20), (21, 10), (12, 10), (11, 0), (1, 0)],
 )
 def test_the_newest_state_above_suspicion(checkpointer, since, expected):
-    """Update `since` measured the state of step `since - 1`: that one is suspect as well."""
+    """Update `since` measured the state of step `since - 1`: that one is suspect as well, ..."""
     save(checkpointer, 10, 20, 30)
     state, step = make_recovery(checkpointer).go_back(make_alarm(since), step=36, position=36)
     assert (step, int(state.step)) == (expected, expected)
     assert float(state.params["w"]) == (expected or 1)
     assert float(state.extra["scale"]) == 0.5
     assert checkpointer.all_steps() == [s for s in (10, 20, 30) if s <= expected]
+
+
+def test_a_bad_batch_says_nothing_about_the_state_it_met(checkpointer):
+    save(checkpointer, 10, 20, 30)
+    alarm = make_alarm(31, "non_finite")
+    assert make_recovery(checkpointer).go_back(alarm, step=32, position=32)[1] == 30
+    assert checkpointer.all_steps() == [10, 20, 30], "no number of bad batches takes it away"
 
 
 def test_without_checkpoints_it_is_the_first_state(checkpointer):
