@@ -57,7 +57,7 @@ def image(params):
             "codes": codes,
             "codes of pixels": model.encode(pixels),
             "reconstruction": model.reconstruct(pixels),
-            "decoded latents": model.decode_latents(SPEC.quantizer.lookup(codes)),
+            "decoded latents": model.decode_latents(SPEC.quantizer.lookup(codes, {})),
             "decoded": NETWORK.decode(params, codes),
         }
 
