@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 STEPS = 1500
 
 
-def get_config(variant: str = "shapes") -> ConfigDict:
+def get_config(variant: str = "") -> ConfigDict:
+    variant = variant or "shapes"
     config = ConfigDict()
     config.name = f"tokenizer_small:{variant}"
     config.stages = ("tokenizer",)
