@@ -15,7 +15,7 @@ from nbp.config import Config
 from nbp.data.video import tile_clips, write_gif
 from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.scores import CodeCounter, ReconstructionScores
-from nbp.jobs.evaluate import evaluate_workdir, report_path
+from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
 from nbp.jobs.sample import (
     SampleRequest,
     choose_given_frames,
@@ -23,6 +23,8 @@ from nbp.jobs.sample import (
     sample_workdir,
     take_examples,
 )
+from nbp.jobs.starting import prepare_start
+from nbp.jobs.weights import load_lpips
 from nbp.jobs.workdir import (
     adopt_config,
     compare_config,
@@ -30,6 +32,7 @@ from nbp.jobs.workdir import (
     make_folder,
     save_labels,
 )
+from nbp.models.lpips import LEAST_SIZE
 from nbp.sampling.sampler import Sampler
 from nbp.sections import StageConfig
 from nbp.shapes import PyTree
@@ -104,11 +107,14 @@ def train_stage(
     """Runs one stage in `workdir/<stage>` and draws its curves."""
     stage: StageConfig = getattr(config.train, task.name)
     directory = build.stage_directory(workdir, task.name)
+    begin, started = prepare_start(config, workdir, task.name, network=task.network, origin=origin)
+    task = dataclasses.replace(task, begin=begin)
     meta = {
         "config": dataclasses.asdict(config),
         "plan": config.plan.fingerprint,
         "versions": {"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
         **origin,
+        **started,
     }
     with (
         Checkpointer(directory / "checkpoints", keep=config.train.keep) as checkpointer,
@@ -148,7 +154,8 @@ def finish(config: Config, workdir: Path) -> None:
         print(f"[samples] {config.evaluation.samples} clips in {workdir / 'samples'}")
     protocol = config.evaluation.protocol
     if protocol and not report_path(workdir, protocol).is_file():
-        report = evaluate_workdir(workdir, protocol)
+        request = EvaluateRequest(workdir, protocol)
+        report = evaluate_workdir(request, lambda text: print(f"[evaluate] {text}", flush=True))
         write_report(report_path(workdir, protocol), report)
         print(format_table(f"{config.name}, protocol {protocol}", report["scores"]))
         print(f"[report] {report_path(workdir, protocol)}")
@@ -195,8 +202,13 @@ class StageEvaluators:
 
 
 def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation) -> StageEvaluators:
-    """Held-out PSNR and code statistics; previews show clips above their reconstructions."""
+    """Held-out PSNR, SSIM, GMS and code statistics, and LPIPS where its weights are configured.
+
+    Previews show clips above their reconstructions.
+    """
     network = task.network
+    root = config.losses.lpips_root if config.data.size >= LEAST_SIZE else ""
+    lpips, _ = load_lpips(root, batch=8, place=np.asarray, copy=lambda params: params)
     encode, decode = jax.jit(network.encode), jax.jit(network.decode)
 
     def reconstruct(state: TrainState, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -207,11 +219,15 @@ def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation)
     def measure(state: TrainState) -> dict[str, float]:
         scores = ReconstructionScores()
         counter = CodeCounter(network.spec.quantizer.codes)
+        distances: list[float] = []
         for batch in clips.batches():
             output, tokens = reconstruct(state, batch["video"])
             scores.add(batch["video"], output)
             counter.add(tokens)
-        return {**scores.result(), **counter.result()}
+            if lpips is not None:
+                distances.extend(lpips(batch["video"], output).tolist())
+        perceptual = {"lpips": float(np.mean(distances))} if distances else {}
+        return {**scores.result(), **perceptual, **counter.result()}
 
     def preview(state: TrainState) -> np.ndarray:
         video = clips.batches()[0]["video"][: config.train.preview_clips]

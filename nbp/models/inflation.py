@@ -9,7 +9,7 @@ same codes and pixels, and a longer clip shows every last frame of a latent fram
 """
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from nbp.errors import CheckpointError
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
@@ -21,7 +21,7 @@ SHARED = ("widths", "units", "groups", "kind", "levels", "codes", "code_channels
 
 
 def inflate(params: PyTree, source: TokenizerSpec, target: TokenizerSpec) -> PyTree:
-    """Parameters of a `target` tokenizer from those of a `source` with taps 1.
+    """Parameters (numpy) of a `target` tokenizer from those of a `source` with taps 1.
 
     Where the target strides over time, the channels of an upsampling convolution are repeated for
     each frame that it makes of one: `depth_to_space` takes the frame from the slowest channels.
@@ -33,9 +33,9 @@ def inflate(params: PyTree, source: TokenizerSpec, target: TokenizerSpec) -> PyT
 
     def grow(old: Array, new: jax.ShapeDtypeStruct) -> Array:
         frames = new.shape[-1] // old.shape[-1]  # that one latent frame becomes, else 1
-        grown = jnp.tile(old, (*(1 for _ in old.shape[1:]), frames)) if frames > 1 else old
+        grown = np.tile(np.asarray(old), (1,) * (old.ndim - 1) + (frames,))
         if old.ndim == 5:  # a kernel: zeros for all frames before the current one
-            grown = jnp.pad(grown, ((new.shape[0] - old.shape[0], 0), *(((0, 0),) * 4)))
+            grown = np.pad(grown, ((new.shape[0] - old.shape[0], 0), *(((0, 0),) * 4)))
         assert grown.shape == new.shape, (old.shape, new.shape)
         return grown
 

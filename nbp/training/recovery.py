@@ -165,6 +165,8 @@ class Recovery:
         shardings = make_state_shardings(self._mesh, shapes)
         if step == 0:
             state = jax.jit(self._task.init, out_shardings=shardings)(self._key)
+            begin = getattr(self._task, "begin", None)
+            state = state if begin is None else place_state(begin(state), self._mesh)
             return Restored(step=0, state=state, data={}, meta={})
         template = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

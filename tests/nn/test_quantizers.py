@@ -294,7 +294,7 @@ def test_vq_recovers_from_a_collapse() -> None:
     rng = np.random.default_rng(4)
     centres = np.array([[2, 2], [2, -2], [-2, 2], [-2, -2]])
     step = jax.jit(lambda z, s: (f := quantizer.apply(z, s), quantizer.update(s, f.statistics)))
-    usage = []
+    found, usage = apply(quantizer, centres.astype(np.float32), state), []
     for _ in range(700):
         z = centres[np.arange(64) % 4] + 0.1 * rng.normal(size=(64, 2))
         found, state = step(z.astype(np.float32), state)
