@@ -169,7 +169,7 @@ def write_conversions(
         "converted": {
             "file": origin,
             "sha256": _hash_file(file.path),
-            "format": _name_format(file.path),
+            "format": name_format(file.path),
         },
         "versions": {"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
     }
@@ -225,7 +225,7 @@ def _hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _name_format(path: Path) -> str:
+def name_format(path: Path) -> str:
     """torch, torchscript, npz or safetensors: the first two have kept apart two I3D files."""
     if not zipfile.is_zipfile(path):
         return "safetensors"

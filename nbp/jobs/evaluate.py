@@ -31,6 +31,7 @@ from nbp.jobs.reconstruct import (
 from nbp.jobs.sample import SampleRequest, draw_for_labels, make_drawing, write_grid
 from nbp.jobs.weights import Features, load_features, load_lpips
 from nbp.jobs.workdir import has_begun, read_config, read_labels
+from nbp.models.lpips import LEAST_SIZE
 from nbp.sampling.sampler import Sampler
 from nbp.tasks.generator import GeneratorTask
 
@@ -165,11 +166,7 @@ def plan_evaluation(request: EvaluateRequest, report: Report) -> _Plan:
     features = load_features(choice, protocol, frames=config.data.frames, **on_devices)
     if protocol.features and features is None:
         report("rFVD is left out: give --features DIR, or --features random-i3d for trends")
-    weights = config.losses.lpips_root
-    if weights and not Path(weights).is_dir():
-        report(f"LPIPS is left out: no folder {weights}; name another with --lpips DIR")
-        weights = ""
-    lpips = load_lpips(request.lpips or weights, **on_devices)
+    lpips = load_lpips(choose_lpips(request, config, report), **on_devices)
     model = load_model(config, request.workdir, protocol, report)
     generates = model.sampler is not None and protocol.generation is not None
     clips = open_clips(config, protocol, None if generates else request.clips)
@@ -181,6 +178,19 @@ def plan_evaluation(request: EvaluateRequest, report: Report) -> _Plan:
             report(f"clips are read with {key} {now}; the workdir was trained with {before}")
     codec = Codec(model.network, model.params, devices, batch=batch)
     return _Plan(config, protocol, model, codec, clips, features, lpips)
+
+
+def choose_lpips(request: EvaluateRequest, config: Config, report: Report) -> str:
+    """The folder of LPIPS's weights: the request's, else the one of training if it serves."""
+    if config.data.size < LEAST_SIZE:
+        if request.lpips:
+            raise ConfigError(f"--lpips: frames of {config.data.size} px, {LEAST_SIZE} are needed")
+        return ""
+    folder = request.lpips or config.losses.lpips_root
+    if folder and not request.lpips and not Path(folder).is_dir():
+        report(f"LPIPS is left out: no folder {folder}; name another with --lpips DIR")
+        return ""
+    return folder
 
 
 def load_model(config: Config, workdir: Path, protocol: Protocol, report: Report) -> _Model:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nbp.data.video import tile_clips, write_video
 from nbp.errors import DataError
 from nbp.evaluation.figures import write_frame_curve
 from nbp.evaluation.fvd import FeatureExtractor
@@ -30,7 +31,7 @@ from nbp.evaluation.scores import (
 )
 from nbp.jobs.progress import Progress
 from nbp.jobs.real_clips import RealClips
-from nbp.jobs.sample import write_grid
+from nbp.jobs.sample import GRID_SIDE, write_grid
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.shapes import Clips, PyTree
 from nbp.training.sharding import make_mesh, place_batch, place_state
@@ -189,8 +190,10 @@ def write_reconstruction(
 def _write_worst(
     bad: BadClip, folder: Path, clips: RealClips, *, place: int, fps: float
 ) -> dict[str, Any]:
-    file = folder / f"{place:02d}-clip-{bad.index}-psnr-{bad.psnr:.2f}.gif"
-    write_grid(file, bad.triple, fps=fps, columns=3)
+    file = folder / f"{place:02d}-clip-{bad.index}-psnr-{bad.psnr:.2f}.mp4"
+    picture = tile_clips(bad.triple, columns=3)
+    scale = max(1, GRID_SIDE // bad.clip.shape[1])
+    write_video(file, picture.repeat(scale, axis=1).repeat(scale, axis=2), fps=fps)
     shown = {"index": bad.index, "psnr": round(bad.psnr, 4), **clips.describe(bad.index)}
     return {**shown, "file": str(Path(*file.parts[-3:]))}
 

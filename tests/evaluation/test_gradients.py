@@ -37,10 +37,10 @@ def magnitude(image: np.ndarray) -> np.ndarray:
 def gms_by_loops(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     m, n = magnitude(luminance(a)), magnitude(luminance(b))
     values = [
-        (2 * m[i, j] * n[i, j] + 170) / (m[i, j] ** 2 + n[i, j] ** 2 + 170)
+        float((2 * m[i, j] * n[i, j] + 170) / (m[i, j] ** 2 + n[i, j] ** 2 + 170))
         for i, j in np.ndindex(m.shape)
     ]
-    mean = sum(values) / len(values)
+    mean = math.fsum(values) / len(values)
     return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
 
 

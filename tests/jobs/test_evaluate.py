@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`nbp.evaluate` on workdirs with a tokenizer alone: scores, files, and what it refuses."""
 
+import dataclasses
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,22 @@ import pytest
 from PIL import Image
 
 from nbp import build, datasets, evaluate
+from nbp.data.video import read_clip
 from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
 from nbp.evaluation.fvd import FeatureExtractor, frechet_video_distance
 from nbp.evaluation.gradients import gms_per_frame
 from nbp.evaluation.protocols import PROTOCOLS, FeatureRule
 from nbp.evaluation.reconstruction import psnr_per_clip, psnr_per_frame
 from nbp.jobs import weights
+from nbp.jobs.convert import name_format
+from nbp.jobs.train import Validation, tokenizer_evaluators
 from nbp.jobs.workdir import read_config
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.models.lpips import LpipsNetwork
 from nbp.nn.conv3d import taps_conv
+from nbp.training.metrics import MetricsWriter
+from nbp.training.state import TrainState
+from tests.interop.torch_files import write_torch
 from tests.jobs.evaluated import (
     SmallNetwork,
     make_features,
@@ -135,9 +143,14 @@ def test_the_worst_clips_are_found_and_shown(workdir: Path) -> None:
     for bad in report["worst"]:
         assert bad["psnr"] == pytest.approx(psnr[bad["index"]], abs=1e-4)
         assert bad["label"].split()[0] in ("red", "green", "blue")
-        with Image.open(folder / bad["file"]) as image:
-            assert getattr(image, "n_frames", 1) == 9
-            assert image.width > 2.5 * image.height
+        shown = read_clip(folder / bad["file"], frames=9, start=0.0).astype(int)
+        height, width = shown.shape[1:3]
+        assert (height, width) == (160, 5 * (3 * 32 + 2 * 2))
+        clip = clips[bad["index"]].astype(int)
+        for column, pixels in enumerate((clip, outputs[bad["index"]])):
+            left = 5 * 34 * column
+            found = shown[:, :, left : left + 160].reshape(9, 32, 5, 32, 5, 3).mean(axis=(2, 4))
+            assert np.abs(found - pixels).mean() < 12  # lossy
     assert len(list((folder / "worst" / "reconstruction").iterdir())) == 8
     with Image.open(folder / "frames-reconstruction.png") as image:
         assert image.width > 300
@@ -191,6 +204,33 @@ def test_lpips_with_given_weights(
     assert report["lpips"] == {"file": "vgg.pth", "sha256": "ab"}
 
 
+def test_training_measures_the_same_on_held_out_clips(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GMS always, LPIPS where its weights are configured."""
+    monkeypatch.setattr("nbp.models.lpips.STAGES", ((4,), (8,)))
+    params = LpipsNetwork().init(jax.random.key(1))
+    save_params(tmp_path, "lpips", params)
+    (tmp_path / "lpips" / "converted.json").write_text("{}")
+    config = read_config(workdir)
+    changes = {"train": dataclasses.replace(config.train, evaluate_every=1)}
+    changes |= {"losses": dataclasses.replace(config.losses, lpips_root=str(tmp_path))}
+    config = dataclasses.replace(config, **changes)
+    task = build.make_tokenizer_task(config)
+    held_out = Validation(config, datasets.make_data(config)[1])
+    writer = MetricsWriter(tmp_path / "metrics", tensorboard=False, console=False)
+    (evaluator,) = tokenizer_evaluators(config, task, held_out).make(writer)
+    trained = build.load_tokenizer(config, workdir).params
+    found = evaluator.run(TrainState(np.int32(0), trained, ema={}, opt_state={}, extra={}))
+    clips, _, outputs = reconstruct(workdir)
+    assert found["gms"] == pytest.approx(gms_per_frame(clips, outputs)[0].mean())
+    assert found["psnr"] == pytest.approx(psnr_per_clip(clips, outputs).mean())
+    pixels = (rows.astype(np.float32) / 255 for rows in (clips, outputs))
+    want = np.mean(LpipsNetwork().distance(params, *pixels))
+    assert found["lpips"] == pytest.approx(float(want), rel=1e-4)
+    assert {"ssim", "gmsd", "code_usage", "code_perplexity"} <= set(found)
+
+
 def test_a_published_protocol_reads_clips_as_it_says(
     trained_on_videos: Path,
     small: None,
@@ -198,6 +238,7 @@ def test_a_published_protocol_reads_clips_as_it_says(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr("nbp.jobs.reconstruct.SHOWN", 1)  # large GIFs take seconds
     features = make_features(tmp_path / "f", SmallNetwork(I3dSpec(), taps_conv), kind="torch")
     report = run(trained_on_videos, "nbp-rfvd", "--features", features)
     assert report["deviations"] == ["5 of 3783 clips"]
@@ -318,7 +359,20 @@ def test_a_workdir_without_a_tokenizer(tmp_path: Path, capsys: pytest.CaptureFix
     assert "holds no trained tokenizer" in line
 
 
-# The random network ----------------------------------------------------------------------------
+# Weights -----------------------------------------------------------------------------------------
+
+
+def test_a_conversion_notes_the_format_that_tells_two_files_apart(tmp_path: Path) -> None:
+    arrays = {"x": np.ones(3, np.float32)}
+    write_torch(tmp_path / "torch", arrays)
+    write_torch(tmp_path / "torchscript", arrays)
+    with zipfile.ZipFile(tmp_path / "torchscript", "a") as archive:
+        archive.writestr("archive/code/net.py", "")
+    np.savez(tmp_path / "npz", allow_pickle=False, **arrays)
+    (tmp_path / "npz.npz").rename(tmp_path / "npz")
+    (tmp_path / "safetensors").write_bytes(b"12345678{}")
+    for name in ("torch", "torchscript", "npz", "safetensors"):
+        assert name_format(tmp_path / name) == name
 
 
 def test_random_features_are_always_the_same_and_tell_clips_apart() -> None:
