@@ -117,13 +117,15 @@ class Guards:
         """Forgets what was seen."""
         spec = self.spec
         self._skips = _Streak(spec.patience)
-        self._detectors: list[_Ratio | _Pinned | _Collapse] = []
+        self._detectors: list[_Ratio | _Astray | _Pinned | _Collapse] = []
         if spec.divergence == "ignore":
             return
         if spec.loss_ratio:
             self._detectors += [_Ratio(name, spec) for name in ("loss", "reconstruction")]
         if spec.gradient_ratio:
             self._detectors += [_Ratio(name, spec) for name in _GRADIENTS]
+        if spec.loss_ratio:
+            self._detectors.append(_Astray(spec))
         if spec.accuracy:
             self._detectors.append(_Pinned(spec))
         if spec.code_usage:
@@ -242,6 +244,35 @@ class _Ratio:
         )
 
 
+class _Astray:
+    """The discriminator is far worse than one that guesses, which loses about 1.
+
+    A guess costs 1 with the hinge and 0.7 with the logistic loss. An adaptive weight hides such a
+    discriminator from all other metrics.
+    """
+
+    metric = "discriminator_loss"
+
+    def __init__(self, spec: GuardSpec) -> None:
+        self._spec = spec
+        self._streak = _Streak(spec.patience)
+
+    def look(self, step: int, values: Mapping[str, float]) -> Alarm | None:
+        if self.metric not in values:
+            return None
+        value, limit = values[self.metric], self._spec.loss_ratio
+        if not self._streak.hold(step, _plays(self.metric, values) and value > limit):
+            return None
+        return _ring(
+            self.metric,
+            self._spec,
+            step=step,
+            since=self._streak.since,
+            what=f"{self.metric} is {value:.4g}, over {limit:g} times that of guessing",
+            remedy="Lower the discriminator's learning rate or regularize it more.",
+        )
+
+
 class _Pinned:
     """The discriminator is always right, or always wrong, while the tokenizer learns from it."""
 
@@ -269,11 +300,15 @@ class _Pinned:
 
 
 class _Collapse:
-    """Codes fall out of use: a statistic stays below a part of the best value it had."""
+    """Codes fall out of use: a statistic stays below a part of the best value it had.
+
+    A perplexity counts from 1, which is that of a single code.
+    """
 
     def __init__(self, metric: str, spec: GuardSpec) -> None:
         self._metric, self._spec = metric, spec
-        self._best = 0.0
+        self._least = 1.0 if metric == "code_perplexity" else 0.0
+        self._best = self._least
         self._streak = _Streak(spec.patience)
 
     def look(self, step: int, values: Mapping[str, float]) -> Alarm | None:
@@ -281,7 +316,8 @@ class _Collapse:
             return None
         value = values[self._metric]
         self._best = max(self._best, value)
-        if not self._streak.hold(step, value < self._spec.code_usage * self._best):
+        limit = self._least + self._spec.code_usage * (self._best - self._least)
+        if not self._streak.hold(step, value < limit):
             return None
         return _ring(
             self._metric,

@@ -117,14 +117,15 @@ class Recovery:
             CheckpointError: there are checkpoints and none can be used.
         """
         self._checkpointer.wait()
+        steps = self._checkpointer.all_steps()
         if len(self.entries) >= self._spec.rollbacks:
+            good = max((saved for saved in steps if saved <= alarm.last_good), default=None)
             error = NonFiniteError if alarm.kind in ("non_finite", "skipped") else DivergedError
             raise error(
                 f"{alarm} The run has gone back {len(self.entries)} times already, as often as "
-                "train.guards.rollbacks allows; the last checkpoint is "
-                f"{self._checkpointer.latest_step()}."
+                f"train.guards.rollbacks allows. The last checkpoint above suspicion is {good}; "
+                "remove younger ones to go on from there."
             )
-        steps = self._checkpointer.all_steps()
         restored = self._read_before(alarm.last_good, steps)
         entry = Rollback(
             step=restored.step,

@@ -132,18 +132,37 @@ def test_the_discriminators_gradient_may_vanish_and_come_back():
     assert (alarm.kind, alarm.since) == ("discriminator_grad_norm", 621)
 
 
-@pytest.mark.parametrize("metric", ["code_usage", "code_perplexity"])
-def test_codes_that_fall_out_of_use(metric):
+def test_a_discriminator_far_worse_than_guessing():
+    rows = [adversary(discriminator_loss=loss) for loss in [0.7] * 3 + [10.5] * PATIENCE]
+    (alarm,) = watch(rows)
+    assert (alarm.kind, alarm.since, alarm.step) == ("discriminator_loss", 4, 3 + PATIENCE)
+    assert "discriminator_loss is 10.5, over 10 times that of guessing" in str(alarm)
+    assert not watch([adversary(discriminator_loss=9.5)] * 100)
+    assert not watch([row | {"adversarial_weight": 0.0} for row in rows])
+
+
+def test_a_single_code_left_of_few():
+    """A tenth of a perplexity of 5 would be less than the least there is."""
+    rows = [4.0, 5.0, 4.0, *[1.3] * PATIENCE]
+    (alarm,) = watch(rows, "code_perplexity")
+    assert alarm.since == 4
+    assert not watch([4.0, 5.0, 4.0, *[1.5] * PATIENCE], "code_perplexity")
+
+
+@pytest.mark.parametrize("metric,least", [("code_usage", 0.0), ("code_perplexity", 1.0)])
+def test_codes_that_fall_out_of_use(metric, least):
     rows = [*np.linspace(0.1, 0.9, 40), *[0.08] * PATIENCE, *[0.9] * 3, *[0.08] * 40]
+    rows = [least + value for value in rows]
     alarms = watch(rows, metric)
     assert [(a.kind, a.since, a.step - a.since) for a in alarms] == [
         (metric, 41, PATIENCE - 1),
         (metric, 44 + PATIENCE, PATIENCE - 1),
     ], "once until it recovers"
-    assert "is 0.08, below 0.1 of its best 0.9 for 5 updates" in str(alarms[0])
-    assert not watch([0.9, *[0.1] * 100], metric)
+    expected = f"is {least + 0.08:g}, below 0.1 of its best {least + 0.9:g} for 5 updates"
+    assert expected in str(alarms[0])
+    assert not watch([least + 0.9, *[least + 0.1] * 100], metric)
     assert not watch(rows, metric, code_usage=0.0)
-    assert not watch([0.01] * 100, metric), "never in use: no fall"
+    assert not watch([least + 0.01] * 100, metric), "never in use: no fall"
 
 
 def test_what_divergence_leads_to():
