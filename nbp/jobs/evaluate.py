@@ -35,6 +35,8 @@ from nbp.models.lpips import LEAST_SIZE
 from nbp.sampling.sampler import Sampler
 from nbp.tasks.generator import GeneratorTask
 
+FEATURE_BATCH = 16  # clips at a time through I3D and VGG
+
 Report = Callable[[str], None]
 
 
@@ -158,15 +160,12 @@ def plan_evaluation(request: EvaluateRequest, report: Report) -> _Plan:
     if request.clips is not None and request.clips < 1:
         raise ConfigError(f"--clips {request.clips}: score at least 1 clip")
     devices = Devices()
-    batch = devices.round_up(config.sampling.batch)
-    # More clips at a time would fill memory, not the devices.
-    small = devices.round_up(min(batch, 16))
-    on_devices: dict[str, Any] = {"batch": small, "place": devices.place, "copy": devices.copy}
+    on_devices: dict[str, Any] = {"place": devices.place, "copy": devices.copy}
     choice = request.features or (config.evaluation.features if protocol.features else "")
     features = load_features(choice, protocol, frames=config.data.frames, **on_devices)
     if protocol.features and features is None:
         report("rFVD is left out: give --features DIR, or --features random-i3d for trends")
-    lpips = load_lpips(choose_lpips(request, config, report), **on_devices)
+    lpips, lpips_origin = load_lpips(choose_lpips(request, config, report), **on_devices)
     model = load_model(config, request.workdir, protocol, report)
     generates = model.sampler is not None and protocol.generation is not None
     clips = open_clips(config, protocol, None if generates else request.clips)
@@ -176,8 +175,16 @@ def plan_evaluation(request: EvaluateRequest, report: Report) -> _Plan:
         before, now = getattr(trained_on.data, key), getattr(config.data, key)
         if before != now:
             report(f"clips are read with {key} {now}; the workdir was trained with {before}")
+    batch = devices.round_up(min(config.sampling.batch, len(clips.rows)))
+    # More clips at a time would fill memory, not the devices.
+    small = devices.round_up(min(batch, FEATURE_BATCH))
+    if features is not None:
+        extractor = dataclasses.replace(features.extractor, batch=small)
+        features = dataclasses.replace(features, extractor=extractor)
+    if lpips is not None:
+        lpips = dataclasses.replace(lpips, batch=small)
     codec = Codec(model.network, model.params, devices, batch=batch)
-    return _Plan(config, protocol, model, codec, clips, features, lpips)
+    return _Plan(config, protocol, model, codec, clips, features, (lpips, lpips_origin))
 
 
 def choose_lpips(request: EvaluateRequest, config: Config, report: Report) -> str:

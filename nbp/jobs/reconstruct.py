@@ -129,7 +129,7 @@ def score_reconstruction(
         video, count = rows["video"], len(rows["video"])
         outputs = np.asarray(decoded)[:count]
         if extractor is not None and moments is not None:
-            moments.add(extractor(video), extractor(pixels)[:count])
+            moments.add(extractor(video), extractor(pixels[:count]))
         if measures.lpips is not None:
             distances.extend(measures.lpips(video, outputs).tolist())
         psnr = fidelity.add(video, outputs, pool=pool)

@@ -208,7 +208,7 @@ def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation)
     """
     network = task.network
     root = config.losses.lpips_root if config.data.size >= LEAST_SIZE else ""
-    lpips, _ = load_lpips(root, batch=8, place=np.asarray, copy=lambda params: params)
+    lpips, _ = load_lpips(root, place=np.asarray, copy=lambda params: params)
     encode, decode = jax.jit(network.encode), jax.jit(network.decode)
 
     def reconstruct(state: TrainState, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -54,13 +54,13 @@ class Features:
 
 
 def load_features(
-    choice: str, protocol: Protocol, *, frames: int, batch: int, place: Place, copy: Place
+    choice: str, protocol: Protocol, *, frames: int, place: Place, copy: Place
 ) -> Features | None:
     """The features of `choice`, a folder or `random-i3d`; None where the protocol needs none.
 
-    frames: of a clip. batch: clips at a time. place: puts clips on the devices; copy: puts
-    parameters there. Raises ConfigError, which names the file to get and the command to convert
-    it, where the folder does not hold what the protocol asks for.
+    frames: of a clip. place: puts clips on the devices; copy: puts parameters there. Raises
+    ConfigError, which names the file to get and the command to convert it, where the folder does
+    not hold what the protocol asks for.
     """
     rule = protocol.features
     if rule is None:
@@ -95,18 +95,18 @@ def load_features(
             )
         weights.origin["detector"] = detector
     weights.origin["epsilon"] = network.spec.epsilon
-    extractor = FeatureExtractor(network, copy(weights.params), rule, batch, place)
+    extractor = FeatureExtractor(network, copy(weights.params), rule, place=place)
     return Features(extractor, weights.origin, published=choice != RANDOM)
 
 
 def load_lpips(
-    folder: str, *, batch: int, place: Place, copy: Place
+    folder: str, *, place: Place, copy: Place
 ) -> tuple[LpipsScorer | None, dict[str, Any] | None]:
     """The scorer with the weights in a folder, and what they are; None for no folder ("")."""
     if not folder:
         return None, None
     params = build.load_lpips(folder)
-    return LpipsScorer(copy(params), batch, place), read_origin(Path(folder), "lpips")
+    return LpipsScorer(copy(params), place=place), read_origin(Path(folder), "lpips")
 
 
 def load_i3d(folder: Path, network: I3dNetwork, remedy: str) -> Weights:
