@@ -26,7 +26,7 @@ GROUP = 16  # channels that are normalised together
 class DiscriminatorSpec:
     """One convolution per width, all but the last of stride 2, and one that makes the logits.
 
-    dtype: compute type; parameters, normalisation statistics and logits are float32.
+    dtype: compute type; parameters, normalisation statistics and logits are at least float32.
     """
 
     widths: tuple[int, ...] = (64, 128, 256, 512)
@@ -101,7 +101,8 @@ class Discriminator(nnx.Module):
             if index:
                 x = self.norms[index - 1](x)
             x = jax.nn.leaky_relu(x, SLOPE)
-        return self.head(x)[..., 0].astype(jnp.float32)
+        logits = self.head(x)[..., 0]
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
 def _make(
