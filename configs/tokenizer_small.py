@@ -62,7 +62,6 @@ def get_config(variant: str = "") -> ConfigDict:
             widths=(16, 32, 64),
             learning_rate=1e-3,
         )
-    config.images = dict(batch=1)
     config.generator = dict(layers=2, heads=2, width=64)  # not trained here
     config.train = dict(
         tokenizer=dict(

@@ -10,8 +10,9 @@ capped, and every failure is a `VideoError` with the path and a reason.
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -41,13 +42,25 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 FORMATS = ("BMP", "JPEG", "PNG", "WEBP")
 
 
-def read_image(path: str | Path, *, decode: bool = True) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
     """An image file as RGB, upright; grey levels of 16 bits are cut to 8, transparency is white.
 
-    decode: False reads the header alone and returns no pixels, [0 0 3].
     Raises `VideoError`.
     """
-    name = os.fspath(path)
+    with _open_image(os.fspath(path)) as image:
+        return _to_rgb(image)
+
+
+def check_image(path: str | Path, *, decode: bool) -> None:
+    """Reads the header, and the pixels too if `decode`. Raises `VideoError`."""
+    with _open_image(os.fspath(path)) as image:
+        if decode:
+            image.load()
+
+
+@contextmanager
+def _open_image(name: str) -> Iterator[Image.Image]:
+    """Yields the image, and turns what opening and decoding it raise into `VideoError`."""
     try:
         # Look before opening: opening a pipe would wait for its writer for ever.
         status = os.stat(name)
@@ -64,7 +77,7 @@ def read_image(path: str | Path, *, decode: bool = True) -> UInt8[np.ndarray, "h
         try:
             with Image.open(file, formats=FORMATS) as image:
                 _check_size(name, image.height, image.width)
-                return _to_rgb(image) if decode else np.zeros((0, 0, 3), np.uint8)
+                yield image
         except DataError:
             raise
         except UnidentifiedImageError:
@@ -147,7 +160,7 @@ def scan_images(
     def probe(name: str) -> tuple[str, int] | VideoError:
         path = os.path.join(root, *name.split("/"))
         try:
-            read_image(path, decode=check == "frames")
+            check_image(path, decode=check == "frames")
             return name, os.path.getsize(path)
         except VideoError as error:
             return error
