@@ -66,8 +66,10 @@ def set_tokenizer(config: ConfigDict, *, steps: int) -> None:
     configs/custom_vqgan.yaml; "Open-Sora" hpcaitech/Open-Sora, configs/vae/train/stage1.py.
     """
     config.stages = ("tokenizer",)
-    config.tokenizer.dtype = "bfloat16"  # ours; Open-MAGVIT2 has 16 bits as well
-    config.tokenizer.remat = "units"  # ours: to have 8 clips on a device
+    network = dict(
+        dtype="bfloat16",  # ours; Open-MAGVIT2 has 16 bits as well
+        remat="units",  # ours: to have 8 clips on a device
+    )
     config.losses = dict(
         reconstruction="l1",  # Open-MAGVIT2, LARP
         reconstruction_weight=2.0,  # Open-MAGVIT2: 1 on pixels in [-1, 1]
@@ -107,7 +109,7 @@ def set_tokenizer(config: ConfigDict, *, steps: int) -> None:
     )
     # ours: back to the last checkpoint with half the adversarial weight, three times at most
     guards = dict(non_finite="rollback", divergence="rollback", rollbacks=3, soften=0.5)
-    config.update(dict(train=dict(tokenizer=tokenizer, guards=guards)))
+    config.update(dict(tokenizer=network, train=dict(tokenizer=tokenizer, guards=guards)))
 
 
 def set_generator(config: ConfigDict, size: str, **generator: object) -> None:

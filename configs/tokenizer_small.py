@@ -21,25 +21,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.name = f"tokenizer_small:{variant}"
     config.stages = ("tokenizer",)
-    config.data = dict(kind="moving_shapes", frames=9, size=64, validation_clips=64)
-    if variant == "clips" or variant == "clips_reconstruction":
-        config.data.update(
-            kind="folder",
-            root="",
-            fps=8.0,
-            spatial="crop",
-            validation=0.0,  # a few videos serve for training and for evaluation
-        )
-    elif variant == "shapes" or variant == "shapes_reconstruction":
-        config.data.moving_shapes = dict(
-            shapes=("square", "disk", "triangle", "cross", "star"),
-            colours=("red", "green", "blue", "yellow", "magenta", "cyan", "white"),
-            texture=30.0,  # fine structure, which blur would lose
-            distractors=2,
-            radius=(0.15, 0.2),
-        )
+    if variant == "shapes" or variant == "shapes_reconstruction":
+        data: dict[str, object] = dict(kind="moving_shapes", moving_shapes=SHAPES)
+    elif variant == "clips" or variant == "clips_reconstruction":
+        data = FOLDER
     else:
         raise KeyError("use shapes, clips, shapes_reconstruction or clips_reconstruction")
+    config.data = dict(frames=9, size=64, validation_clips=64, **data)
     # 9x64x64 pixels -> 5x16x16 tokens of 15,625 codes.
     config.tokenizer = dict(
         widths=(8, 16, 48),
@@ -49,19 +37,8 @@ def get_config(variant: str = "") -> ConfigDict:
         groups=4,
     )
     config.losses = dict(reconstruction="charbonnier")
-    if variant == "clips" or variant == "shapes":
-        config.losses.update(perceptual="structure", perceptual_weight=0.1)
-        config.adversarial = dict(
-            weight=0.1,
-            objective="non_saturating",
-            adaptive=True,
-            start=STEPS // 2,
-            warmup=STEPS // 10,
-            regularizer="lecam",
-            regularizer_weight=0.01,
-            widths=(16, 32, 64),
-            learning_rate=1e-3,
-        )
+    if variant == "shapes" or variant == "clips":
+        config.update(EVERY_LOSS)
     config.generator = dict(layers=2, heads=2, width=64)  # not trained here
     config.train = dict(
         tokenizer=dict(
@@ -82,3 +59,35 @@ def get_config(variant: str = "") -> ConfigDict:
         guards=dict(non_finite="rollback", divergence="rollback"),
     )
     return config
+
+
+SHAPES = dict(
+    shapes=("square", "disk", "triangle", "cross", "star"),
+    colours=("red", "green", "blue", "yellow", "magenta", "cyan", "white"),
+    texture=30.0,  # fine structure, which blur would lose
+    distractors=2,
+    radius=(0.15, 0.2),
+)
+
+FOLDER = dict(
+    kind="folder",
+    root="",
+    fps=8.0,
+    spatial="crop",
+    validation=0.0,  # a few videos serve for training and for evaluation
+)
+
+EVERY_LOSS = dict(
+    losses=dict(perceptual="structure", perceptual_weight=0.1),
+    adversarial=dict(
+        weight=0.1,
+        objective="non_saturating",
+        adaptive=True,
+        start=STEPS // 2,
+        warmup=STEPS // 10,
+        regularizer="lecam",
+        regularizer_weight=0.01,
+        widths=(16, 32, 64),
+        learning_rate=1e-3,
+    ),
+)
