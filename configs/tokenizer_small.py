@@ -21,13 +21,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config = ConfigDict()
     config.name = f"tokenizer_small:{variant}"
     config.stages = ("tokenizer",)
+    config.data = dict(frames=9, size=64, validation_clips=64)
     if variant == "shapes" or variant == "shapes_reconstruction":
-        data: dict[str, object] = dict(kind="moving_shapes", moving_shapes=SHAPES)
+        config.update(dict(data=SHAPES))
     elif variant == "clips" or variant == "clips_reconstruction":
-        data = FOLDER
+        config.update(dict(data=FOLDER))
     else:
         raise KeyError("use shapes, clips, shapes_reconstruction or clips_reconstruction")
-    config.data = dict(frames=9, size=64, validation_clips=64, **data)
     # 9x64x64 pixels -> 5x16x16 tokens of 15,625 codes.
     config.tokenizer = dict(
         widths=(8, 16, 48),
@@ -62,11 +62,14 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 SHAPES = dict(
-    shapes=("square", "disk", "triangle", "cross", "star"),
-    colours=("red", "green", "blue", "yellow", "magenta", "cyan", "white"),
-    texture=30.0,  # fine structure, which blur would lose
-    distractors=2,
-    radius=(0.15, 0.2),
+    kind="moving_shapes",
+    moving_shapes=dict(
+        shapes=("square", "disk", "triangle", "cross", "star"),
+        colours=("red", "green", "blue", "yellow", "magenta", "cyan", "white"),
+        texture=30.0,  # fine structure, which blur would lose
+        distractors=2,
+        radius=(0.15, 0.2),
+    ),
 )
 
 FOLDER = dict(
