@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     )
     config.train = dict(
         tokenizer=dict(
-            steps=1900,
+            steps=1500,
             batch=1,
             optimizer="muon",
             learning_rate=3e-3,
