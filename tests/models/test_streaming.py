@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Long videos in chunks: equal to the whole at once, in constant memory, with two programs."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from nbp.models.streaming import decode_step, decode_stream, encode_step, encode_stream
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec, scale_pixels
 from nbp.nn.conv3d import FrameCache, taps_conv
+from nbp.nn.fsq import Fsq
 from tests.models.toy import draw_params
 
 NETWORK = TokenizerNetwork(
@@ -102,6 +105,7 @@ def test_streams_of_any_pieces(params, whole, chunk, lengths):
 def assert_same_codes(codes: np.ndarray, latents: np.ndarray) -> None:
     """Codes are those of the latents wherever no channel is at the edge between two levels."""
     quantizer = NETWORK.spec.quantizer
+    assert isinstance(quantizer, Fsq)
     expected = np.asarray(quantizer.index(quantizer.quantize(latents)))
     assert codes.shape == expected.shape
     digits = np.asarray(quantizer.bound(latents))
@@ -129,8 +133,9 @@ def test_memory_and_programs_do_not_depend_on_the_length(params):
             sizes.append(sum(array.nbytes for array in jax.live_arrays()))
         return sizes
 
-    encode_step.clear_cache()
-    decode_step.clear_cache()
+    programs: tuple[Any, ...] = (encode_step, decode_step)
+    for program in programs:
+        program.clear_cache()
     for latents in (3, 9, 21):
         pieces = (draw_video(1 if i == 0 else 4) for i in range(latents))
         encoding = held_bytes(encode_stream(NETWORK, params, pieces))
@@ -138,7 +143,7 @@ def test_memory_and_programs_do_not_depend_on_the_length(params):
         for sizes in (encoding, decoding):
             assert len(sizes) == latents
             assert len(set(sizes[1:])) == 1
-    assert encode_step._cache_size() == decode_step._cache_size() == 2
+    assert [program._cache_size() for program in programs] == [2, 2]
 
 
 def test_codes_are_decoded_while_later_ones_are_still_to_come(params):
