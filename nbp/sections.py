@@ -266,12 +266,14 @@ class SamplingConfig:
 class EvaluationConfig:
     """What `nbp.train` does when all stages are trained, and how large an evaluation is.
 
-    protocol: name for `nbp.evaluate`; empty for none. clips: clips to generate and score.
-    samples: clips written to `workdir/samples`. given_frames: latent frames taken from held-out
-    clips instead of generated.
+    protocol: name for `nbp.evaluate`; empty for none. features: folder that `nbp.convert i3d`
+    wrote, or random-i3d, for protocols that compute a Frechet distance. clips: clips to generate
+    and score. samples: clips written to `workdir/samples`. given_frames: latent frames taken from
+    held-out clips instead of generated.
     """
 
     protocol: str = ""
+    features: str = ""
     clips: Count = 256
     samples: Natural = 16
     given_frames: Natural = 0

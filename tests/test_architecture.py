@@ -85,7 +85,7 @@ HOMES = {
     "array_record": ("nbp.data",),
     "PIL": ("nbp.data",),
     "tensorboardX": ("nbp.training.metrics",),
-    "matplotlib": ("nbp.training.curves",),
+    "matplotlib": ("nbp.training.curves", "nbp.evaluation.figures"),
     "torch": ("nbp.interop",),
     "ml_collections": (),
     "tensorflow": (),

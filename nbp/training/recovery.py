@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from nbp.errors import CheckpointError, DivergedError, NonFiniteError
@@ -87,6 +88,8 @@ class Recovery:
         self._first_save = first_save
         self._path = checkpointer.directory / JOURNAL
         self.entries = _read_journal(self._path)
+        if jax.process_count() > 1:  # all must have read the same before one of them writes
+            multihost_utils.sync_global_devices("read journal")
 
     def resume(self) -> tuple[TrainState, int, dict[str, Any]]:
         """Returns the newest good state, its step, and the data position (`{}` at the start).
