@@ -14,6 +14,7 @@ XLA computes bfloat16 in float32 on a CPU, so the numbers of that backend are to
 
 import argparse
 import dataclasses
+import re
 import time
 from typing import Any
 
@@ -78,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
             "bytes": sizes,
             "gib": round(total / GIB, 2),
             "gigabytes": round(total / 1e9, 2),
+            "estimated_cycles": estimate_cycles(compiled.as_text() or ""),
             "compile_seconds": round(seconds, 1),
         },
     )
@@ -116,6 +118,12 @@ def describe_arguments(task: TokenizerTask, config: Config, *, clips: int, image
         batch["image"] = jax.ShapeDtypeStruct((images, 1, size, size, 3), jnp.uint8)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jax.eval_shape(task.init, key), task.frozen, batch, key
+
+
+def estimate_cycles(program: str) -> int | None:
+    """Sum of the compiler's own estimates of all instructions; TPU programs have them."""
+    cycles = [int(count) for count in re.findall(r'"estimated_cycles":"(\d+)"', program)]
+    return sum(cycles) if cycles else None
 
 
 def place(shapes: Any, device: Any) -> Any:
