@@ -17,7 +17,7 @@ from tests.tasks.test_generator import same
 
 ADVERSARY = Adversary(
     DiscriminatorNetwork(DiscriminatorSpec((8, 16)), lax_conv),
-    OptimizerSpec(learning_rate=3e-3, total_steps=100, b1=0.5, b2=0.9),
+    OptimizerSpec(learning_rate=3e-3, total_steps=100, schedule="constant", b1=0.5, b2=0.9),
     weight=0.1,
     regularizer=lecam_regularizer,
     regularizer_weight=0.01,
@@ -58,15 +58,15 @@ def game():
 def test_the_discriminator_learns_to_tell_blurred_from_sharp(game):
     extra = jax.jit(ADVERSARY.init)(jax.random.key(0))
     history, found = [], {}
-    for step in range(40):
+    for step in range(100):
         extra, found, norm = game(extra, jax.random.key(step), np.int32(step))
         history.append((float(found["discriminator_accuracy"]), float(found["discriminator_loss"])))
         assert np.isfinite(float(norm))
     (first, first_loss), (last, last_loss) = (
-        np.mean(part, 0) for part in (history[:3], history[-3:])
+        np.mean(part, 0) for part in (history[:5], history[-10:])
     )
-    assert first < 0.7
-    assert last > 0.9
+    assert first < 0.65
+    assert last > 0.85
     assert last_loss < 0.5 * first_loss
     # What it calls sharp is above 0 on average, and so are the averages of LeCam.
     assert extra["lecam"]["real"] > 0 > extra["lecam"]["fake"]
