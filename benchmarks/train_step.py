@@ -27,7 +27,7 @@ from nbp.nn.attention import xla_attention
 from nbp.nn.conv3d import lax_conv, taps_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.tasks.generator import GeneratorTask, score
-from nbp.tasks.tokenizer import TokenizerTask, start_state, update
+from nbp.tasks.tokenizer import Objective, TokenizerTask, start_state, update
 from nbp.training.optimizer import OptimizerSpec
 
 
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
 def measure_tokenizer(size: Size, arguments: argparse.Namespace) -> None:
     """One reconstruction update."""
     network = make_tokenizer(size)
-    task = TokenizerTask(network, OptimizerSpec(1e-3, 1000), losses.l2)
+    task = TokenizerTask(network, OptimizerSpec(1e-3, 1000), Objective(losses.l2))
     batch = arguments.batch or size.batches[0]
     tokens = size.tokenizer.grid(*size.clip).size
     run_step("tokenizer", task, make_batch(size, batch), tokens=tokens, arguments=arguments)

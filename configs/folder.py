@@ -35,8 +35,8 @@ def get_config() -> ConfigDict:
         strides=((1, 2, 2), (2, 2, 2)),
         levels=(5, 5, 5, 5, 5, 5),
         groups=4,
-        loss="l2",
     )
+    config.losses = dict(reconstruction="l2")
     config.generator = dict(
         recipe="modern",
         layers=4,

@@ -38,8 +38,8 @@ def get_config(variant: str = "") -> ConfigDict:
         strides=((2, 2, 2), (2, 2, 2)),
         levels=(8, 5, 5, 5),
         groups=4,
-        loss="l2",
     )
+    config.losses = dict(reconstruction="l2")
     config.generator = dict(
         recipe="modern",
         layers=4,

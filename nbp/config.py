@@ -9,204 +9,36 @@ once. What can be derived (grid, vocabulary, plan) is a property, never a field.
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from nbp.data import prompts
 from nbp.data.moving_shapes import MovingShapesSpec
 from nbp.errors import ConfigError
-from nbp.evaluation.protocols import find_protocol
+from nbp.evaluation.protocols import find_protocol, needs_features
 from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
-from nbp.schema import (
-    Count,
-    Natural,
-    NonNegative,
-    Positive,
-    Range,
-    Share,
-    call_get_config,
-    convert,
-    set_override,
-    suggest,
+from nbp.schema import Natural, call_get_config, convert, set_override, suggest
+from nbp.sections import (
+    AdversarialConfig,
+    DataConfig,
+    EvaluationConfig,
+    GeneratorConfig,
+    ImagesConfig,
+    LossesConfig,
+    SamplingConfig,
+    StageConfig,
+    TokenizerConfig,
+    TrainConfig,
 )
 
-DType = Literal["float32", "bfloat16"]
 # What `data.root` is for each kind of data that has one.
 ROOTS = {
     "folder": "folder of videos",
     "records": "dataset that nbp.prepare wrote",
     "tokens": "token cache that nbp.encode wrote",
 }
-
-
-@dataclass(frozen=True)
-class ShapesConfig:
-    """Content of moving shapes; see `nbp.data.moving_shapes.MovingShapesSpec` for each field.
-
-    train_clips: distinct training clips, the length of an epoch.
-    """
-
-    shapes: tuple[str, ...] = ("square", "disk", "triangle")
-    colours: tuple[str, ...] = ("red", "green", "blue")
-    motions: tuple[str, ...] = ("right", "left", "down", "up")
-    texture: float = 12.0
-    distractors: int = 0
-    rotate: bool = False
-    radius: tuple[float, float] = (0.2, 0.25)
-    speeds: tuple[float, ...] = (0.05,)
-    snap: int = 0
-    train_clips: Count = 1_000_000
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where clips come from and what they look like: uint8 [frames, size, size, 3].
-
-    root: the folder of class sub-folders (kind `folder`), the dataset that `nbp.prepare` wrote
-      (`records`), or the cache that `nbp.encode` wrote (`tokens`, for the generator stage).
-    fps: frame rate that clips are resampled to; 0 keeps each file's own.
-    spatial: short side to `size` and a square crop (random in training, else centred); squash both
-      sides; or random_crop, which cuts the square from frames 1.5 times larger.
-    flip: mirror half of the training clips.
-    validation: share of videos held out (`folder`); 0 evaluates on the training videos.
-    validation_split: the held-out split (`records`, `tokens`), by default validation, else test.
-    check: decode every file once at start ("frames"), or trust its header ("headers").
-    validation_clips: the largest number of clips that an evaluation looks at.
-    workers: loader processes; 0 loads in threads of the main process.
-    bad_records: a clip that cannot be read is replaced by another and counted, or stops the run.
-    """
-
-    kind: Literal["moving_shapes", "folder", "records", "tokens"]
-    frames: Count
-    size: Count
-    root: str = ""
-    fps: NonNegative = 0.0
-    spatial: Literal["crop", "squash", "random_crop"] = "crop"
-    flip: bool = False
-    validation: Share = 0.1
-    validation_split: str = ""
-    check: Literal["frames", "headers"] = "frames"
-    validation_clips: Count = 256
-    workers: Natural = 0
-    stall_seconds: Positive = 300.0
-    bad_records: Literal["replace", "stop"] = "replace"
-    moving_shapes: ShapesConfig = ShapesConfig()
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """Sizes as in `nbp.models.tokenizer.TokenizerSpec`; `loss`: reconstruction term."""
-
-    widths: tuple[Count, ...]
-    units: tuple[Natural, ...]
-    strides: tuple[tuple[Count, Count, Count], ...]
-    levels: tuple[int, ...]
-    groups: Count = 32
-    dtype: DType = "float32"
-    loss: Literal["l1", "l2", "charbonnier"] = "charbonnier"
-
-
-@dataclass(frozen=True)
-class GeneratorConfig:
-    """The next-block generator.
-
-    block: token, row, frame or a box (bt, bh, bw) that divides the latent grid.
-    opening: prefix, bov or hybrid; opening_blocks: length of hybrid's token-by-token part in
-      blocks, or "frame" for the blocks that cover the first latent frame.
-    prompt: none, label (class id) or text (of a UCF101 class name, 8 ids); null_probability: share
-      of clips trained without it. padding: whether attention sees the padding of a text.
-    context: rows of the position table (paper recipe).
-    """
-
-    layers: Count
-    heads: Count
-    width: Count
-    recipe: Literal["modern", "paper"] = "modern"
-    block: str | Box = "row"
-    opening: Literal["prefix", "bov", "hybrid"] = "hybrid"
-    opening_blocks: int | Literal["frame"] = 1
-    prompt: Literal["none", "label", "text"] = "none"
-    padding: Literal["hidden", "visible"] = "hidden"
-    null_probability: Share = 0.1
-    dropout: Share = 0.0
-    dtype: DType = "float32"
-    attention: Literal["xla", "dense"] = "xla"
-    context: Count = 5120
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """Optimization of one stage. One step is one update of `batch` clips.
-
-    optimizer: muon treats weight matrices as a whole and learns in fewer steps; AdamW otherwise.
-    schedule: paper is the official one, quirks included (docs/official_parity.md).
-    clip_norm: largest global gradient norm, 0 for no clipping.
-    accumulate: micro-batches per update; gradients: their mean, or their sum as in the official
-      code. ema: decay of the averaged parameters, 0 for none.
-    """
-
-    steps: Count
-    batch: Count
-    learning_rate: Positive
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    warmup: Natural = 100
-    schedule: Literal["cosine", "constant", "paper"] = "cosine"
-    final_fraction: NonNegative = 0.0
-    b1: Share = 0.9
-    b2: Share = 0.95
-    weight_decay: NonNegative = 0.01
-    clip_norm: NonNegative = 1.0
-    accumulate: Count = 1
-    gradients: Literal["mean", "sum"] = "mean"
-    ema: Share = 0.0
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Cadence in steps, shared by the stages; 0 switches a periodic action off.
-
-    changed_data: what to do where the data are not those of the checkpoint that is resumed.
-    """
-
-    tokenizer: StageConfig
-    generator: StageConfig
-    log_every: Count = 50
-    checkpoint_every: Count = 500
-    keep: Count = 3
-    evaluate_every: Natural = 500
-    preview_every: Natural = 500
-    preview_clips: Count = 8
-    changed_data: Literal["refuse", "accept"] = "refuse"
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """Defaults of sampling; the flags of `nbp.sample` override them. 0 and 1 switch filters off."""
-
-    temperature: Positive = 1.0
-    top_k: Natural = 0
-    top_p: Annotated[float, Range(0.0, above=True, high=1.0)] = 1.0
-    guidance: NonNegative = 0.0
-    guidance_ramp: bool = False
-    batch: Count = 32
-    fps: Positive = 8.0
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """What `nbp.train` does when all stages are trained, and how large an evaluation is.
-
-    protocol: name for `nbp.evaluate`; empty for none. clips: clips to generate and score.
-    samples: clips written to `workdir/samples`. given_frames: latent frames taken from held-out
-    clips instead of generated.
-    """
-
-    protocol: str = ""
-    clips: Count = 256
-    samples: Natural = 16
-    given_frames: Natural = 0
 
 
 @dataclass(frozen=True)
@@ -220,14 +52,18 @@ class Config:
     train: TrainConfig
     seed: Natural = 0
     stages: tuple[Literal["tokenizer", "generator"], ...] = ("tokenizer", "generator")
-    sampling: SamplingConfig = SamplingConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    losses: LossesConfig = field(default_factory=LossesConfig)
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
 
     @property
     def tokenizer_spec(self) -> TokenizerSpec:
+        names = {field.name for field in dataclasses.fields(TokenizerSpec)}
         fields = dataclasses.asdict(self.tokenizer)
-        fields.pop("loss")
-        return TokenizerSpec(**fields)
+        fields["kind"] = fields.pop("quantizer")
+        return TokenizerSpec(**{name: fields[name] for name in names & fields.keys()})
 
     @property
     def shapes_spec(self) -> MovingShapesSpec:
@@ -307,7 +143,22 @@ def validate(config: Config) -> None:
         text = "scores clips, which tokens are not; evaluate later with nbp.evaluate --data DIR"
         require(not config.evaluation.protocol, "evaluation.protocol", text)
     elif config.evaluation.protocol:
-        check("evaluation.protocol", lambda: find_protocol(config.evaluation.protocol, data.kind))
+        evaluation = config.evaluation
+        check("evaluation.protocol", lambda: find_protocol(evaluation.protocol, data.kind))
+        text = f"{evaluation.protocol} needs I3D features: --config.evaluation.features=DIR"
+        needed = needs_features(evaluation.protocol)
+        require(bool(evaluation.features) or not needed, "evaluation.features", text)
+    images = config.images
+    if images.batch:
+        text = "only the tokenizer stage learns from images: --config.images.batch=0"
+        require("tokenizer" in config.stages, "images.batch", text)
+        accumulate = config.train.tokenizer.accumulate
+        text = f"{images.batch} images do not split into {accumulate} micro-batches"
+        require(images.batch % accumulate == 0, "images.batch", text)
+    text = "a folder of images, of which none are taken: --config.images.batch=N, or leave it empty"
+    require(bool(images.batch) or not images.root, "images.root", text)
+    if "tokenizer" in config.stages:
+        problems += find_objective_problems(config)
     for name in config.stages:
         stage: StageConfig = getattr(config.train, name)
         require(
@@ -317,6 +168,32 @@ def validate(config: Config) -> None:
         )
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def find_objective_problems(config: Config) -> list[str]:
+    """What the losses of the tokenizer stage ask of the rest of the configuration, if in vain."""
+    losses, size = config.losses, config.data.size
+    problems = []
+    if losses.perceptual == "lpips" and not losses.lpips_root:
+        problems.append(
+            "losses.lpips_root: name the folder that `python -m nbp.convert lpips --out DIR` wrote:"
+            " --config.losses.lpips_root=DIR; losses.perceptual=structure needs no weights"
+        )
+    least = {"none": 1, "structure": 8, "lpips": 16}[losses.perceptual]
+    if size < least:
+        problems.append(
+            f"losses.perceptual: {losses.perceptual} compares frames of at least {least} px, "
+            f"data.size is {size}. Use larger clips, or none"
+        )
+    widths, stride = config.adversarial.widths, 2 ** max(0, len(config.adversarial.widths) - 1)
+    if config.adversarial.weight and not widths:
+        problems.append("adversarial.widths: a discriminator needs at least one width")
+    if config.adversarial.weight and size < stride:
+        problems.append(
+            f"adversarial.widths: {len(widths)} widths halve the frame {len(widths) - 1} times, "
+            f"and data.size is {size}. Use fewer widths"
+        )
+    return problems
 
 
 # Reading ---------------------------------------------------------------------------------------

@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nbp.config import (
-    Config,
+from nbp.config import Config
+from nbp.data import prompts
+from nbp.errors import CheckpointError, ConfigError
+from nbp.interop import official
+from nbp.jobs.workdir import read_config
+from nbp.layout import Box, LatentGrid, Opening, resolve_block
+from nbp.models.tokenizer import TokenizerSpec
+from nbp.sections import (
     DataConfig,
     EvaluationConfig,
     GeneratorConfig,
@@ -18,12 +24,6 @@ from nbp.config import (
     TokenizerConfig,
     TrainConfig,
 )
-from nbp.data import prompts
-from nbp.errors import CheckpointError, ConfigError
-from nbp.interop import official
-from nbp.jobs.workdir import read_config
-from nbp.layout import Box, LatentGrid, Opening, resolve_block
-from nbp.models.tokenizer import TokenizerSpec
 
 Report = Callable[[str], None]
 Prompt = Literal["none", "label", "text"]

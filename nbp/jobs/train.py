@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from nbp import __version__, build, datasets
-from nbp.config import Config, StageConfig
+from nbp.config import Config
 from nbp.data.video import tile_clips, write_gif
 from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.scores import CodeCounter, ReconstructionScores
-from nbp.jobs.evaluate import evaluate_workdir, report_path
+from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
 from nbp.jobs.sample import (
     SampleRequest,
     choose_given_frames,
@@ -23,6 +23,8 @@ from nbp.jobs.sample import (
     sample_workdir,
     take_examples,
 )
+from nbp.jobs.starting import prepare_start
+from nbp.jobs.weights import load_lpips
 from nbp.jobs.workdir import (
     adopt_config,
     compare_config,
@@ -30,14 +32,18 @@ from nbp.jobs.workdir import (
     make_folder,
     save_labels,
 )
+from nbp.models.lpips import LEAST_SIZE
 from nbp.sampling.sampler import Sampler
+from nbp.sections import StageConfig
 from nbp.shapes import PyTree
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
 from nbp.training.checkpoint import Checkpointer
+from nbp.training.curves import write_curves_png
+from nbp.training.guards import GuardSpec
 from nbp.training.loop import LoopSpec, run
-from nbp.training.metrics import MetricsWriter, write_curves_png
-from nbp.training.sharding import make_mesh, place_state
+from nbp.training.metrics import MetricsWriter
+from nbp.training.sharding import check_batch, make_mesh, place_state
 from nbp.training.state import TrainState
 from nbp.training.task import Evaluator
 
@@ -48,12 +54,16 @@ def train_workdir(config: Config, workdir: Path) -> None:
     """Trains what is not trained yet. Rerunning the same command continues a stopped run."""
     make_folder(workdir)
     compare_config(config, workdir)  # before a long look at the data, which may fail in turn
-    train, held_out = datasets.make_data(config, bad_videos=workdir / "bad_videos.csv")
-    if train.bad_videos:
-        print(
-            f"[data] {len(train.bad_videos)} unusable videos skipped "
-            f"({train.bad_videos.summarize()}), listed in {workdir / 'bad_videos.csv'}"
-        )
+    if config.images.batch:  # before a long look at the data as well
+        check_batch(config.images.batch, make_mesh(), what="images")
+    listed = workdir / "bad_videos.csv"
+    train, held_out = datasets.make_data(config, bad_videos=listed)
+    learned = {
+        "tokenizer": datasets.add_images(config, train, bad_videos=listed),
+        "generator": train,
+    }
+    if bad := learned["tokenizer"].bad_videos:
+        print(f"[data] {len(bad)} unusable files skipped ({bad.summarize()}), listed in {listed}")
     trained = None
     if config.data.kind == "tokens":
         trained = build.load_tokenizer(config, workdir)
@@ -78,7 +88,9 @@ def train_workdir(config: Config, workdir: Path) -> None:
             sampler = make_preview_sampler(config, task, tokenizer_params)
             evaluators = generator_evaluators(config, task, clips, sampler=sampler)
             origin = {"tokenizer_step": trained.step, "tokenizer_sha256": trained.sha256}
-        train_stage(config, workdir, task=task, data=train, evaluators=evaluators, origin=origin)
+        train_stage(
+            config, workdir, task=task, data=learned[stage], evaluators=evaluators, origin=origin
+        )
     if "generator" in config.stages:
         finish(config, workdir)
 
@@ -95,11 +107,14 @@ def train_stage(
     """Runs one stage in `workdir/<stage>` and draws its curves."""
     stage: StageConfig = getattr(config.train, task.name)
     directory = build.stage_directory(workdir, task.name)
+    begin, started = prepare_start(config, workdir, task.name, network=task.network, origin=origin)
+    task = dataclasses.replace(task, begin=begin)
     meta = {
         "config": dataclasses.asdict(config),
         "plan": config.plan.fingerprint,
         "versions": {"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
         **origin,
+        **started,
     }
     with (
         Checkpointer(directory / "checkpoints", keep=config.train.keep) as checkpointer,
@@ -117,6 +132,7 @@ def train_stage(
                 log_every=config.train.log_every,
                 checkpoint_every=config.train.checkpoint_every,
                 changed_data=config.train.changed_data,
+                guards=GuardSpec(**dataclasses.asdict(config.train.guards)),
             ),
             mesh=make_mesh(),
             writer=writer,
@@ -138,7 +154,8 @@ def finish(config: Config, workdir: Path) -> None:
         print(f"[samples] {config.evaluation.samples} clips in {workdir / 'samples'}")
     protocol = config.evaluation.protocol
     if protocol and not report_path(workdir, protocol).is_file():
-        report = evaluate_workdir(workdir, protocol)
+        request = EvaluateRequest(workdir, protocol)
+        report = evaluate_workdir(request, lambda text: print(f"[evaluate] {text}", flush=True))
         write_report(report_path(workdir, protocol), report)
         print(format_table(f"{config.name}, protocol {protocol}", report["scores"]))
         print(f"[report] {report_path(workdir, protocol)}")
@@ -185,8 +202,13 @@ class StageEvaluators:
 
 
 def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation) -> StageEvaluators:
-    """Held-out PSNR and code statistics; previews show clips above their reconstructions."""
+    """Held-out PSNR, SSIM, GMS and code statistics, and LPIPS where its weights are configured.
+
+    Previews show clips above their reconstructions.
+    """
     network = task.network
+    root = config.losses.lpips_root if config.data.size >= LEAST_SIZE else ""
+    lpips, _ = load_lpips(root, place=np.asarray, copy=lambda params: params)
     encode, decode = jax.jit(network.encode), jax.jit(network.decode)
 
     def reconstruct(state: TrainState, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -197,11 +219,15 @@ def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation)
     def measure(state: TrainState) -> dict[str, float]:
         scores = ReconstructionScores()
         counter = CodeCounter(network.spec.quantizer.codes)
+        distances: list[float] = []
         for batch in clips.batches():
             output, tokens = reconstruct(state, batch["video"])
             scores.add(batch["video"], output)
             counter.add(tokens)
-        return {**scores.result(), **counter.result()}
+            if lpips is not None:
+                distances.extend(lpips(batch["video"], output).tolist())
+        perceptual = {"lpips": float(np.mean(distances))} if distances else {}
+        return {**scores.result(), **perceptual, **counter.result()}
 
     def preview(state: TrainState) -> np.ndarray:
         video = clips.batches()[0]["video"][: config.train.preview_clips]

@@ -26,6 +26,8 @@ FREE = (
     "data.bad_records",
     "data.validation_clips",
     "data.validation_split",
+    "tokenizer.dtype",
+    "tokenizer.remat",
 )
 # Keys that say where clips come from: after a stage is trained, the next may read its clips from
 # another place or in another form, such as the tokens that the trained tokenizer made of them.
@@ -136,6 +138,11 @@ def find_label(labels: Sequence[str], text: str) -> int:
 
 def _move_old_keys(values: dict[str, Any]) -> dict[str, Any]:
     """Values of an older version's config.json under the keys of this one."""
+    tokenizer = values.get("tokenizer")
+    if isinstance(tokenizer, dict) and "loss" in tokenizer:
+        sizes = {key: value for key, value in tokenizer.items() if key != "loss"}
+        losses = {"reconstruction": tokenizer["loss"], **values.get("losses", {})}
+        values = {**values, "tokenizer": sizes, "losses": losses}
     data = values.get("data")
     if isinstance(data, dict) and "train_clips" in data:
         shapes = {"train_clips": data["train_clips"], **data.get("moving_shapes", {})}

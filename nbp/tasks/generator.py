@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Objective of the generator stage: predict the tokens of the next block."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,8 @@ class GeneratorTask:
     optimizer: OptimizerSpec
     frozen: PyTree
     null_probability: float = 0.0
-    name: str = "generator"
+    begin: Callable[[TrainState], TrainState] | None = None
+    name: Literal["generator"] = "generator"
 
     @property
     def items_per_clip(self) -> dict[str, int]:

@@ -11,14 +11,15 @@ import pytest
 from nbp import losses
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import taps_conv
-from nbp.tasks.tokenizer import TokenizerTask
+from nbp.tasks.tokenizer import Objective, TokenizerTask
 from nbp.training.optimizer import OptimizerSpec
 
 NETWORK = TokenizerNetwork(
     TokenizerSpec(widths=(4, 8), units=(1, 0), strides=((2, 2, 2),), levels=(4, 4, 4), groups=2),
     taps_conv,
 )
-TASK = TokenizerTask(NETWORK, OptimizerSpec(learning_rate=1e-2, total_steps=100), losses.l2)
+SPEC = OptimizerSpec(learning_rate=1e-2, total_steps=100)
+TASK = TokenizerTask(NETWORK, SPEC, Objective(losses.l2))
 
 
 def make_clips() -> np.ndarray:
@@ -51,11 +52,9 @@ def test_a_few_steps_lower_the_loss(trained):
 
 def test_measures(trained):
     start, _, history, batch = trained
-    video, codes = jax.jit(NETWORK.bind(start.params).reconstruct)(
-        batch["video"].astype(np.float32) / 255
-    )
+    found = jax.jit(NETWORK.bind(start.params).reconstruct)(batch["video"].astype(np.float32) / 255)
     pixels = batch["video"].astype(np.float64) / 255
-    output = np.asarray(video).astype(np.float64)
+    output, codes = np.asarray(found.output).astype(np.float64), found.codes
     first = history[0]
     assert first["loss"] == pytest.approx(((output - pixels) ** 2).mean(), rel=1e-4)
     mse = ((output.clip(0, 1) - pixels) ** 2).mean()

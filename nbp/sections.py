@@ -1,0 +1,279 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The sections of a configuration: every key that a config file can set, with its default.
+
+`nbp.config` reads them, puts them together and checks them against each other.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from nbp.layout import Box
+from nbp.schema import Count, Natural, NonNegative, Positive, Range, Share
+
+DType = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class ShapesConfig:
+    """Content of moving shapes; see `nbp.data.moving_shapes.MovingShapesSpec` for each field.
+
+    train_clips: distinct training clips, the length of an epoch.
+    """
+
+    shapes: tuple[str, ...] = ("square", "disk", "triangle")
+    colours: tuple[str, ...] = ("red", "green", "blue")
+    motions: tuple[str, ...] = ("right", "left", "down", "up")
+    texture: float = 12.0
+    distractors: int = 0
+    rotate: bool = False
+    radius: tuple[float, float] = (0.2, 0.25)
+    speeds: tuple[float, ...] = (0.05,)
+    snap: int = 0
+    train_clips: Count = 1_000_000
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where clips come from and what they look like: uint8 [frames, size, size, 3].
+
+    root: the folder of class sub-folders (kind `folder`), the dataset that `nbp.prepare` wrote
+      (`records`), or the cache that `nbp.encode` wrote (`tokens`, for the generator stage).
+    fps: frame rate that clips are resampled to; 0 keeps each file's own.
+    spatial: short side to `size` and a square crop (random in training, else centred); squash both
+      sides; or random_crop, which cuts the square from frames 1.5 times larger.
+    flip: mirror half of the training clips.
+    validation: share of videos held out (`folder`); 0 evaluates on the training videos.
+    validation_split: the held-out split (`records`, `tokens`), by default validation, else test.
+    check: decode every file once at start ("frames"), or trust its header ("headers").
+    validation_clips: the largest number of clips that an evaluation looks at.
+    workers: loader processes; 0 loads in threads of the main process.
+    bad_records: a clip that cannot be read is replaced by another and counted, or stops the run.
+    """
+
+    kind: Literal["moving_shapes", "folder", "records", "tokens"]
+    frames: Count
+    size: Count
+    root: str = ""
+    fps: NonNegative = 0.0
+    spatial: Literal["crop", "squash", "random_crop"] = "crop"
+    flip: bool = False
+    validation: Share = 0.1
+    validation_split: str = ""
+    check: Literal["frames", "headers"] = "frames"
+    validation_clips: Count = 256
+    workers: Natural = 0
+    stall_seconds: Positive = 300.0
+    bad_records: Literal["replace", "stop"] = "replace"
+    moving_shapes: ShapesConfig = ShapesConfig()
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Sizes as in `nbp.models.tokenizer.TokenizerSpec`.
+
+    quantizer: fsq has the product of `levels` as codes; lfq (one bit per channel) and vq (vectors
+      of `code_channels` that follow the latents as a moving average) have `codes`.
+    taps: length of the convolutions over time; 1 is a tokenizer of single images, whose weights a
+      video tokenizer can start from (`train.tokenizer.start_from`).
+    remat: what the backward pass computes again instead of keeping: nothing, or every residual
+      unit.
+    """
+
+    widths: tuple[Count, ...]
+    units: tuple[Natural, ...]
+    strides: tuple[tuple[Count, Count, Count], ...]
+    levels: tuple[int, ...]
+    groups: Count = 32
+    quantizer: Literal["fsq", "lfq", "vq"] = "fsq"
+    codes: Natural = 0
+    code_channels: Natural = 0
+    taps: Count = 3
+    remat: Literal["none", "units"] = "none"
+    dtype: DType = "float32"
+
+
+@dataclass(frozen=True)
+class LossesConfig:
+    """What the tokenizer is trained for: a weighted sum; see `nbp.losses` for each term.
+
+    perceptual: structure needs no weights (gradients and SSIM on several scales); lpips needs the
+      folder that `nbp.convert lpips` wrote, `lpips_root`.
+    quantizer: weight of the quantizer's own terms (entropy of lfq, commitment of lfq and vq).
+    """
+
+    reconstruction: Literal["l1", "l2", "charbonnier"] = "charbonnier"
+    reconstruction_weight: Positive = 1.0
+    perceptual: Literal["none", "structure", "lpips"] = "none"
+    perceptual_weight: NonNegative = 1.0
+    lpips_root: str = ""
+    quantizer_weight: NonNegative = 1.0
+
+
+@dataclass(frozen=True)
+class AdversarialConfig:
+    """The discriminator (3D PatchGAN) of the tokenizer stage; weight 0 trains without one.
+
+    adaptive: multiplies the weight by the ratio of the gradient norms of reconstruction and
+      adversarial term at the last layer (Esser et al. 2021, arXiv 2012.09841).
+    start, warmup: the term is off until step `start` and grows over `warmup` steps; the
+      discriminator itself learns from step `start - warmup` on.
+    regularizer: r1 (arXiv 1801.04406) or lecam (arXiv 2104.03310).
+    """
+
+    weight: NonNegative = 0.0
+    objective: Literal["hinge", "non_saturating"] = "hinge"
+    adaptive: bool = True
+    start: Natural = 0
+    warmup: Natural = 0
+    regularizer: Literal["none", "r1", "lecam"] = "lecam"
+    regularizer_weight: NonNegative = 0.001
+    widths: tuple[Count, ...] = (64, 128, 256, 512)
+    learning_rate: Positive = 1e-4
+    b1: Share = 0.5
+    b2: Share = 0.9
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """Single images that the tokenizer learns from beside the clips, as clips of one frame.
+
+    batch: images per update, 0 for none. root: folder of image files; empty takes single frames of
+    the training clips' videos.
+    """
+
+    batch: Natural = 0
+    root: str = ""
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """The next-block generator.
+
+    block: token, row, frame or a box (bt, bh, bw) that divides the latent grid.
+    opening: prefix, bov or hybrid; opening_blocks: length of hybrid's token-by-token part in
+      blocks, or "frame" for the blocks that cover the first latent frame.
+    prompt: none, label (class id) or text (of a UCF101 class name, 8 ids); null_probability: share
+      of clips trained without it. padding: whether attention sees the padding of a text.
+    context: rows of the position table (paper recipe).
+    """
+
+    layers: Count
+    heads: Count
+    width: Count
+    recipe: Literal["modern", "paper"] = "modern"
+    block: str | Box = "row"
+    opening: Literal["prefix", "bov", "hybrid"] = "hybrid"
+    opening_blocks: int | Literal["frame"] = 1
+    prompt: Literal["none", "label", "text"] = "none"
+    padding: Literal["hidden", "visible"] = "hidden"
+    null_probability: Share = 0.1
+    dropout: Share = 0.0
+    dtype: DType = "float32"
+    attention: Literal["xla", "dense"] = "xla"
+    context: Count = 5120
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """Optimization of one stage. One step is one update of `batch` clips.
+
+    optimizer: muon treats weight matrices as a whole and learns in fewer steps; AdamW otherwise.
+    schedule: paper is the official one, quirks included (docs/official_parity.md).
+    clip_norm: largest global gradient norm, 0 for no clipping.
+    accumulate: micro-batches per update; gradients: their mean, or their sum as in the official
+      code. ema: decay of the averaged parameters, 0 for none.
+    start_from: workdir whose parameters this stage starts from; empty starts from scratch.
+    """
+
+    steps: Count
+    batch: Count
+    learning_rate: Positive
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    warmup: Natural = 100
+    schedule: Literal["cosine", "constant", "paper"] = "cosine"
+    final_fraction: NonNegative = 0.0
+    b1: Share = 0.9
+    b2: Share = 0.95
+    weight_decay: NonNegative = 0.01
+    clip_norm: NonNegative = 1.0
+    accumulate: Count = 1
+    gradients: Literal["mean", "sum"] = "mean"
+    ema: Share = 0.0
+    start_from: str = ""
+
+
+@dataclass(frozen=True)
+class GuardsConfig:
+    """What watches over training, and what happens when it is alarmed (docs/guard_rails.md).
+
+    non_finite: stop, leave out the update (skip), or go back to the last good checkpoint
+      (rollback).
+    divergence: ignore, only warn, or go back, for everything else that is detected.
+    loss_ratio: alarm when the loss exceeds this multiple of its recent median; 0 never.
+    gradient_ratio: the same for gradient norms.
+    code_usage: alarm when code usage or perplexity falls below this part of its best; 0 never.
+    accuracy: alarm when the discriminator's accuracy stays this close to 0 or 1; 0 never.
+    patience: updates in a row that an alarm takes, except for non-finite numbers.
+    rollbacks: how many times a stage may go back before it stops for good.
+    soften: factor of the adversarial weight after going back.
+    """
+
+    non_finite: Literal["stop", "skip", "rollback"] = "stop"
+    divergence: Literal["ignore", "warn", "rollback"] = "warn"
+    loss_ratio: NonNegative = 10.0
+    gradient_ratio: NonNegative = 100.0
+    code_usage: Share = 0.1
+    accuracy: Annotated[float, Range(0.0, high=0.5, below=True)] = 0.01
+    patience: Count = 50
+    rollbacks: Natural = 3
+    soften: Annotated[float, Range(0.0, above=True, high=1.0)] = 0.5
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Cadence in steps, shared by the stages; 0 switches a periodic action off.
+
+    changed_data: what to do where the data are not those of the checkpoint that is resumed.
+    """
+
+    tokenizer: StageConfig
+    generator: StageConfig
+    log_every: Count = 50
+    checkpoint_every: Count = 500
+    keep: Count = 3
+    evaluate_every: Natural = 500
+    preview_every: Natural = 500
+    preview_clips: Count = 8
+    changed_data: Literal["refuse", "accept"] = "refuse"
+    guards: GuardsConfig = GuardsConfig()
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Defaults of sampling; the flags of `nbp.sample` override them. 0 and 1 switch filters off."""
+
+    temperature: Positive = 1.0
+    top_k: Natural = 0
+    top_p: Annotated[float, Range(0.0, above=True, high=1.0)] = 1.0
+    guidance: NonNegative = 0.0
+    guidance_ramp: bool = False
+    batch: Count = 32
+    fps: Positive = 8.0
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What `nbp.train` does when all stages are trained, and how large an evaluation is.
+
+    protocol: name for `nbp.evaluate`; empty for none. features: folder that `nbp.convert i3d`
+    wrote, or random-i3d, for protocols that compute a Frechet distance. clips: clips to generate
+    and score. samples: clips written to `workdir/samples`. given_frames: latent frames taken from
+    held-out clips instead of generated.
+    """
+
+    protocol: str = ""
+    features: str = ""
+    clips: Count = 256
+    samples: Natural = 16
+    given_frames: Natural = 0
