@@ -3,8 +3,8 @@
 """Reading and writing video files: the only module that touches a codec.
 
 A file from a user is hostile input to a large C library. So only regular files are read, FFmpeg is
-told the container format (recognised from the first bytes) and reads from an open file, never from a
-name that could be a URL or a playlist, and sizes are capped. Every failure is a `VideoError`.
+told the container format (recognised from the first bytes) and reads from an open file, never from
+a name that could be a URL or a playlist, and sizes are capped. Every failure is a `VideoError`.
 """
 
 import os
