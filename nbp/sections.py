@@ -73,7 +73,7 @@ class TokenizerConfig:
     """Sizes as in `nbp.models.tokenizer.TokenizerSpec`.
 
     quantizer: fsq has the product of `levels` as codes; lfq (one bit per channel) and vq (vectors
-      of `code_channels` that follow the latents as a moving average) have `codes`.
+      of `code_channels` that follow the latents as a moving average) have `codes`, and levels ().
     taps: length of the convolutions over time; 1 is a tokenizer of single images, whose weights a
       video tokenizer can start from (`train.tokenizer.start_from`).
     remat: what the backward pass computes again instead of keeping: nothing, or every residual

@@ -73,6 +73,11 @@ def prepare_start(
     """
     fresh = not has_begun(workdir, stage)
     start = find_start(config, workdir, stage)
+    wanted = _find_wanted(config, stage)
+    if wanted and (start is None or start.workdir != wanted):
+        print(
+            f"[{stage}] not started from {wanted}: this stage has checkpoints already", flush=True
+        )
     if start is None:
         return None, {}
     report = f"[{stage}] started from {start}"
@@ -89,7 +94,7 @@ def find_start(config: Config, workdir: Path, stage: Stage) -> Start | None:
     """
     path = build.stage_directory(workdir, stage) / "start.json"
     known = _read(path)
-    wanted = getattr(config.train, stage).start_from
+    wanted = _find_wanted(config, stage)
     if has_begun(workdir, stage):
         return known
     if not wanted:
@@ -131,6 +136,12 @@ def read_params(start: Start, stage: Stage, network: Any) -> PyTree:
     if isinstance(network, TokenizerNetwork) and network.spec.taps != other.spec.taps:
         return inflate(params, other.spec, network.spec)
     return _check(params, network, start)
+
+
+def _find_wanted(config: Config, stage: Stage) -> str:
+    """The workdir to start from, as it will still be called from another place; '' for none."""
+    wanted = getattr(config.train, stage).start_from
+    return str(Path(wanted).absolute()) if wanted else ""
 
 
 def _warn_of_codes(start: Start, tokenizer: str) -> str:

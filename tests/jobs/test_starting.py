@@ -153,7 +153,9 @@ def test_a_generator_starts_from_a_generator(
     assert "warning: it knows the codes of tokenizer" in capsys.readouterr().out
 
 
-def test_what_a_stage_began_with_stays(images: Path, tmp_path: Path) -> None:
+def test_what_a_stage_began_with_stays(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The other workdir trains on, start_from changes, the stage gets a checkpoint."""
     source, workdir = tmp_path / "source", tmp_path / "run"
     shutil.copytree(images, source)
@@ -171,6 +173,11 @@ def test_what_a_stage_began_with_stays(images: Path, tmp_path: Path) -> None:
     (workdir / "tokenizer/checkpoints/1").mkdir(parents=True)
     for changed in (other, load({})):
         assert find_start(changed, workdir, "tokenizer") == again
+    network = build.make_tokenizer_network(other)
+    prepare_start(other, workdir, "tokenizer", network=network, origin={})
+    told = capsys.readouterr().out
+    assert f"not started from {images}: this stage has checkpoints already" in told
+    assert f"started from {source} (step 3, " in told
     shutil.rmtree(workdir / "tokenizer/checkpoints")
     assert find_start(load({}), workdir, "tokenizer") is None
     assert not (workdir / "tokenizer/start.json").exists()
