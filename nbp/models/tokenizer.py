@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from nbp.layout import LatentGrid
+from nbp.models.network import Network
 from nbp.nn.conv3d import (
     CausalConv3d,
     ConvBackend,
@@ -310,7 +311,7 @@ def scale_pixels(video: UInt8[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
 
 
 @dataclass(frozen=True)
-class TokenizerNetwork:
+class TokenizerNetwork(Network[Tokenizer]):
     """A tokenizer without its parameters: pure functions of (params, arrays)."""
 
     spec: TokenizerSpec
@@ -318,15 +319,6 @@ class TokenizerNetwork:
 
     def build(self, key: Array) -> Tokenizer:
         return Tokenizer(self.spec, self.conv, rngs=nnx.Rngs(key))
-
-    def init(self, key: Array) -> PyTree:
-        """Initial parameters as nested pure dicts."""
-        return nnx.to_pure_dict(nnx.state(self.build(key)))
-
-    def bind(self, params: PyTree) -> Tokenizer:
-        """The module holding `params`; no arrays are allocated for it."""
-        abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
-        return nnx.merge(nnx.graphdef(abstract), params)
 
     def encode(
         self,
