@@ -310,6 +310,11 @@ def scale_pixels(video: UInt8[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
     return video.astype(jnp.float32) / 255.0
 
 
+def round_pixels(pixels: Float[Array, "b t h w c"]) -> UInt8[Array, "b t h w c"]:
+    """Floats in [0, 1] as the nearest pixels 0..255."""
+    return jnp.round(pixels * 255.0).astype(jnp.uint8)
+
+
 @dataclass(frozen=True)
 class TokenizerNetwork(Network[Tokenizer]):
     """A tokenizer without its parameters: pure functions of (params, arrays)."""
@@ -336,7 +341,7 @@ class TokenizerNetwork(Network[Tokenizer]):
         cache: FrameCache | None = None,
     ) -> UInt8[Array, "b t h w c"]:
         """Clips with pixels 0..255 of codes."""
-        return jnp.round(self.bind(params).decode(codes, cache) * 255.0).astype(jnp.uint8)
+        return round_pixels(self.bind(params).decode(codes, cache))
 
     def update_codebook(self, params: PyTree, statistics: PyTree) -> PyTree:
         """Moves the codebook by the statistics of a `Reconstruction`; without one, `params`."""
