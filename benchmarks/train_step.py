@@ -26,8 +26,8 @@ from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.attention import xla_attention
 from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
-from nbp.tasks.generator import GeneratorTask, score
-from nbp.tasks.tokenizer import Objective, TokenizerTask, start_state, update
+from nbp.tasks.generator import GeneratorTask, score, update
+from nbp.tasks.tokenizer import Objective, TokenizerTask, start_state
 from nbp.training.optimizer import OptimizerSpec
 
 

@@ -71,7 +71,12 @@ def charbonnier(
 
 def psnr(a: Float[Array, "*s"], b: Float[Array, "*s"]) -> Float[Array, ""]:
     """Peak signal-to-noise ratio in dB of the mean squared error of the whole batch, peak 1."""
-    return -10.0 * jnp.log10(jnp.maximum(l2(a, b), 1e-10))
+    return psnr_of_error(l2(a, b))
+
+
+def psnr_of_error(squared: Float[Array, ""]) -> Float[Array, ""]:
+    """The same of a mean squared error, such as one averaged over micro-batches; at most 100 dB."""
+    return -10.0 * jnp.log10(jnp.maximum(squared, 1e-10))
 
 
 def structure(a: Float[Array, "b t h w c"], b: Float[Array, "b t h w c"]) -> Float[Array, ""]:

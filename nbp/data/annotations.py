@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from nbp.data.files import VideoError
 from nbp.data.prompts import load_prompts
 from nbp.data.sources import find_files, is_held_out, natural_key
-from nbp.data.video import VideoError
 from nbp.errors import ConfigError, DataError
 
 UNLABELLED = "unlabelled"

@@ -9,7 +9,6 @@ capped, and every failure is a `VideoError` with the path and a reason.
 
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from nbp.data.files import VideoError, open_regular
 from nbp.data.pipeline import Batch, BatchStream
 from nbp.data.sources import BadVideos, find_files
 from nbp.data.transforms import (
@@ -33,7 +33,7 @@ from nbp.data.transforms import (
     choose_spatial,
     resize_frame,
 )
-from nbp.data.video import MAX_BYTES, MAX_PIXELS, VideoError
+from nbp.data.video import MAX_BYTES, MAX_PIXELS
 from nbp.errors import DataError
 from nbp.shapes import UInt8
 
@@ -61,19 +61,7 @@ def check_image(path: str | Path, *, decode: bool) -> None:
 @contextmanager
 def _open_image(name: str) -> Iterator[Image.Image]:
     """Yields the image, and turns what opening and decoding it raise into `VideoError`."""
-    try:
-        # Look before opening: opening a pipe would wait for its writer for ever.
-        status = os.stat(name)
-        if not stat.S_ISREG(status.st_mode):
-            raise VideoError(name, "unreadable", "not a regular file")
-        if status.st_size == 0:
-            raise VideoError(name, "zero bytes")
-        if status.st_size > MAX_BYTES:
-            raise VideoError(name, "too large", f"{status.st_size} bytes, at most {MAX_BYTES}")
-        file = open(name, "rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise VideoError(name, "unreadable", error.strerror or str(error)) from None
-    with file:
+    with open_regular(name, MAX_BYTES) as file:
         try:
             with Image.open(file, formats=FORMATS) as image:
                 _check_size(name, image.height, image.width)

@@ -21,7 +21,8 @@ from typing import Any, Literal, Protocol, assert_never, runtime_checkable
 
 import numpy as np
 
-from nbp.data.video import VideoError, VideoInfo, probe_video, resample_frames, too_short
+from nbp.data.files import VideoError
+from nbp.data.video import VideoInfo, probe_video, resample_frames, too_short
 from nbp.errors import DataError
 
 VIDEO_SUFFIXES = (".avi", ".gif", ".mkv", ".mov", ".mp4", ".webm")

@@ -15,6 +15,7 @@ All are bilinear with half-pixel centres (`align_corners=False`) and, unless the
 it, without antialiasing. "Bytes first" rounds pixels down to whole numbers of 0..255.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nbp.evaluation.batches import map_batches
 from nbp.evaluation.frechet import Moments, frechet_distance
 from nbp.evaluation.protocols import FeatureRule, Preparation
 from nbp.models.i3d import SIZE, I3dNetwork
@@ -137,19 +139,9 @@ class FeatureExtractor:
 
         At least 9 of the t frames must be scored ones.
         """
-        outputs = []
-        for first in range(0, len(clips), self.batch):
-            rows = clips[first : first + self.batch]
-            count = len(rows)
-            if count < self.batch:
-                rows = np.asarray(rows)
-                filling = np.repeat(rows[-1:], self.batch - count, axis=0)
-                rows = np.concatenate([rows, filling])
-            features = _extract(self.network, self.rule, self.params, self.place(rows))
-            outputs.append(np.asarray(features, np.float64)[:count])
-        if not outputs:
-            return np.zeros((0, self.dimensions))
-        return np.concatenate(outputs)
+        extract = functools.partial(_extract, self.network, self.rule, self.params)
+        found = map_batches(extract, clips, size=self.batch, place=self.place)
+        return np.concatenate([np.zeros((0, self.dimensions)), *found])
 
 
 def _extract_features(

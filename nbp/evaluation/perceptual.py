@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """LPIPS between clips and their reconstructions: the mean distance of their frames."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nbp.evaluation.batches import map_batches
 from nbp.models.lpips import LpipsNetwork
 from nbp.shapes import Array, Float, PyTree
 
@@ -30,14 +32,9 @@ class LpipsScorer:
 
     def __call__(self, first: Array, second: Array) -> Float[np.ndarray, "n"]:
         """One distance per pair of clips [n t h w 3] of bytes 0..255, sides of 16 px or more."""
-        distances = [np.zeros(0)]
-        for start in range(0, len(first), self.batch):
-            pair = [np.asarray(clips[start : start + self.batch]) for clips in (first, second)]
-            count = len(pair[0])
-            filled = [np.resize(rows, (self.batch, *rows.shape[1:])) for rows in pair]
-            placed = [self.place(rows) for rows in filled]
-            distances.append(np.asarray(_measure(self.params, *placed), np.float64)[:count])
-        return np.concatenate(distances)
+        measure = functools.partial(_measure, self.params)
+        found = map_batches(measure, first, second, size=self.batch, place=self.place)
+        return np.concatenate([np.zeros(0), *found])
 
 
 @jax.jit

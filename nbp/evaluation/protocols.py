@@ -16,6 +16,8 @@ DataSet = Literal["any", "videos", "moving_shapes", "ucf101", "k600"]
 Detector = Literal["any", "videogpt-pt", "styleganv-ts"]
 Preparation = Literal["videogpt", "styleganv", "videogpt_crop"]
 
+# Data sets that nbp.prepare knows by these names as well.
+NAMED = ("ucf101", "k600")
 # Kinds of data (`data.kind`) that can be the data set of a rule. Only a prepared data set is known
 # to be UCF101 or Kinetics-600 and to have its official splits.
 KINDS: dict[DataSet, tuple[str, ...]] = {
@@ -128,7 +130,7 @@ class Protocol:
         dataset: "ucf101", "k600", or "" for any other; kind: of the data, see `KINDS`.
         """
         for rule in self.clips:
-            named = rule.dataset in ("ucf101", "k600")
+            named = rule.dataset in NAMED
             if rule.dataset == dataset if named else kind in KINDS[rule.dataset]:
                 return replace(self, clips=(rule,))
         known = " or ".join(rule.dataset for rule in self.clips)
@@ -145,30 +147,22 @@ UCF_TRAIN, UCF_TEST, K600_VALIDATION = 9_537, 3_783, 29_739
 # NBP: tokenizer_eval.py and nbp/data.py (parser defaults: fps 16), with the resolution and length
 # of scripts/recons/eval_tokenizer.sh. The script is for Kinetics-600; UCF101's has no published
 # one, so the same defaults stand. Frames are squashed by the decoder, and short clips end in black.
+_NBP_UCF_CLIPS = ClipRule(
+    "ucf101",
+    split="test",
+    videos=UCF_TEST,
+    frames=17,
+    size=128,
+    fps=16.0,
+    spatial="squash",
+    short="black",
+)
 NBP_RFVD = Protocol(
     "nbp-rfvd",
     1,
     clips=(
-        ClipRule(
-            "ucf101",
-            split="test",
-            videos=UCF_TEST,
-            frames=17,
-            size=128,
-            fps=16.0,
-            spatial="squash",
-            short="black",
-        ),
-        ClipRule(
-            "k600",
-            split="validation",
-            videos=K600_VALIDATION,
-            frames=17,
-            size=128,
-            fps=16.0,
-            spatial="squash",
-            short="black",
-        ),
+        _NBP_UCF_CLIPS,
+        replace(_NBP_UCF_CLIPS, dataset="k600", split="validation", videos=K600_VALIDATION),
     ),
     fidelity_frames=16,  # tokenizer_eval.py: all but the last frame
     features=FeatureRule("videogpt-pt", "videogpt", frames=17),  # nbp/fvd/fvd.py

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +168,7 @@ def write_conversions(
         "converted": {
             "file": origin,
             "sha256": _hash_file(file.path),
-            "format": name_format(file.path),
+            "format": file.format,
         },
         "versions": {"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
     }
@@ -223,17 +222,6 @@ def _require_free(out: Path, stage: str) -> None:
 def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def name_format(path: Path) -> str:
-    """torch, torchscript, npz or safetensors: the first two have kept apart two I3D files."""
-    if not zipfile.is_zipfile(path):
-        return "safetensors"
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    if any(name.partition("/")[2].startswith("code/") for name in names):
-        return "torchscript"
-    return "npz" if all(name.endswith(".npy") for name in names) else "torch"
 
 
 def _name_some(tensors: Mapping[str, Any]) -> str:

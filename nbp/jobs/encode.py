@@ -20,8 +20,8 @@ import numpy as np
 
 from nbp import __version__, build, datasets
 from nbp.config import Config
+from nbp.data.files import VideoError
 from nbp.data.token_writer import CacheWriter, TokenExample
-from nbp.data.video import VideoError
 from nbp.errors import ConfigError, DataError
 from nbp.jobs.progress import Progress
 from nbp.jobs.workdir import make_folder, read_config

@@ -232,17 +232,17 @@ class Likelihood:
             network=sampler.generator,
             tokenizer=sampler.tokenizer,
             optimizer=build.make_generator_task(config, labels, {}).optimizer,
-            frozen={"tokenizer": sampler.tokenizer_params},
+            frozen={},  # the codes are there already
         )
-        self._evaluate, self._frozen = jax.jit(task.evaluate), task.frozen
+        self._evaluate = jax.jit(task.evaluate)
         self._params = sampler.generator_params
         self._sums: dict[str, float] = {}
         self._count = 0
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> None:
-        rows = {name: batch[name] for name in ("video", "label")}
-        metrics, _ = self._evaluate(self._params, self._frozen, rows)
-        count = len(batch["video"])
+        """Takes "codes" and "label" of a batch."""
+        metrics, _ = self._evaluate(self._params, {}, batch)
+        count = len(batch["codes"])
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value) * count
         self._count += count

@@ -17,10 +17,8 @@ from nbp.data.records import PREPARED, DecodeRecord
 from nbp.data.transforms import Crop, Record, Transform
 from nbp.data.video import resample_frames
 from nbp.errors import ConfigError, DataError
-from nbp.evaluation.protocols import ClipRule, Protocol
+from nbp.evaluation.protocols import NAMED, ClipRule, Protocol
 
-# What nbp.prepare calls a data set -> what protocols call it.
-KNOWN = {"ucf101": "ucf101", "k600": "k600"}
 # Fields of a rule that are keys of `data` as well.
 KEYS = ("frames", "size", "fps", "spatial")
 
@@ -36,7 +34,8 @@ def choose_rule(
     """
     data = config.data
     prepared = read_prepared(config)
-    protocol = protocol.choose(KNOWN.get(prepared.get("kind", ""), ""), data.kind)
+    name = prepared.get("kind", "")
+    protocol = protocol.choose(name if name in NAMED else "", data.kind)
     (rule,) = protocol.clips
     problems = []
     for key in ("size", "frames"):

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from nbp.data.video import tile_clips, write_video
 from nbp.errors import DataError
+from nbp.evaluation.batches import fill_batch
 from nbp.evaluation.figures import write_frame_curve
 from nbp.evaluation.fvd import FeatureExtractor
 from nbp.evaluation.perceptual import LpipsScorer
@@ -32,7 +32,7 @@ from nbp.evaluation.scores import (
 from nbp.jobs.progress import Progress
 from nbp.jobs.real_clips import RealClips
 from nbp.jobs.sample import GRID_SIDE, write_grid
-from nbp.models.tokenizer import TokenizerNetwork
+from nbp.models.tokenizer import TokenizerNetwork, round_pixels
 from nbp.shapes import Clips, PyTree
 from nbp.training.sharding import make_mesh, place_batch, place_state
 
@@ -74,7 +74,7 @@ class Codec:
         def reconstruct(params: PyTree, video: jax.Array) -> tuple[jax.Array, ...]:
             tokens = network.encode(params, video)
             pixels = network.bind(params).decode(tokens)
-            return tokens, pixels, jnp.round(pixels * 255.0).astype(jnp.uint8)
+            return tokens, pixels, round_pixels(pixels)
 
         self._reconstruct = jax.jit(reconstruct)
 
@@ -83,9 +83,7 @@ class Codec:
 
         They have `batch` rows; those after the clips mean nothing.
         """
-        missing = self.batch - len(video)
-        filled = np.concatenate([video, np.repeat(video[-1:], missing, axis=0)])
-        return self._reconstruct(self._params, self._place(filled))
+        return self._reconstruct(self._params, self._place(fill_batch(video, self.batch)))
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class Measures:
     """What is measured beside PSNR, SSIM, GMS and the use of the codes.
 
     frames: the first frames, on which PSNR, SSIM and GMS are computed; None all.
-    also: called with each batch of clips.
+    also: called with "codes" and "label" of each batch.
     """
 
     frames: int | None = None
@@ -132,9 +130,12 @@ def score_reconstruction(
             moments.add(extractor(video), extractor(pixels[:count]))
         if measures.lpips is not None:
             distances.extend(measures.lpips(video, outputs).tolist())
+        codes = np.asarray(tokens)[:count]
+        if measures.also is not None:
+            measures.also({"codes": codes, "label": rows["label"]})
         psnr = fidelity.add(video, outputs, pool=pool)
         worst.add(rows["index"].tolist(), psnr.tolist(), video, outputs)
-        counter.add(np.asarray(tokens)[:count])
+        counter.add(codes)
         if not shown:
             shown.append((video[:SHOWN].copy(), outputs[:SHOWN].copy()))
         for _ in range(count):
@@ -147,8 +148,6 @@ def score_reconstruction(
         pending: tuple[Any, ...] = ()
         for rows in clips.batches(codec.batch):
             started = codec.start(rows["video"])
-            if measures.also is not None:
-                measures.also(rows)
             if pending:
                 finish(*pending)
             pending = (rows, *started)

@@ -13,6 +13,7 @@ import numpy as np
 from nbp import __version__, build, datasets
 from nbp.config import Config
 from nbp.data.video import tile_clips, write_gif
+from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.scores import CodeCounter, ReconstructionScores
 from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
@@ -24,7 +25,6 @@ from nbp.jobs.sample import (
     take_examples,
 )
 from nbp.jobs.starting import prepare_start
-from nbp.jobs.weights import load_lpips
 from nbp.jobs.workdir import (
     adopt_config,
     compare_config,
@@ -207,8 +207,7 @@ def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation)
     Previews show clips above their reconstructions.
     """
     network = task.network
-    root = config.losses.lpips_root if config.data.size >= LEAST_SIZE else ""
-    lpips, _ = load_lpips(root, place=np.asarray, copy=lambda params: params)
+    lpips = find_lpips(config, task)
     encode, decode = jax.jit(network.encode), jax.jit(network.decode)
 
     def reconstruct(state: TrainState, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -234,6 +233,15 @@ def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation)
         return np.concatenate([video, reconstruct(state, video)[0]])
 
     return StageEvaluators(config, measure, preview)
+
+
+def find_lpips(config: Config, task: TokenizerTask) -> LpipsScorer | None:
+    """LPIPS with the weights that the task trains with, else those that are configured, if any."""
+    root = config.losses.lpips_root
+    if config.data.size < LEAST_SIZE or not (root or "lpips" in task.frozen):
+        return None
+    params = task.frozen["lpips"] if "lpips" in task.frozen else build.load_lpips(root)
+    return LpipsScorer(params, place=np.asarray)
 
 
 def make_preview_sampler(config: Config, task: GeneratorTask, tokenizer_params: PyTree) -> Sampler:

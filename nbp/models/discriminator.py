@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from nbp.models.network import Network
 from nbp.nn.conv3d import ConvBackend, FrameGroupNorm, Stride
 from nbp.shapes import Array, Float, PyTree
 
@@ -123,7 +124,7 @@ def _missing(size: int, stride: int) -> int:
 
 
 @dataclass(frozen=True)
-class DiscriminatorNetwork:
+class DiscriminatorNetwork(Network[Discriminator]):
     """A discriminator without its parameters: pure functions of (params, clips)."""
 
     spec: DiscriminatorSpec
@@ -131,15 +132,6 @@ class DiscriminatorNetwork:
 
     def build(self, key: Array) -> Discriminator:
         return Discriminator(self.spec, self.conv, rngs=nnx.Rngs(key))
-
-    def init(self, key: Array) -> PyTree:
-        """Initial parameters as nested pure dicts."""
-        return nnx.to_pure_dict(nnx.state(self.build(key)))
-
-    def bind(self, params: PyTree) -> Discriminator:
-        """The module holding `params`; no arrays are allocated for it."""
-        abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
-        return nnx.merge(nnx.graphdef(abstract), params)
 
     def judge(
         self, params: PyTree, pixels: Float[Array, "b t h w c"]

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from nbp.layout import SequencePlan, Vocabulary
+from nbp.models.network import Network
 from nbp.nn.attention import AttentionBackend
 from nbp.nn.transformer import (
     Cache,
@@ -27,7 +28,7 @@ from nbp.nn.transformer import (
     drop,
     make_linear,
 )
-from nbp.shapes import Array, Bool, Float, Int, PyTree
+from nbp.shapes import Array, Bool, Float, Int
 
 
 class AbsolutePositions(nnx.Module):
@@ -243,7 +244,7 @@ class Generator(nnx.Module):
 
 
 @dataclass(frozen=True)
-class GeneratorNetwork:
+class GeneratorNetwork(Network[Generator]):
     """A generator without its parameters.
 
     texts: raw text ids per class, where the prompt is a text instead of the class id itself.
@@ -266,15 +267,6 @@ class GeneratorNetwork:
             padding=self.padding,
             rngs=nnx.Rngs(key),
         )
-
-    def init(self, key: Array) -> PyTree:
-        """Initial parameters as nested pure dicts."""
-        return nnx.to_pure_dict(nnx.state(self.build(key)))
-
-    def bind(self, params: PyTree) -> Generator:
-        """The module holding `params`; no arrays are allocated for it."""
-        abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
-        return nnx.merge(nnx.graphdef(abstract), params)
 
     def prompt(self, batch: Mapping[str, Array]) -> Int[Array, "b p"] | None:
         """Prompt ids of a batch: label or text of its class, nothing without a condition."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from nbp.layout import LatentGrid
+from nbp.models.network import Network
 from nbp.nn.conv3d import (
     CausalConv3d,
     ConvBackend,
@@ -309,8 +310,13 @@ def scale_pixels(video: UInt8[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
     return video.astype(jnp.float32) / 255.0
 
 
+def round_pixels(pixels: Float[Array, "b t h w c"]) -> UInt8[Array, "b t h w c"]:
+    """Floats in [0, 1] as the nearest pixels 0..255."""
+    return jnp.round(pixels * 255.0).astype(jnp.uint8)
+
+
 @dataclass(frozen=True)
-class TokenizerNetwork:
+class TokenizerNetwork(Network[Tokenizer]):
     """A tokenizer without its parameters: pure functions of (params, arrays)."""
 
     spec: TokenizerSpec
@@ -318,15 +324,6 @@ class TokenizerNetwork:
 
     def build(self, key: Array) -> Tokenizer:
         return Tokenizer(self.spec, self.conv, rngs=nnx.Rngs(key))
-
-    def init(self, key: Array) -> PyTree:
-        """Initial parameters as nested pure dicts."""
-        return nnx.to_pure_dict(nnx.state(self.build(key)))
-
-    def bind(self, params: PyTree) -> Tokenizer:
-        """The module holding `params`; no arrays are allocated for it."""
-        abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
-        return nnx.merge(nnx.graphdef(abstract), params)
 
     def encode(
         self,
@@ -344,7 +341,7 @@ class TokenizerNetwork:
         cache: FrameCache | None = None,
     ) -> UInt8[Array, "b t h w c"]:
         """Clips with pixels 0..255 of codes."""
-        return jnp.round(self.bind(params).decode(codes, cache) * 255.0).astype(jnp.uint8)
+        return round_pixels(self.bind(params).decode(codes, cache))
 
     def update_codebook(self, params: PyTree, statistics: PyTree) -> PyTree:
         """Moves the codebook by the statistics of a `Reconstruction`; without one, `params`."""

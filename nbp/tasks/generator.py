@@ -4,7 +4,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,13 @@ from nbp import losses
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.shapes import Array, Int, PyTree
-from nbp.tasks.tokenizer import start_state, update
-from nbp.training.optimizer import OptimizerSpec
+from nbp.tasks.tokenizer import start_state
+from nbp.training.optimizer import (
+    OptimizerSpec,
+    accumulate_gradients,
+    apply_gradients,
+    make_optimizer,
+)
 from nbp.training.state import TrainState
 
 
@@ -95,3 +100,20 @@ def score(
         "accuracy": losses.top_accuracy(logits, targets),
         "accuracy_top5": losses.top_accuracy(logits, targets, top=5).astype(jnp.float32),
     }
+
+
+def update(
+    optimizer: OptimizerSpec,
+    loss_fn: Callable[..., tuple[Array, dict[str, Array]]],
+    state: TrainState,
+    *,
+    batch: Mapping[str, Any],
+    key: Array,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Accumulates gradients of `loss_fn(params, batch, key)` and applies one update."""
+    loss, metrics, gradients = accumulate_gradients(
+        loss_fn, state.params, batch=batch, key=key, accumulate=optimizer.accumulate
+    )
+    transform = make_optimizer(optimizer, state.params)
+    state, norms = apply_gradients(state, gradients, optimizer=transform, spec=optimizer)
+    return state, {"loss": loss, **metrics, **norms}

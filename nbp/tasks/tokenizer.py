@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,6 @@ from nbp.shapes import Array, Float, PyTree
 from nbp.tasks.adversary import Adversary, Kinds, average_kinds
 from nbp.training.optimizer import (
     OptimizerSpec,
-    accumulate_gradients,
     apply_gradients,
     average_micro_batches,
     make_optimizer,
@@ -128,7 +127,7 @@ class TokenizerTask:
         metrics = {
             **found["metrics"],
             **norms,
-            "psnr": -10.0 * jnp.log10(jnp.maximum(found["squared_error"], 1e-10)),
+            "psnr": losses.psnr_of_error(found["squared_error"]),
             "code_usage": jnp.mean(found["histogram"] > 0),
             "code_perplexity": losses.perplexity(found["histogram"]),
         }
@@ -214,20 +213,3 @@ def start_state(
     """The state before the first update."""
     with_ema = optimizer.ema_decay > 0
     return make_state(params, make_optimizer(optimizer, params), with_ema=with_ema, extra=extra)
-
-
-def update(
-    optimizer: OptimizerSpec,
-    loss_fn: Callable[..., tuple[Array, dict[str, Array]]],
-    state: TrainState,
-    *,
-    batch: Mapping[str, Any],
-    key: Array,
-) -> tuple[TrainState, dict[str, Array]]:
-    """Accumulates gradients of `loss_fn(params, batch, key)` and applies one update."""
-    loss, metrics, gradients = accumulate_gradients(
-        loss_fn, state.params, batch=batch, key=key, accumulate=optimizer.accumulate
-    )
-    transform = make_optimizer(optimizer, state.params)
-    state, norms = apply_gradients(state, gradients, optimizer=transform, spec=optimizer)
-    return state, {"loss": loss, **metrics, **norms}

@@ -7,6 +7,7 @@ they remember (medians, streaks) is not saved: it begins anew when a run resumes
 healthy run has the same bits with and without them.
 """
 
+import abc
 import dataclasses
 import math
 import statistics
@@ -117,7 +118,7 @@ class Guards:
         """Forgets what was seen."""
         spec = self.spec
         self._skips = _Streak(spec.patience)
-        self._detectors: list[_Ratio | _Astray | _Pinned | _Collapse] = []
+        self._detectors: list[_Detector] = []
         if spec.divergence == "ignore":
             return
         if spec.loss_ratio:
@@ -125,9 +126,9 @@ class Guards:
         if spec.gradient_ratio:
             self._detectors += [_Ratio(name, spec) for name in _GRADIENTS]
         if spec.loss_ratio:
-            self._detectors.append(_Astray(spec))
+            self._detectors.append(_Astray("discriminator_loss", spec))
         if spec.accuracy:
-            self._detectors.append(_Pinned(spec))
+            self._detectors.append(_Pinned("discriminator_accuracy", spec))
         if spec.code_usage:
             self._detectors += [_Collapse(name, spec) for name in ("code_usage", "code_perplexity")]
 
@@ -198,136 +199,124 @@ class _Streak:
         return self._length == self._patience
 
 
-def _ring(metric: str, spec: GuardSpec, *, step: int, since: int, what: str, remedy: str) -> Alarm:
-    action: Action = "rollback" if spec.divergence == "rollback" else "warn"
-    what = f"{what} for {spec.patience} updates"
-    return Alarm(metric, action, step=step, since=since, what=what, remedy=remedy)
-
-
 _GRADIENTS = ("grad_norm", "discriminator_grad_norm")
 
 
-class _Ratio:
-    """A magnitude stays above a multiple of the median of the last healthy updates."""
+class _Detector(abc.ABC):
+    """Rings once its metric has looked bad for `patience` updates in a row."""
+
+    remedy: str
 
     def __init__(self, metric: str, spec: GuardSpec) -> None:
         self._metric, self._spec = metric, spec
-        self._ratio = spec.gradient_ratio if metric in _GRADIENTS else spec.loss_ratio
-        self._healthy: deque[float] = deque(maxlen=WINDOW)
-        self._largest = 0.0
         self._streak = _Streak(spec.patience)
 
     def look(self, step: int, values: Mapping[str, float]) -> Alarm | None:
-        if self._metric not in values or not _plays(self._metric, values):
+        if self._metric not in values:
             return None
+        what = self._judge(values[self._metric]) if _plays(self._metric, values) else None
+        if not self._streak.hold(step, what is not None):
+            return None
+        self._restart()
+        return Alarm(
+            self._metric,
+            "rollback" if self._spec.divergence == "rollback" else "warn",
+            step=step,
+            since=self._streak.since,
+            what=f"{what} for {self._spec.patience} updates",
+            remedy=self.remedy,
+        )
+
+    @abc.abstractmethod
+    def _judge(self, value: float) -> str | None:
+        """What is wrong with a value; None if nothing is."""
+
+    def _restart(self) -> None:  # noqa: B027 - most have nothing to forget
+        """Begins anew, as an alarm has rung."""
+
+
+class _Ratio(_Detector):
+    """A magnitude stays above a multiple of the median of the last healthy updates."""
+
+    remedy = "Lower the learning rate or the adversarial weight."
+
+    def __init__(self, metric: str, spec: GuardSpec) -> None:
+        super().__init__(metric, spec)
+        self._ratio = spec.gradient_ratio if metric in _GRADIENTS else spec.loss_ratio
+        self._restart()
+
+    def look(self, step: int, values: Mapping[str, float]) -> Alarm | None:
+        # A pause of the adversary does not end its streak.
+        return super().look(step, values) if _plays(self._metric, values) else None
+
+    def _restart(self) -> None:
+        # If it stays like this, that is the new measure.
+        self._healthy: deque[float] = deque(maxlen=WINDOW)
+        self._largest = 0.0
+
+    def _judge(self, value: float) -> str | None:
         # A total with an adversarial term may be negative: its size is what must not explode.
-        value = abs(values[self._metric])
+        value = abs(value)
         settled = len(self._healthy) >= SETTLED
         usual = statistics.median(self._healthy) if settled else math.inf
         if settled and self._metric == "discriminator_grad_norm":
             # It vanishes while the discriminator is far ahead, and its return is no explosion.
             usual = self._largest = max(self._largest, usual)
-        limit = self._ratio * usual
-        if value <= limit:
+        if value <= self._ratio * usual:
             self._healthy.append(value)
-        if not self._streak.hold(step, value > limit):
             return None
-        self._healthy.clear()  # if it stays like this, that is the new measure
-        self._largest = 0.0
-        return _ring(
-            self._metric,
-            self._spec,
-            step=step,
-            since=self._streak.since,
-            what=f"{self._metric} is {value:.4g}, over {self._ratio:g} times its usual {usual:.4g}",
-            remedy="Lower the learning rate or the adversarial weight.",
-        )
+        return f"{self._metric} is {value:.4g}, over {self._ratio:g} times its usual {usual:.4g}"
 
 
-class _Astray:
+_TAME = "Lower the discriminator's learning rate or regularize it more."
+
+
+class _Astray(_Detector):
     """The discriminator is far worse than one that guesses, which loses about 1.
 
     A guess costs 1 with the hinge and 0.7 with the logistic loss. An adaptive weight hides such a
     discriminator from all other metrics.
     """
 
-    metric = "discriminator_loss"
+    remedy = _TAME
 
-    def __init__(self, spec: GuardSpec) -> None:
-        self._spec = spec
-        self._streak = _Streak(spec.patience)
-
-    def look(self, step: int, values: Mapping[str, float]) -> Alarm | None:
-        if self.metric not in values:
+    def _judge(self, value: float) -> str | None:
+        limit = self._spec.loss_ratio
+        if value <= limit:
             return None
-        value, limit = values[self.metric], self._spec.loss_ratio
-        if not self._streak.hold(step, _plays(self.metric, values) and value > limit):
-            return None
-        return _ring(
-            self.metric,
-            self._spec,
-            step=step,
-            since=self._streak.since,
-            what=f"{self.metric} is {value:.4g}, over {limit:g} times that of guessing",
-            remedy="Lower the discriminator's learning rate or regularize it more.",
-        )
+        return f"{self._metric} is {value:.4g}, over {limit:g} times that of guessing"
 
 
-class _Pinned:
+class _Pinned(_Detector):
     """The discriminator is always right, or always wrong, while the tokenizer learns from it."""
 
-    metric = "discriminator_accuracy"
+    remedy = _TAME
 
-    def __init__(self, spec: GuardSpec) -> None:
-        self._spec = spec
-        self._streak = _Streak(spec.patience)
-
-    def look(self, step: int, values: Mapping[str, float]) -> Alarm | None:
-        if self.metric not in values:
+    def _judge(self, value: float) -> str | None:
+        if min(value, 1 - value) > self._spec.accuracy:
             return None
-        value = values[self.metric]
-        pinned = _plays(self.metric, values) and min(value, 1 - value) <= self._spec.accuracy
-        if not self._streak.hold(step, pinned):
-            return None
-        return _ring(
-            self.metric,
-            self._spec,
-            step=step,
-            since=self._streak.since,
-            what=f"{self.metric} is {value:.4g}, within {self._spec.accuracy:g} of 0 or 1",
-            remedy="Lower the discriminator's learning rate or regularize it more.",
-        )
+        return f"{self._metric} is {value:.4g}, within {self._spec.accuracy:g} of 0 or 1"
 
 
-class _Collapse:
+class _Collapse(_Detector):
     """Codes fall out of use: a statistic stays below a part of the best value it had.
 
     A perplexity counts from 1, which is that of a single code.
     """
 
+    remedy = "Lower the learning rate or the adversarial weight, or use fewer codes."
+
     def __init__(self, metric: str, spec: GuardSpec) -> None:
-        self._metric, self._spec = metric, spec
+        super().__init__(metric, spec)
         self._least = 1.0 if metric == "code_perplexity" else 0.0
         self._best = self._least
-        self._streak = _Streak(spec.patience)
 
-    def look(self, step: int, values: Mapping[str, float]) -> Alarm | None:
-        if self._metric not in values:
-            return None
-        value = values[self._metric]
+    def _judge(self, value: float) -> str | None:
         self._best = max(self._best, value)
-        limit = self._least + self._spec.code_usage * (self._best - self._least)
-        if not self._streak.hold(step, value < limit):
+        part = self._spec.code_usage
+        if value >= self._least + part * (self._best - self._least):
             return None
-        return _ring(
-            self._metric,
-            self._spec,
-            step=step,
-            since=self._streak.since,
-            what=f"{self._metric} is {value:.4g}, below {self._spec.code_usage:g} of its best "
-            f"{self._best:.4g}",
-            remedy="Lower the learning rate or the adversarial weight, or use fewer codes.",
-        )
+        return f"{self._metric} is {value:.4g}, below {part:g} of its best {self._best:.4g}"
 
 
 def _plays(metric: str, values: Mapping[str, float]) -> bool:

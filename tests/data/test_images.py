@@ -14,6 +14,7 @@ from PIL import Image
 from nbp import datasets
 from nbp.config import Config, load_config
 from nbp.data import images
+from nbp.data.files import VideoError
 from nbp.data.images import (
     ImageFolder,
     MixedStream,
@@ -27,7 +28,6 @@ from nbp.data.images import (
 from nbp.data.pipeline import BatchStream, PipelineSpec
 from nbp.data.sources import BadVideos, ClipSource
 from nbp.data.transforms import ShortSide
-from nbp.data.video import VideoError
 from nbp.errors import ConfigError, DataError
 from tests import tiny
 from tests.data.videos import encode, make_clip

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nbp.data import transforms
+from nbp.data.files import VideoError
 from nbp.data.transforms import (
     Crop,
     DecodeClip,
@@ -20,7 +21,7 @@ from nbp.data.transforms import (
     make_clip_transforms,
     resize_frame,
 )
-from nbp.data.video import VideoError, choose_frames, probe_video
+from nbp.data.video import choose_frames, probe_video
 from tests.data.videos import encode, make_clip
 
 

@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from nbp.evaluation.fvd import FeatureExtractor, frechet_video_distance
 from nbp.evaluation.gradients import gms_per_frame
 from nbp.evaluation.protocols import PROTOCOLS, FeatureRule
 from nbp.evaluation.reconstruction import psnr_per_clip, psnr_per_frame
+from nbp.interop.reading import open_tensors
 from nbp.jobs import weights
-from nbp.jobs.convert import name_format
 from nbp.jobs.train import Validation, tokenizer_evaluators
 from nbp.jobs.workdir import read_config
 from nbp.models.i3d import I3dNetwork, I3dSpec
@@ -372,9 +373,10 @@ def test_a_conversion_notes_the_format_that_tells_two_files_apart(tmp_path: Path
         archive.writestr("archive/code/net.py", "")
     np.savez(tmp_path / "npz", allow_pickle=False, **arrays)
     (tmp_path / "npz.npz").rename(tmp_path / "npz")
-    (tmp_path / "safetensors").write_bytes(b"12345678{}")
+    header = b'{"x":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}}'
+    (tmp_path / "safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(12))
     for name in ("torch", "torchscript", "npz", "safetensors"):
-        assert name_format(tmp_path / name) == name
+        assert open_tensors(tmp_path / name).format == name
 
 
 def test_random_features_are_always_the_same_and_tell_clips_apart() -> None:
