@@ -24,7 +24,7 @@ from nbp.layout import Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.generator import GeneratorNetwork, modern_recipe
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.attention import xla_attention
-from nbp.nn.conv3d import lax_conv, taps_conv
+from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.tasks.generator import GeneratorTask, score, update
 from nbp.tasks.tokenizer import Objective, TokenizerTask, start_state
@@ -125,8 +125,7 @@ class CodesTask:
 
 
 def make_tokenizer(size: Size) -> TokenizerNetwork:
-    conv = taps_conv if jax.default_backend() == "cpu" else lax_conv
-    return TokenizerNetwork(size.tokenizer, conv)
+    return TokenizerNetwork(size.tokenizer, mixed_conv)
 
 
 def make_batch(size: Size, batch: int) -> dict[str, Any]:

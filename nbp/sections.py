@@ -119,6 +119,9 @@ class AdversarialConfig:
     start, warmup: the term is off until step `start` and grows over `warmup` steps; the
       discriminator itself learns from step `start - warmup` on.
     regularizer: r1 (arXiv 1801.04406) or lecam (arXiv 2104.03310).
+    widths: channels of the convolutions; all but the last halve every axis.
+    learning_rate: peak of the discriminator's Adam, with schedule, warm-up and clipping of the
+      stage, over the updates that it makes. b1, b2: its moments.
     """
 
     weight: NonNegative = 0.0

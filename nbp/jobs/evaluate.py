@@ -18,6 +18,7 @@ from nbp.errors import ConfigError
 from nbp.evaluation.label_agreement import label_agreement
 from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.protocols import Protocol, find_protocol
+from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.real_clips import KEYS, RealClips, choose_rule, open_clips
 from nbp.jobs.reconstruct import (
     Codec,
@@ -92,6 +93,7 @@ def evaluate_workdir(request: EvaluateRequest, report: Report) -> dict[str, Any]
     ConfigError where the protocol is unknown or does not fit the workdir or its data, or features
     are missing; CheckpointError without a trained tokenizer.
     """
+    keep_freed_memory()
     plan = plan_evaluation(request, report)
     config, protocol, clips = plan.config, plan.protocol, plan.clips
     sampler, labels, features = plan.model.sampler, plan.model.labels, plan.features

@@ -17,6 +17,7 @@ from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.scores import CodeCounter, ReconstructionScores
 from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
+from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.sample import (
     SampleRequest,
     choose_given_frames,
@@ -52,6 +53,7 @@ EVALUATED = 64  # held-out clips of an evaluation during training
 
 def train_workdir(config: Config, workdir: Path) -> None:
     """Trains what is not trained yet. Rerunning the same command continues a stopped run."""
+    keep_freed_memory()
     make_folder(workdir)
     compare_config(config, workdir)  # before a long look at the data, which may fail in turn
     if config.images.batch:  # before a long look at the data as well

@@ -4,7 +4,7 @@
 
 MAGVIT inflates by copying 2D weights to the central frame of a kernel; here kernels are causal, so
 they go to the last frame, the current one, and all others are zero. The video tokenizer then treats
-each latent frame as the image tokenizer treats one image: a clip of one frame gives exactly the
+each latent frame as the image tokenizer treats one image: a clip of one frame gives the
 same codes and pixels, and a longer clip shows every last frame of a latent frame, held.
 """
 

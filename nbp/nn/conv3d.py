@@ -2,11 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Causal 3D convolution and the pieces of the tokenizer around it (REFERENCE 4.1), channels last.
 
-Two exact formulations of the convolution itself, chosen in `build.py`: `lax_conv` is XLA's 3D
-convolution; `taps_conv` sums one 2D convolution per time tap. XLA's CPU backend has no fast path
-for the gradient of a strided 3D convolution: taps are up to 40 times faster there.
+The convolution itself has several exact formulations, chosen in `build.py` and measured by
+`benchmarks/tokenizer.py`: XLA has fast 2D convolutions everywhere, and fast 3D ones nowhere. On a
+CPU the gradient of a strided 3D convolution runs through a generic loop; on a GPU the compiler lays
+3D convolutions out channels first, and half-precision 2D ones channels last, as matrix units
+want them; for TPUs its own estimate is lower for 2D.
 """
 
+import functools
+import operator
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -28,7 +32,7 @@ class ConvBackend(Protocol):
 def lax_conv(
     x: Float[Array, "b t h w c"], kernel: Float[Array, "kt kh kw c o"], stride: Stride
 ) -> Float[Array, "b t2 h2 w2 o"]:
-    """XLA's 3D convolution: the oracle, and the fastest on accelerators."""
+    """XLA's 3D convolution: the oracle."""
     numbers = ("NDHWC", "DHWIO", "NDHWC")
     return jax.lax.conv_general_dilated(x, kernel, stride, "VALID", dimension_numbers=numbers)
 
@@ -37,18 +41,63 @@ def taps_conv(
     x: Float[Array, "b t h w c"], kernel: Float[Array, "kt kh kw c o"], stride: Stride
 ) -> Float[Array, "b t2 h2 w2 o"]:
     """The same sum, ordered by time tap: for each, one 2D convolution over all frames at once."""
+    windows = _frames_of_taps(x, kernel, stride)
+    parts = [_conv_frames(x[:, w], k, stride) for w, k in zip(windows, kernel, strict=True)]
+    return functools.reduce(operator.add, parts)
+
+
+def fold_conv(
+    x: Float[Array, "b t h w c"], kernel: Float[Array, "kt kh kw c o"], stride: Stride
+) -> Float[Array, "b t2 h2 w2 o"]:
+    """One 2D convolution, with the taps side by side in the channels of its thinner end.
+
+    At the input the frames of a window are stacked; at the output the products of all taps, which
+    are then added with their shifts in time.
+    """
+    taps, height, width, inputs, outputs = kernel.shape
+    windows = _frames_of_taps(x, kernel, stride)
+    if inputs < outputs or stride[0] > 1:
+        stacked = jnp.concatenate([x[:, frames] for frames in windows], axis=-1)
+        flat = kernel.transpose(1, 2, 0, 3, 4).reshape(height, width, taps * inputs, outputs)
+        return _conv_frames(stacked, flat, stride)
+    flat = kernel.transpose(1, 2, 3, 0, 4).reshape(height, width, inputs, taps * outputs)
+    parts = jnp.split(_conv_frames(x, flat, stride), taps, axis=-1)
+    return functools.reduce(operator.add, (p[:, w] for p, w in zip(parts, windows, strict=True)))
+
+
+THIN = 8  # channels
+
+
+def mixed_conv(
+    x: Float[Array, "b t h w c"], kernel: Float[Array, "kt kh kw c o"], stride: Stride
+) -> Float[Array, "b t2 h2 w2 o"]:
+    """`fold_conv` where one end is thin, such as RGB, `taps_conv` elsewhere."""
+    formulation = fold_conv if min(kernel.shape[3:]) <= THIN else taps_conv
+    return formulation(x, kernel, stride)
+
+
+FORMULATIONS: dict[str, ConvBackend] = {
+    "lax": lax_conv,
+    "taps": taps_conv,
+    "fold": fold_conv,
+    "mixed": mixed_conv,
+}
+
+
+def _frames_of_taps(x: Array, kernel: Array, stride: Stride) -> list[slice]:
+    """For each tap the frames that it is multiplied with, one for each output frame."""
     taps, step = kernel.shape[0], stride[0]
-    frames = (x.shape[1] - taps) // step + 1
-    total = None
-    for tap in range(taps):
-        picked = x[:, tap : tap + (frames - 1) * step + 1 : step]
-        flat = picked.reshape((-1, *x.shape[2:]))
-        part = jax.lax.conv_general_dilated(
-            flat, kernel[tap], stride[1:], "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        total = part if total is None else total + part
-    assert total is not None
-    return total.reshape((x.shape[0], frames, *total.shape[1:]))
+    last = (x.shape[1] - taps) // step * step
+    return [slice(tap, tap + last + 1, step) for tap in range(taps)]
+
+
+def _conv_frames(x: Array, kernel: Array, stride: Stride) -> Array:
+    """2D convolution of every frame; kernel [h w c o]."""
+    frames = x.reshape((-1, *x.shape[2:]))
+    y = jax.lax.conv_general_dilated(
+        frames, kernel, stride[1:], "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return y.reshape((*x.shape[:2], *y.shape[1:]))
 
 
 class FrameCache:
@@ -75,7 +124,7 @@ class FrameCache:
         """Puts in front of x what windows of `taps` frames, `step` apart, need of the past."""
         kept = taps - step
         if self.starts:
-            x = repeat_first_frame(x, taps - 1)
+            x = repeat_ends(x, 1, (taps - 1, 0))
         elif kept > 0:
             x = jnp.concatenate([next(self._old), x], axis=1)
         else:
@@ -85,9 +134,16 @@ class FrameCache:
         return x
 
 
-def repeat_first_frame(x: Float[Array, "b t h w c"], times: int) -> Float[Array, "b t2 h w c"]:
-    """`times` copies of the first frame in front: what a causal layer sees before a video."""
-    return jnp.pad(x, ((0, 0), (times, 0), (0, 0), (0, 0), (0, 0)), mode="edge")
+def repeat_ends(
+    x: Float[Array, "b t h w c"], axis: int, times: tuple[int, int]
+) -> Float[Array, "b t2 h2 w2 c"]:
+    """Repeats the first and the last slice of an axis so many times before and behind it.
+
+    `jnp.pad` does the same by mode "edge", with a gradient that takes twice the time on a CPU.
+    """
+    first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
+    last = jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
+    return jnp.concatenate([*[first] * times[0], x, *[last] * times[1]], axis=axis)
 
 
 class CausalConv3d(nnx.Module):
@@ -129,11 +185,11 @@ class CausalConv3d(nnx.Module):
         if kernel.shape[:3] == (1, 1, 1) and self.stride == (1, 1, 1):
             return x @ kernel[0, 0, 0] + self.bias[...].astype(self.dtype)
         if cache is None:
-            x = repeat_first_frame(x, taps - 1)
+            x = repeat_ends(x, 1, (taps - 1, 0))
         else:
             x = cache.extend(x, taps=taps, step=self.stride[0])
         side = (size // 2, size // 2)
-        x = jnp.pad(x, ((0, 0), (0, 0), side, side, (0, 0)), mode="edge")
+        x = repeat_ends(repeat_ends(x, 2, side), 3, side)
         return self.backend(x, kernel, self.stride) + self.bias[...].astype(self.dtype)
 
 
@@ -149,13 +205,21 @@ class FrameGroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-        grouped = x.astype(jnp.float32).reshape((*x.shape[:-1], self.groups, -1))
-        axes = (2, 3, 5)
-        mean = grouped.mean(axes, keepdims=True)
-        centred = grouped - mean
-        variance = jnp.square(centred).mean(axes, keepdims=True)
-        normal = (centred * jax.lax.rsqrt(variance + 1e-5)).reshape(x.shape)
+        x = x.astype(jnp.float32)
+        centred = x - self._average(x)
+        normal = centred * jax.lax.rsqrt(self._average(jnp.square(centred)) + 1e-5)
         return (normal * self.scale[...] + self.bias[...]).astype(self.dtype)
+
+    def _average(self, x: Array) -> Array:
+        """Mean over the pixels of a frame and the channels of a group, [b t 1 1 c].
+
+        Pixels first: with both at once, update times of small networks are a tenth longer on a CPU.
+        """
+        channels = x.mean((2, 3), keepdims=True)
+        groups = channels.reshape((*channels.shape[:-1], self.groups, -1))
+        return jnp.broadcast_to(groups.mean(-1, keepdims=True), groups.shape).reshape(
+            channels.shape
+        )
 
 
 class Swish(nnx.Module):

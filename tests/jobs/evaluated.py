@@ -16,13 +16,14 @@ from nbp import build
 from nbp.config import load_config
 from nbp.data.records import PREPARED
 from nbp.jobs.workdir import CONVERTED, adopt_config, write_text
-from nbp.models.i3d import I3dNetwork
+from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
 from tests import tiny
 from tests.data.prepared import make_records
 
 POOLED = 4  # regions per side of the small network
+SMALL = I3dSpec(classes=24)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from nbp.training.metrics import MetricsWriter
 from nbp.training.state import TrainState
 from tests.interop.torch_files import write_torch
 from tests.jobs.evaluated import (
+    SMALL,
     SmallNetwork,
     make_features,
     make_prepared,
@@ -65,6 +66,7 @@ def trained_on_videos(tmp_path_factory: pytest.TempPathFactory, prepared: Path) 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "I3dNetwork", SmallNetwork)
+    monkeypatch.setattr(weights, "I3dSpec", lambda: SMALL)
 
 
 def run(workdir: Path, protocol: str, *arguments: object) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def test_scores_of_a_tokenizer_alone_are_those_of_all_clips_at_once(
     np.testing.assert_allclose(
         report["psnr_per_frame"], psnr_per_frame(clips, outputs).mean(axis=0), atol=1e-4
     )
-    network = SmallNetwork(I3dSpec(), taps_conv)
+    network = SmallNetwork(SMALL, taps_conv)
     extract = FeatureExtractor(
         network, weights.draw_i3d(network), FeatureRule("any", "videogpt"), batch=11
     )
@@ -161,7 +163,7 @@ def test_the_worst_clips_are_found_and_shown(workdir: Path) -> None:
 
 
 def test_fewer_clips_make_another_score(workdir: Path, small: None, tmp_path: Path) -> None:
-    features = make_features(tmp_path / "f", SmallNetwork(I3dSpec(), taps_conv), kind="torch")
+    features = make_features(tmp_path / "f", SmallNetwork(SMALL, taps_conv), kind="torch")
     whole = run(workdir, "reconstruction", "--features", features)
     assert whole["complete"]
     assert whole["features"] == {
@@ -240,7 +242,7 @@ def test_a_published_protocol_reads_clips_as_it_says(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("nbp.jobs.reconstruct.SHOWN", 1)  # large GIFs take seconds
-    features = make_features(tmp_path / "f", SmallNetwork(I3dSpec(), taps_conv), kind="torch")
+    features = make_features(tmp_path / "f", SmallNetwork(SMALL, taps_conv), kind="torch")
     report = run(trained_on_videos, "nbp-rfvd", "--features", features)
     assert report["deviations"] == ["5 of 3783 clips"]
     assert report["scores"]["rfvd_5"] >= 0
@@ -275,7 +277,7 @@ def test_missing_features_name_the_file_and_the_command(
 def test_features_of_another_file_are_refused(
     trained_on_videos: Path, small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network = SmallNetwork(I3dSpec(), taps_conv)
+    network = SmallNetwork(SMALL, taps_conv)
     features = make_features(tmp_path / "ts", network, kind="torchscript")
     code, line = fail(capsys, trained_on_videos, "nbp-rfvd", "--features", features)
     assert code == EXIT_USAGE

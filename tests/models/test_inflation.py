@@ -43,11 +43,12 @@ def test_every_latent_frame_is_that_of_its_last_image(image_params: Any) -> None
     assert np.ptp(output) > 0.1
 
 
-def test_a_single_frame_is_exactly_the_image(image_params: Any) -> None:
+def test_a_single_frame_is_the_image(image_params: Any) -> None:
     params = inflate(image_params, IMAGE, VIDEO)
-    images = reconstruct(IMAGE, image_params, CLIPS[:, :1])
-    for there, here in zip(images, reconstruct(VIDEO, params, CLIPS[:, :1]), strict=True):
-        np.testing.assert_array_equal(there, here)
+    codes, output = reconstruct(IMAGE, image_params, CLIPS[:, :1])
+    inflated = reconstruct(VIDEO, params, CLIPS[:, :1])
+    np.testing.assert_array_equal(inflated[0], codes)
+    np.testing.assert_allclose(inflated[1], output, atol=1e-6)  # the compiler orders the sums
 
 
 def test_a_codebook_is_taken_over() -> None:

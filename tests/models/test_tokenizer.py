@@ -278,3 +278,27 @@ def test_one_tap_looks_at_each_frame_alone():
 def test_quantizers_and_taps_that_cannot_be_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         assert dataclasses.replace(SPEC, **changes).quantizer
+
+
+def test_recomputed_units_give_the_same_gradients_and_keep_less():
+    spec = TokenizerSpec(widths=(4,), units=(2,), strides=(), levels=(4, 3), groups=2)
+    params = draw_params(TokenizerNetwork(spec, taps_conv))
+    pixels = scale_pixels(CLIP[:1, :3, :8])
+
+    def compare(remat: str):
+        network = TokenizerNetwork(dataclasses.replace(spec, remat=remat), taps_conv)
+
+        def loss(params):
+            return jnp.mean((network.bind(params).reconstruct(pixels).output - pixels) ** 2)
+
+        kept = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)
+        return jax.jit(jax.value_and_grad(loss))(params), sum(a.size for a in jax.tree.leaves(kept))
+
+    (loss, gradients), kept = compare("none")
+    (same_loss, same_gradients), kept_less = compare("units")
+    np.testing.assert_allclose(same_loss, loss, rtol=1e-6)
+    pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(same_gradients), strict=True)
+    for gradient, same in pairs:
+        np.testing.assert_allclose(same, gradient, rtol=1e-4, atol=1e-6)
+    parameters = sum(a.size for a in jax.tree.leaves(params))
+    assert kept_less - parameters < 0.5 * (kept - parameters)
