@@ -13,6 +13,7 @@ alternate between the sources, and the median round counts.
 
 import argparse
 import os
+import shlex
 import statistics
 import tempfile
 import time
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--fps", type=float, default=0.0, help="0: each video's own")
     parser.add_argument("--steps", type=int, default=20, help="training steps; 0: none")
     parser.add_argument("--seconds", type=float, default=0.1, help="of the device for a step")
-    parser.add_argument("--prepare", nargs="*", default=[], help="more arguments of nbp.prepare")
+    parser.add_argument("--prepare", default="", help='more for nbp.prepare: --prepare="--group 8"')
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="nbp-input-") as folder:
         work = Path(folder)
@@ -112,7 +113,7 @@ def open_all(videos: Path, work: Path, arguments: argparse.Namespace) -> dict[st
     out = work / "prepared"
     prepare.main(
         ["folder", "--videos", str(videos), "--out", str(out), "--size", str(size),
-         "--validation", "0", "--min_frames", str(frames), *arguments.prepare]
+         "--validation", "0", "--min_frames", str(frames), *shlex.split(arguments.prepare)]
     )  # fmt: skip
     dataset = next(folder for path in out.rglob("dataset_info.json") if (folder := path.parent))
     assert find_dataset(dataset) == dataset

@@ -79,7 +79,9 @@ def main(argv: list[str] | None = None) -> None:
         if file.is_file():
             continue
         print(f"== {name}", flush=True)
-        done = subprocess.run([sys.executable, "-m", "nbp.precompile", *make_flags(runs[name], file)])
+        done = subprocess.run(
+            [sys.executable, "-m", "nbp.precompile", *make_flags(runs[name], file)]
+        )
         failed += [name] if done.returncode else []
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import sampling, train_step
+from benchmarks import sampling, tokenizer, train_step
 from benchmarks.measure import print_row
 from nbp.layout import LatentGrid, Opening, SequencePlan, Vocabulary
 from nbp.models.generator import GeneratorNetwork, modern_recipe
 from nbp.nn.attention import dense_attention, xla_attention
-from nbp.nn.conv3d import lax_conv, taps_conv
+from nbp.nn.conv3d import FORMULATIONS, lax_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.sampling.decode import generate
 from nbp.sampling.filters import Filter
@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     check_decoding()
     sampling.main(SAMPLING[arguments.size])
     train_step.main(["--size", arguments.size])
+    tokenizer.main(["--size", "full" if arguments.size == "700m" else "small"])
 
 
 def check_backends() -> None:
@@ -55,13 +56,15 @@ def check_backends() -> None:
         error = jnp.max(jnp.abs(dense_attention(q, k, v, limit) - xla_attention(q, k, v, limit)))
         x = rng.standard_normal((1, 7, 9, 9, 8), np.float32)
         kernel = rng.standard_normal((3, 3, 3, 8, 16), np.float32)
-        a, b = (conv(jnp.asarray(x), jnp.asarray(kernel), (2, 2, 2)) for conv in CONVS)
-        conv_error = jnp.max(jnp.abs(a - b))
+        x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+        oracle = lax_conv(x, kernel, (2, 2, 2))
+        conv_errors = {
+            name: float(jnp.max(jnp.abs(conv(x, kernel, (2, 2, 2)) - oracle)))
+            for name, conv in FORMULATIONS.items()
+        }
     expect("attention", float(error), 1e-5)
-    expect("convolution", float(conv_error), 1e-4)
-
-
-CONVS = (lax_conv, taps_conv)
+    for name, conv_error in conv_errors.items():
+        expect(f"convolution_{name}", conv_error, 1e-4)
 
 
 def check_decoding() -> None:

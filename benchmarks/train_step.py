@@ -28,10 +28,10 @@ from nbp.layout import Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.generator import GeneratorNetwork, modern_recipe
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.attention import dense_attention, prefix_attention, xla_attention
-from nbp.nn.conv3d import lax_conv, taps_conv
+from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.tasks.generator import GeneratorTask
-from nbp.tasks.tokenizer import TokenizerTask
+from nbp.tasks.tokenizer import Objective, TokenizerTask
 from nbp.training.chips import CHIPS
 from nbp.training.optimizer import OptimizerSpec
 from nbp.training.sharding import make_mesh, make_state_shardings, place_batch, place_state
@@ -79,7 +79,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: by backend")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="none")
     parser.add_argument("--attention", choices=ATTENTION, default="prefix")
-    parser.add_argument("--steps", nargs="*", default=("codes", "clips"), choices=("codes", "clips"))
+    parser.add_argument(
+        "--steps", nargs="*", default=("codes", "clips"), choices=("codes", "clips")
+    )
     arguments = parser.parse_args(argv)
     if arguments.virtual:
         jax.config.update("jax_num_cpu_devices", arguments.virtual)
@@ -104,7 +106,7 @@ def find_dtype(arguments: argparse.Namespace) -> Any:
 def measure_tokenizer(size: Size, arguments: argparse.Namespace, mesh: Any) -> None:
     """One reconstruction update."""
     network = make_tokenizer(size)
-    task = TokenizerTask(network, OptimizerSpec(1e-3, 1000), losses.l2)
+    task = TokenizerTask(network, OptimizerSpec(1e-3, 1000), Objective(losses.l2))
     batch = arguments.batch or size.batches[0]
     tokens = size.tokenizer.grid(*size.clip).size
     rows = make_batch(size, batch)
@@ -116,9 +118,7 @@ def measure_generator(size: Size, arguments: argparse.Namespace, mesh: Any) -> N
     grid = size.tokenizer.grid(*size.clip)
     plan = SequencePlan(grid, resolve_block(arguments.block, grid), Opening("hybrid"))
     codes = size.tokenizer.quantizer.codes
-    spec = dataclasses.replace(
-        size.generator, dtype=find_dtype(arguments), remat=arguments.remat
-    )
+    spec = dataclasses.replace(size.generator, dtype=find_dtype(arguments), remat=arguments.remat)
     network = GeneratorNetwork(
         spec,
         plan,
@@ -145,8 +145,7 @@ def measure_generator(size: Size, arguments: argparse.Namespace, mesh: Any) -> N
 
 
 def make_tokenizer(size: Size) -> TokenizerNetwork:
-    conv = taps_conv if jax.default_backend() == "cpu" else lax_conv
-    return TokenizerNetwork(size.tokenizer, conv)
+    return TokenizerNetwork(size.tokenizer, mixed_conv)
 
 
 def make_batch(size: Size, batch: int) -> dict[str, Any]:

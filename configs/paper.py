@@ -42,19 +42,8 @@ def make_config(name: str, *, fps: float) -> ConfigDict:
         groups=32,
         dtype="float32",  # ours: bfloat16 is faster, and flips codes that lie near a boundary
     )
-    # The release holds no tokenizer training; these numbers are ours.
-    tokenizer = dict(
-        steps=500_000,
-        batch=64,
-        learning_rate=1e-4,
-        warmup=5000,
-        b1=0.9,
-        b2=0.99,
-        weight_decay=0.0,
-        clip_norm=1.0,
-        ema=0.999,
-    )
     # A stage that a file does not train still has to be described.
+    tokenizer = dict(steps=1, batch=64, learning_rate=1e-4, warmup=0, ema=0.999)
     generator = dict(steps=1, batch=64, learning_rate=1e-3, warmup=0)
     config.train = dict(
         tokenizer=tokenizer,
@@ -68,6 +57,64 @@ def make_config(name: str, *, fps: float) -> ConfigDict:
     # release: top_k 16000, top_p 0.9, temperature 1, no guidance
     config.sampling = dict(temperature=1.0, top_k=16_000, top_p=0.9, batch=8, fps=fps)
     return config
+
+
+def set_tokenizer(config: ConfigDict, *, steps: int) -> None:
+    """Makes `config` train the tokenizer, by a recipe of ours: the release holds none.
+
+    Sources: "Open-MAGVIT2" is TencentARC/SEED-Voken, configs/Open-MAGVIT2/gpu/
+    ucf101_lfqfan_128_L.yaml and what it names, the nearest published training: widths, 17x128x128
+    clips and rFVD (16 on UCF101) are like the paper's, the quantizer is another. Its pixels lie in
+    [-1, 1], ours in [0, 1], which halves L1. "LARP" is hywang66/LARP, cfgs/larp_tokenizer.yaml;
+    "OmniTokenizer" FoundationVision/OmniTokenizer, scripts/recons/train.sh, its joint stage;
+    "MAGVIT" arXiv 2212.05199 and google-research/magvit; "VQGAN" CompVis/taming-transformers,
+    configs/custom_vqgan.yaml; "Open-Sora" hpcaitech/Open-Sora, configs/vae/train/stage1.py.
+    """
+    config.stages = ("tokenizer",)
+    network = dict(
+        dtype="bfloat16",  # ours; Open-MAGVIT2 has 16 bits as well
+        remat="units",  # ours: to have 8 clips on a device
+    )
+    config.losses = dict(
+        reconstruction="l1",  # Open-MAGVIT2, LARP
+        reconstruction_weight=2.0,  # Open-MAGVIT2: 1 on pixels in [-1, 1]
+        perceptual="lpips",  # Open-MAGVIT2, LARP, OmniTokenizer
+        perceptual_weight=1.0,  # Open-MAGVIT2, LARP
+        lpips_root="",  # --config.losses.lpips_root=DIR, from nbp.convert lpips
+    )
+    config.adversarial = dict(
+        weight=0.3,  # Open-MAGVIT2, LARP
+        objective="non_saturating",  # MAGVIT; Open-MAGVIT2 for the tokenizer's side
+        adaptive=False,  # Open-MAGVIT2, LARP, MAGVIT; VQGAN adapts
+        start=20_000,  # ours, as we start from scratch; VQGAN 10,000; Open-MAGVIT2, from images, 0
+        warmup=10_000,  # ours: the discriminator learns alone from step 10,000 on
+        regularizer="lecam",  # Open-MAGVIT2, LARP; MAGVIT has R1
+        regularizer_weight=0.05,  # Open-MAGVIT2; LARP 0.001
+        widths=(64, 128, 256, 512),  # paper: PatchGAN; Open-MAGVIT2: in 3D, 64 channels, 3 strides
+        learning_rate=1e-4,  # Open-MAGVIT2, LARP: that of the tokenizer
+        b1=0.5,  # LARP
+        b2=0.9,  # LARP
+    )
+    # Open-Sora: every fifth example is an image. Here a frame of the same videos, unless
+    # --config.images.root=DIR names a folder of images (OmniTokenizer, MAGVIT: ImageNet).
+    config.images = dict(batch=32)
+    tokenizer = dict(
+        steps=steps,
+        batch=128,  # Open-MAGVIT2: 64 devices x 2 clips
+        learning_rate=1e-4,  # Open-MAGVIT2, LARP
+        optimizer="adamw",  # without decay Adam, as everywhere
+        weight_decay=0.0,
+        b1=0.5,  # LARP
+        b2=0.9,  # LARP
+        schedule="cosine",  # Open-MAGVIT2
+        warmup=2000,  # ours; Open-MAGVIT2 two epochs, which are 150 steps
+        final_fraction=0.01,  # Open-MAGVIT2
+        clip_norm=1.0,  # OmniTokenizer
+        ema=0.999,  # MAGVIT
+    )
+    # ours: back to the last checkpoint with half the adversarial weight, three times at most
+    guards = dict(non_finite="rollback", divergence="rollback", rollbacks=3, soften=0.5)
+    config.update(dict(tokenizer=network, train=dict(tokenizer=tokenizer, guards=guards)))
 
 
 def set_generator(config: ConfigDict, size: str, **generator: object) -> None:

@@ -122,7 +122,7 @@ def gather(param: Array, axes: Axes, dtype: Any = None) -> Array:
     if dtype is None or STORAGE not in jax.tree.leaves(tuple(stored)):
         dtype = param.dtype
     if not mesh_sizes():
-        return param.astype(dtype)
+        return param if dtype == param.dtype else param.astype(dtype)
     used = PartitionSpec(*[_without_storage(entry) for entry in stored])
     return _reshard(param, stored, used, jax.numpy.dtype(dtype), param.dtype)
 

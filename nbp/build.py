@@ -23,7 +23,9 @@ from nbp.data.prompts import PADDING, find_texts
 from nbp.data.tokens import TokenCache
 from nbp.errors import CheckpointError
 from nbp.evaluation.label_agreement import ShapeTracker
+from nbp.models.discriminator import DiscriminatorNetwork, DiscriminatorSpec
 from nbp.models.generator import GeneratorNetwork, Recipe, modern_recipe, paper_recipe
+from nbp.models.lpips import LpipsNetwork
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.nn.attention import (
     AttentionBackend,
@@ -31,15 +33,21 @@ from nbp.nn.attention import (
     prefix_attention,
     xla_attention,
 )
-from nbp.nn.conv3d import ConvBackend, lax_conv, taps_conv
+from nbp.nn.conv3d import ConvBackend, mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.sampling.decode import Guidance
 from nbp.sampling.filters import Filter
 from nbp.sampling.sampler import Sampler
 from nbp.sections import StageConfig
 from nbp.shapes import PyTree
+from nbp.tasks.adversary import (
+    Adversary,
+    lecam_regularizer,
+    no_regularizer,
+    r1_regularizer,
+)
 from nbp.tasks.generator import GeneratorTask
-from nbp.tasks.tokenizer import TokenizerTask
+from nbp.tasks.tokenizer import Objective, TokenizerTask, lpips_distance, structure_distance
 from nbp.training import sharding
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.distributed import decide
@@ -50,6 +58,8 @@ TOKENIZER_GROUPS = (
     ParamGroup(".*kernel", matrix="conv"),
     ParamGroup(".*(bias|scale|beta)", decay=False),
 )
+# Follows the latents as a moving average (`TokenizerNetwork.update_codebook`), not gradients.
+CODEBOOK_GROUP = ParamGroup("quantizer/.*", decay=False, learning_rate_scale=0.0)
 GENERATOR_GROUPS = (
     ParamGroup("transformer/.*qkv/kernel", matrix="joined"),
     ParamGroup("transformer/.*(proj|up|down)/kernel", matrix="dense"),
@@ -63,8 +73,13 @@ GENERATOR_GROUPS = (
 
 
 def make_conv() -> ConvBackend:
-    """The fastest exact formulation of 3D convolution for the backend that JAX uses."""
-    return taps_conv if jax.default_backend() == "cpu" else lax_conv
+    """The fastest exact formulation of 3D convolution for the backend that JAX uses.
+
+    The same one for all: measured on CPUs, by the compiler's estimates for TPUs, and on GPUs, not
+    measured yet, because XLA keeps half-precision 2D convolutions alone in the layout of their
+    matrix units (docs/tokenizer_training.md, Speed).
+    """
+    return mixed_conv
 
 
 def make_attention(config: Config) -> AttentionBackend:
@@ -164,13 +179,64 @@ def make_optimizer_spec(stage: StageConfig, groups: tuple[ParamGroup, ...]) -> O
 
 
 def make_tokenizer_task(config: Config) -> TokenizerTask:
-    reconstruction = {
-        "l1": losses.l1,
-        "l2": losses.l2,
-        "charbonnier": losses.charbonnier,
-    }[config.losses.reconstruction]
-    optimizer = make_optimizer_spec(config.train.tokenizer, TOKENIZER_GROUPS)
-    return TokenizerTask(make_tokenizer_network(config), optimizer, reconstruction)
+    """With the weights of LPIPS where that is the perceptual loss; CheckpointError without them."""
+    codebook = (CODEBOOK_GROUP,) if config.tokenizer.quantizer == "vq" else ()
+    optimizer = make_optimizer_spec(config.train.tokenizer, TOKENIZER_GROUPS + codebook)
+    weights = config.losses.perceptual == "lpips"
+    return TokenizerTask(
+        make_tokenizer_network(config),
+        optimizer,
+        make_objective(config),
+        adversary=make_adversary(config, optimizer),
+        frozen={"lpips": load_lpips(config.losses.lpips_root)} if weights else {},
+    )
+
+
+def make_objective(config: Config) -> Objective:
+    terms = config.losses
+    return Objective(
+        {"l1": losses.l1, "l2": losses.l2, "charbonnier": losses.charbonnier}[terms.reconstruction],
+        {"none": None, "structure": structure_distance, "lpips": lpips_distance}[terms.perceptual],
+        reconstruction_weight=terms.reconstruction_weight,
+        perceptual_weight=terms.perceptual_weight,
+        quantizer_weight=terms.quantizer_weight,
+    )
+
+
+def make_adversary(config: Config, optimizer: OptimizerSpec) -> Adversary | None:
+    """The discriminator of the tokenizer stage, whose `optimizer` is given; None at weight 0.
+
+    Its learning rate rises and falls like the tokenizer's, over the updates that it makes.
+    """
+    adversarial = config.adversarial
+    if not adversarial.weight:
+        return None
+    steps = max(1, optimizer.total_steps - max(0, adversarial.start - adversarial.warmup))
+    own = dataclasses.replace(
+        optimizer,
+        kind="adamw",
+        learning_rate=adversarial.learning_rate,
+        total_steps=steps,
+        warmup_steps=min(optimizer.warmup_steps, steps - 1),
+        b1=adversarial.b1,
+        b2=adversarial.b2,
+        weight_decay=0.0,
+        groups=(ParamGroup(".*"),),
+    )
+    spec = DiscriminatorSpec(adversarial.widths, dtype=jnp.dtype(config.tokenizer.dtype))
+    objectives = {"hinge": losses.HINGE, "non_saturating": losses.NON_SATURATING}
+    regularizers = {"none": no_regularizer, "lecam": lecam_regularizer, "r1": r1_regularizer}
+    return Adversary(
+        DiscriminatorNetwork(spec, make_conv()),
+        own,
+        adversarial.weight,
+        objectives[adversarial.objective],
+        adaptive=adversarial.adaptive,
+        start=adversarial.start,
+        warmup=adversarial.warmup,
+        regularizer=regularizers[adversarial.regularizer],
+        regularizer_weight=adversarial.regularizer_weight,
+    )
 
 
 def make_generator_task(
@@ -207,13 +273,14 @@ class Trained:
 
 def load_trained(
     workdir: Path,
-    stage: Literal["tokenizer", "generator"],
+    stage: Literal["tokenizer", "generator", "lpips", "i3d"],
     *,
     network: Any,
     ema: bool,
+    step: int | None = None,
     groups: tuple[ParamGroup, ...] = (),
 ) -> Trained:
-    """Reads the newest good checkpoint of a stage; CheckpointError where there is none.
+    """Reads `step` of a stage, by default its newest good one; CheckpointError without it.
 
     `groups`: those of the optimizer, where they store parameters in another type than float32.
     """
@@ -226,8 +293,8 @@ def load_trained(
     if groups and not ema:  # averages are always float32
         template = narrow_shapes(template, find_storage(groups, template))
     with Checkpointer(directory, read_only=True) as checkpointer:
-        params = checkpointer.restore_params(template, use_ema=ema)
-        step = decide(checkpointer.latest_step())
+        params = checkpointer.restore_params(template, use_ema=ema, step=step)
+        step = decide(checkpointer.latest_step()) if step is None else step
         assert step is not None
         meta = checkpointer.read_meta(step)
         return Trained(params, step, checkpointer.checkpoint_hash(step), meta)
@@ -237,6 +304,17 @@ def load_tokenizer(config: Config, workdir: Path) -> Trained:
     """The trained or converted tokenizer of a workdir; CheckpointError where there is none."""
     network = make_tokenizer_network(config)
     return load_trained(workdir, "tokenizer", network=network, ema=config.train.tokenizer.ema > 0)
+
+
+def load_lpips(root: str | Path) -> PyTree:
+    """The parameters of LPIPS in a folder of `nbp.convert lpips`; CheckpointError without them."""
+    if not (stage_directory(Path(root), "lpips") / "checkpoints").is_dir():
+        raise CheckpointError(
+            f"{root} holds no LPIPS weights. Make them from the published files: python -m "
+            f"nbp.convert lpips --source vgg16.pth --linear lpips.pth --out {root}. Training also "
+            "goes without weights: --config.losses.perceptual=structure"
+        )
+    return load_trained(Path(root), "lpips", network=LpipsNetwork(), ema=False).params
 
 
 def check_tokenizer(generator: Trained, tokenizer: Trained) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from nbp.data import prompts
 from nbp.data.moving_shapes import MovingShapesSpec
 from nbp.errors import ConfigError
-from nbp.evaluation.protocols import find_protocol
+from nbp.evaluation.protocols import find_protocol, needs_features
 from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.schema import Natural, call_get_config, convert, set_override, suggest
@@ -66,6 +66,7 @@ class Config:
     def tokenizer_spec(self) -> TokenizerSpec:
         names = {field.name for field in dataclasses.fields(TokenizerSpec)}
         fields = dataclasses.asdict(self.tokenizer)
+        fields["kind"] = fields.pop("quantizer")
         return TokenizerSpec(**{name: fields[name] for name in names & fields.keys()})
 
     @property
@@ -146,7 +147,22 @@ def validate(config: Config) -> None:
         text = "scores clips, which tokens are not; evaluate later with nbp.evaluate --data DIR"
         require(not config.evaluation.protocol, "evaluation.protocol", text)
     elif config.evaluation.protocol:
-        check("evaluation.protocol", lambda: find_protocol(config.evaluation.protocol, data.kind))
+        evaluation = config.evaluation
+        check("evaluation.protocol", lambda: find_protocol(evaluation.protocol, data.kind))
+        text = f"{evaluation.protocol} needs I3D features: --config.evaluation.features=DIR"
+        needed = needs_features(evaluation.protocol)
+        require(bool(evaluation.features) or not needed, "evaluation.features", text)
+    images = config.images
+    if images.batch:
+        text = "only the tokenizer stage learns from images: --config.images.batch=0"
+        require("tokenizer" in config.stages, "images.batch", text)
+        accumulate = config.train.tokenizer.accumulate
+        text = f"{images.batch} images do not split into {accumulate} micro-batches"
+        require(images.batch % accumulate == 0, "images.batch", text)
+    text = "a folder of images, of which none are taken: --config.images.batch=N, or leave it empty"
+    require(bool(images.batch) or not images.root, "images.root", text)
+    if "tokenizer" in config.stages:
+        problems += find_objective_problems(config)
     for name in config.stages:
         stage: StageConfig = getattr(config.train, name)
         require(
@@ -156,6 +172,32 @@ def validate(config: Config) -> None:
         )
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def find_objective_problems(config: Config) -> list[str]:
+    """What the losses of the tokenizer stage ask of the rest of the configuration, if in vain."""
+    losses, size = config.losses, config.data.size
+    problems = []
+    if losses.perceptual == "lpips" and not losses.lpips_root:
+        problems.append(
+            "losses.lpips_root: name the folder that `python -m nbp.convert lpips --out DIR` wrote:"
+            " --config.losses.lpips_root=DIR; losses.perceptual=structure needs no weights"
+        )
+    least = {"none": 1, "structure": 8, "lpips": 16}[losses.perceptual]
+    if size < least:
+        problems.append(
+            f"losses.perceptual: {losses.perceptual} compares frames of at least {least} px, "
+            f"data.size is {size}. Use larger clips, or none"
+        )
+    widths, stride = config.adversarial.widths, 2 ** max(0, len(config.adversarial.widths) - 1)
+    if config.adversarial.weight and not widths:
+        problems.append("adversarial.widths: a discriminator needs at least one width")
+    if config.adversarial.weight and size < stride:
+        problems.append(
+            f"adversarial.widths: {len(widths)} widths halve the frame {len(widths) - 1} times, "
+            f"and data.size is {size}. Use fewer widths"
+        )
+    return problems
 
 
 # Reading ---------------------------------------------------------------------------------------

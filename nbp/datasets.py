@@ -8,13 +8,14 @@ Each choice that `config.data` names is made here, once, by choosing an object.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
 
 import numpy as np
 
 from nbp.config import Config, from_dict, to_json
+from nbp.data.images import MixedStream, TakeFrame, make_image_transforms, scan_images
 from nbp.data.moving_shapes import MovingShapes, MovingShapesSpec
 from nbp.data.pipeline import BatchStream, PipelineSpec
 from nbp.data.records import RecordSource, make_record_transforms
@@ -27,15 +28,21 @@ from nbp.sections import StageConfig
 
 # First index of the held-out moving shapes: far beyond any training clip.
 HELD_OUT = 1 << 40
+# Keeps the order and the crops of images apart from those of the clips they may be frames of.
+IMAGE_SEED = 0x494D47
 
 
 @dataclass(frozen=True)
 class ClipData:
-    """A random-access source of one split, and what makes examples of its records."""
+    """A random-access source of one split, and what makes examples of its records.
+
+    images: the single images of batches that hold both.
+    """
 
     source: Any
     transforms: tuple[Transform, ...]
     bad_videos: BadVideos | None = None
+    images: "ClipData | None" = None
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -91,6 +98,28 @@ def make_data(
             assert_never(never)
 
 
+def add_images(config: Config, clips: ClipData, *, bad_videos: Path | None = None) -> ClipData:
+    """The training clips together with the images of `config.images`, if it asks for any.
+
+    Without a folder the images are random frames of the clips' source, read one by one where that
+    is cheaper. Unusable files are listed as those of the clips. Raises DataError for a folder that
+    is missing or has no usable image.
+    """
+    data = config.data
+    if not config.images.batch:
+        return clips
+    if config.images.root:
+        bad = BadVideos(bad_videos) if clips.bad_videos is None else clips.bad_videos
+        folder = scan_images(config.images.root, bad=bad, check=data.check)
+        chain = make_image_transforms(size=data.size, fit=data.spatial, flip=data.flip)
+        return replace(clips, bad_videos=bad, images=ClipData(folder, chain, bad))
+    if data.kind == "moving_shapes":
+        chain = (*clips.transforms, TakeFrame())
+    else:
+        chain = make_transforms(config, training=True, frames=1)
+    return replace(clips, images=ClipData(clips.source, chain, clips.bad_videos))
+
+
 def make_shapes_spec(config: Config) -> MovingShapesSpec:
     try:
         return config.shapes_spec
@@ -98,12 +127,14 @@ def make_shapes_spec(config: Config) -> MovingShapesSpec:
         raise ConfigError(f"data.moving_shapes: {error}") from error
 
 
-def make_transforms(config: Config, *, training: bool) -> tuple[Transform, ...]:
-    """Reading of a window, spatial policy and flip for real videos."""
+def make_transforms(
+    config: Config, *, training: bool, frames: int | None = None
+) -> tuple[Transform, ...]:
+    """Reading of a window, spatial policy and flip for real videos; `frames` of a clip or fewer."""
     data = config.data
     make = make_record_transforms if data.kind == "records" else make_clip_transforms
     return make(
-        frames=data.frames,
+        frames=frames or data.frames,
         size=data.size,
         fps=data.fps or None,
         training=training,
@@ -125,8 +156,22 @@ def make_training_stream(
     data: ClipData,
     start_batch: int,
     rows: Callable[[int], Sequence[int]] | None = None,
-) -> BatchStream:
-    """Batches from `start_batch` on. `rows` tells which of N rows are made here; None: all."""
+) -> BatchStream | MixedStream:
+    """Batches of `data` from `start_batch` on, with images where `data` has them.
+
+    `rows` tells which of N rows are made here; None: all.
+    """
+
+    def stream(data: ClipData, spec: PipelineSpec) -> BatchStream:
+        return BatchStream(
+            data.source,
+            data.transforms,
+            spec,
+            start_batch=start_batch,
+            rows=None if rows is None else rows(spec.batch),
+            bad_videos=data.bad_videos,
+        )
+
     spec = PipelineSpec(
         batch=stage.batch,
         seed=config.seed,
@@ -134,14 +179,13 @@ def make_training_stream(
         stall_seconds=config.data.stall_seconds,
         bad=config.data.bad_records,
     )
-    return BatchStream(
-        data.source,
-        data.transforms,
-        spec,
-        start_batch=start_batch,
-        rows=None if rows is None else rows(stage.batch),
-        bad_videos=data.bad_videos,
-    )
+    clips = stream(data, spec)
+    if data.images is None:
+        return clips
+    images = config.images.batch
+    workers = min(spec.workers, -(-spec.workers * images // spec.batch))
+    image_spec = replace(spec, batch=images, seed=spec.seed ^ IMAGE_SEED, workers=workers)
+    return MixedStream(clips, stream(data.images, image_spec))
 
 
 def iterate_clips(

@@ -49,6 +49,12 @@ class NonFiniteError(NbpError):
     exit_code = EXIT_NON_FINITE
 
 
+class DivergedError(NbpError):
+    """Training went wrong and going back did not help (exit code 5)."""
+
+    exit_code = EXIT_NON_FINITE
+
+
 class RestartError(NbpError):
     """A fault that a restart cures: stalled loader, lost worker, full disk (exit code 42)."""
 

@@ -21,8 +21,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, help="where to write the report as JSON")
     parser.add_argument("--classes", type=int, default=101, help="labels, for label prompts")
-    parser.add_argument("--programs", nargs="*", default=(), help="e.g. generator.update; default all")
-    parser.add_argument("--no_advice", action="store_true", help="if it does not fit, leave it at that")
+    parser.add_argument(
+        "--programs", nargs="*", default=(), help="e.g. generator.update; default all"
+    )
+    parser.add_argument(
+        "--no_advice", action="store_true", help="if it does not fit, leave it at that"
+    )
     arguments, rest = parser.parse_known_args(argv)
 
     from nbp.config import load_config, parse_overrides

@@ -73,7 +73,7 @@ class TokenizerConfig:
     """Sizes as in `nbp.models.tokenizer.TokenizerSpec`.
 
     quantizer: fsq has the product of `levels` as codes; lfq (one bit per channel) and vq (vectors
-      of `code_channels` that follow the latents as a moving average) have `codes`.
+      of `code_channels` that follow the latents as a moving average) have `codes`, and levels ().
     taps: length of the convolutions over time; 1 is a tokenizer of single images, whose weights a
       video tokenizer can start from (`train.tokenizer.start_from`).
     remat: what the backward pass computes again instead of keeping: nothing, or every residual
@@ -119,6 +119,9 @@ class AdversarialConfig:
     start, warmup: the term is off until step `start` and grows over `warmup` steps; the
       discriminator itself learns from step `start - warmup` on.
     regularizer: r1 (arXiv 1801.04406) or lecam (arXiv 2104.03310).
+    widths: channels of the convolutions; all but the last halve every axis.
+    learning_rate: peak of the discriminator's Adam, with schedule, warm-up and clipping of the
+      stage, over the updates that it makes. b1, b2: its moments.
     """
 
     weight: NonNegative = 0.0
@@ -206,16 +209,17 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class GuardsConfig:
-    """What watches over training, and what happens when it is alarmed.
+    """What watches over training, and what happens when it is alarmed (docs/guard_rails.md).
 
-    non_finite: stop, leave out the update (skip), or go back to the last checkpoint (rollback).
-    divergence: the same choice, or only a warning, for everything else that is detected.
-    loss_ratio: alarm when the loss exceeds this multiple of its recent median.
-    gradient_ratio: the same for the gradient norm.
-    code_usage: alarm when the share of codes in use falls below this part of its best; 0 never.
+    non_finite: stop, leave out the update (skip), or go back to the last good checkpoint
+      (rollback).
+    divergence: ignore, only warn, or go back, for everything else that is detected.
+    loss_ratio: alarm when the loss exceeds this multiple of its recent median; 0 never.
+    gradient_ratio: the same for gradient norms.
+    code_usage: alarm when code usage or perplexity falls below this part of its best; 0 never.
     accuracy: alarm when the discriminator's accuracy stays this close to 0 or 1; 0 never.
     patience: updates in a row that an alarm takes, except for non-finite numbers.
-    rollbacks: how many times to go back before the run stops for good.
+    rollbacks: how many times a stage may go back before it stops for good.
     soften: factor of the adversarial weight after going back.
     """
 
@@ -224,10 +228,10 @@ class GuardsConfig:
     loss_ratio: NonNegative = 10.0
     gradient_ratio: NonNegative = 100.0
     code_usage: Share = 0.1
-    accuracy: Share = 0.01
+    accuracy: Annotated[float, Range(0.0, high=0.5, below=True)] = 0.01
     patience: Count = 50
     rollbacks: Natural = 3
-    soften: Positive = 0.5
+    soften: Annotated[float, Range(0.0, above=True, high=1.0)] = 0.5
 
 
 @dataclass(frozen=True)
@@ -266,12 +270,14 @@ class SamplingConfig:
 class EvaluationConfig:
     """What `nbp.train` does when all stages are trained, and how large an evaluation is.
 
-    protocol: name for `nbp.evaluate`; empty for none. clips: clips to generate and score.
-    samples: clips written to `workdir/samples`. given_frames: latent frames taken from held-out
-    clips instead of generated.
+    protocol: name for `nbp.evaluate`; empty for none. features: folder that `nbp.convert i3d`
+    wrote, or random-i3d, for protocols that compute a Frechet distance. clips: clips to generate
+    and score. samples: clips written to `workdir/samples`. given_frames: latent frames taken from
+    held-out clips instead of generated.
     """
 
     protocol: str = ""
+    features: str = ""
     clips: Count = 256
     samples: Natural = 16
     given_frames: Natural = 0

@@ -88,7 +88,7 @@ HOMES = {
     "array_record": ("nbp.data",),
     "PIL": ("nbp.data",),
     "tensorboardX": ("nbp.training.metrics",),
-    "matplotlib": ("nbp.training.metrics",),
+    "matplotlib": ("nbp.training.curves", "nbp.evaluation.figures"),
     "torch": ("nbp.interop",),
     "ml_collections": (),
     "tensorflow": (),

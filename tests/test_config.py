@@ -5,13 +5,24 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from nbp.config import Config, from_dict, load_config, parse_overrides, to_json, validate
+from nbp import losses
+from nbp.config import (
+    Config,
+    find_objective_problems,
+    from_dict,
+    load_config,
+    parse_overrides,
+    to_json,
+    validate,
+)
 from nbp.errors import ConfigError
+from nbp.models.lpips import LEAST_SIZE
 from nbp.schema import Count, Share, convert, list_keys
+from nbp.sections import LossesConfig
 from tests import tiny
 
 QUICKSTART = "configs/quickstart.py"
@@ -200,6 +211,19 @@ def test_every_key_can_be_overridden_by_its_own_value() -> None:
         ),
         ({"train.tokenizer.accumulate": "3"}, "train.tokenizer.batch: 8 clips do not split into 3"),
         ({"stages": "()"}, "stages: name at least one"),
+        (
+            {"losses.perceptual": "lpips"},
+            "losses.lpips_root: name the folder that `python -m nbp.convert lpips --out DIR` wrote",
+        ),
+        (
+            {"losses.perceptual": "structure", "data.size": "4"},
+            "losses.perceptual: structure compares frames of at least 8 px, data.size is 4",
+        ),
+        ({"adversarial.weight": "1", "adversarial.widths": "()"}, "at least one width"),
+        (
+            {"adversarial.weight": "1", "adversarial.widths": "(4, 4, 4, 4, 4, 4)"},
+            "6 widths halve the frame 5 times, and data.size is 16. Use fewer widths",
+        ),
         ({"sampling.temperature": "0"}, "sampling.temperature: 0 must be above 0"),
         ({"sampling.top_p": "1.5"}, "sampling.top_p: 1.5 must be above 0 and at most 1"),
     ],
@@ -223,6 +247,23 @@ def test_validation_reports_every_problem() -> None:
         validate(broken)
     for part in ("generator.block", "generator.heads", "stages"):
         assert part in str(caught.value)
+
+
+def test_losses_of_a_stage_that_does_not_run_are_not_checked() -> None:
+    changes = {"losses.perceptual": "lpips", "stages": "('generator',)"}
+    load_config(tiny.CONFIG, {**tiny.OVERRIDES, **changes})
+
+
+@pytest.mark.parametrize("kind,least", [("structure", losses.LEAST_SIZE), ("lpips", LEAST_SIZE)])
+def test_the_smallest_frames_are_those_that_the_losses_take(
+    kind: Literal["structure", "lpips"], least: int
+) -> None:
+    config = load_config(tiny.CONFIG, tiny.OVERRIDES)
+    compared = LossesConfig(perceptual=kind, lpips_root="weights")
+    for size, fits in ((least, True), (least - 4, False)):
+        data = dataclasses.replace(config.data, size=size)
+        problems = find_objective_problems(dataclasses.replace(config, losses=compared, data=data))
+        assert (problems == []) == fits
 
 
 def test_derived_values() -> None:

@@ -12,6 +12,8 @@ import pytest
 from nbp import build
 from nbp.config import Config, load_config
 from nbp.data.prompts import load_prompts
+from nbp.models.lpips import LpipsNetwork
+from nbp.shapes import PyTree
 from nbp.training.optimizer import make_optimizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +37,8 @@ def list_variants() -> list[str]:
 
 def load(argument: str, **overrides: str) -> Config:
     keys = {key.replace("__", "."): value for key, value in overrides.items()}
-    keys["data.root"] = "videos"  # the one key that a folder leaves to its user
+    # What a configuration leaves to its user: where videos and the weights of LPIPS are.
+    keys |= {"data.root": "videos", "losses.lpips_root": "weights"}
     return load_config(str(ROOT / argument), keys)
 
 
@@ -62,6 +65,40 @@ def test_networks_are_built_and_fit_the_clips(argument: str) -> None:
     metrics, tokens = jax.eval_shape(task.evaluate, state.params, task.frozen, batch)
     assert metrics["loss"].shape == ()
     assert tokens.shape == codes.shape
+
+
+# The recipe of configs/k600/tokenizer.py has the shapes of the first.
+TOKENIZERS = (
+    "configs/ucf101/tokenizer.py",
+    "configs/tokenizer_small.py",
+    "configs/tokenizer_small.py:clips_reconstruction",
+)
+
+
+@pytest.mark.parametrize("argument", TOKENIZERS)
+def test_an_update_of_the_tokenizer_keeps_the_shapes(
+    argument: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_shapes(root: str) -> PyTree:
+        assert root == "weights"
+        return jax.eval_shape(LpipsNetwork().init, jax.random.key(0))
+
+    monkeypatch.setattr(build, "load_lpips", find_shapes)
+    units = {"tokenizer__units": "(0, 0, 0, 1)"} if argument.endswith("/tokenizer.py") else {}
+    config = load(argument, **units)  # tracing all units of the large ones takes long
+    task = build.make_tokenizer_task(config)
+    size, stage = config.data.size, config.train.tokenizer
+    batch = {
+        "video": jax.ShapeDtypeStruct((stage.batch, config.data.frames, size, size, 3), np.uint8)
+    }
+    if config.images.batch:
+        batch["image"] = jax.ShapeDtypeStruct((config.images.batch, 1, size, size, 3), np.uint8)
+    key = jax.random.key(0)
+    state = jax.eval_shape(task.init, key)
+    after, metrics = jax.eval_shape(task.step, state, task.frozen, batch, key)
+    assert after == state
+    assert ("adversarial" in metrics) == ("discriminator" in state.extra)
+    assert ("perceptual" in metrics) == (config.losses.perceptual != "none")
 
 
 @pytest.mark.parametrize("argument", list_variants())

@@ -10,6 +10,8 @@ import pytest
 from nbp.build import GENERATOR_GROUPS, make_generator_network, make_tokenizer_network
 from nbp.config import Config, load_config
 from nbp.data.prompts import load_prompts
+from nbp.errors import ConfigError
+from nbp.jobs.workdir import adopt_config
 from nbp.training.optimizer import assign_groups
 
 # all trained parameters, and those of them with weight decay
@@ -24,7 +26,8 @@ GENERATORS = {
 
 
 def load(name: str) -> Config:
-    return load_config(f"configs/{name}.py", {"data.root": "/videos"})
+    roots = {"data.root": "/videos", "losses.lpips_root": "/lpips"}
+    return load_config(f"configs/{name}.py", roots)
 
 
 @pytest.mark.parametrize("name", sorted(GENERATORS))
@@ -60,6 +63,32 @@ def test_sequences_are_the_published_ones(name):
     assert network.plan.target_count == (1280 if text else 1264)
     given = network.plan.tokens_of_frames(config.evaluation.given_frames)
     assert network.plan.passes(given) == (95 if text else 48)
+
+
+@pytest.mark.parametrize("name", ["ucf101", "k600"])
+def test_the_tokenizer_s_recipe_is_whole(name):
+    config = load(f"{name}/tokenizer")
+    stage, adversarial = config.train.tokenizer, config.adversarial
+    assert config.stages == ("tokenizer",)
+    assert (config.tokenizer.dtype, config.tokenizer.remat) == ("bfloat16", "units")
+    assert config.images.batch / (config.images.batch + stage.batch) == 0.2
+    assert 0 < adversarial.warmup < adversarial.start < stage.steps
+    assert stage.ema > 0
+    assert config.train.guards.divergence == config.train.guards.non_finite == "rollback"
+    # eight devices take the same batch in two parts
+    halves = {"data.root": "/videos", "losses.lpips_root": "/l", "train.tokenizer.accumulate": "2"}
+    load_config(f"configs/{name}/tokenizer.py", halves)
+    with pytest.raises(ConfigError, match=r"losses\.lpips_root.*nbp\.convert lpips.*structure"):
+        load_config(f"configs/{name}/tokenizer.py", {"data.root": "/videos"})
+
+
+@pytest.mark.parametrize("name", ["ucf101", "k600"])
+def test_a_generator_takes_the_workdir_of_its_tokenizer(tmp_path, name):
+    adopt_config(load(f"{name}/tokenizer"), tmp_path, report=print)
+    (tmp_path / "tokenizer" / "checkpoints" / "2").mkdir(parents=True)
+    told = []
+    adopt_config(load(f"{name}/generator_700m"), tmp_path, report=told.append)
+    assert "tokenizer.dtype 'bfloat16' -> 'float32'" in told[0]
 
 
 def test_micro_batches_of_the_release_add_up():

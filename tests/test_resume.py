@@ -29,6 +29,7 @@ CHANGES = {
     "train.tokenizer.batch": "2",
     "train.generator.batch": "2",
     "train.checkpoint_every": str(EVERY),
+    "images.batch": "1",  # the position of images is restored as well
 }
 
 

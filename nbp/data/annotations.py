@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from nbp.data.files import VideoError
 from nbp.data.prompts import load_prompts
-from nbp.data.sources import find_videos, is_held_out, natural_key
-from nbp.data.video import VideoError
+from nbp.data.sources import find_files, is_held_out, natural_key
 from nbp.errors import ConfigError, DataError
 
 UNLABELLED = "unlabelled"
@@ -206,7 +206,7 @@ def _shared_end(first: Sequence[str], second: Sequence[str]) -> int:
 
 def _find(videos: Path) -> tuple[list[tuple[str, str]], tuple[VideoError, ...]]:
     unreadable: list[VideoError] = []
-    found = find_videos(videos, unreadable.append)
+    found = find_files(videos, unreadable.append)
     if not found:
         raise DataError(f"{videos}: no video files below it. Check --videos.")
     return found, tuple(unreadable)

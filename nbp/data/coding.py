@@ -29,7 +29,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from nbp.data.video import MAX_FRAMES, VideoError
+from nbp.data.files import VideoError
+from nbp.data.video import MAX_FRAMES
 from nbp.errors import ConfigError
 from nbp.shapes import Clip, Int, UInt8
 

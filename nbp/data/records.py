@@ -27,6 +27,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from nbp.data.coding import decode_clip
+from nbp.data.files import VideoError
 from nbp.data.transforms import (
     Fit,
     Flip,
@@ -37,7 +38,7 @@ from nbp.data.transforms import (
     choose_spatial,
     resize_frame,
 )
-from nbp.data.video import VideoError, VideoInfo, choose_frames, too_short
+from nbp.data.video import VideoInfo, choose_frames, too_short
 from nbp.errors import DataError
 
 VERSION = "1.0.0"

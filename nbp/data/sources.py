@@ -21,7 +21,8 @@ from typing import Any, Literal, Protocol, assert_never, runtime_checkable
 
 import numpy as np
 
-from nbp.data.video import VideoError, VideoInfo, probe_video, resample_frames, too_short
+from nbp.data.files import VideoError
+from nbp.data.video import VideoInfo, probe_video, resample_frames, too_short
 from nbp.errors import DataError
 
 VIDEO_SUFFIXES = (".avi", ".gif", ".mkv", ".mov", ".mp4", ".webm")
@@ -187,7 +188,7 @@ def scan_folder(
     split that would be empty.
     """
     root = Path(root)
-    found = find_videos(root)
+    found = find_files(root)
     if not found:
         raise DataError(
             f"{root}: no video files in it. Put videos ({', '.join(VIDEO_SUFFIXES)}) into it, one "
@@ -272,17 +273,21 @@ def natural_key(name: str) -> tuple[Any, ...]:
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
 
 
-def find_videos(
-    root: Path, on_error: Callable[[VideoError], None] | None = None
+def find_files(
+    root: Path,
+    on_error: Callable[[VideoError], None] | None = None,
+    *,
+    suffixes: tuple[str, ...] = VIDEO_SUFFIXES,
 ) -> list[tuple[str, str]]:
     """(path below the root with /, class name) of every candidate file, in natural order.
 
+    suffixes: of the files, in lower case; those of videos by default.
     on_error: called for a folder that cannot be listed; without it that raises `DataError`.
     """
     if not root.exists():
-        raise DataError(f"{root}: no such folder. Check the path given as data root.")
+        raise DataError(f"{root}: no such folder. Check the path.")
     if not root.is_dir():
-        raise DataError(f"{root}: not a folder. Give the folder that holds the videos.")
+        raise DataError(f"{root}: not a folder. Give the folder that holds the files.")
     own_class = root.resolve().name or "videos"
     found: list[tuple[str, str]] = []
     visited: set[str] = set()
@@ -306,7 +311,7 @@ def find_videos(
                 continue
             if os.path.isdir(entry.path):  # unlike entry.is_dir(), False for a link to itself
                 walk(entry.path, (*below, entry.name))
-            elif entry.name.lower().endswith(VIDEO_SUFFIXES):
+            elif entry.name.lower().endswith(suffixes):
                 found.append(("/".join((*below, entry.name)), below[0] if below else own_class))
 
     walk(os.fspath(root), ())

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from nbp.data.video import VideoError
+from nbp.data.files import VideoError
 from nbp.errors import DataError
 
 NAME, VERSION, FORMAT = "tokens", "1.0.0", 1

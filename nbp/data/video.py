@@ -3,13 +3,11 @@
 """Reading and writing video files: the only module that touches a codec.
 
 A file from a user is hostile input to a large C library. So only regular files are read, FFmpeg is
-told the container format (recognised here from the first bytes) and reads from an open file, never
-from a name that could be a URL or a playlist, and sizes are capped. Every failure is a `VideoError`
-with the path, a short reason (one of `REASONS`) and a detail.
+told the container format (recognised from the first bytes) and reads from an open file, never from
+a name that could be a URL or a playlist, and sizes are capped. Every failure is a `VideoError`.
 """
 
 import os
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ import numpy as np
 from av.stream import Disposition
 from PIL import Image
 
+from nbp.data.files import VideoError, open_regular
 from nbp.errors import DataError
 from nbp.shapes import Clip, Clips, Int, UInt8
 
@@ -30,6 +29,7 @@ REASONS = (
     "unreadable",
     "zero bytes",
     "not a video",
+    "not an image",
     "no video stream",
     "too large",
     "corrupt",
@@ -45,18 +45,6 @@ MAX_FRAMES = 10**6
 H264_ENCODERS = ("libx264", "libopenh264")
 # Near-transparent: the files are looked at and scored, and clips are small.
 X264_OPTIONS = {"crf": "14", "preset": "medium"}
-
-
-class VideoError(DataError):
-    """A video file that cannot serve: `path`, `reason` (one of `REASONS`) and `detail`."""
-
-    def __init__(self, path: str, reason: str, detail: str = ""):
-        super().__init__(f"{path}: {reason}" + (f" ({detail})" if detail else ""))
-        self.path, self.reason, self.detail = path, reason, detail
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions pickle their message only; loader workers need the parts.
-        return type(self), (self.path, self.reason, self.detail)
 
 
 @dataclass(frozen=True)
@@ -212,19 +200,7 @@ def _sniff_format(head: bytes) -> str | None:
 @contextmanager
 def _open_file(name: str) -> Iterator[tuple[BinaryIO, str]]:
     """Opens a regular file of an allowed format; yields it and the demuxer's name."""
-    try:
-        # Look before opening: opening a pipe would wait for its writer for ever.
-        status = os.stat(name)
-        if not stat.S_ISREG(status.st_mode):
-            raise VideoError(name, "unreadable", "not a regular file")
-        if status.st_size == 0:
-            raise VideoError(name, "zero bytes")
-        if status.st_size > MAX_BYTES:
-            raise VideoError(name, "too large", f"{status.st_size} bytes, at most {MAX_BYTES}")
-        file = open(name, "rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise VideoError(name, "unreadable", error.strerror or str(error)) from None
-    with file:
+    with open_regular(name, MAX_BYTES) as file:
         head = file.read(16)
         file.seek(0)
         demuxer = _sniff_format(head)

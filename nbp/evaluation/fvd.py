@@ -11,40 +11,50 @@ The three of the official release are here by name; a protocol fixes which one i
 | styleganv | no | short side to 224, centre crop | generation FVD |
 | videogpt_crop | yes | short side to 224, centre crop | external FVD script |
 
-All are bilinear with half-pixel centres (`align_corners=False`) and without antialiasing.
+All are bilinear with half-pixel centres (`align_corners=False`) and, unless the protocol asks for
+it, without antialiasing. "Bytes first" rounds pixels down to whole numbers of 0..255.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nbp.evaluation.batches import map_batches
 from nbp.evaluation.frechet import Moments, frechet_distance
+from nbp.evaluation.protocols import FeatureRule, Preparation
 from nbp.models.i3d import SIZE, I3dNetwork
-from nbp.shapes import Array, Float, PyTree, UInt8
+from nbp.shapes import Array, Float, PyTree
 
-Prepare = Callable[[Array], Array]
-Preparation = Literal["videogpt", "styleganv", "videogpt_crop"]
+# Prepares clips in [0, 1], antialiased where they shrink or not: [b t 224 224 c] in [-1, 1].
+Prepare = Callable[..., Array]
 
 
-def prepare_videogpt(pixels: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 c"]:
+def prepare_videogpt(
+    pixels: Float[Array, "b t h w c"], *, antialias: bool = False
+) -> Float[Array, "b t h2 w2 c"]:
     """Clips in [0, 1] to [b t 224 224 c] in [-1, 1]: bytes, then the whole frame is squashed."""
-    squashed = resize_bilinear(truncate_to_bytes(pixels), SIZE, SIZE)
+    squashed = resize_bilinear(truncate_to_bytes(pixels), SIZE, SIZE, antialias=antialias)
     return squashed * (2.0 / 255.0) - 1.0
 
 
-def prepare_styleganv(pixels: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 c"]:
+def prepare_styleganv(
+    pixels: Float[Array, "b t h w c"], *, antialias: bool = False
+) -> Float[Array, "b t h2 w2 c"]:
     """Clips in [0, 1] to [b t 224 224 c] in [-1, 1]: short side, then the centre."""
-    return (resize_short_side(pixels, SIZE) - 0.5) * 2.0
+    return (resize_short_side(pixels, SIZE, antialias=antialias) - 0.5) * 2.0
 
 
-def prepare_videogpt_crop(pixels: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 c"]:
+def prepare_videogpt_crop(
+    pixels: Float[Array, "b t h w c"], *, antialias: bool = False
+) -> Float[Array, "b t h2 w2 c"]:
     """Clips in [0, 1] to [b t 224 224 c] in [-1, 1]: bytes, short side, then the centre."""
-    return prepare_styleganv(truncate_to_bytes(pixels) / 255.0)
+    return prepare_styleganv(truncate_to_bytes(pixels) / 255.0, antialias=antialias)
 
 
 PREPARATIONS: dict[Preparation, Prepare] = {
@@ -59,7 +69,9 @@ def truncate_to_bytes(pixels: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.floor(pixels * 255.0)
 
 
-def resize_short_side(pixels: Float[Array, "b t h w c"], size: int) -> Float[Array, "b t h2 w2 c"]:
+def resize_short_side(
+    pixels: Float[Array, "b t h w c"], size: int, *, antialias: bool = False
+) -> Float[Array, "b t h2 w2 c"]:
     """Scales the short side to `size` px (long side rounded up) and cuts out the centre square."""
     height, width = pixels.shape[2:4]
     scale = size / min(height, width)
@@ -68,14 +80,21 @@ def resize_short_side(pixels: Float[Array, "b t h w c"], size: int) -> Float[Arr
     else:
         target = (math.ceil(height * scale), size)
     top, left = ((side - size) // 2 for side in target)
-    resized = resize_bilinear(pixels, *target)
+    resized = resize_bilinear(pixels, *target, antialias=antialias)
     return resized[:, :, top : top + size, left : left + size]
 
 
 def resize_bilinear(
-    pixels: Float[Array, "b t h w c"], height: int, width: int
+    pixels: Float[Array, "b t h w c"], height: int, width: int, *, antialias: bool = False
 ) -> Float[Array, "b t h2 w2 c"]:
-    """Bilinear with half-pixel centres, edges repeated, no antialiasing when it shrinks."""
+    """Bilinear with half-pixel centres, edges repeated.
+
+    antialias: a side that shrinks is filtered by a triangle as wide as the scale, as PyTorch does
+    with `antialias=True`; else two pixels are interpolated whatever the scale.
+    """
+    if antialias:
+        shape = (*pixels.shape[:2], height, width, pixels.shape[4])
+        return jax.image.resize(pixels, shape, "linear", antialias=True)
     for axis, size in ((2, height), (3, width)):
         pixels = _interpolate(pixels, axis, size)
     return pixels
@@ -98,36 +117,44 @@ def _interpolate(pixels: Array, axis: int, size: int) -> Array:
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """I3D features of uint8 clips: the network, its parameters and how clips are prepared.
+    """I3D features of clips: the network, its parameters and how a protocol prepares clips.
 
     batch: clips per call of the network; a last smaller batch is filled up, so that there is one
-        compiled program per clip shape. 16 clips of 17 frames take about 2 GiB.
+      compiled program per clip shape. 16 clips of 17 frames take about 2 GiB.
+    place: puts a batch where the parameters are, on all devices for example.
     """
 
     network: I3dNetwork
     params: PyTree
-    preparation: Preparation
+    rule: FeatureRule
     batch: int = 16
+    place: Callable[[Array], Any] = jnp.asarray
 
-    def __call__(self, clips: UInt8[Array, "n t h w c"]) -> Float[np.ndarray, "n d"]:
-        """Features as float64 [n 400] of clips of 0..255, t >= 9."""
-        outputs = []
-        for first in range(0, len(clips), self.batch):
-            rows = np.asarray(clips[first : first + self.batch])
-            missing = self.batch - len(rows)
-            filled = np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
-            features = _extract(self.network, self.preparation, self.params, filled)
-            outputs.append(np.asarray(features, np.float64)[: len(rows)])
-        if not outputs:
-            return np.zeros((0, self.network.spec.classes))
-        return np.concatenate(outputs)
+    @property
+    def dimensions(self) -> int:
+        return self.network.spec.classes
+
+    def __call__(self, clips: Array) -> Float[np.ndarray, "n d"]:
+        """Features as float64 [n 400] of clips [n t h w 3], bytes of 0..255 or floats in [0, 1].
+
+        At least 9 of the t frames must be scored ones.
+        """
+        extract = functools.partial(_extract, self.network, self.rule, self.params)
+        found = map_batches(extract, clips, size=self.batch, place=self.place)
+        return np.concatenate([np.zeros((0, self.dimensions)), *found])
 
 
 def _extract_features(
-    network: I3dNetwork, preparation: Preparation, params: PyTree, clips: Array
+    network: I3dNetwork, rule: FeatureRule, params: PyTree, clips: Array
 ) -> Array:
-    pixels = clips.astype(jnp.float32) / 255.0
-    return network.features(params, PREPARATIONS[preparation](pixels))
+    last = None if rule.frames is None else rule.first_frame + rule.frames
+    pixels = clips[:, rule.first_frame : last]
+    if pixels.dtype == jnp.uint8:
+        pixels = pixels.astype(jnp.float32) / 255.0
+    for size in rule.sizes:
+        pixels = resize_short_side(pixels, size, antialias=rule.antialias)
+    prepared = PREPARATIONS[rule.preparation](pixels, antialias=rule.antialias)
+    return network.features(params, prepared)
 
 
 _extract = jax.jit(_extract_features, static_argnums=(0, 1))

@@ -7,6 +7,7 @@ import numpy as np
 from nbp.shapes import Float, UInt8
 
 _SIGMA, _WINDOW = 1.5, 11
+SSIM_LEAST = _WINDOW  # px
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
@@ -17,8 +18,25 @@ def psnr_per_clip(
 
     Identical clips give infinity.
     """
+    return _psnr(squared_error_per_frame(a, b).mean(axis=1))
+
+
+def psnr_per_frame(
+    a: UInt8[np.ndarray, "b t h w c"], b: UInt8[np.ndarray, "b t h w c"]
+) -> Float[np.ndarray, "b t"]:
+    """The same of each frame for itself. Not what the clip's is the mean of."""
+    return _psnr(squared_error_per_frame(a, b))
+
+
+def squared_error_per_frame(
+    a: UInt8[np.ndarray, "b t h w c"], b: UInt8[np.ndarray, "b t h w c"]
+) -> Float[np.ndarray, "b t"]:
+    """Mean squared difference of the pixels (0..255) of each frame."""
     difference = a.astype(np.float64) - b.astype(np.float64)
-    mse = np.mean(np.square(difference), axis=(1, 2, 3, 4))
+    return np.mean(np.square(difference), axis=(2, 3, 4))
+
+
+def _psnr(mse: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
         return 20.0 * np.log10(255.0 / np.sqrt(mse))
 

@@ -13,6 +13,9 @@ UNITS = {
     "psnr": ("dB", 2),
     "psnr_worst": ("dB", 2),
     "ssim": ("", 4),
+    "gms": ("", 4),
+    "gmsd": ("", 4),
+    "lpips": ("", 4),
     "bits_per_token": ("bits", 3),
     "unigram_bits": ("bits", 3),
     "code_perplexity": ("codes", 1),
@@ -28,7 +31,9 @@ def format_table(title: str, scores: Mapping[str, float]) -> str:
     width = max(len(name) for name in scores)
     lines = [title, "-" * len(title)]
     for name, value in scores.items():
-        unit, digits = UNITS.get(name, ("", 3))
+        # `rfvd_256` and the like: a score under conditions that its name tells.
+        default = ("", 2) if name.startswith(("fvd", "rfvd")) else ("", 3)
+        unit, digits = UNITS.get(name, default)
         lines.append(f"{name:<{width}}  {value:>10.{digits}f}  {unit}".rstrip())
     return "\n".join(lines)
 

@@ -20,7 +20,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -83,11 +83,13 @@ class TensorFile:
     Attributes:
         tensors: by name, unread.
         hints: plain values stored beside them (training flags), by name; may be empty.
+        format: of the file.
     """
 
     path: Path
     tensors: dict[str, Tensor]
     hints: dict[str, Any]
+    format: Literal["torch", "torchscript", "npz", "safetensors"]
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -103,7 +105,7 @@ def open_tensors(path: Path) -> TensorFile:
     if head.startswith(b"PK\3\4"):
         return _open_zip(path)
     if head[8:9] == b"{" or path.suffix == ".safetensors":
-        return TensorFile(path, _open_safetensors(path), {})
+        return TensorFile(path, _open_safetensors(path), {}, "safetensors")
     if head.startswith(b"\x80") or head[257:262] == b"ustar":
         raise CheckpointError(
             f"{path} has PyTorch's format from before version 1.6, which cannot be read safely. "
@@ -118,7 +120,7 @@ def open_tensors(path: Path) -> TensorFile:
 def _open_zip(path: Path) -> TensorFile:
     members = list_zip(path, compressed=True)
     if members and all(name.endswith(".npy") for name in members):
-        return TensorFile(path, _open_npz(path, members), {})
+        return TensorFile(path, _open_npz(path, members), {}, "npz")
     members = list_zip(path)
     roots = [name.removesuffix("data.pkl") for name in members if name.endswith("data.pkl")]
     roots = [root for root in roots if root == "" or root.count("/") == 1]
@@ -136,7 +138,8 @@ def _open_torch(path: Path, root: str, members: Mapping[str, zipfile.ZipInfo]) -
         raise CheckpointError(f"{path} was written on a big-endian machine; not supported")
     content, unpickler = _unpickle(path, root, members)
     named: dict[str, Any] = {}
-    if any(name.startswith(f"{root}code/") for name in members):
+    scripted = any(name.startswith(f"{root}code/") for name in members)
+    if scripted:
         named = dict(_walk(content, path))
     elif isinstance(content, dict):
         state = next((content[k] for k in STATES if isinstance(content.get(k), dict)), content)
@@ -145,7 +148,8 @@ def _open_torch(path: Path, root: str, members: Mapping[str, zipfile.ZipInfo]) -
     tensors: dict[str, Tensor] = {k: tensor for k, tensor in found.items() if tensor is not None}
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors under any of {', '.join(STATES)}")
-    return TensorFile(path, tensors, _read_hints(content))
+    kind = "torchscript" if scripted else "torch"
+    return TensorFile(path, tensors, _read_hints(content), kind)
 
 
 class _Inert(dict):

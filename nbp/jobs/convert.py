@@ -165,7 +165,11 @@ def write_conversions(
             report(note)
     meta = {
         "config": None if config is None else dataclasses.asdict(config),
-        "converted": {"file": origin, "sha256": _hash_file(file.path)},
+        "converted": {
+            "file": origin,
+            "sha256": _hash_file(file.path),
+            "format": file.format,
+        },
         "versions": {"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
     }
     made = [folder for folder in (out, *out.parents) if not folder.exists()]

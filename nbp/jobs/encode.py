@@ -20,8 +20,8 @@ import numpy as np
 
 from nbp import __version__, build, datasets
 from nbp.config import Config
+from nbp.data.files import VideoError
 from nbp.data.token_writer import CacheWriter, TokenExample
-from nbp.data.video import VideoError
 from nbp.errors import ConfigError, DataError
 from nbp.jobs.progress import Progress
 from nbp.jobs.workdir import make_folder, read_config
@@ -283,7 +283,7 @@ def describe_cache(
 ) -> dict[str, Any]:
     """The cache's provenance: all that decides its bytes, as JSON."""
     spec = dataclasses.asdict(config.tokenizer)
-    spec.pop("loss")
+    spec.pop("remat")  # changes no code
     sources = {name: crops.data.source for name, crops in splits.items()}
     return {
         "tokenizer": {

@@ -17,8 +17,8 @@ from typing import Any, Literal, assert_never
 
 from nbp.data import annotations as lists
 from nbp.data.annotations import Item, Listing
+from nbp.data.files import VideoError
 from nbp.data.records import VERSION
-from nbp.data.video import VideoError
 from nbp.errors import ConfigError, DataError
 from nbp.jobs.reencode import Recipe
 from nbp.jobs.shards import Shard, split_shards

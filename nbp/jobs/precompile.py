@@ -130,9 +130,7 @@ def find_devices(topology: Topology) -> list[Any]:
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
     try:
         return list(
-            topologies.get_topology_desc(
-                platform="tpu", topology_name=topology.text
-            ).devices
+            topologies.get_topology_desc(platform="tpu", topology_name=topology.text).devices
         )
     except RuntimeError as error:
         raise ConfigError(

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nbp.data.durable import sync, write_text
+from nbp.data.files import VideoError
 from nbp.data.records import PREPARED, RecordSource, shard_name, write_metadata
-from nbp.data.video import VideoError
 from nbp.errors import ConfigError, DataError, Preempted
 from nbp.jobs.findings import Outcome, collect_findings, format_report, summarize
 from nbp.jobs.plan import REPLACING, Plan, PrepareRequest, compare_options, load_plan

@@ -24,8 +24,9 @@ from typing import Any, Literal, assert_never
 import numpy as np
 
 from nbp.data.coding import ClipEncoder, Coding
+from nbp.data.files import VideoError
 from nbp.data.transforms import ShortSide, Squash, resize_frame
-from nbp.data.video import VideoError, VideoInfo, read_frames, resample_frames, too_short
+from nbp.data.video import VideoInfo, read_frames, resample_frames, too_short
 from nbp.errors import ConfigError
 
 # Reasons of this module beside those of `video.REASONS`.

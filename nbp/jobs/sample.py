@@ -14,6 +14,7 @@ from nbp import build, datasets
 from nbp.config import Config
 from nbp.data.video import read_clip, tile_clips, write_gif, write_video
 from nbp.errors import ConfigError
+from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.workdir import find_label, make_folder, read_config, read_labels
 from nbp.sampling.decode import Guidance
 from nbp.sampling.filters import Filter
@@ -62,6 +63,7 @@ def make_drawing(config: Config, request: SampleRequest) -> tuple[Filter, Guidan
 
 def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str]:
     """Draws `request.count` clips into `out`; returns the name of each clip's condition."""
+    keep_freed_memory()
     if request.count < 1:
         raise ConfigError(f"--num {request.count}: draw at least 1 clip")
     config = read_config(workdir)

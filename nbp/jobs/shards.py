@@ -17,8 +17,8 @@ from typing import Any
 
 from nbp.data.annotations import Item
 from nbp.data.durable import full_disk_named, sync, write_text
+from nbp.data.files import VideoError
 from nbp.data.records import open_writer, serialize_record
-from nbp.data.video import VideoError
 from nbp.errors import DataError
 from nbp.jobs.findings import Outcome
 from nbp.jobs.reencode import Stored

@@ -14,9 +14,11 @@ import numpy as np
 from nbp import __version__, build, datasets
 from nbp.config import Config, to_json
 from nbp.data.video import tile_clips, write_gif
+from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.scores import CodeCounter, ReconstructionScores
-from nbp.jobs.evaluate import evaluate_workdir, report_path
+from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
+from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.sample import (
     SampleRequest,
     choose_given_frames,
@@ -24,6 +26,7 @@ from nbp.jobs.sample import (
     sample_workdir,
     take_examples,
 )
+from nbp.jobs.starting import prepare_start
 from nbp.jobs.workdir import (
     adopt_config,
     compare_config,
@@ -31,6 +34,7 @@ from nbp.jobs.workdir import (
     make_folder,
     save_labels,
 )
+from nbp.models.lpips import LEAST_SIZE
 from nbp.sampling.sampler import Sampler
 from nbp.sections import StageConfig
 from nbp.shapes import PyTree
@@ -38,9 +42,11 @@ from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
 from nbp.training import distributed
 from nbp.training.checkpoint import Checkpointer
+from nbp.training.curves import write_curves_png
+from nbp.training.guards import GuardSpec
 from nbp.training.loop import LoopSpec, run
-from nbp.training.metrics import MetricsWriter, write_curves_png
-from nbp.training.sharding import place_state, shard_batch
+from nbp.training.metrics import MetricsWriter
+from nbp.training.sharding import check_batch, place_state, shard_batch
 from nbp.training.state import TrainState
 from nbp.training.task import Evaluator
 
@@ -49,18 +55,22 @@ EVALUATED = 64  # held-out clips of an evaluation during training
 
 def train_workdir(config: Config, workdir: Path) -> None:
     """Trains what is not trained yet. Rerunning the same command continues a stopped run."""
+    keep_freed_memory()
     make_folder(workdir)
     compare_config(config, workdir)  # before a long look at the data, which may fail in turn
-    bad_videos = workdir / name_bad_videos()
-    train, held_out = datasets.make_data(config, bad_videos=bad_videos)
+    if config.images.batch:  # before a long look at the data as well
+        check_batch(config.images.batch, build.make_mesh(config, "tokenizer"), what="images")
+    listed = workdir / name_bad_videos()
+    train, held_out = datasets.make_data(config, bad_videos=listed)
     distributed.check_agreement(
         {"configuration": to_json(config), "data set": train.source.fingerprint}
     )
-    if train.bad_videos and distributed.is_main():
-        print(
-            f"[data] {len(train.bad_videos)} unusable videos skipped "
-            f"({train.bad_videos.summarize()}), listed in {bad_videos}"
-        )
+    learned = {
+        "tokenizer": datasets.add_images(config, train, bad_videos=listed),
+        "generator": train,
+    }
+    if (bad := learned["tokenizer"].bad_videos) and distributed.is_main():
+        print(f"[data] {len(bad)} unusable files skipped ({bad.summarize()}), listed in {listed}")
     trained = None
     if config.data.kind == "tokens":
         trained = build.load_tokenizer(config, workdir)
@@ -94,7 +104,9 @@ def train_workdir(config: Config, workdir: Path) -> None:
             sampler = make_preview_sampler(config, task, tokenizer_params)
             evaluators = generator_evaluators(config, task, clips, sampler=sampler)
             origin = {"tokenizer_step": trained.step, "tokenizer_sha256": trained.sha256}
-        train_stage(config, workdir, task=task, data=train, evaluators=evaluators, origin=origin)
+        train_stage(
+            config, workdir, task=task, data=learned[stage], evaluators=evaluators, origin=origin
+        )
     if "generator" in config.stages:
         finish(config, workdir)
 
@@ -113,11 +125,14 @@ def train_stage(
     directory = build.stage_directory(workdir, task.name)
     mesh = build.make_mesh(config, task.name)
     rows = partial(distributed.find_rows, shard_batch(mesh))
+    begin, started = prepare_start(config, workdir, task.name, network=task.network, origin=origin)
+    task = dataclasses.replace(task, begin=begin)
     meta = {
         "config": dataclasses.asdict(config),
         "plan": config.plan.fingerprint,
         "versions": {"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
         **origin,
+        **started,
     }
     with (
         Checkpointer(directory / "checkpoints", keep=config.train.keep) as checkpointer,
@@ -137,6 +152,7 @@ def train_stage(
                 log_every=config.train.log_every,
                 checkpoint_every=config.train.checkpoint_every,
                 changed_data=config.train.changed_data,
+                guards=GuardSpec(**dataclasses.asdict(config.train.guards)),
             ),
             mesh=mesh,
             writer=writer,
@@ -160,8 +176,12 @@ def finish(config: Config, workdir: Path) -> None:
             print(f"[samples] {config.evaluation.samples} clips in {workdir / 'samples'}")
     protocol = config.evaluation.protocol
     if protocol and not distributed.decide(report_path(workdir, protocol).is_file()):
-        report = evaluate_workdir(workdir, protocol)
-        if not distributed.is_main():
+        request = EvaluateRequest(workdir, protocol)
+        say = distributed.is_main()
+        report = evaluate_workdir(
+            request, lambda text: print(f"[evaluate] {text}", flush=True) if say else None
+        )
+        if not say:
             return
         write_report(report_path(workdir, protocol), report)
         print(format_table(f"{config.name}, protocol {protocol}", report["scores"]))
@@ -215,8 +235,12 @@ class StageEvaluators:
 
 
 def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation) -> StageEvaluators:
-    """Held-out PSNR and code statistics; previews show clips above their reconstructions."""
+    """Held-out PSNR, SSIM, GMS and code statistics, and LPIPS where its weights are configured.
+
+    Previews show clips above their reconstructions.
+    """
     network = task.network
+    lpips = find_lpips(config, task)
     encode, decode = jax.jit(network.encode), jax.jit(network.decode)
 
     def reconstruct(state: TrainState, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -227,17 +251,30 @@ def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation)
     def measure(state: TrainState) -> dict[str, float]:
         scores = ReconstructionScores()
         counter = CodeCounter(network.spec.quantizer.codes)
+        distances: list[float] = []
         for batch in clips.batches():
             output, tokens = reconstruct(state, batch["video"])
             scores.add(batch["video"], output)
             counter.add(tokens)
-        return {**scores.result(), **counter.result()}
+            if lpips is not None:
+                distances.extend(lpips(batch["video"], output).tolist())
+        perceptual = {"lpips": float(np.mean(distances))} if distances else {}
+        return {**scores.result(), **perceptual, **counter.result()}
 
     def preview(state: TrainState) -> np.ndarray:
         video = clips.batches()[0]["video"][: config.train.preview_clips]
         return np.concatenate([video, reconstruct(state, video)[0]])
 
     return StageEvaluators(config, measure, preview)
+
+
+def find_lpips(config: Config, task: TokenizerTask) -> LpipsScorer | None:
+    """LPIPS with the weights that the task trains with, else those that are configured, if any."""
+    root = config.losses.lpips_root
+    if config.data.size < LEAST_SIZE or not (root or "lpips" in task.frozen):
+        return None
+    params = task.frozen["lpips"] if "lpips" in task.frozen else build.load_lpips(root)
+    return LpipsScorer(params, place=np.asarray)
 
 
 def make_preview_sampler(config: Config, task: GeneratorTask, tokenizer_params: PyTree) -> Sampler:

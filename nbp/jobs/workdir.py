@@ -26,6 +26,8 @@ FREE = (
     "data.bad_records",
     "data.validation_clips",
     "data.validation_split",
+    "tokenizer.dtype",
+    "tokenizer.remat",
 )
 # Keys that say where clips come from: after a stage is trained, the next may read its clips from
 # another place or in another form, such as the tokens that the trained tokenizer made of them.

@@ -18,6 +18,7 @@ from flax import nnx
 
 from nbp.axes import Axes, constrain, gather
 from nbp.layout import SequencePlan, Vocabulary
+from nbp.models.network import Network
 from nbp.nn.attention import AttentionBackend
 from nbp.nn.transformer import (
     Cache,
@@ -273,7 +274,7 @@ class Generator(nnx.Module):
 
 
 @dataclass(frozen=True)
-class GeneratorNetwork:
+class GeneratorNetwork(Network[Generator]):
     """A generator without its parameters.
 
     texts: raw text ids per class, where the prompt is a text instead of the class id itself.
@@ -297,10 +298,6 @@ class GeneratorNetwork:
             rngs=nnx.Rngs(key),
         )
 
-    def init(self, key: Array) -> PyTree:
-        """Initial parameters as nested pure dicts."""
-        return nnx.to_pure_dict(nnx.state(self.build(key)))
-
     @property
     def axes(self) -> dict[str, Axes]:
         """Names of the axes of each parameter, by its path."""
@@ -309,9 +306,8 @@ class GeneratorNetwork:
         return {"/".join(str(part) for part in path): param.axes for path, param in flat}
 
     def bind(self, params: PyTree) -> Generator:
-        """The module holding `params`; no arrays are allocated for it."""
-        abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
-        return nnx.merge(nnx.graphdef(abstract), params)
+        """The module holding `params` in pieces: each layer makes its own whole when it runs."""
+        return self.merge(params)
 
     def prompt(self, batch: Mapping[str, Array]) -> Int[Array, "b p"] | None:
         """Prompt ids of a batch: label or text of its class, nothing without a condition."""

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from nbp.models.network import Network
 from nbp.nn.conv3d import ConvBackend, Stride
 from nbp.shapes import Array, Float, PyTree
 
@@ -196,8 +197,9 @@ class I3d(nnx.Module):
 
 
 @dataclass(frozen=True)
-class I3dNetwork:
-    """The network without its parameters: pure functions of (params, pixels).
+class I3dNetwork(Network[I3d]):
+    """The network without its parameters: pure functions of (params, pixels). Those of `init` are
+    random: for tests and for trends, never for an FVD.
 
     Float32 throughout at the highest precision the device has: a feature is compared with features
     that others computed, and TF32 or bfloat16 products would show in the third digit.
@@ -208,15 +210,6 @@ class I3dNetwork:
 
     def build(self, key: Array) -> I3d:
         return I3d(self.spec, self.conv, rngs=nnx.Rngs(key))
-
-    def init(self, key: Array) -> PyTree:
-        """Random parameters as nested pure dicts: for tests and for trends, never for an FVD."""
-        return nnx.to_pure_dict(nnx.state(self.build(key)))
-
-    def bind(self, params: PyTree) -> I3d:
-        """The module holding `params`; no arrays are allocated for it."""
-        abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
-        return nnx.merge(nnx.graphdef(abstract), params)
 
     def features(self, params: PyTree, pixels: Float[Array, "b t h w c"]) -> Float[Array, "b o"]:
         """Features of prepared clips: [b t 224 224 3], t >= 9, in [-1, 1]; ValueError if not."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from nbp.models.network import Network
 from nbp.shapes import Array, Float, PyTree
 
 # Widths of the 3x3 convolutions; a 2x2 max-pool stands between the stages. The distance compares
@@ -107,20 +108,11 @@ def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 
 @dataclass(frozen=True)
-class LpipsNetwork:
+class LpipsNetwork(Network[Lpips]):
     """The network without its parameters: pure functions of (params, images)."""
 
     def build(self, key: Array) -> Lpips:
         return Lpips(rngs=nnx.Rngs(key))
-
-    def init(self, key: Array) -> PyTree:
-        """Random parameters as nested pure dicts."""
-        return nnx.to_pure_dict(nnx.state(self.build(key)))
-
-    def bind(self, params: PyTree) -> Lpips:
-        """The module holding `params`; no arrays are allocated for it."""
-        abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
-        return nnx.merge(nnx.graphdef(abstract), params)
 
     def distance(
         self, params: PyTree, first: Float[Array, "b t h w c"], second: Float[Array, "b t h w c"]

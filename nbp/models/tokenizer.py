@@ -1,12 +1,12 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The video tokenizer: causal 3D convolutional encoder and decoder around FSQ (REFERENCE 4).
+"""The video tokenizer: causal 3D convolutional encoder and decoder, a quantizer between them.
 
-The official size is one configuration of `TokenizerSpec` (its defaults).
+REFERENCE 4. The official size is one configuration of `TokenizerSpec` (its defaults).
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +14,43 @@ from flax import nnx
 
 from nbp.axes import gather_all
 from nbp.layout import LatentGrid
+from nbp.models.network import Network
 from nbp.nn.conv3d import (
     CausalConv3d,
     ConvBackend,
+    FrameCache,
     FrameGroupNorm,
     Stride,
     Swish,
     depth_to_space,
 )
 from nbp.nn.fsq import Fsq
+from nbp.nn.lfq import Lfq
+from nbp.nn.quantizer import Quantizer
+from nbp.nn.vq import Vq
 from nbp.shapes import Array, Float, Int, PyTree, UInt8
 
 RGB = 3
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Reconstruction:
+    """What training needs of one pass through the tokenizer.
+
+    output: pixels, unbounded, around [0, 1]; differentiable straight through the quantizer.
+    penalty: the quantizer's own loss (entropy, commitment), 0 where it has none; a mean over
+      clips and positions. metrics: scalars that show how the quantizer does.
+    statistics: what `TokenizerNetwork.update_codebook` moves a codebook by, {} without one. All
+      leaves are means over code positions: the mean of the statistics of two batches of equal
+      size is that of both together.
+    """
+
+    output: Float[Array, "b t h w c"]
+    codes: Int[Array, "b T H W"]
+    penalty: Float[Array, ""]
+    metrics: dict[str, Array]
+    statistics: PyTree
 
 
 @dataclass(frozen=True)
@@ -33,7 +58,12 @@ class TokenizerSpec:
     """Stages from full resolution down: `widths[i]` channels, `units[i]` residual units.
 
     strides: (t, h, w) of the down-sampling after each stage but the last.
-    levels: FSQ levels. groups: of the normalisation; must divide every width.
+    levels: FSQ levels, () for another kind of quantizer. groups: of the normalisation; must divide
+      every width.
+    kind: of the quantizer. lfq and vq have `codes` codes, vq's are vectors of `code_channels`.
+    taps: length of the convolutions over time; 1 sees single images, with time strides of 1.
+    remat: "units" computes every residual unit again in the backward pass instead of keeping what
+      is inside it: same values, less memory, a third more work.
     dtype: compute type; parameters and normalisation statistics are float32.
     """
 
@@ -42,6 +72,11 @@ class TokenizerSpec:
     strides: tuple[Stride, ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
     levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
     groups: int = 32
+    kind: Literal["fsq", "lfq", "vq"] = "fsq"
+    codes: int = 0
+    code_channels: int = 0
+    taps: int = 3
+    remat: Literal["none", "units"] = "none"
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
@@ -54,10 +89,38 @@ class TokenizerSpec:
         odd = [width for width in self.widths if width % self.groups]
         if odd:
             raise ValueError(f"tokenizer widths {odd} are not multiples of {self.groups} groups")
+        if self.taps < 1:
+            raise ValueError(f"tokenizer taps {self.taps}: convolutions are at least 1 frame long")
+        if self.taps == 1 and self.stride[0] > 1:
+            raise ValueError(
+                f"tokenizer of taps 1 with time stride {self.stride[0]}: it sees single images and "
+                "would drop the frames between. Use strides (1, h, w), or taps 3"
+            )
 
     @property
-    def quantizer(self) -> Fsq:
-        return Fsq(self.levels)
+    def quantizer(self) -> Quantizer:
+        """Raises ValueError for numbers that its kind cannot have, or has no use for."""
+        used = {"fsq": ("levels",), "lfq": ("codes",), "vq": ("codes", "code_channels")}[self.kind]
+        given = {
+            "levels": self.levels,
+            "codes": self.codes,
+            "code_channels": self.code_channels,
+        }
+        idle = [f"{name} {value}" for name, value in given.items() if value and name not in used]
+        if idle:
+            raise ValueError(
+                f"quantizer {self.kind} is made of {' and '.join(used)} alone, not of "
+                f"{' and '.join(idle)}. Set levels to (), codes and code_channels to 0 where unused"
+            )
+        match self.kind:
+            case "fsq":
+                return Fsq(self.levels)
+            case "lfq":
+                return Lfq(self.codes)
+            case "vq":
+                return Vq(self.codes, self.code_channels)
+            case _:
+                assert_never(self.kind)
 
     @property
     def stride(self) -> Stride:
@@ -94,10 +157,10 @@ class ResidualUnit(nnx.Module):
         project = inputs != outputs
         self.shortcut = make.conv(inputs, outputs, kernel=1, rngs=rngs) if project else None
 
-    def __call__(self, x: Array) -> Array:
-        y = self.conv1(self.act1(self.norm1(x)))
-        y = self.conv2(self.act2(self.norm2(y)))
-        return y + (x if self.shortcut is None else self.shortcut(x))
+    def __call__(self, x: Array, cache: FrameCache | None = None) -> Array:
+        y = self.conv1(self.act1(self.norm1(x)), cache)
+        y = self.conv2(self.act2(self.norm2(y)), cache)
+        return y + (x if self.shortcut is None else self.shortcut(x, cache))
 
 
 class Upsample(nnx.Module):
@@ -108,12 +171,16 @@ class Upsample(nnx.Module):
         factor = stride[0] * stride[1] * stride[2]
         self.conv = make.conv(channels, channels * factor, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
-        return depth_to_space(self.conv(x), self.stride)
+    def __call__(self, x: Array, cache: FrameCache | None = None) -> Array:
+        starts = cache is None or cache.starts
+        return depth_to_space(self.conv(x, cache), self.stride, starts=starts)
 
 
 class Tokenizer(nnx.Module):
-    """Encoder, quantizer and decoder. Pixels are floats in [0, 1], RGB, [b t h w c]."""
+    """Encoder, quantizer and decoder. Pixels are floats in [0, 1], RGB, [b t h w c].
+
+    With a cache, pixels or codes are one chunk of a longer video (`nbp.models.streaming`).
+    """
 
     def __init__(self, spec: TokenizerSpec, conv: ConvBackend, *, rngs: nnx.Rngs) -> None:
         self.spec = spec
@@ -146,30 +213,64 @@ class Tokenizer(nnx.Module):
         decoder += [make.norm(width), Swish(width), output]
         self.decoder = nnx.List(decoder)
 
-    def encode_latents(self, pixels: Float[Array, "b t h w c"]) -> Float[Array, "b T H W q"]:
+        # Last, so that encoder and decoder start the same with every quantizer.
+        learned = spec.quantizer.init(rngs.params())
+        state = {name: nnx.Variable(value) for name, value in learned.items()}
+        self.quantizer = nnx.Dict(state) if state else None
+
+    def encode_latents(
+        self, pixels: Float[Array, "b t h w c"], cache: FrameCache | None = None
+    ) -> Float[Array, "b T H W q"]:
         """Continuous latents before quantization."""
-        return _run(self.encoder, pixels).astype(jnp.float32)
+        return self._run(self.encoder, pixels, cache).astype(jnp.float32)
 
-    def encode(self, pixels: Float[Array, "b t h w c"]) -> Int[Array, "b T H W"]:
+    def encode(
+        self, pixels: Float[Array, "b t h w c"], cache: FrameCache | None = None
+    ) -> Int[Array, "b T H W"]:
         """Codes 0..codes-1 of a clip with pixels in [0, 1]."""
-        quantizer = self.spec.quantizer
-        return quantizer.index(quantizer.quantize(self.encode_latents(pixels)))
+        return self.spec.quantizer.assign(self.encode_latents(pixels, cache), self.codebook)
 
-    def decode_latents(self, quantized: Float[Array, "b T H W q"]) -> Float[Array, "b t h w c"]:
-        """Pixels, unbounded (callers clip to [0, 1]), from quantized channels in [-1, 1]."""
-        return _run(self.decoder, quantized).astype(jnp.float32)
+    def decode_latents(
+        self, quantized: Float[Array, "b T H W q"], cache: FrameCache | None = None
+    ) -> Float[Array, "b t h w c"]:
+        """Pixels, unbounded (callers clip to [0, 1]), from vectors of the quantizer."""
+        return self._run(self.decoder, quantized, cache).astype(jnp.float32)
 
-    def decode(self, codes: Int[Array, "b T H W"]) -> Float[Array, "b t h w c"]:
+    def decode(
+        self, codes: Int[Array, "b T H W"], cache: FrameCache | None = None
+    ) -> Float[Array, "b t h w c"]:
         """Pixels in [0, 1] of codes."""
-        return jnp.clip(self.decode_latents(self.spec.quantizer.lookup(codes)), 0.0, 1.0)
+        vectors = self.spec.quantizer.lookup(codes, self.codebook)
+        return jnp.clip(self.decode_latents(vectors, cache), 0.0, 1.0)
 
-    def reconstruct(
-        self, pixels: Float[Array, "b t h w c"]
-    ) -> tuple[Float[Array, "b t h w c"], Int[Array, "b T H W"]]:
-        """Unbounded reconstruction (differentiable, straight through the rounding) and codes."""
-        quantizer = self.spec.quantizer
-        quantized = quantizer.quantize(self.encode_latents(pixels))
-        return self.decode_latents(quantized), quantizer.index(quantized)
+    def reconstruct(self, pixels: Float[Array, "b t h w c"]) -> Reconstruction:
+        """Through encoder, quantizer and decoder, with all that training needs."""
+        found = self.spec.quantizer.apply(self.encode_latents(pixels), self.codebook)
+        return Reconstruction(
+            output=self.decode_latents(found.vectors),
+            codes=found.codes,
+            penalty=found.penalty,
+            metrics=found.metrics,
+            statistics=found.statistics,
+        )
+
+    @property
+    def codebook(self) -> PyTree:
+        """The state of the quantizer, {} where it has none."""
+        if self.quantizer is None:
+            return {}
+        return {name: variable[...] for name, variable in self.quantizer.items()}
+
+    def _run(self, layers: nnx.List, x: Array, cache: FrameCache | None) -> Array:
+        for layer in layers:
+            if cache is None and self.spec.remat == "units" and isinstance(layer, ResidualUnit):
+                x = jax.checkpoint(layer)(x)
+            else:
+                x = layer(x, cache) if isinstance(layer, CAUSAL) else layer(x)
+        return x
+
+
+CAUSAL = (CausalConv3d, ResidualUnit, Upsample)  # the layers that look back in time
 
 
 @dataclass(frozen=True)
@@ -194,6 +295,7 @@ class _Maker:
             outputs,
             backend=self.backend,
             kernel=kernel,
+            taps=1 if kernel == 1 else self.spec.taps,
             stride=stride,
             gain=gain,
             dtype=self.spec.dtype,
@@ -204,19 +306,18 @@ class _Maker:
         return FrameGroupNorm(channels, self.spec.groups, self.spec.dtype)
 
 
-def _run(layers: nnx.List, x: Array) -> Array:
-    for layer in layers:
-        x = layer(x)
-    return x
-
-
 def scale_pixels(video: UInt8[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
     """Pixels 0..255 as floats in [0, 1]."""
     return video.astype(jnp.float32) / 255.0
 
 
+def round_pixels(pixels: Float[Array, "b t h w c"]) -> UInt8[Array, "b t h w c"]:
+    """Floats in [0, 1] as the nearest pixels 0..255."""
+    return jnp.round(pixels * 255.0).astype(jnp.uint8)
+
+
 @dataclass(frozen=True)
-class TokenizerNetwork:
+class TokenizerNetwork(Network[Tokenizer]):
     """A tokenizer without its parameters: pure functions of (params, arrays)."""
 
     spec: TokenizerSpec
@@ -225,19 +326,41 @@ class TokenizerNetwork:
     def build(self, key: Array) -> Tokenizer:
         return Tokenizer(self.spec, self.conv, rngs=nnx.Rngs(key))
 
-    def init(self, key: Array) -> PyTree:
-        """Initial parameters as nested pure dicts."""
-        return nnx.to_pure_dict(nnx.state(self.build(key)))
-
     def bind(self, params: PyTree) -> Tokenizer:
-        """The module holding `params`; no arrays are allocated for it."""
-        abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
-        return nnx.merge(nnx.graphdef(abstract), gather_all(params, self.spec.dtype))
+        """As of any network; parameters travel in the type of the computation."""
+        return self.merge(gather_all(params, self.spec.dtype))
 
-    def encode(self, params: PyTree, video: UInt8[Array, "b t h w c"]) -> Int[Array, "b T H W"]:
+    def encode(
+        self,
+        params: PyTree,
+        video: UInt8[Array, "b t h w c"],
+        cache: FrameCache | None = None,
+    ) -> Int[Array, "b T H W"]:
         """Codes of clips with pixels 0..255."""
-        return self.bind(params).encode(scale_pixels(video))
+        return self.bind(params).encode(scale_pixels(video), cache)
 
-    def decode(self, params: PyTree, codes: Int[Array, "b T H W"]) -> UInt8[Array, "b t h w c"]:
+    def decode(
+        self,
+        params: PyTree,
+        codes: Int[Array, "b T H W"],
+        cache: FrameCache | None = None,
+    ) -> UInt8[Array, "b t h w c"]:
         """Clips with pixels 0..255 of codes."""
-        return jnp.round(self.bind(params).decode(codes) * 255.0).astype(jnp.uint8)
+        return round_pixels(self.bind(params).decode(codes, cache))
+
+    def update_codebook(self, params: PyTree, statistics: PyTree) -> PyTree:
+        """Moves the codebook by the statistics of a `Reconstruction`; without one, `params`."""
+        if "quantizer" not in params:
+            return params
+        moved = self.spec.quantizer.update(params["quantizer"], statistics)
+        return {**params, "quantizer": moved}
+
+    def share_codebook(self, params: PyTree, average: PyTree) -> PyTree:
+        """The averaged parameters with the codebook of `params`; without one, `average`.
+
+        A codebook is a moving average already, and averaging it again would mix the old and the
+        new place of a code that was restarted.
+        """
+        if "quantizer" not in params or not jax.tree.leaves(average):
+            return average
+        return {**average, "quantizer": jax.tree.map(jnp.copy, params["quantizer"])}

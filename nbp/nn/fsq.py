@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nbp.shapes import Array, Float, Int
+from nbp.nn.quantizer import Quantized
+from nbp.shapes import Array, Float, Int, PyTree
 
 EPS = 1e-3  # keeps tanh's range strictly inside the outermost rounding boundaries
 
 
 @dataclass(frozen=True)
 class Fsq:
-    """The quantizer of `levels`, e.g. (8, 8, 8, 5, 5, 5) for 64,000 codes. It has no parameters."""
+    """The quantizer of `levels`, e.g. (8, 8, 8, 5, 5, 5) for 64,000 codes. No state, no penalty."""
 
     levels: tuple[int, ...]
 
@@ -36,6 +37,23 @@ class Fsq:
     def codes(self) -> int:
         """Number of codes."""
         return math.prod(self.levels)
+
+    def init(self, key: Array) -> PyTree:
+        del key
+        return {}
+
+    def apply(self, z: Float[Array, "*b q"], state: PyTree = None) -> Quantized:
+        quantized = self.quantize(z)
+        penalty = jnp.zeros((), jnp.float32)
+        return Quantized(quantized, self.index(quantized), penalty, metrics={}, statistics={})
+
+    def assign(self, z: Float[Array, "*b q"], state: PyTree = None) -> Int[Array, "*b"]:
+        """The codes of latents."""
+        return self.index(self.quantize(z))
+
+    def update(self, state: PyTree, statistics: PyTree) -> PyTree:
+        del statistics
+        return state
 
     def bound(self, z: Float[Array, "*b q"]) -> Float[Array, "*b q"]:
         """Squashes each channel into its range; rounding the result gives the digit minus L//2."""
@@ -60,7 +78,7 @@ class Fsq:
         digits = jnp.round(quantized * half + half).astype(jnp.int32)
         return jnp.sum(digits * jnp.asarray(self._basis()), axis=-1, dtype=jnp.int32)
 
-    def lookup(self, index: Int[Array, "*b"]) -> Float[Array, "*b q"]:
+    def lookup(self, index: Int[Array, "*b"], state: PyTree = None) -> Float[Array, "*b q"]:
         """Quantized channels in [-1, 1] of codes: the inverse of `index`."""
         half = self._half_width()
         digits = (index[..., None] // jnp.asarray(self._basis())) % jnp.asarray(self.levels)

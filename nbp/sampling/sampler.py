@@ -28,7 +28,7 @@ class Samples:
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity: it holds arrays
 class Sampler:
-    """Draws clips in batches of at most `batch`; compiles once per number of given frames.
+    """Draws clips in batches of at most `batch`; compiles once per batch and given frames.
 
     Clip i of a request depends on (seed, i) and its own condition, not on the batch size.
     """
@@ -77,8 +77,9 @@ class Sampler:
                 raise ValueError(f"{len(values)} {name} for {count} samples: give one for each")
         grids = np.zeros((count, *plan.grid.shape), np.int32) if codes is None else codes
         videos, tokens = [], []
-        for start in range(0, count, self.batch):
-            ids = np.arange(start, start + self.batch)
+        size = min(self.batch, count)
+        for start in range(0, count, size):
+            ids = np.arange(start, start + size)
             rows = np.minimum(ids, count - 1)  # the last batch is filled up, then cut
             known = np.asarray(grids[rows], np.int32)
             if clips is not None:
@@ -89,7 +90,7 @@ class Sampler:
                 params or self.generator_params, jax.random.key(seed), ids, label_rows, known
             )
             grid = self.generator.restore_grid(drawn)
-            keep = min(self.batch, count - start)
+            keep = min(size, count - start)
             videos.append(np.asarray(self._decode(self.tokenizer_params, grid))[:keep])
             tokens.append(np.asarray(grid, np.int32)[:keep])
         return Samples(np.concatenate(videos), np.concatenate(tokens))

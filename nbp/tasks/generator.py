@@ -3,8 +3,9 @@
 """Objective of the generator stage: predict the tokens of the next block."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,14 @@ from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.nn.vocabulary import chunked_cross_entropy
 from nbp.shapes import Array, Int, PyTree
-from nbp.tasks.tokenizer import start_state, update
-from nbp.training.optimizer import OptimizerSpec, find_storage
+from nbp.tasks.tokenizer import start_state
+from nbp.training.optimizer import (
+    OptimizerSpec,
+    accumulate_gradients,
+    apply_gradients,
+    find_storage,
+    make_optimizer,
+)
 from nbp.training.precision import narrow
 from nbp.training.state import TrainState
 
@@ -38,7 +45,8 @@ class GeneratorTask:
     frozen: PyTree
     null_probability: float = 0.0
     loss_tokens: int = 1024
-    name: str = "generator"
+    begin: Callable[[TrainState], TrainState] | None = None
+    name: Literal["generator"] = "generator"
 
     @property
     def items_per_clip(self) -> dict[str, int]:
@@ -110,3 +118,20 @@ def score(
         "accuracy": scores.accuracy,
         "accuracy_top5": scores.accuracy_top5,
     }
+
+
+def update(
+    optimizer: OptimizerSpec,
+    loss_fn: Callable[..., tuple[Array, dict[str, Array]]],
+    state: TrainState,
+    *,
+    batch: Mapping[str, Any],
+    key: Array,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Accumulates gradients of `loss_fn(params, batch, key)` and applies one update."""
+    loss, metrics, gradients = accumulate_gradients(
+        loss_fn, state.params, batch=batch, key=key, accumulate=optimizer.accumulate
+    )
+    transform = make_optimizer(optimizer, state.params)
+    state, norms = apply_gradients(state, gradients, optimizer=transform, spec=optimizer)
+    return state, {"loss": loss, **metrics, **norms}

@@ -2,79 +2,214 @@
 # SPDX-License-Identifier: Apache-2.0
 """Objective of the tokenizer stage: reproduce clips through the quantizer."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
 
+import jax
 import jax.numpy as jnp
 
 from nbp import losses
+from nbp.models.lpips import LpipsNetwork
 from nbp.models.tokenizer import TokenizerNetwork, scale_pixels
-from nbp.shapes import Array, PyTree
+from nbp.shapes import Array, Float, PyTree
+from nbp.tasks.adversary import Adversary, Kinds, average_kinds
 from nbp.training.optimizer import (
     OptimizerSpec,
-    accumulate_gradients,
     apply_gradients,
+    average_micro_batches,
     make_optimizer,
 )
 from nbp.training.state import TrainState, make_state
 
+# What a batch may hold: clips, and single images as clips of one frame.
+KINDS = ("video", "image")
+
+# (frozen arrays, output, input) -> mean distance of clips in [0, 1].
+Perceptual = Callable[[PyTree, Array, Array], Array]
+
+
+def structure_distance(frozen: PyTree, output: Array, pixels: Array) -> Array:
+    """See `losses.structure`; needs no weights."""
+    del frozen
+    return losses.structure(output, pixels)
+
+
+def lpips_distance(frozen: PyTree, output: Array, pixels: Array) -> Array:
+    """LPIPS, mean over frames and clips; its parameters are `frozen["lpips"]`."""
+    return jnp.mean(LpipsNetwork().distance(frozen["lpips"], output, pixels))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What an output is compared by: a weighted sum, without the adversarial term.
+
+    reconstruction: of (output, input), both in [0, 1]. perceptual: the same seen by features.
+    quantizer_weight: of the quantizer's own loss.
+    """
+
+    reconstruction: Callable[[Array, Array], Array]
+    perceptual: Perceptual | None = None
+    reconstruction_weight: float = 1.0
+    perceptual_weight: float = 1.0
+    quantizer_weight: float = 1.0
+
+    def compare(
+        self, outputs: Kinds, pixels: Kinds, frozen: PyTree
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """Weighted sum of the comparisons, and each of them without its weight."""
+        measures = {"reconstruction": average_kinds(self.reconstruction, outputs, pixels)}
+        total = self.reconstruction_weight * measures["reconstruction"]
+        if self.perceptual is not None:
+            distance = partial(self.perceptual, frozen)
+            measures["perceptual"] = average_kinds(distance, outputs, pixels)
+            total += self.perceptual_weight * measures["perceptual"]
+        return total, measures
+
 
 @dataclass(frozen=True)
 class TokenizerTask:
-    """Trains a `TokenizerNetwork`. `reconstruction` compares (output, input), both in [0, 1]."""
+    """Trains a `TokenizerNetwork`, alone or against an adversary that learns in the same step.
+
+    A batch holds "video" (uint8 [b t h w c]), "image" (uint8 [n 1 h w c]) or both; losses average
+    over clips and images, each counting once. frozen: parameters of the perceptual distance.
+    """
 
     network: TokenizerNetwork
     optimizer: OptimizerSpec
-    reconstruction: Callable[[Array, Array], Array]
-    name: str = "tokenizer"
-
-    @property
-    def frozen(self) -> PyTree:
-        return {}
+    objective: Objective
+    adversary: Adversary | None = None
+    frozen: PyTree = field(default_factory=dict)
+    begin: Callable[[TrainState], TrainState] | None = None
+    name: Literal["tokenizer"] = "tokenizer"
 
     def init(self, key: Array) -> TrainState:
-        return start_state(self.network.init(key), self.optimizer)
+        extra = {} if self.adversary is None else self.adversary.init(jax.random.fold_in(key, 1))
+        return start_state(self.network.init(key), self.optimizer, extra=extra)
+
+    def soften(self, state: TrainState, factor: float) -> TrainState:
+        """The state whose adversarial weight is `factor` times as large; as it is without one."""
+        if self.adversary is None:
+            return state
+        extra = {**state.extra, "scale": state.extra["scale"] * factor}
+        return dataclasses.replace(state, extra=extra)
 
     def step(
         self, state: TrainState, frozen: PyTree, batch: Mapping[str, Array], key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        """One update. Metrics: loss, psnr (dB), code_usage (share 0..1), code_perplexity."""
-        del frozen
+        """One update of the tokenizer, of a moving-average codebook, and of the discriminator.
 
-        def loss_fn(
-            params: PyTree, batch: Mapping[str, Array], key: Array
-        ) -> tuple[Array, dict[str, Array]]:
+        The discriminator learns from the outputs of the pass that the tokenizer learns from.
+
+        Metrics: loss (weighted sum of all terms), reconstruction, psnr (dB), code_usage (share
+        0..1), code_perplexity, grad_norm, learning_rate; where there is one, perceptual and
+        quantizer (its own loss) with the quantizer's measures; with an adversary adversarial (the
+        generator's loss), adversarial_weight (all factors multiplied), discriminator_loss (without
+        regularizer), discriminator_accuracy (0..1, 0.5 before it learns), discriminator_grad_norm.
+        """
+
+        def differentiate(rows: Mapping[str, Array], key: Array) -> PyTree:
             del key
-            pixels = scale_pixels(batch["video"])
-            output, codes = self.network.bind(params).reconstruct(pixels)
-            histogram = losses.code_histogram(codes, self.network.spec.quantizer.codes)
-            return self.reconstruction(output, pixels), {
-                "psnr": losses.psnr(jnp.clip(output, 0.0, 1.0), pixels),
-                "code_usage": jnp.mean(histogram > 0),
-                "code_perplexity": losses.perplexity(histogram),
-            }
+            return self._differentiate(state, frozen, rows)
 
-        return update(self.optimizer, loss_fn, state, batch=batch, key=key)
+        found = average_micro_batches(
+            differentiate,
+            batch={kind: batch[kind] for kind in KINDS if kind in batch},
+            key=key,
+            accumulate=self.optimizer.accumulate,
+        )
+        optimizer = make_optimizer(self.optimizer, state.params)
+        after, norms = apply_gradients(
+            state, found["gradients"], optimizer=optimizer, spec=self.optimizer
+        )
+        metrics = {
+            **found["metrics"],
+            **norms,
+            "psnr": losses.psnr_of_error(found["squared_error"]),
+            "code_usage": jnp.mean(found["histogram"] > 0),
+            "code_perplexity": losses.perplexity(found["histogram"]),
+        }
+        params = self.network.update_codebook(after.params, found["statistics"])
+        extra = state.extra
+        if self.adversary is not None:
+            extra, norm = self.adversary.update(
+                extra, found["discriminator"], found["means"], step=state.step
+            )
+            metrics["discriminator_grad_norm"] = norm
+        ema = self.network.share_codebook(params, after.ema)
+        return dataclasses.replace(after, params=params, ema=ema, extra=extra), metrics
+
+    def _differentiate(self, state: TrainState, frozen: PyTree, rows: Kinds) -> dict[str, PyTree]:
+        """Gradients, metrics and statistics of one micro-batch, from one pass each way.
+
+        The loss is differentiated for the outputs first. So the weight of the adversarial term can
+        depend on how strong it is, and one backward pass through the tokenizer serves all terms.
+        """
+        real = {kind: scale_pixels(clips) for kind, clips in rows.items()}
+
+        def forward(params: PyTree) -> tuple[tuple[dict[str, Array], Array], PyTree]:
+            model = self.network.bind(params)
+            found = {kind: model.reconstruct(pixels) for kind, pixels in real.items()}
+            penalties = {kind: one.penalty[None] for kind, one in found.items()}
+            outputs = {kind: one.output for kind, one in found.items()}
+            penalty = average_kinds(lambda _, penalty: penalty[0], outputs, penalties)
+            return (outputs, penalty), found
+
+        (outputs, penalty), pull_back, found = jax.vjp(forward, state.params, has_aux=True)
+        compare = jax.value_and_grad(self.objective.compare, has_aux=True)
+        (loss, metrics), pixels = compare(outputs, real, frozen)
+        weight_of_penalty = jnp.full((), self.objective.quantizer_weight, penalty.dtype)
+        loss += weight_of_penalty * penalty
+        clipped = {kind: jnp.clip(output, 0.0, 1.0) for kind, output in outputs.items()}
+        size = self.network.spec.quantizer.codes
+        result: dict[str, PyTree] = {
+            "squared_error": average_kinds(losses.l2, clipped, real),
+            "histogram": sum(losses.code_histogram(one.codes, size) for one in found.values()),
+            "statistics": average_trees(
+                [(one.codes.size, one.statistics) for one in found.values()]
+            ),
+        }
+        measures = average_trees([(len(one.codes), one.metrics) for one in found.values()])
+        if measures:
+            metrics |= {"quantizer": penalty, **measures}
+        if self.adversary is not None:
+            game = self.adversary.play(state.extra, real, outputs, step=state.step)
+            weight = self.adversary.weight * self.adversary.share(state.step)
+            weight *= state.extra["scale"]
+            if self.adversary.adaptive:
+                # Only the last layer of these backward passes is used, so the compiler drops the
+                # rest of them.
+                ends = [
+                    last_kernel(pull_back((g, 0.0 * penalty))[0]) for g in (pixels, game["pixels"])
+                ]
+                weight *= losses.adaptive_weight(*ends)
+            pixels = jax.tree.map(lambda g, a: g + weight * a, pixels, game["pixels"])
+            loss += weight * game["loss"]
+            metrics |= {"adversarial": game["loss"], "adversarial_weight": weight}
+            metrics |= {k: game[k] for k in ("discriminator_loss", "discriminator_accuracy")}
+            result |= {"discriminator": game["gradients"], "means": game["means"]}
+        (gradients,) = pull_back((pixels, weight_of_penalty))
+        return {**result, "gradients": gradients, "metrics": {"loss": loss, **metrics}}
 
 
-def start_state(params: PyTree, optimizer: OptimizerSpec) -> TrainState:
+def last_kernel(params: PyTree) -> Array:
+    """The kernel of the decoder's output layer, in a tokenizer's parameters or their gradient."""
+    decoder = params["decoder"]
+    return decoder[max(decoder, key=int)]["kernel"]
+
+
+def average_trees(parts: list[tuple[int, PyTree]]) -> PyTree:
+    """The mean of trees of arrays with the weights before them."""
+    total = sum(weight for weight, _ in parts)
+    scaled = [jax.tree.map(lambda x, w=w: x * (w / total), tree) for w, tree in parts]
+    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *scaled)
+
+
+def start_state(
+    params: PyTree, optimizer: OptimizerSpec, *, extra: PyTree | None = None
+) -> TrainState:
     """The state before the first update."""
-    return make_state(params, make_optimizer(optimizer, params), with_ema=optimizer.ema_decay > 0)
-
-
-def update(
-    optimizer: OptimizerSpec,
-    loss_fn: Callable[..., tuple[Array, dict[str, Array]]],
-    state: TrainState,
-    *,
-    batch: Mapping[str, Any],
-    key: Array,
-) -> tuple[TrainState, dict[str, Array]]:
-    """Accumulates gradients of `loss_fn(params, batch, key)` and applies one update."""
-    loss, metrics, gradients = accumulate_gradients(
-        loss_fn, state.params, batch=batch, key=key, accumulate=optimizer.accumulate
-    )
-    transform = make_optimizer(optimizer, state.params)
-    state, norms = apply_gradients(state, gradients, optimizer=transform, spec=optimizer)
-    return state, {"loss": loss, **metrics, **norms}
+    with_ema = optimizer.ema_decay > 0
+    return make_state(params, make_optimizer(optimizer, params), with_ema=with_ema, extra=extra)

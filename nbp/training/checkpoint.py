@@ -17,7 +17,6 @@ import json
 import math
 import os
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -190,6 +189,12 @@ class Checkpointer:
         else:
             self._failures = 0
 
+    def discard(self, steps: Sequence[int]) -> None:
+        """Removes these steps for good; waits for the save in progress first."""
+        self.wait()
+        integrity.discard_steps(self.directory, steps)
+        self._manager.reload()
+
     def close(self) -> None:
         """Waits for the save in progress and lets go of the directory."""
         try:
@@ -311,8 +316,7 @@ class Checkpointer:
         self._report(f"checkpoint {self.directory / str(step)} is damaged ({reason}): not used")
         if self._read_only or jax.process_index() != 0:
             return
-        name = f"corrupt-{step}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
-        os.replace(self.directory / str(step), self.directory / name)
+        integrity.move_aside(self.directory / str(step))
         self._manager.reload()
 
     def _make_manager(self) -> ocp.CheckpointManager:

@@ -8,11 +8,13 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import jax
+from jax.experimental import multihost_utils
 
 from nbp.errors import CheckpointError, ConfigError
 from nbp.training.distributed import decide
@@ -54,8 +56,25 @@ def _hash_file(path: Path) -> str:
 def remove_unfinished(directory: Path) -> None:
     """Removes what a killed or failed save left; it would hold disk space for ever."""
     if jax.process_index() == 0:
-        for path in list_unfinished(directory):
+        for path in [*list_unfinished(directory), *directory.glob("discarded-*")]:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def move_aside(path: Path) -> None:
+    """Renames a damaged step, so that it is kept but never used."""
+    name = f"corrupt-{path.name}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+    os.replace(path, path.with_name(name))
+
+
+def discard_steps(directory: Path, steps: Sequence[int]) -> None:
+    """Removes whole steps. A kill leaves none in part: each gets another name first."""
+    if jax.process_index() == 0:
+        for path in (directory / str(step) for step in steps):
+            if path.is_dir():
+                os.replace(path, path.with_name(f"discarded-{path.name}-{time.time_ns()}"))
+        remove_unfinished(directory)
+    if jax.process_count() > 1:  # nobody may save a step that is still being removed
+        multihost_utils.sync_global_devices("discarded checkpoints")
 
 
 def write_manifest(directory: Path) -> None:
@@ -65,12 +84,17 @@ def write_manifest(directory: Path) -> None:
         path.relative_to(directory).as_posix(): [path.stat().st_size, _hash_file(path)]
         for path in files
     }
-    temporary = directory / f"{MANIFEST}.tmp"
+    write_json(directory / MANIFEST, {"format": FORMAT, "files": entries})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a small file whole or not at all, and durably."""
+    temporary = path.with_name(f"{path.name}.tmp")
     with temporary.open("w") as file:
-        json.dump({"format": FORMAT, "files": entries}, file)
+        json.dump(value, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, directory / MANIFEST)
+    os.replace(temporary, path)
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:

@@ -4,20 +4,20 @@
 
 Checkpoint N holds the state after N updates and the position of batch N, and the random key of an
 update is folded from the seed and its step. So a run that was killed and started again gives the
-same bits as one that was not.
+same bits as one that was not. Guards watch the metrics; see `nbp.training.guards` and `recovery`.
 """
 
 import contextlib
-import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, assert_never
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -32,11 +32,12 @@ from nbp.errors import (
 from nbp.shapes import Array, PyTree
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.distributed import decide, wait_for_all
+from nbp.training.guards import Alarm, Guards, GuardSpec, leave_out_non_finite
 from nbp.training.metrics import MetricsWriter, WindowMeter
+from nbp.training.recovery import Recovery, list_examples
 from nbp.training.sharding import (
     check_batch,
     describe_placement,
-    make_state_shardings,
     place_batch,
     place_state,
     replicate,
@@ -47,9 +48,6 @@ from nbp.training.task import Evaluator, Stream, Task
 # Random streams folded from the seed: `fold_in(fold_in(key(seed), stream), step)`.
 INIT_STREAM = 0
 STEP_STREAM = 1
-
-# Metrics that must stay finite. Each task reports them.
-FINITE = ("loss", "grad_norm")
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,7 @@ class LoopSpec:
         log_every: length of the window that one row of metrics averages.
         checkpoint_every: interval of checkpoints; the last step is always saved.
         changed_data: whether to go on where the data are not those of the resumed checkpoint.
+        guards: what is watched, and what is done about alarms.
     """
 
     total_steps: int
@@ -69,6 +68,7 @@ class LoopSpec:
     log_every: int = 50
     checkpoint_every: int = 500
     changed_data: Literal["refuse", "accept"] = "refuse"
+    guards: GuardSpec = field(default_factory=GuardSpec)
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -110,13 +110,24 @@ def run(
     Raises:
         ConfigError: the batch does not divide among the devices.
         CheckpointError: there are checkpoints and none can be used, or the data have changed.
-        NonFiniteError: the loss or gradient is not finite; such a state is never saved.
+        NonFiniteError: a metric is not finite and the guards say stop, or going back did not help;
+            such a state is never saved.
+        DivergedError: another alarm, and going back did not help.
         Preempted: SIGTERM or Ctrl-C came; the state is saved. A second Ctrl-C aborts at once.
         RestartError: checkpoints cannot be written.
     """
     check_batch(spec.global_batch, mesh)
     with jax.set_mesh(mesh), _StopSignals() as stop:
-        state, start, data = _restore_or_init(task, checkpointer, mesh=mesh, seed=seed)
+        recovery = Recovery(
+            task,
+            checkpointer,
+            writer=writer,
+            spec=spec.guards,
+            mesh=mesh,
+            key=_make_key(seed, INIT_STREAM),
+            first_save=spec.checkpoint_every,
+        )
+        state, start, data = recovery.resume()
         if start >= spec.total_steps:
             writer.note(f"already trained for {start} of {spec.total_steps} steps")
             return state
@@ -135,16 +146,24 @@ def run(
         with contextlib.closing(stream_factory(_find_batch(data, spec.global_batch))) as stream:
             _compare_data(data, stream, spec, writer=writer)
             while True:
-                # On the current state: evaluate, save, stop.
+                # On the current state: go back if it went wrong, evaluate, save, stop.
                 stop.look(step)
                 final, fresh = step == spec.total_steps, step > start
                 due = [e for e in evaluators if fresh and (final or step % e.every == 0)]
                 save = fresh and (final or step % spec.checkpoint_every == 0)
                 if due or save or stop:
                     reader.flush()
+                if reader.alarm is not None:
+                    del state  # its memory is needed
+                    position = stream.position * spec.global_batch
+                    state, step = recovery.go_back(reader.alarm, step=step, position=position)
+                    start = step
+                    reader.restart()
+                    continue
                 scores = _evaluate(due, state, step=step, writer=writer, stop=stop)
                 if save or (fresh and stop):
-                    reader.flush()
+                    if reader.flush():
+                        continue  # a signal came just now, and the newest update is a bad one
                     position = {
                         "next": stream.position * spec.global_batch,
                         "fingerprint": stream.fingerprint,
@@ -158,7 +177,8 @@ def run(
                 # Draw.
                 with reader.timed(waiting_for_input=True):
                     try:
-                        batch = place_batch(next(stream), mesh)
+                        rows = next(stream)
+                        batch = place_batch(rows, mesh)
                     except StopIteration:
                         raise DataError(
                             f"the data stream ended at step {step}; it must be endless."
@@ -170,12 +190,12 @@ def run(
 
                 # Update, and read what the previous update reported while this one runs.
                 if update is None:
-                    update = _compile(task, state, frozen, batch, key, writer=writer)
+                    update = _compile(task, state, frozen, batch, key, spec=spec, writer=writer)
                     wait_for_all("compiled")
                 with reader.timed():
                     state, metrics = update(state, frozen, batch, key)
                     step += 1
-                    reader.push(step, metrics)
+                    reader.push(step, metrics, rows)
                 writer.progress(step)
         checkpointer.wait()
         if decide(checkpointer.latest_step()) != step:
@@ -187,15 +207,27 @@ def run(
 
 
 class _MetricsReader:
-    """Reads the metrics of an update one update late, checks them and records window means."""
+    """Reads the metrics of an update one update late, has them watched, records window means.
+
+    Attributes:
+        alarm: why the run must go back, if it must.
+    """
 
     def __init__(
         self, task: Task, spec: LoopSpec, *, writer: MetricsWriter, checkpointer: Checkpointer
     ) -> None:
         items = {"clips": 1, **getattr(task, "items_per_clip", {})}
-        self._meter = WindowMeter({name: n * spec.global_batch for name, n in items.items()})
+        self._items = {name: n * spec.global_batch for name, n in items.items()}
         self._spec, self._writer, self._checkpointer = spec, writer, checkpointer
-        self._unread: tuple[int, dict[str, Array]] | None = None
+        self._guards = Guards(spec.guards)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets everything, also metrics that were not yet read."""
+        self.alarm: Alarm | None = None
+        self._guards.restart()
+        self._meter = WindowMeter(self._items)
+        self._unread: tuple[int, dict[str, Array], Sequence[int]] | None = None
 
     @contextlib.contextmanager
     def timed(self, *, waiting_for_input: bool = False) -> Iterator[None]:
@@ -204,34 +236,52 @@ class _MetricsReader:
         yield
         self._meter.add_time(time.perf_counter() - began, waiting_for_input=waiting_for_input)
 
-    def push(self, step: int, metrics: dict[str, Array]) -> None:
+    def push(self, step: int, metrics: dict[str, Array], rows: Mapping[str, Any]) -> None:
         """Takes the metrics of update `step`, still running, and reads those of the one before."""
         self._read()
-        self._unread = (step, metrics)
+        self._unread = (step, metrics, np.ravel(rows.get("index", ())).tolist())
 
-    def flush(self) -> None:
-        """Waits for the newest update and reads its metrics."""
+    def flush(self) -> bool:
+        """Waits for the newest update and reads its metrics. True if the run must go back."""
         with self.timed():
             self._read()
+        return self.alarm is not None
 
     def _read(self) -> None:
         if self._unread is None:
             return
-        (step, metrics), self._unread = self._unread, None
+        (step, metrics, examples), self._unread = self._unread, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        bad = {name: values[name] for name in FINITE if not math.isfinite(values[name])}
-        if bad:
-            self._checkpointer.wait()
-            latest = self._checkpointer.latest_step()
-            raise NonFiniteError(
-                f"{' and '.join(f'{name} is {value}' for name, value in bad.items())} at step "
-                f"{step}; the last good step is {step - 1}, "
-                + ("no checkpoint exists." if latest is None else f"the last checkpoint {latest}.")
-                + " Lower the learning rate, lengthen the warm-up or look at the data of this step."
-            )
+        for alarm in self._guards.observe(step, values):
+            if alarm.kind == "non_finite":
+                list_examples(self._writer.directory / "skipped.csv", step, examples)
+                values = {name: values[name] for name in ("skipped",) if name in values}
+            self._handle(alarm)
         self._meter.add(values)
         if step % self._spec.log_every == 0 or step == self._spec.total_steps:
             self._writer.write(step, self._meter.pop())
+
+    def _handle(self, alarm: Alarm) -> None:
+        match alarm.action:
+            case "warn":
+                self._writer.write_alarm(alarm.step, alarm.kind, value=1.0, text=str(alarm))
+            case "skip":
+                text = f"{alarm} The update is left out; its examples are listed in skipped.csv."
+                self._writer.write_alarm(alarm.step, alarm.kind, value=1.0, text=text)
+            case "rollback":
+                self.alarm = self.alarm or alarm
+            case "stop":
+                self._checkpointer.wait()
+                latest = self._checkpointer.latest_step()
+                saved = (
+                    "no checkpoint exists" if latest is None else f"the last checkpoint {latest}"
+                )
+                raise NonFiniteError(
+                    f"{alarm.what} at step {alarm.step}; the last good step is {alarm.since - 1}, "
+                    f"{saved}. {alarm.remedy}"
+                )
+            case _:
+                assert_never(alarm.action)
 
 
 class _StopSignals:
@@ -284,24 +334,6 @@ def _make_key(seed: int, stream: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), stream)
 
 
-def _restore_or_init(
-    task: Task, checkpointer: Checkpointer, *, mesh: Mesh, seed: int
-) -> tuple[TrainState, int, dict[str, Any]]:
-    """Returns the state, its step, and the saved data position (`{}` at the start)."""
-    key = _make_key(seed, INIT_STREAM)
-    shapes = jax.eval_shape(task.init, key)
-    shardings = make_state_shardings(mesh, shapes, getattr(task, "axes", None))
-    if checkpointer.is_empty():
-        return jax.jit(task.init, out_shardings=shardings)(key), 0, {}
-    template = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
-    restored = checkpointer.restore(template)
-    return restored.state, restored.step, restored.data
-
-
 def _find_batch(data: Mapping[str, Any], global_batch: int) -> int:
     """Returns the batch that starts at the saved example."""
     batch, rest = divmod(int(data.get("next", 0)), global_batch)
@@ -336,14 +368,24 @@ def _describe_start(state: TrainState, start: int, mesh: Mesh) -> str:
 
 
 def _compile(
-    task: Task, state: TrainState, frozen: PyTree, batch: PyTree, key: Array, *, writer: Any
+    task: Task,
+    state: TrainState,
+    frozen: PyTree,
+    batch: PyTree,
+    key: Array,
+    *,
+    spec: LoopSpec,
+    writer: MetricsWriter,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """Compiles the update once, for exactly these shapes; another shape is then an error."""
 
     def update(
         state: TrainState, frozen: PyTree, batch: PyTree, key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        return task.step(state, frozen, batch, jax.random.fold_in(key, state.step))
+        after, metrics = task.step(state, frozen, batch, jax.random.fold_in(key, state.step))
+        if spec.guards.non_finite == "skip":
+            return leave_out_non_finite(state, after, metrics)
+        return after, metrics
 
     began = time.perf_counter()
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)

@@ -1,15 +1,14 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of a stage: a CSV table keyed by step, TensorBoard events, previews, the console, curves.
+"""Metrics of a stage: a CSV table keyed by step, TensorBoard events, previews, the console.
 
 Columns of training steps have bare names ("loss"); those of evaluators have a prefix
-("validation/loss"). Names end in their unit where it is not obvious (`_s`, `_mib`, `_per_s`).
+("validation/loss"), and so have alarms ("alarm/grad_norm", filled at the step where it rang only).
+Names end in their unit where it is not obvious (`_s`, `_mib`, `_per_s`).
 """
 
 import csv
 import io
-import itertools
-import math
 import os
 import resource
 import sys
@@ -20,13 +19,10 @@ from typing import Any
 
 import jax
 
-from nbp.errors import DataError
 from nbp.shapes import UInt8
 
 # What a console line shows, where present; everything is in the table.
 CONSOLE = ("loss", "psnr", "psnr_db", "bits_per_token", "token_accuracy", "label_agreement")
-UNITS = {"_per_s": "1/s", "_s": "seconds", "_mib": "MiB", "_db": "dB", "psnr": "dB"}
-MACHINE = ("_per_s", "_s", "_mib")  # endings of what says how it ran, not how well it learned
 
 
 class MetricsTable:
@@ -177,6 +173,7 @@ class MetricsWriter:
         self._tensorboard, self._console = tensorboard and not silent, console and not silent
         self._silent = silent
         self._events: Any = None
+        self._files = 0
         self._bar: Any = None
         self._started = (0, time.monotonic())
         self._total = 0
@@ -196,11 +193,22 @@ class MetricsWriter:
         if self._tensorboard:
             from tensorboardX import SummaryWriter
 
-            self._events = SummaryWriter(str(self.directory), purge_step=step + 1, flush_secs=10)
+            self._files += 1  # names of event files differ by the second only
+            self._events = SummaryWriter(
+                str(self.directory),
+                purge_step=step + 1,
+                flush_secs=10,
+                filename_suffix=f".{self._files}",
+            )
         if self._console and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total_steps, initial=step, desc=self._name, dynamic_ncols=True)
+
+    def rewind(self, step: int) -> None:
+        """Goes back to `step`: the same as `start` for a run that goes on."""
+        self.close()
+        self.start(step, total_steps=self._total)
 
     def progress(self, step: int) -> None:
         """Moves the progress bar, if there is one."""
@@ -211,12 +219,14 @@ class MetricsWriter:
         """Records the metrics of a step. May be called several times for one step."""
         if self._silent:
             return
-        self.table.add(step, values)
-        if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+        self._record(step, values)
         if self._console:
             self._show(step, values)
+
+    def write_alarm(self, step: int, kind: str, *, value: float, text: str) -> None:
+        """Prints a warning and records `alarm/<kind>` at a step, which curves show as a line."""
+        self.note(f"warning: {text}")
+        self._record(step, {f"alarm/{kind}": value})
 
     def write_preview(
         self, step: int, name: str, frames: UInt8[Any, "t h w c"], *, fps: float | int
@@ -265,6 +275,12 @@ class MetricsWriter:
             self._events.close()
             self._events = None
 
+    def _record(self, step: int, values: Mapping[str, float]) -> None:
+        self.table.add(step, values)
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+
     def _show(self, step: int, values: Mapping[str, float]) -> None:
         shown = {n: v for n, v in values.items() if n.rpartition("/")[2] in CONSOLE}
         shown = shown or dict(list(values.items())[:4])
@@ -287,61 +303,3 @@ def format_duration(seconds: float) -> str:
     if total >= 3600:
         return f"{total // 3600}h{total % 3600 // 60:02d}m"
     return f"{total // 60}m{total % 60:02d}s" if total >= 60 else f"{total}s"
-
-
-def write_curves_png(
-    csv_path: str | os.PathLike[str], png_path: str | os.PathLike[str], *, title: str = ""
-) -> None:
-    """Draws every metric of a `metrics.csv` over the steps, one small panel each.
-
-    A metric of training and the same metric of evaluators share a panel.
-
-    Raises:
-        DataError: the table is absent or holds no numbers.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    table = MetricsTable(Path(csv_path))
-    panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
-    for column in table.columns[1:]:
-        source, _, metric = column.rpartition("/")
-        points = [(s, float(r[column])) for s, r in sorted(table.rows.items()) if r.get(column)]
-        points = [(step, value) for step, value in points if math.isfinite(value)]
-        if points:
-            steps, values = zip(*points, strict=True)
-            panels.setdefault(metric, {})[source or "train"] = (list(steps), list(values))
-    if not panels:
-        raise DataError(
-            f"{csv_path} holds no metrics to draw. Train for at least one log interval."
-        )
-    # How well it learned first, how it ran last.
-    panels = dict(sorted(panels.items(), key=lambda panel: panel[0].endswith(MACHINE)))
-    columns = min(len(panels), 4)
-    rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(3.6 * columns, 2.6 * rows + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, (metric, curves) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(rows, columns, place)
-        others = itertools.cycle(("tab:orange", "tab:green", "tab:red", "tab:purple"))
-        for source, (steps, values) in curves.items():
-            marker = "o" if len(steps) < 30 else None
-            colour = "tab:blue" if source == "train" else next(others)
-            axes.plot(steps, values, label=source, marker=marker, markersize=3, color=colour)
-        last = "  ".join(f"{values[-1]:.4g}" for _, values in curves.values())
-        axes.set_title(f"{metric.replace('_', ' ')}: {last}", fontsize=9)
-        unit = next((unit for ending, unit in UNITS.items() if metric.endswith(ending)), "")
-        axes.set_ylabel(unit, fontsize=8)
-        if metric.endswith(MACHINE):  # from zero, so that noise does not look like a trend
-            axes.set_ylim(0, 1.2 * max(max(values) for _, values in curves.values()) or 1.0)
-        axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.3)
-        if place > len(panels) - columns:
-            axes.set_xlabel("step", fontsize=8)
-        if len(curves) > 1 or "train" not in curves:
-            axes.legend(fontsize=7, frameon=False)
-    if title:
-        figure.suptitle(title, fontsize=11)
-    temporary = Path(png_path).with_name(f"{Path(png_path).name}.tmp")
-    figure.savefig(temporary, dpi=110, format="png")
-    os.replace(temporary, png_path)

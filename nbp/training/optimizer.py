@@ -278,16 +278,45 @@ def accumulate_gradients(
         ConfigError: `accumulate` does not divide the batch.
     """
     differentiate = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def one(rows: Mapping[str, Array], key: Array) -> PyTree:
+        return differentiate(params, rows, key)
+
+    (loss, metrics), gradients = average_micro_batches(
+        one, batch=batch, key=key, accumulate=accumulate
+    )
+    gradients = jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, params)
+    return loss, metrics, gradients
+
+
+def average_micro_batches(
+    function: Callable[[Mapping[str, Array], Array], PyTree],
+    *,
+    batch: Mapping[str, Array],
+    key: Array,
+    accumulate: int = 1,
+) -> PyTree:
+    """The mean over micro-batches, run one after the other, of a tree of arrays.
+
+    Only the sum so far is kept (in float32 at least), so memory does not grow with `accumulate`.
+
+    Args:
+        function: `(rows, key) -> tree`; the number of the micro-batch is folded into the key.
+        batch, key, accumulate: as in `accumulate_gradients`, as is the choice of the rows.
+
+    Raises:
+        ConfigError: `accumulate` does not divide the batch.
+    """
     if accumulate == 1:
-        (loss, metrics), gradients = differentiate(params, batch, jax.random.fold_in(key, 0))
-        return loss, metrics, gradients
+        return function(batch, jax.random.fold_in(key, 0))
 
     devices = count_parts(RULES["batch"], sizes) if (sizes := mesh_sizes()) else 1
 
     def split(rows: Array) -> Array:
         if rows.shape[0] % (accumulate * devices):
             raise ConfigError(
-                f"optimizer.accumulate {accumulate} does not divide the batch of {rows.shape[0]} clips"
+                f"optimizer.accumulate {accumulate} does not divide the batch of {rows.shape[0]}"
+                " clips"
                 + (f" on {devices} devices of mesh.data * mesh.fsdp" if devices > 1 else "")
                 + ". Choose a batch that is a multiple of both, or raise mesh.tensor."
             )
@@ -297,9 +326,9 @@ def accumulate_gradients(
     micro_batches = jax.tree.map(split, dict(batch))
 
     def one(index: Array, rows: PyTree) -> PyTree:
-        (loss, metrics), gradients = differentiate(params, rows, jax.random.fold_in(key, index))
         return jax.tree.map(
-            lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), (loss, metrics, gradients)
+            lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)),
+            function(rows, jax.random.fold_in(key, index)),
         )
 
     def body(total: PyTree, item: tuple[Array, PyTree]) -> tuple[PyTree, None]:
@@ -309,8 +338,7 @@ def accumulate_gradients(
     shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32), first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     total, _ = jax.lax.scan(body, zeros, (jnp.arange(accumulate), micro_batches))
-    loss, metrics, gradients = jax.tree.map(lambda x: x / accumulate, total)
-    return loss, metrics, gradients
+    return jax.tree.map(lambda x: x / accumulate, total)
 
 
 def apply_gradients(

@@ -150,7 +150,7 @@ class Program:
 
         Loops of JAX count from 0 in steps of 1.
         """
-        known = re.search(r'known_trip_count\D*(\d+)', loop.rest)
+        known = re.search(r"known_trip_count\D*(\d+)", loop.rest)
         if known:
             return int(known[1])
         condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
@@ -160,7 +160,7 @@ class Program:
         return max(numbers, default=1)
 
     def collectives(self) -> list[Collective]:
-        """Each collective once: a part of it that overlaps with work has the channel of the rest."""
+        """Each collective once: parts that overlap with work have the channel of the rest."""
         found: dict[Any, Collective] = {}
         for name, instructions in self.computations.items():
             for instruction in instructions if self.repeats[name] else ():
@@ -171,9 +171,7 @@ class Program:
                 source = re.search(r'op_name="([^"]*)"', instruction.rest)
                 channel = re.search(r"channel_id=(\d+)", instruction.rest)
                 size = _result_bytes(instruction, group)
-                one = Collective(
-                    kind, size, group, self.repeats[name], source[1] if source else ""
-                )
+                one = Collective(kind, size, group, self.repeats[name], source[1] if source else "")
                 key = (kind, channel[1]) if channel else (name, instruction.name)
                 if group > 1 and (key not in found or found[key].repeats < one.repeats):
                     found[key] = one

@@ -162,8 +162,8 @@ def place_state(state: PyTree, mesh: Mesh, axes: Mapping[str, Axes] | None = Non
     return jax.tree.map(place, state, make_state_shardings(mesh, state, axes))
 
 
-def check_batch(global_batch: int, mesh: Mesh) -> None:
-    """Checks that the mesh divides the batch.
+def check_batch(global_batch: int, mesh: Mesh, *, what: str = "clips") -> None:
+    """Checks that the mesh divides the batch, of clips or of what else is named.
 
     Raises:
         ConfigError: it does not.
@@ -171,7 +171,7 @@ def check_batch(global_batch: int, mesh: Mesh) -> None:
     shards = count_parts(RULES["batch"], mesh.shape)
     if global_batch % shards:
         raise ConfigError(
-            f"a batch of {global_batch} clips does not divide among {shards} devices "
+            f"a batch of {global_batch} {what} does not divide among {shards} devices "
             f"(mesh {dict(mesh.shape)}). Use a batch that is a multiple of {shards}, or set "
             "mesh.data to a factor of the batch."
         )
@@ -192,9 +192,10 @@ def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     """
     sharding = shard_batch(mesh)
 
-    def place(rows: np.ndarray) -> jax.Array:
-        check_batch(rows.shape[0] * jax.process_count(), mesh)
+    def place(name: str, rows: np.ndarray) -> jax.Array:
+        what = "images" if name == "image" else "clips"
+        check_batch(rows.shape[0] * jax.process_count(), mesh, what=what)
         narrow = np.asarray(rows).astype(jax.dtypes.canonicalize_dtype(rows.dtype), copy=False)
         return jax.make_array_from_process_local_data(sharding, narrow)
 
-    return {name: place(np.asarray(rows)) for name, rows in batch.items()}
+    return {name: place(name, np.asarray(rows)) for name, rows in batch.items()}

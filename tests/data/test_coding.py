@@ -11,7 +11,7 @@ import pytest
 
 from nbp.data import coding
 from nbp.data.coding import ClipEncoder, Coding, decode_clip, read_samples
-from nbp.data.video import VideoError
+from nbp.data.files import VideoError
 from nbp.errors import ConfigError
 from tests.data.videos import make_clip, psnr
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from nbp.data.coding import ClipEncoder, Coding
+from nbp.data.files import VideoError
 from nbp.data.records import (
     PREPARED,
     DecodeRecord,
@@ -26,7 +27,7 @@ from nbp.data.records import (
 )
 from nbp.data.sources import ClipSource
 from nbp.data.transforms import DecodeClip, ShortSide
-from nbp.data.video import VideoError, VideoInfo, probe_video
+from nbp.data.video import VideoInfo, probe_video
 from nbp.errors import DataError
 from tests.data.videos import encode, make_clip, psnr
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nbp.data.files import VideoError
 from nbp.data.sources import BadVideos, ClipSource, FolderSpec, VideoFolder, scan_folder
 from nbp.data.transforms import make_clip_transforms
-from nbp.data.video import VideoError
 from nbp.errors import DataError
 from tests.data.videos import encode, make_clip
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nbp.data.files import VideoError
 from nbp.data.pipeline import BatchStream, PipelineSpec
 from nbp.data.records import RecordSource, make_record_transforms
 from nbp.data.sources import BadVideos, ClipSource
 from nbp.data.token_writer import CacheWriter, TokenExample
 from nbp.data.tokens import open_cache
 from nbp.data.transforms import Transform
-from nbp.data.video import VideoError
 from nbp.errors import ConfigError, DataError
 from tests.data.prepared import PLAN, draw_codes, make_cache, make_records, write_shard
 

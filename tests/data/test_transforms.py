@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nbp.data import transforms
+from nbp.data.files import VideoError
 from nbp.data.transforms import (
     Crop,
     DecodeClip,
@@ -16,10 +17,11 @@ from nbp.data.transforms import (
     ShortSide,
     Squash,
     VideoCache,
+    choose_spatial,
     make_clip_transforms,
     resize_frame,
 )
-from nbp.data.video import VideoError, choose_frames, probe_video
+from nbp.data.video import choose_frames, probe_video
 from tests.data.videos import encode, make_clip
 
 
@@ -78,6 +80,21 @@ def test_centre_crop_and_random_crop():
         np.testing.assert_array_equal(crop, video[:, top : top + 4, left : left + 4])
         found.add((int(top), int(left)))
     assert found == {(top, left) for top in range(3) for left in range(5)}
+
+
+def test_random_crop_cuts_a_third_off_each_side_of_larger_frames():
+    """A 40 x 60 frame becomes 24 x 36 (1.5 x 16), of which training sees any 16 x 16 window."""
+    columns = np.broadcast_to(np.arange(60, dtype=np.uint8) * 4, (1, 40, 60))
+    record = {"video": np.stack([columns] * 3, axis=-1), "label": 0}
+    resize, (cut,) = choose_spatial("random_crop", 16, training=True)
+    frames = resize(record, _rng())["video"]
+    assert frames.shape == (1, 24, 36, 3)
+    found = {int(cut({"video": frames}, _rng(seed))["video"][0, 0, 0, 0]) for seed in range(200)}
+    assert found == set(frames[0, 0, :21, 0].tolist())
+    resize, (cut,) = choose_spatial("random_crop", 16, training=False)
+    np.testing.assert_array_equal(
+        cut(resize(record, _rng()), _rng())["video"], frames[:, 4:20, 10:26]
+    )
 
 
 def test_crop_of_a_small_clip_names_the_remedy():

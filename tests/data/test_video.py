@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from nbp.data import video
+from nbp.data.files import VideoError
 from nbp.data.video import (
-    VideoError,
     VideoInfo,
     choose_frames,
     probe_video,

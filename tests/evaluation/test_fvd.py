@@ -20,6 +20,7 @@ from nbp.evaluation.fvd import (
     resize_short_side,
     truncate_to_bytes,
 )
+from nbp.evaluation.protocols import FeatureRule
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.nn.conv3d import lax_conv
 
@@ -111,9 +112,10 @@ class MeanNetwork(I3dNetwork):
         return jnp.concatenate(moments, axis=-1) * params["gain"]
 
 
-def make_extractor(batch: int) -> FeatureExtractor:
+def make_extractor(batch: int, **rule) -> FeatureExtractor:
     network = MeanNetwork(I3dSpec(classes=6), lax_conv)
-    return FeatureExtractor(network, {"gain": jnp.float32(2.0)}, "styleganv", batch=batch)
+    rule = FeatureRule("any", "styleganv", **rule)
+    return FeatureExtractor(network, {"gain": jnp.float32(2.0)}, rule, batch=batch)
 
 
 def random_clips(seed: int, n: int):
@@ -128,6 +130,47 @@ def test_features_do_not_depend_on_batching():
     np.testing.assert_allclose(four, one, atol=1e-6)
     want = 2 * np.asarray(prepare_styleganv(clips[6:7] / np.float32(255))).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(four[6:, :3], want, atol=1e-5)
+
+
+def test_bytes_and_floats_are_the_same_clips():
+    clips = random_clips(3, 5)
+    extract = make_extractor(4)
+    floats = jnp.asarray(clips, jnp.float32) / 255
+    np.testing.assert_allclose(extract(floats), extract(clips), atol=1e-6)
+
+
+def test_only_the_scored_frames_count():
+    clips = np.concatenate([random_clips(4, 3)] * 4, axis=1)
+    clips[:, :3] = 0
+    want = make_extractor(4)(clips[:, 3:7])
+    np.testing.assert_allclose(make_extractor(4, first_frame=3, frames=4)(clips), want, atol=1e-6)
+    assert np.abs(make_extractor(4)(clips) - want).max() > 0.1
+
+
+def test_intermediate_sizes_lose_detail_and_antialiasing_more():
+    """A grid of single pixels: averaged away by a triangle filter, aliased without one."""
+    clips = np.zeros((2, 1, 32, 32, 3), np.uint8)
+    clips[:, :, ::4, ::4] = 255
+    plain, small, smooth = (
+        make_extractor(2, **rule)(clips)[0, 3:]
+        for rule in ({}, {"sizes": (8,)}, {"sizes": (8,), "antialias": True})
+    )
+    # Mean squares in [-1, 1]: black and white give 1, grey gives less.
+    np.testing.assert_allclose(small, 2.0, atol=1e-4)
+    assert (smooth < 1.7).all()
+    assert (plain > smooth).all()
+
+
+def test_antialiasing_is_a_triangle_as_wide_as_the_scale():
+    row = random_pixels(1, 1, 1, 12, 3, seed=2)
+    got = np.asarray(resize_bilinear(jnp.asarray(row), 1, 4, antialias=True))[0, 0, 0]
+    for column in range(4):
+        centre = (column + 0.5) * 3 - 0.5
+        weight = np.maximum(1 - np.abs(np.arange(12) - centre) / 3, 0)
+        want = (weight / weight.sum()) @ row[0, 0, 0]
+        np.testing.assert_allclose(got[column], want, atol=1e-6)
+    grown = resize_bilinear(jnp.asarray(row), 1, 30, antialias=True)
+    np.testing.assert_allclose(grown, resize_bilinear(jnp.asarray(row), 1, 30), atol=1e-6)
 
 
 def test_no_clips_give_no_features():

@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Programs compiled for eight virtual devices: what is reported, and what helps if it is too big."""
+"""Programs compiled for eight virtual devices: what is reported, and what helps when too big."""
 
 import dataclasses
 import json
@@ -102,9 +102,7 @@ def test_changes_are_tried_until_one_fits(monkeypatch):
 
 def test_a_change_that_cannot_be_is_reported():
     request = make_request()
-    found = job._try(
-        request, {"mesh.fsdp": 3}, "generator.update", jax.devices(), CHIPS["v5e"]
-    )
+    found = job._try(request, {"mesh.fsdp": 3}, "generator.update", jax.devices(), CHIPS["v5e"])
     assert not found["fits"]
     assert "does not divide the 8 devices" in found["refused"]
 
@@ -142,7 +140,8 @@ def test_the_command_writes_json(tmp_path, monkeypatch, capsys):
     out = tmp_path / "deep" / "report.json"
     main.main(
         ["--config", tiny.CONFIG, "--topology", "cpu:8", "--out", str(out)]
-        + ["--programs", "generator.sample", *tiny.flags()]
+        + ["--programs", "generator.sample"]
+        + tiny.flags()
     )
     report = json.loads(out.read_text())
     assert list(report["programs"]) == ["generator.sample"]

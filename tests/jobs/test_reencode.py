@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from nbp.data.coding import Coding, decode_clip
+from nbp.data.files import VideoError
 from nbp.data.transforms import resize_frame
-from nbp.data.video import VideoError, VideoInfo, read_clip
+from nbp.data.video import VideoInfo, read_clip
 from nbp.errors import ConfigError
 from nbp.jobs import reencode
 from nbp.jobs.reencode import CRASHED, TIMED_OUT, VANISHED, Recipe, WorkerPool, reencode_video

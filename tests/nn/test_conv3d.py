@@ -9,16 +9,19 @@ import pytest
 from flax import nnx
 
 from nbp.nn.conv3d import (
+    FORMULATIONS,
     CausalConv3d,
+    FrameCache,
     FrameGroupNorm,
     Swish,
     depth_to_space,
-    lax_conv,
+    repeat_ends,
     taps_conv,
 )
 
 STRIDES = [(1, 1, 1), (1, 2, 2), (2, 2, 2), (3, 1, 2)]
-BACKENDS = {"lax": lax_conv, "taps": taps_conv}
+# Kernel shapes: one kind is enough for most formulations, `fold` has a thin input or output end.
+KERNELS = {"widens": (3, 3, 3, 2, 4), "narrows": (3, 3, 3, 4, 2), "pairs": (2, 1, 3, 2, 2)}
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -50,15 +53,18 @@ def adjoints_by_loops(x, kernel, stride, weight) -> tuple[np.ndarray, np.ndarray
     return dx, dkernel
 
 
+@pytest.mark.parametrize("shape", KERNELS)
 @pytest.mark.parametrize("stride", STRIDES)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_convolution_is_the_loop(backend, stride):
-    x, kernel = normal(2, 5, 6, 7, 2), normal(3, 3, 3, 2, 4, seed=1)
+@pytest.mark.parametrize("formulation", ["lax", "taps", "fold"])
+def test_convolution_is_the_loop(formulation, stride, shape):
+    shape = KERNELS[shape]
+    x, kernel = normal(2, 5, 6, 7, shape[3]), normal(*shape, seed=1)
     weight = normal(*output_shape(x, kernel, stride), seed=2)
 
     @jax.jit
     def run(x, kernel):
-        y, pull = jax.vjp(lambda x, kernel: BACKENDS[backend](x, kernel, stride), x, kernel)
+        conv = FORMULATIONS[formulation]
+        y, pull = jax.vjp(lambda x, kernel: conv(x, kernel, stride), x, kernel)
         return y, *pull(weight)
 
     y, dx, dkernel = run(x, kernel)
@@ -66,6 +72,27 @@ def test_convolution_is_the_loop(backend, stride):
     expected_dx, expected_dkernel = adjoints_by_loops(x, kernel, stride, weight)
     np.testing.assert_allclose(dx, expected_dx, atol=2e-5)
     np.testing.assert_allclose(dkernel, expected_dkernel, atol=5e-5)
+
+
+@pytest.mark.parametrize("channels", [(3, 16), (16, 3), (16, 16)])
+def test_mixed_formulation(channels):
+    x, kernel = normal(1, 4, 5, 5, channels[0]), normal(3, 3, 3, *channels, seed=1)
+    y = FORMULATIONS["mixed"](jnp.asarray(x), jnp.asarray(kernel), (1, 1, 1))
+    np.testing.assert_allclose(y, convolve_by_loops(x, kernel, (1, 1, 1)), atol=5e-5)
+
+
+def test_half_precision_formulations_are_as_exact_as_the_oracle():
+    x, kernel = normal(1, 4, 6, 6, 16), normal(3, 3, 3, 16, 16, seed=1)
+    half = jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16)
+    expected = convolve_by_loops(
+        np.asarray(half[0], np.float32), np.asarray(half[1], np.float32), (1, 1, 1)
+    )
+    errors = {}
+    for name, conv in FORMULATIONS.items():
+        found = np.asarray(conv(half[0], half[1], (1, 1, 1)), np.float32)
+        errors[name] = np.sqrt(np.mean((found - expected) ** 2))
+    assert errors["lax"] > 0.01  # rounding of the result, of size 20
+    assert max(errors.values()) < 2 * errors["lax"]
 
 
 def make_conv(inputs: int, outputs: int, **options) -> CausalConv3d:
@@ -85,6 +112,43 @@ def test_causal_convolution_replicates_borders_and_the_first_frame(stride):
     np.testing.assert_allclose(conv(x), expected + np.asarray(conv.bias[...]), atol=2e-5)
     sizes = [-(-n // s) for n, s in zip(x.shape[1:4], stride, strict=True)]
     assert expected.shape == (2, *sizes, 3)
+
+
+@pytest.mark.parametrize("taps", [1, 2, 3])
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+def test_chunks_with_a_cache_are_the_whole(taps, step):
+    x = normal(2, 1 + 6 * step, 3, 4, 2)
+    conv = make_conv(2, 3, taps=taps, stride=(step, 1, 1))
+
+    @jax.jit
+    def run(x):
+        outputs, frames = [], None
+        for chunk in jnp.split(x, (1, 1 + 3 * step, 1 + 4 * step), axis=1):
+            cache = FrameCache(frames)
+            outputs.append(conv(chunk, cache))
+            frames = cache.frames
+            assert [frame.shape[1] for frame in frames] == [taps - step] * (taps > step)
+        return conv(x), jnp.concatenate(outputs, axis=1)
+
+    whole, chunks = run(x)
+    assert whole.shape[1] == 7
+    np.testing.assert_allclose(chunks, whole, atol=1e-5)
+
+
+def test_length_in_time_is_its_own():
+    assert make_conv(2, 3, taps=1).kernel.shape == (1, 3, 3, 2, 3)
+    assert make_conv(2, 3, kernel=1, taps=3).kernel.shape == (3, 1, 1, 2, 3)
+    x = normal(1, 4, 3, 3, 2)
+    conv = make_conv(2, 3, taps=1)
+    alone = jnp.concatenate([conv(x[:, t : t + 1]) for t in range(4)], axis=1)
+    np.testing.assert_allclose(conv(x), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("axis, times", [(1, (2, 0)), (2, (1, 1)), (3, (0, 3)), (1, (0, 0))])
+def test_repeated_ends(axis, times):
+    x = normal(2, 3, 2, 4, 2)
+    widths = [times if i == axis else (0, 0) for i in range(5)]
+    np.testing.assert_array_equal(repeat_ends(x, axis, times), np.pad(x, widths, mode="edge"))
 
 
 def test_kernel_of_one_is_a_matrix():
@@ -142,6 +206,14 @@ def test_swish():
     np.testing.assert_allclose(
         act(x), x / (1 + np.exp(-x * [0.0, 1.0, 2.0, -3.0])), rtol=1e-5, atol=1e-6
     )
+
+
+def test_depth_to_space_keeps_every_frame_after_the_start():
+    x = jnp.asarray(normal(1, 3, 2, 2, 16))
+    whole = depth_to_space(x, (4, 1, 2))
+    later = depth_to_space(x[:, 1:], (4, 1, 2), starts=False)
+    assert later.shape[1] == 8
+    np.testing.assert_array_equal(later, whole[:, 1:])
 
 
 @pytest.mark.parametrize("stride", [(1, 2, 2), (2, 2, 2), (2, 1, 3)])

@@ -13,8 +13,8 @@ from nbp.build import GENERATOR_GROUPS
 from nbp.interop.mapping import export_tensors
 from nbp.models.generator import GeneratorNetwork
 from nbp.shapes import Array, PyTree
-from nbp.tasks.generator import score
-from nbp.tasks.tokenizer import start_state, update
+from nbp.tasks.generator import score, update
+from nbp.tasks.tokenizer import start_state
 from nbp.training.optimizer import OptimizerSpec, assign_groups
 from tests.official_parity.comparison import Comparison, compare
 from tests.official_parity.gpt_network import (

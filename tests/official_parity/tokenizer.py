@@ -31,22 +31,22 @@ def check_tokenizer(case: Case, arrays: Arrays) -> list[Comparison]:
     """Encoder and decoder layer by layer, latents, codes, pixels of the stored codes."""
     with open_case(case, arrays, "tokenizer") as (config, tolerances, read):
         spec = TokenizerSpec(levels=tuple(config["levels"]))
-        network = TokenizerNetwork(spec, taps_conv)
+        network, fsq = TokenizerNetwork(spec, taps_conv), Fsq(spec.levels)
         video = _read_video(config, read)
         params = make_params(network)
         count = read["enc_samples"].shape[1]
         down = _trace(network, params, "encoder", video, count=count)
         margin, (scale, bound) = read["index_margin"], ("indices", tolerances["indices"])
         stable = margin > _read_margin(bound)
-        indices, ours = read["indices"], _quantize(spec.quantizer, down.output)
-        quantized = np.asarray(spec.quantizer.lookup(jnp.asarray(indices)))
+        indices, ours = read["indices"], _quantize(fsq, down.output)
+        quantized = np.asarray(fsq.lookup(jnp.asarray(indices)))
         up = _trace(network, params, "decoder", quantized, count=read["dec_samples"].shape[1])
         pixels = _channels_first(up.output)
         _check_shapes(config, down, up)
         results = [
             compare("z", _channels_first(down.output), read["z"], tolerances["z"]),
             compare(scale, ours[stable], indices[stable], "exact"),
-            compare("index_margin", _margin(spec.quantizer, down.output), margin, tolerances["z"]),
+            compare("index_margin", _margin(fsq, down.output), margin, tolerances["z"]),
         ]
         results += _compare_layers("enc", down, read) + _compare_layers("dec", up, read)
         return results + _compare_pixels(pixels, case, read, tolerances["recon"])

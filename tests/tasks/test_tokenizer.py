@@ -1,24 +1,29 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer objective learns, and its measures are what they are called."""
+"""The tokenizer objective learns, its measures are what they are called, and both sides of the
+adversarial game learn from their own losses alone."""
 
+import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from nbp import losses
+from nbp.models.lpips import LpipsNetwork
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
-from nbp.nn.conv3d import taps_conv
-from nbp.tasks.tokenizer import TokenizerTask
-from nbp.training.optimizer import OptimizerSpec
-
-NETWORK = TokenizerNetwork(
-    TokenizerSpec(widths=(4, 8), units=(1, 0), strides=((2, 2, 2),), levels=(4, 4, 4), groups=2),
-    taps_conv,
+from nbp.nn.conv3d import lax_conv
+from nbp.tasks.tokenizer import (
+    Objective,
+    TokenizerTask,
+    lpips_distance,
 )
-TASK = TokenizerTask(NETWORK, OptimizerSpec(learning_rate=1e-2, total_steps=100), losses.l2)
+from nbp.training.optimizer import ParamGroup
+from tests.models.toy import random_params
+from tests.tasks.test_generator import same
+from tests.tasks.toy import KEY, NETWORK, SPEC, TASK, check_close, draw_pixels
 
 
 def make_clips() -> np.ndarray:
@@ -51,11 +56,9 @@ def test_a_few_steps_lower_the_loss(trained):
 
 def test_measures(trained):
     start, _, history, batch = trained
-    video, codes = jax.jit(NETWORK.bind(start.params).reconstruct)(
-        batch["video"].astype(np.float32) / 255
-    )
+    found = jax.jit(NETWORK.bind(start.params).reconstruct)(batch["video"].astype(np.float32) / 255)
     pixels = batch["video"].astype(np.float64) / 255
-    output = np.asarray(video).astype(np.float64)
+    output, codes = np.asarray(found.output).astype(np.float64), found.codes
     first = history[0]
     assert first["loss"] == pytest.approx(((output - pixels) ** 2).mean(), rel=1e-4)
     mse = ((output.clip(0, 1) - pixels) ** 2).mean()
@@ -67,3 +70,77 @@ def test_measures(trained):
     assert first["grad_norm"] > 0
     assert TASK.frozen == {}
     assert TASK.name == "tokenizer"
+
+
+# Quantizers and perceptual distances --------------------------------------------------------------
+
+
+def test_a_moving_codebook_is_moved_by_its_statistics_alone():
+    spec = TokenizerSpec(
+        widths=(4,),
+        units=(0,),
+        strides=(),
+        levels=(),
+        groups=2,
+        kind="vq",
+        codes=6,
+        code_channels=3,
+    )
+    network = TokenizerNetwork(spec, lax_conv)
+    groups = (ParamGroup("(en|de)coder/.*"), ParamGroup("quantizer/.*", learning_rate_scale=0.0))
+    optimizer = dataclasses.replace(SPEC, ema_decay=0.9, weight_decay=0.1, groups=groups)
+    task = TokenizerTask(network, optimizer, Objective(losses.l2, quantizer_weight=0.5))
+    start = jax.jit(task.init)(KEY)
+    batch = {"video": draw_pixels(1, 2, 8, 8), "image": draw_pixels(3, 1, 8, 8)}
+    after, metrics = jax.jit(task.step)(start, {}, batch, KEY)
+
+    @jax.jit
+    def look(params):
+        model = network.bind(params)
+        return [model.reconstruct(batch[k].astype(np.float32) / 255) for k in ("video", "image")]
+
+    clips, images = look(start.params)
+    # One clip of two frames beside three images: 2 of 5 frames, 1 of 4 samples.
+    statistics = jax.tree.map(lambda c, i: 0.4 * c + 0.6 * i, clips.statistics, images.statistics)
+    moved = spec.quantizer.update(start.params["quantizer"], statistics)
+    check_close(after.params["quantizer"], moved, 1e-4)
+    assert not same(after.params["quantizer"], start.params["quantizer"])
+    assert same(after.ema["quantizer"], after.params["quantizer"])
+    assert not same(after.ema["encoder"], after.params["encoder"])
+    penalty = 0.25 * clips.penalty + 0.75 * images.penalty
+    assert metrics["quantizer"] == pytest.approx(float(penalty), rel=1e-4)
+    assert metrics["loss"] == pytest.approx(
+        float(metrics["reconstruction"] + 0.5 * penalty), rel=1e-4
+    )
+    assert {"commitment", "dead_codes"} <= metrics.keys()
+    codes = np.concatenate([np.ravel(clips.codes), np.ravel(images.codes)])
+    assert metrics["code_usage"] == pytest.approx(len(np.unique(codes)) / 6)
+
+
+def test_lpips_is_differentiated_through_its_features(monkeypatch):
+    """In float64 along a random direction; the weights come as frozen arrays."""
+    monkeypatch.setattr("nbp.models.lpips.STAGES", ((8, 8), (16,), (16,)))
+    with jax.enable_x64(True):
+        shapes = jax.eval_shape(LpipsNetwork().init, KEY)
+        rng = np.random.default_rng(5)
+        weights = jax.tree.map(lambda x: x.astype(jnp.float64), random_params(shapes))
+        heads = {i: jnp.full(x.shape, 1.0 / x.size) for i, x in weights["heads"].items()}
+        frozen = {"lpips": {**weights, "heads": heads}}
+        pixels, start, way = (
+            {"image": jnp.asarray(rng.random((2, 1, 16, 16, 3)))} for _ in range(3)
+        )
+        objective = Objective(losses.l2, lpips_distance, perceptual_weight=3.0)
+
+        @jax.jit
+        def along(amount, frozen):
+            output = {"image": start["image"] + amount * way["image"]}
+            return objective.compare(output, pixels, frozen)
+
+        step = 1e-6
+        (up, _), (down, _) = along(step, frozen), along(-step, frozen)
+        total, measures = along(0.0, frozen)
+        slope = jax.jit(jax.grad(lambda amount: along(amount, frozen)[0]))(0.0)
+        np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-5)
+        parts = measures["reconstruction"] + 3.0 * measures["perceptual"]
+        np.testing.assert_allclose(total, parts, rtol=1e-6)
+        assert measures["perceptual"] > 0

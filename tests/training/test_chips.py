@@ -14,7 +14,9 @@ def test_topologies():
     assert parse_topology("gpu").size == 0
 
 
-@pytest.mark.parametrize("text", ["v5e", "v4:2x2", "v5e:2x2x2", "v5p:4x4", "cpu:0", "gpu:8", "v6e:x"])
+@pytest.mark.parametrize(
+    "text", ["v5e", "v4:2x2", "v5e:2x2x2", "v5p:4x4", "cpu:0", "gpu:8", "v6e:x"]
+)
 def test_others_are_refused(text):
     with pytest.raises(ConfigError, match=r"--topology"):
         parse_topology(text)

@@ -139,9 +139,9 @@ def test_a_batch_that_does_not_divide_is_refused_before_any_work(tmp_path):
 @pytest.mark.parametrize("bad", [2, 9])
 def test_a_non_finite_loss_stops_and_is_never_saved(tmp_path, bad):
     with pytest.raises(NonFiniteError) as caught:
-        train(tmp_path, nan_at=bad)  # step 10 is a checkpoint step
+        train(tmp_path, nan_at=[bad])  # step 10 is a checkpoint step
     message = str(caught.value)
-    assert f"loss is nan and grad_norm is nan at step {bad + 1}" in message
+    assert f"grad_norm is nan, loss is nan, largest is nan at step {bad + 1};" in message
     assert f"last good step is {bad}" in message
     expected = "no checkpoint exists" if bad < 5 else "last checkpoint 5."
     assert expected in message

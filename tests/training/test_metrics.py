@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nbp.errors import DataError
 from nbp.training.metrics import (
     MetricsTable,
     MetricsWriter,
     WindowMeter,
     format_duration,
-    write_curves_png,
 )
 
 
@@ -125,23 +123,24 @@ def test_events_and_previews(tmp_path):
     assert MetricsWriter(tmp_path, console=False).write_preview(5, "x", frames, fps=8) is None
 
 
-def test_curves_are_drawn(tmp_path):
-    table = MetricsTable(tmp_path / "metrics.csv")
-    for step in range(10, 410, 10):
-        table.add(step, {"loss": 100 / step, "psnr": 20 + step / 50, "step_time_s": 0.1})
-        if step % 100 == 0:
-            table.add(step, {"validation/loss": 120 / step, "label_agreement/shape": 0.5})
-    write_curves_png(table.path, tmp_path / "curves.png", title="tokenizer")
-    with Image.open(tmp_path / "curves.png") as image:
-        pixels = np.asarray(image.convert("RGB"))
-    assert pixels.shape[1] > pixels.shape[0] > 200
-    saturation = pixels.max(axis=2).astype(int) - pixels.min(axis=2)
-    assert np.mean(saturation > 60) > 1e-3, "there are coloured curves"
-
-
-def test_curves_need_metrics(tmp_path):
-    with pytest.raises(DataError, match="no metrics to draw"):
-        write_curves_png(tmp_path / "none.csv", tmp_path / "curves.png")
+def test_going_back_rewrites_the_table_and_opens_new_events(tmp_path, capsys):
+    with MetricsWriter(tmp_path, name="toy") as writer:
+        writer.start(0, total_steps=100)
+        for step in (10, 20, 30):
+            writer.write(step, {"loss": step / 10})
+        writer.rewind(10)
+        writer.write_alarm(10, "rollback", value=30.0, text="gone back")
+        writer.write(20, {"loss": 7.0})
+    assert [
+        (row["step"], row["loss"], row["alarm/rollback"]) for row in read(writer.table.path)
+    ] == [
+        ("10", "1", "30"),
+        ("20", "7", ""),
+    ]
+    assert "[toy] warning: gone back\n" in capsys.readouterr().out
+    events = sorted(tmp_path.glob("events.out.tfevents.*"))
+    assert len(events) == 2, "also within one second"
+    assert b"alarm/rollback" in events[1].read_bytes()
 
 
 @pytest.mark.parametrize(

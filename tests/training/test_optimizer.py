@@ -1,6 +1,7 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from nbp.training.optimizer import (
     accumulate_gradients,
     apply_gradients,
     assign_groups,
+    average_micro_batches,
     make_optimizer,
     make_schedule,
     update_ema,
@@ -182,6 +184,30 @@ def test_accumulated_gradients_equal_the_full_batch(accumulate):
         jax.random.uniform(jax.random.fold_in(jax.random.key(0), j)) for j in range(accumulate)
     ]
     np.testing.assert_allclose(metrics["noise"], np.mean(noises), rtol=1e-5)
+
+
+def test_memory_does_not_grow_with_the_number_of_micro_batches():
+    params = jnp.ones((64, 512))
+
+    def memory(accumulate: int) -> int:
+        def step(x: jax.Array) -> jax.Array:
+            def one(rows: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
+                return jnp.outer(
+                    jnp.tanh(rows["x"] @ params).sum(0), jax.random.normal(key, (512,))
+                )
+
+            key = jax.random.key(0)
+            return average_micro_batches(one, batch={"x": x}, key=key, accumulate=accumulate)
+
+        rows = jnp.zeros((64 * accumulate, 64))
+        analysis = jax.jit(step).lower(rows).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+
+    tree = 4 * 512 * 512
+    few, many = memory(2), memory(16)
+    assert few >= tree
+    assert many - few < 0.5 * tree, "the rows themselves, not one more tree for each"
 
 
 def test_accumulation_must_divide_the_batch():

@@ -24,7 +24,7 @@ def test_stochastic_rounding_gives_a_neighbour_and_the_value_on_average():
 
 
 def test_what_bfloat16_holds_is_not_moved():
-    held = np.array([0.0, -0.0, 1.5, -2.0**100, np.inf, -np.inf, np.nan], np.float32)
+    held = np.array([0.0, -0.0, 1.5, -(2.0**100), np.inf, -np.inf, np.nan], np.float32)
     found = np.asarray(round_stochastically(jnp.asarray(held), jax.random.key(1)), np.float32)
     np.testing.assert_array_equal(found, held)
     assert np.signbit(found[1])

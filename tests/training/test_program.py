@@ -135,7 +135,7 @@ ENTRY %main (z: f32[8]) -> f32[8] {
   %z = f32[8]{0} parameter(0)
   %w = (s32[]{:T(128)}, f32[8]{0:T(8)}) while(%z), condition=%cond, body=%body
   %ar = (f32[4]{0}, bf16[4]{0}) all-reduce(%z, %z), replica_groups={{0,1},{2,3}}, to_apply=%add
-  ROOT %cp = (f32[8], f32[8], u32[], u32[]) collective-permute-start(%z), source_target_pairs={{0,1}}
+  ROOT %cp = (f32[8], f32[8], u32[], u32[]) collective-permute-start(%z), source_target_pairs={{0}}
 }
 """
 

@@ -60,6 +60,8 @@ def test_an_indivisible_batch_is_refused_with_a_remedy():
         check_batch(12, make_mesh())
     with pytest.raises(ConfigError, match=message):
         place_batch({"video": np.zeros((12, 1))}, make_mesh())
+    with pytest.raises(ConfigError, match="batch of 12 images"):
+        place_batch({"video": np.zeros((16, 1)), "image": np.zeros((12, 1))}, make_mesh())
 
 
 def test_conftest_gives_eight_devices():

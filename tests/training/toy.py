@@ -9,7 +9,7 @@ after the asynchronous save of step N began), `seal:N` (while step N is being co
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nbp.training.checkpoint import Checkpointer
+from nbp.training.guards import GuardSpec
 from nbp.training.loop import LoopSpec, run
 from nbp.training.metrics import MetricsWriter
 from nbp.training.optimizer import (
@@ -111,7 +112,7 @@ class ToyStream:
         start: int,
         *,
         at_draw: Callable[[int], None] = lambda batch: None,
-        nan_at: int | None = None,
+        nan_at: Collection[int] = (),
     ) -> None:
         self.position = start
         self.closed = False
@@ -122,7 +123,7 @@ class ToyStream:
         rng = np.random.default_rng([7, self.position])
         x = rng.normal(size=(BATCH, 4)).astype(np.float32)
         y = np.stack([x.sum(axis=1), x[:, 0] - x[:, 1]], axis=1)
-        if self.position == self._nan_at:
+        if self.position in self._nan_at:
             x[0, 0] = np.nan
         self.position += 1
         index = np.arange(BATCH, dtype=np.int64) + (self.position - 1) * BATCH
@@ -138,13 +139,14 @@ def train(
     task: ToyTask | None = None,
     steps: int = STEPS,
     at_draw: Callable[[int], None] = lambda batch: None,
-    nan_at: int | None = None,
+    nan_at: Collection[int] = (),
     evaluators: Sequence[Evaluator] = (),
     mesh: Mesh | None = None,
     checkpointer: Checkpointer | None = None,
     log_every: int = 1,
     checkpoint_every: int = 5,
     changed_data: Literal["refuse", "accept"] = "refuse",
+    guards: GuardSpec | None = None,
 ) -> TrainState:
     """Trains the toy in `directory` like a stage of `nbp.train`."""
     with (
@@ -161,6 +163,7 @@ def train(
                 log_every=log_every,
                 checkpoint_every=checkpoint_every,
                 changed_data=changed_data,
+                guards=guards or GuardSpec(),
             ),
             mesh=mesh if mesh is not None else make_mesh(data=1),
             writer=writer,

@@ -1,0 +1,219 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""One pass of a tokenizer over real clips: every score of its reconstructions, in constant memory.
+
+While one batch is scored on the host, the next is encoded and decoded on the devices.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from nbp.data.video import tile_clips, write_video
+from nbp.errors import DataError
+from nbp.evaluation.batches import fill_batch
+from nbp.evaluation.figures import write_frame_curve
+from nbp.evaluation.fvd import FeatureExtractor
+from nbp.evaluation.perceptual import LpipsScorer
+from nbp.evaluation.scores import (
+    BadClip,
+    CodeCounter,
+    PairedMoments,
+    ReconstructionScores,
+    WorstClips,
+)
+from nbp.jobs.progress import Progress
+from nbp.jobs.real_clips import RealClips
+from nbp.jobs.sample import GRID_SIDE, write_grid
+from nbp.models.tokenizer import TokenizerNetwork, round_pixels
+from nbp.shapes import Clips, PyTree
+from nbp.training.sharding import make_mesh, place_batch, place_state
+
+SHOWN = 8  # clips in a side-by-side GIF
+WORST = 8  # clips written because they were reproduced worst
+
+Rows = Mapping[str, np.ndarray]
+
+
+class Devices:
+    """All devices of this host: batches are split over them, parameters are copied to each."""
+
+    def __init__(self) -> None:
+        self._mesh = make_mesh(devices=jax.local_devices())
+
+    def round_up(self, batch: int) -> int:
+        """The least batch that they can share."""
+        return -(-batch // self._mesh.size) * self._mesh.size
+
+    def place(self, rows: Any) -> jax.Array:
+        if isinstance(rows, jax.Array):
+            return rows  # made there
+        return place_batch({"rows": rows}, self._mesh)["rows"]
+
+    def copy(self, params: PyTree) -> PyTree:
+        return place_state(params, self._mesh)
+
+
+class Codec:
+    """Clips through the tokenizer and back. Always one shape, compiled once."""
+
+    def __init__(
+        self, network: TokenizerNetwork, params: PyTree, devices: Devices, *, batch: int
+    ) -> None:
+        self.codes = network.spec.quantizer.codes
+        self.batch = devices.round_up(batch)
+        self._params, self._place = devices.copy(params), devices.place
+
+        def reconstruct(params: PyTree, video: jax.Array) -> tuple[jax.Array, ...]:
+            tokens = network.encode(params, video)
+            pixels = network.bind(params).decode(tokens)
+            return tokens, pixels, round_pixels(pixels)
+
+        self._reconstruct = jax.jit(reconstruct)
+
+    def start(self, video: Clips) -> tuple[jax.Array, ...]:
+        """Codes, pixels in [0, 1] and bytes of at most `batch` clips, being computed.
+
+        They have `batch` rows; those after the clips mean nothing.
+        """
+        return self._reconstruct(self._params, self._place(fill_batch(video, self.batch)))
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured beside PSNR, SSIM, GMS and the use of the codes.
+
+    frames: the first frames, on which PSNR, SSIM and GMS are computed; None all.
+    also: called with "codes" and "label" of each batch.
+    """
+
+    frames: int | None = None
+    extractor: FeatureExtractor | None = None
+    lpips: LpipsScorer | None = None
+    also: Callable[[Rows], None] | None = None
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """Scores of a pass; `rfvd` is None without features. shown: [n t h w 3] clips, then outputs."""
+
+    scores: dict[str, float]
+    rfvd: float | None
+    psnr_per_frame: list[float]
+    worst: list[BadClip]
+    shown: tuple[Clips, Clips]
+
+
+def score_reconstruction(
+    clips: RealClips, codec: Codec, measures: Measures, report: Callable[[str], None]
+) -> Reconstructed:
+    """Reconstructs every clip once and scores it. Raises DataError where clips cannot be read."""
+    fidelity = ReconstructionScores(measures.frames)
+    counter = CodeCounter(codec.codes)
+    worst = WorstClips(WORST)
+    extractor = measures.extractor
+    moments = None if extractor is None else PairedMoments(extractor.dimensions)
+    distances: list[float] = []
+    shown: list[tuple[Clips, Clips]] = []
+
+    def finish(rows: Rows, tokens: jax.Array, pixels: jax.Array, decoded: jax.Array) -> None:
+        video, count = rows["video"], len(rows["video"])
+        outputs = np.asarray(decoded)[:count]
+        if extractor is not None and moments is not None:
+            moments.add(extractor(video), extractor(pixels[:count]))
+        if measures.lpips is not None:
+            distances.extend(measures.lpips(video, outputs).tolist())
+        codes = np.asarray(tokens)[:count]
+        if measures.also is not None:
+            measures.also({"codes": codes, "label": rows["label"]})
+        psnr = fidelity.add(video, outputs, pool=pool)
+        worst.add(rows["index"].tolist(), psnr.tolist(), video, outputs)
+        counter.add(codes)
+        if not shown:
+            shown.append((video[:SHOWN].copy(), outputs[:SHOWN].copy()))
+        for _ in range(count):
+            progress.step()
+
+    with (
+        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+        Progress(len(clips.rows), "clips", report) as progress,
+    ):
+        pending: tuple[Any, ...] = ()
+        for rows in clips.batches(codec.batch):
+            started = codec.start(rows["video"])
+            if pending:
+                finish(*pending)
+            pending = (rows, *started)
+        if not pending:
+            raise DataError("there are no clips to score; check the data configuration")
+        finish(*pending)
+    scores = {**fidelity.result(), **counter.result()}
+    if distances:
+        scores["lpips"] = float(np.mean(distances))
+    rfvd = None if moments is None else moments.distance
+    return Reconstructed(scores, rfvd, fidelity.psnr_per_frame, worst.result(), shown[0])
+
+
+def write_reconstruction(
+    found: Reconstructed, clips: RealClips, out: Path, *, name: str, fps: float, stride: int
+) -> list[dict[str, Any]]:
+    """Writes pictures into the folder `out`; returns what the worst clips are, from the worst on.
+
+    reconstructions.gif: clips beside their reconstructions. frames-NAME.png: PSNR over the frames.
+    worst/NAME/: of each clip the original, the reconstruction, and four times their difference.
+    """
+    pairs = np.stack(found.shown, axis=1)
+    pairs = pairs.reshape(-1, *pairs.shape[2:])
+    write_grid(out / "reconstructions.gif", pairs, fps=fps, columns=4)
+    write_frame_curve(
+        out / f"frames-{name}.png",
+        found.psnr_per_frame,
+        title=f"{clips.config.name}, {name}: {len(clips.rows)} clips",
+        stride=stride,
+    )
+    folder = out / "worst" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    return [
+        _write_worst(bad, folder, clips, place=place, fps=fps)
+        for place, bad in enumerate(found.worst)
+    ]
+
+
+def _write_worst(
+    bad: BadClip, folder: Path, clips: RealClips, *, place: int, fps: float
+) -> dict[str, Any]:
+    file = folder / f"{place:02d}-clip-{bad.index}-psnr-{bad.psnr:.2f}.mp4"
+    picture = tile_clips(bad.triple, columns=3)
+    scale = max(1, GRID_SIDE // bad.clip.shape[1])
+    write_video(file, picture.repeat(scale, axis=1).repeat(scale, axis=2), fps=fps)
+    shown = {"index": bad.index, "psnr": round(bad.psnr, 4), **clips.describe(bad.index)}
+    return {**shown, "file": str(Path(*file.parts[-3:]))}
+
+
+def name_rfvd(count: int, complete: int, *, published: bool) -> str:
+    """`rfvd` of a complete set with published features; else the name says what is different."""
+    name = "rfvd" if published else "rfvd_random_features"
+    return name if count >= complete else f"{name}_{count}"
+
+
+def list_deviations(
+    count: int, complete: int, replaced: Sequence[str], *, features: str
+) -> list[str]:
+    """How an evaluation differs from its protocol, in words; `features` names other ones."""
+    found = []
+    if count < complete:
+        found.append(f"{count} of {complete} clips")
+    if features:
+        found.append(f"features of {features}")
+    if replaced:
+        found.append(
+            f"{len(replaced)} unreadable videos were replaced by others, the first: {replaced[0]}"
+        )
+    return found

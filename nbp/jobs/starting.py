@@ -1,0 +1,178 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""`train.<stage>.start_from`: a stage begins with the parameters that another workdir has trained.
+
+What a stage began with is written to `<stage>/start.json` before its first update, and from then on
+that is what counts: a run that is killed before its first checkpoint begins again with the same
+parameters, even if the other workdir was trained on in between.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from nbp import build
+from nbp.config import Config
+from nbp.errors import CheckpointError
+from nbp.jobs.workdir import has_begun, read_config, read_labels, write_text
+from nbp.models.inflation import inflate
+from nbp.models.tokenizer import TokenizerNetwork
+from nbp.shapes import PyTree
+from nbp.training.checkpoint import Checkpointer
+from nbp.training.state import TrainState, compare_leaves, flatten_paths
+
+Stage = Literal["tokenizer", "generator"]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a stage has its first parameters from: a workdir, its step, and their hash."""
+
+    workdir: str
+    step: int
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.workdir} (step {self.step}, {self.sha256[:16]})"
+
+
+@dataclass(frozen=True)
+class StartFrom:
+    """Puts the parameters of `start` into the first state of `network`'s training.
+
+    It reads them each time it is called: at the start, and should the run go back to it.
+    """
+
+    start: Start
+    stage: Stage
+    network: Any
+
+    def __call__(self, state: TrainState) -> TrainState:
+        """The state before the first update with these parameters (numpy) and this average.
+
+        Raises CheckpointError where they are gone, damaged, others than before or do not fit.
+        """
+        params = read_params(self.start, self.stage, self.network)
+        # A copy: the step donates its state, and a buffer can be donated only once.
+        ema = jax.tree.map(np.copy, params) if jax.tree.leaves(state.ema) else state.ema
+        return dataclasses.replace(state, params=params, ema=ema)
+
+
+def prepare_start(
+    config: Config, workdir: Path, stage: Stage, *, network: Any, origin: Mapping[str, Any]
+) -> tuple[StartFrom | None, dict[str, Any]]:
+    """The `begin` of a stage's task, and what its checkpoints record of it.
+
+    origin: what else they record; names the tokenizer of a generator. Errors as in `find_start`.
+    """
+    fresh = not has_begun(workdir, stage)
+    start = find_start(config, workdir, stage)
+    wanted = _find_wanted(config, stage)
+    if wanted and (start is None or start.workdir != wanted):
+        print(
+            f"[{stage}] not started from {wanted}: this stage has checkpoints already", flush=True
+        )
+    if start is None:
+        return None, {}
+    report = f"[{stage}] started from {start}"
+    if fresh and stage == "generator":
+        report += _warn_of_codes(start, origin["tokenizer_sha256"])
+    print(report, flush=True)
+    return StartFrom(start, stage, network), {"started_from": dataclasses.asdict(start)}
+
+
+def find_start(config: Config, workdir: Path, stage: Stage) -> Start | None:
+    """What a stage begins or has begun with; None where that is nothing but its seed.
+
+    Raises CheckpointError where `start_from` names no workdir with this stage trained.
+    """
+    path = build.stage_directory(workdir, stage) / "start.json"
+    known = _read(path)
+    wanted = _find_wanted(config, stage)
+    if has_begun(workdir, stage):
+        return known
+    if not wanted:
+        path.unlink(missing_ok=True)
+        return None
+    if known is not None and known.workdir == wanted:
+        return known
+    directory = build.stage_directory(Path(wanted), stage) / "checkpoints"
+    read_config(Path(wanted))  # says what is missing
+    if not has_begun(Path(wanted), stage):
+        raise CheckpointError(f"train.{stage}.start_from: {wanted} holds no trained {stage}")
+    with Checkpointer(directory, read_only=True) as checkpointer:
+        step = checkpointer.all_steps()[-1]
+        start = Start(wanted, step, checkpointer.checkpoint_hash(step))
+    write_text(path, json.dumps(dataclasses.asdict(start), indent=1) + "\n")
+    return start
+
+
+def read_params(start: Start, stage: Stage, network: Any) -> PyTree:
+    """Parameters (numpy) for `network`: averaged ones if kept; an image tokenizer's are inflated.
+
+    Raises CheckpointError where they are gone, damaged, others than before or do not fit.
+    """
+    workdir = Path(start.workdir)
+    config = read_config(workdir)
+    if stage == "tokenizer":
+        other: Any = build.make_tokenizer_network(config)
+    else:
+        other = build.make_generator_network(config, read_labels(workdir))
+    kept = getattr(config.train, stage).ema > 0
+    trained = build.load_trained(workdir, stage, network=other, ema=kept, step=start.step)
+    if trained.sha256 != start.sha256:
+        raise CheckpointError(
+            f"{workdir} has another {stage} than this one began with: step {start.step} was "
+            f"{start.sha256[:16]}, now {trained.sha256[:16]}. Start in another --workdir."
+        )
+    # Off the device that they were read to: the state may live on others.
+    params = jax.tree.map(np.asarray, trained.params)
+    if isinstance(network, TokenizerNetwork) and network.spec.taps != other.spec.taps:
+        return inflate(params, other.spec, network.spec)
+    return _check(params, network, start)
+
+
+def _find_wanted(config: Config, stage: Stage) -> str:
+    """The workdir to start from, as it will still be called from another place; '' for none."""
+    wanted = getattr(config.train, stage).start_from
+    return str(Path(wanted).absolute()) if wanted else ""
+
+
+def _warn_of_codes(start: Start, tokenizer: str) -> str:
+    """Says so where a generator starts from one whose codes meant something else."""
+    directory = build.stage_directory(Path(start.workdir), "generator") / "checkpoints"
+    with Checkpointer(directory, read_only=True) as checkpointer:
+        there = checkpointer.read_meta(start.step).get("tokenizer_sha256", tokenizer)
+    if there == tokenizer:
+        return ""
+    return f"; warning: it knows the codes of tokenizer {there[:16]}, not of {tokenizer[:16]}"
+
+
+def _check(params: PyTree, network: Any, start: Start) -> PyTree:
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    lines = compare_leaves("model", flatten_paths(params), flatten_paths(shapes))
+    if lines:
+        shown = lines[:6] + ([f"and {len(lines) - 6} more"] if lines[6:] else [])
+        raise CheckpointError(
+            f"{start} has parameters of other shapes: {'; '.join(shown)}. Use its configuration, "
+            "or another workdir in start_from."
+        )
+    return params
+
+
+def _read(path: Path) -> Start | None:
+    if not path.is_file():
+        return None
+    try:
+        return Start(**json.loads(path.read_text(encoding="utf8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error}. It names the parameters that this stage began with; "
+            "remove it to go on without."
+        ) from error

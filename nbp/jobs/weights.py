@@ -1,0 +1,158 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The networks that scores are made with: converted weights, or fixed random ones."""
+
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nbp import build
+from nbp.errors import CheckpointError, ConfigError
+from nbp.evaluation.fvd import FeatureExtractor
+from nbp.evaluation.perceptual import LpipsScorer
+from nbp.evaluation.protocols import Detector, Protocol
+from nbp.jobs.workdir import CONVERTED
+from nbp.models.i3d import LEAST_FRAMES, I3dNetwork, I3dSpec
+from nbp.shapes import PyTree
+
+# In place of a folder: I3D with random weights, always the same. Good for trends and tests.
+RANDOM = "random-i3d"
+RANDOM_SEED = 0
+# The files that people compare numbers with, and whose they are.
+FILES: dict[str, tuple[str, str]] = {
+    "videogpt-pt": ("i3d_pretrained_400.pt", "VideoGPT (github.com/wilson1yan/VideoGPT)"),
+    "styleganv-ts": ("i3d_torchscript.pt", "StyleGAN-V (github.com/universome/stylegan-v)"),
+}
+# How these files are told apart: nbp.convert notes the format that a file had.
+FORMATS = {"torch": "videogpt-pt", "torchscript": "styleganv-ts"}
+
+Place = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Parameters and where they come from: for a report."""
+
+    params: PyTree
+    origin: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of a Frechet distance. published: whether they are those of the protocol."""
+
+    extractor: FeatureExtractor
+    origin: dict[str, Any]
+    published: bool
+
+
+def load_features(
+    choice: str, protocol: Protocol, *, frames: int, place: Place, copy: Place
+) -> Features | None:
+    """The features of `choice`, a folder or `random-i3d`; None where the protocol needs none.
+
+    frames: of a clip. place: puts clips on the devices; copy: puts parameters there. Raises
+    ConfigError, which names the file to get and the command to convert it, where the folder does
+    not hold what the protocol asks for.
+    """
+    rule = protocol.features
+    if rule is None:
+        if choice:
+            raise ConfigError(
+                f"--features {choice}: protocol {protocol.name} computes no features; "
+                "use reconstruction or another protocol"
+            )
+        return None
+    if not choice:
+        if protocol.features_optional:
+            return None
+        raise ConfigError(
+            f"protocol {protocol.name} needs I3D features: {describe_remedy(rule.detector)}; "
+            f"--features {RANDOM} gives a number for trends that compares with no other"
+        )
+    scored = rule.frames or frames
+    if scored < LEAST_FRAMES:
+        raise ConfigError(
+            f"--features {choice}: I3D needs clips of {LEAST_FRAMES} frames, these have {scored}"
+        )
+    network = I3dNetwork(I3dSpec(), build.make_conv())
+    if choice == RANDOM:
+        weights = Weights(draw_i3d(network), {"detector": RANDOM, "seed": RANDOM_SEED})
+    else:
+        weights = load_i3d(Path(choice), network, describe_remedy(rule.detector))
+        detector = FORMATS.get(weights.origin.get("format", ""), "unknown")
+        if rule.detector not in ("any", detector):
+            raise ConfigError(
+                f"--features {choice}: protocol {protocol.name} uses {rule.detector}, this is "
+                f"{detector} ({weights.origin['file']}); {describe_remedy(rule.detector)}"
+            )
+        weights.origin["detector"] = detector
+    weights.origin["epsilon"] = network.spec.epsilon
+    extractor = FeatureExtractor(network, copy(weights.params), rule, place=place)
+    return Features(extractor, weights.origin, published=choice != RANDOM)
+
+
+def load_lpips(
+    folder: str, *, place: Place, copy: Place
+) -> tuple[LpipsScorer | None, dict[str, Any] | None]:
+    """The scorer with the weights in a folder, and what they are; None for no folder ("")."""
+    if not folder:
+        return None, None
+    params = build.load_lpips(folder)
+    return LpipsScorer(copy(params), place=place), read_origin(Path(folder), "lpips")
+
+
+def load_i3d(folder: Path, network: I3dNetwork, remedy: str) -> Weights:
+    """What `nbp.convert i3d --out FOLDER` wrote; ConfigError, with the remedy, where it is not."""
+    if not (build.stage_directory(folder, "i3d") / "checkpoints").is_dir():
+        raise ConfigError(f"{folder} holds no converted I3D: {remedy}")
+    trained = build.load_trained(folder, "i3d", network=network, ema=False)
+    return Weights(trained.params, read_origin(folder, "i3d"))
+
+
+def read_origin(folder: Path, name: str) -> dict[str, Any]:
+    """The published file that converted weights come from: its name, sha256 and format."""
+    path = build.stage_directory(folder, name) / CONVERTED
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}): convert the weights again"
+        ) from error
+
+
+def draw_i3d(network: I3dNetwork) -> PyTree:
+    """I3D with random kernels that keep the scale of what passes through, as plain numpy draws.
+
+    Each array depends on its own name and `RANDOM_SEED` alone: no version of JAX changes it.
+    """
+    template = jax.eval_shape(network.init, jax.random.key(0))
+
+    def draw(path: Any, leaf: Any) -> jax.Array:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        last = name.rpartition("/")[2]
+        if last != "kernel":
+            return jnp.full(leaf.shape, float(last in ("scale", "variance")), jnp.float32)
+        rng = np.random.default_rng((RANDOM_SEED, zlib.crc32(name.encode())))
+        spread = np.sqrt(2.0 / np.prod(leaf.shape[:-1]))
+        return jnp.asarray(rng.standard_normal(leaf.shape) * spread, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, template)
+
+
+def describe_remedy(detector: Detector) -> str:
+    """Which file to get, and the commands from there."""
+    known = [name for name in FILES if detector in ("any", name)]
+    files = " or ".join(f"{FILES[name][0]} of {FILES[name][1]}" for name in known)
+    source = FILES[known[0]][0]
+    return (
+        f"get {files}, then: python -m nbp.convert i3d --source {source} --out DIR "
+        "and --features DIR"
+    )

@@ -1,0 +1,154 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Draws the metrics of a stage as a picture of curves."""
+
+import itertools
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nbp.errors import DataError
+from nbp.training.metrics import MetricsTable
+
+UNITS = {"_per_s": "1/s", "_s": "seconds", "_mib": "MiB", "_db": "dB", "psnr": "dB"}
+MACHINE = ("_per_s", "_s", "_mib")  # endings of what says how it ran, not how well it learned
+
+# Metrics that are read side by side share a panel.
+PANELS = {
+    "losses": ("loss", "reconstruction", "perceptual", "quantizer"),
+    "adversary": ("adversarial", "discriminator_loss"),
+    "gradient norms": ("grad_norm", "discriminator_grad_norm"),
+    "psnr": ("psnr", "psnr_db"),
+}
+# Magnitudes; their panels are logarithmic where the values span more than a decade.
+MAGNITUDES = ("losses", "gradient norms", "adversarial_weight", "learning_rate")
+COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown", "tab:olive")
+ALARM_COLOURS = ("tab:red", "tab:pink", "tab:cyan", "tab:gray", "tab:olive")
+
+
+@dataclass
+class _Panel:
+    """Curves by (metric, source), each a list of (step, value)."""
+
+    title: str
+    curves: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=dict)
+
+    @property
+    def logarithmic(self) -> bool:
+        values = [value for points in self.curves.values() for _, value in points]
+        return self.title in MAGNITUDES and min(values) > 0 and max(values) > 10 * min(values)
+
+
+def write_curves_png(
+    csv_path: str | os.PathLike[str], png_path: str | os.PathLike[str], *, title: str = ""
+) -> None:
+    """Draws every metric of a `metrics.csv` over the steps, in small panels.
+
+    A metric of training and the same metric of evaluators share a panel, as do metrics that are
+    read side by side. Alarms and rollbacks are vertical lines in all panels about learning.
+
+    Raises:
+        DataError: the table is absent or holds no numbers.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels, alarms = _arrange(MetricsTable(Path(csv_path)))
+    if not panels:
+        raise DataError(
+            f"{csv_path} holds no metrics to draw. Train for at least one log interval."
+        )
+    columns = min(len(panels), 4)
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(3.6 * columns, 2.6 * rows + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    lines: dict[str, Any] = {}
+    for place, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        _draw(axes, panel)
+        if place > len(panels) - columns:
+            axes.set_xlabel("step", fontsize=8)
+        if panel.title.endswith(MACHINE):
+            continue
+        for (kind, steps), colour in zip(alarms.items(), itertools.cycle(ALARM_COLOURS)):
+            for step in steps:
+                style = "--" if kind == "rollback" else ":"
+                lines[kind] = axes.axvline(step, color=colour, linestyle=style, linewidth=1)
+    if lines:
+        names = ["went back to here" if kind == "rollback" else f"alarm: {kind}" for kind in lines]
+        figure.legend(
+            list(lines.values()),
+            names,
+            loc="outside lower center",
+            ncols=len(lines),
+            fontsize=8,
+            frameon=False,
+        )
+    if title:
+        figure.suptitle(title, fontsize=11)
+    temporary = Path(png_path).with_name(f"{Path(png_path).name}.tmp")
+    figure.savefig(temporary, dpi=110, format="png")
+    os.replace(temporary, png_path)
+
+
+def _arrange(table: MetricsTable) -> tuple[list[_Panel], dict[str, list[int]]]:
+    """Sorts the columns of a table into panels and alarms."""
+    homes = {metric: title for title, metrics in PANELS.items() for metric in metrics}
+    panels: dict[str, _Panel] = {}
+    alarms: dict[str, list[int]] = {}
+    # Side by side in the order of the table above, each metric next to its evaluations.
+    names = [name.rpartition("/") for name in table.columns[1:]]
+    ranks = list(dict.fromkeys([*homes, *(metric for _, _, metric in names)]))
+    for source, slash, metric in sorted(names, key=lambda name: ranks.index(name[2])):
+        column = f"{source}{slash}{metric}"
+        points = [(s, float(r[column])) for s, r in sorted(table.rows.items()) if r.get(column)]
+        if source == "alarm":
+            alarms[metric] = [step for step, _ in points]
+            continue
+        # Zero says that the adversary is switched off.
+        off = (0.0,) if metric in ("adversarial_weight", "discriminator_grad_norm") else ()
+        points = [(s, value) for s, value in points if math.isfinite(value) and value not in off]
+        if points:
+            home = homes.get(metric, metric)
+            panels.setdefault(home, _Panel(home)).curves[metric, source] = points
+    # How well it learned first, how it ran last.
+    order = sorted(panels.values(), key=lambda panel: panel.title.endswith(MACHINE))
+    return order, {kind: steps for kind, steps in alarms.items() if steps}
+
+
+def _draw(axes: Any, panel: _Panel) -> None:
+    metrics = list(dict.fromkeys(metric for metric, _ in panel.curves))
+    shades = itertools.cycle(COLOURS)
+    for (metric, source), points in panel.curves.items():
+        steps, values = zip(*points, strict=True)
+        words = [metric.replace("_", " ")] if len(metrics) > 1 else []
+        words += [source] if source else [] if words else ["train"]
+        axes.plot(
+            steps,
+            values,
+            label=f"{' '.join(words)}: {values[-1]:.4g}",
+            marker="o" if len(steps) < 30 else None,
+            markersize=3,
+            linewidth=1,
+            linestyle="--" if source and len(metrics) > 1 else "-",
+            color=next(shades),
+        )
+    first = next(iter(panel.curves.values()))
+    alone = len(panel.curves) == 1
+    name = metrics[0] if len(metrics) == 1 else panel.title
+    axes.set_title(name.replace("_", " ") + (f": {first[-1][1]:.4g}" if alone else ""), fontsize=9)
+    unit = next((unit for ending, unit in UNITS.items() if metrics[0].endswith(ending)), "")
+    axes.set_ylabel(unit, fontsize=8)
+    if panel.logarithmic:
+        axes.set_yscale("log")
+    elif metrics[0].endswith(MACHINE):  # from zero, so that noise does not look like a trend
+        largest = max(value for points in panel.curves.values() for _, value in points)
+        axes.set_ylim(0, 1.2 * largest or 1.0)
+    elif metrics[0] == "discriminator_accuracy":
+        axes.set_ylim(-0.02, 1.02)
+    axes.tick_params(labelsize=7, which="both")
+    axes.grid(alpha=0.3)
+    if not alone or "" not in {source for _, source in panel.curves}:
+        axes.legend(fontsize=7, frameon=False)

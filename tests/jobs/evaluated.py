@@ -1,0 +1,74 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Workdirs and features for tests of evaluations: random weights, nothing is trained."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nbp import build
+from nbp.config import load_config
+from nbp.data.records import PREPARED
+from nbp.jobs.workdir import CONVERTED, adopt_config, write_text
+from nbp.models.i3d import I3dNetwork, I3dSpec
+from nbp.training.checkpoint import Checkpointer
+from nbp.training.state import TrainState
+from tests import tiny
+from tests.data.prepared import make_records
+
+POOLED = 4  # regions per side of the small network
+SMALL = I3dSpec(classes=24)
+
+
+@dataclass(frozen=True)
+class SmallNetwork(I3dNetwork):
+    """In place of I3D: the mean colours of 4x4 regions, in random directions."""
+
+    def init(self, key: Any) -> Any:
+        del key
+        return {"kernel": jnp.ones((POOLED * POOLED * 3, self.spec.classes))}
+
+    def features(self, params: Any, pixels: Any) -> Any:
+        b, t, h, w, c = pixels.shape
+        regions = pixels.reshape(b, t, POOLED, h // POOLED, POOLED, w // POOLED, c)
+        return regions.mean(axis=(1, 3, 5)).reshape(b, -1) @ params["kernel"]
+
+
+def save_params(folder: Path, stage: str, params: Any) -> None:
+    """A checkpoint that holds nothing but parameters, at step 3."""
+    state = TrainState(np.asarray(3, np.int32), params, ema={}, opt_state={}, extra={})
+    with Checkpointer(folder / stage / "checkpoints") as checkpointer:
+        checkpointer.save(3, state, data={}, meta={})
+        checkpointer.wait()
+
+
+def make_workdir(folder: Path, changes: Mapping[str, str]) -> Path:
+    """A workdir with the tiny tokenizer and no generator."""
+    keys = {"stages": "('tokenizer',)", "train.tokenizer.ema": "0", **changes}
+    config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, **keys})
+    folder.mkdir(parents=True)
+    adopt_config(config, folder, report=lambda text: None)
+    save_params(folder, "tokenizer", build.make_tokenizer_network(config).init(jax.random.key(0)))
+    return folder
+
+
+def make_features(folder: Path, network: I3dNetwork, *, kind: str) -> Path:
+    """What `nbp.convert i3d` would leave for a file of this format."""
+    save_params(folder, "i3d", network.init(jax.random.key(0)))
+    origin = {"file": "i3d.pt", "sha256": "5" * 64, "format": kind}
+    write_text(folder / "i3d" / CONVERTED, json.dumps(origin))
+    return folder
+
+
+def make_prepared(folder: Path, splits: Mapping[str, int], *, frames: int = 20, **options: Any):
+    """Prepared clips of 20x24 px that pass for UCF101 at native size, or for what options say."""
+    make_records(folder, splits, frames=frames)
+    made = {"kind": "ucf101", "split": 1, "fit": "native", "size": 128, **options}
+    write_text(folder / PREPARED, json.dumps({"options": made}))
+    return folder
