@@ -72,7 +72,7 @@ def get_config() -> ConfigDict:
         preview_clips=6,
     )
     config.evaluation = dict(protocol="folder", clips=6, samples=6, given_frames=1)
-    # Cooler than the quickstart: tokens of a row are drawn without knowing each other, and with this
-    # little training a rare one spoils what follows.
+    # Tokens of a row are drawn without knowing each other: after this little training a rare one
+    # spoils what follows.
     config.sampling = dict(top_p=0.6, fps=8.0)
     return config
