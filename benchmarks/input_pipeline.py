@@ -7,8 +7,8 @@
 `one_core`: one thread that reads random clips, which is what a core gives. `loader`: the pipeline
 that training uses, on all cores. `waiting`: how long a training step waits for its batch.
 Without --videos it makes videos like UCF101's: 320x240, about 180 frames, MPEG-4 in avi and H.264
-in mp4, textures that move, under film grain, so detailed that a stored frame takes about as
-many bytes as one of a real clip (docs/data.md: 1.8 to 2.9 KB). All measurements use the same videos;
+in mp4, textures that move, under film grain, so detailed that a stored frame takes about as many
+bytes as one of a real clip (docs/data.md: 1.8 to 2.9 KB). All measurements use the same videos;
 rounds alternate between the sources, and the median round counts.
 """
 
