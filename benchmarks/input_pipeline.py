@@ -7,8 +7,9 @@
 `one_core`: one thread that reads random clips, which is what a core gives. `loader`: the pipeline
 that training uses, on all cores. `waiting`: how long a training step waits for its batch.
 Without --videos it makes videos like UCF101's: 320x240, about 180 frames, MPEG-4 in avi and H.264
-in mp4, smooth textures that move, under film grain. All measurements use the same videos; rounds
-alternate between the sources, and the median round counts.
+in mp4, textures that move, under film grain, so detailed that a stored frame takes about as many
+bytes as one of a real clip (docs/data.md: 1.8 to 2.9 KB). All measurements use the same videos;
+rounds alternate between the sources, and the median round counts.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import os
 import shlex
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -80,7 +82,7 @@ def make_videos(folder: Path, count: int) -> Path:
             stream.height, stream.width, stream.pix_fmt = 240, 320, "yuv420p"
             if avi:
                 stream.bit_rate = 600_000  # as UCF101's
-            phase, speed = rng.uniform(0, 6, 2), rng.uniform(0.01, 0.05, 2)
+            phase, speed = rng.uniform(0, 6, 2), rng.uniform(0.003, 0.015, 2)
             for t in range(frames):
                 top, left = (int(110 + 100 * np.sin(phase[k] + speed[k] * t)) for k in range(2))
                 image = texture[top : top + 240, left : left + 320].astype(np.int16)
@@ -94,9 +96,9 @@ def make_videos(folder: Path, count: int) -> Path:
 
 
 def make_texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A picture with detail at every scale: noise of amplitude 1 / frequency."""
+    """A picture with detail at every scale: noise of amplitude 1 / frequency^1.5."""
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
-    fall = 1 / np.maximum(np.hypot(fy, fx), 1 / width)
+    fall = 1 / np.maximum(np.hypot(fy, fx), 1 / width) ** 1.5
     layers = []
     for _ in range(3):
         noise = rng.normal(size=fall.shape) + 1j * rng.normal(size=fall.shape)
@@ -208,7 +210,18 @@ def read_by_loader(data: ClipData, clips: int, attempt: int) -> float:
         began = time.perf_counter()
         for _ in range(-(-clips // batch)):
             next(stream)
-        return (time.perf_counter() - began) * clips / (-(-clips // batch) * batch)
+        seconds = time.perf_counter() - began
+    wait_for_threads()
+    return seconds * clips / (-(-clips // batch) * batch)
+
+
+def wait_for_threads() -> None:
+    """Waits until a closed stream's threads have finished the batches that they were making."""
+    deadline = time.monotonic() + 60
+    while any("prefetch" in thread.name for thread in threading.enumerate()):
+        if time.monotonic() > deadline:
+            raise TimeoutError("threads of a closed stream are still at work after a minute")
+        time.sleep(0.01)
 
 
 def measure_waiting(name: str, data: ClipData, *, steps: int, seconds: float) -> None:
