@@ -29,10 +29,9 @@ from nbp.layout import LatentGrid, Opening, SequencePlan, Vocabulary
 from nbp.models.generator import GeneratorNetwork, paper_recipe
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.attention import prefix_attention
-from nbp.nn.conv3d import lax_conv
+from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
-from nbp.tasks.generator import GeneratorTask
-from nbp.tasks.tokenizer import update
+from nbp.tasks.generator import GeneratorTask, update
 from nbp.training.optimizer import OptimizerSpec
 
 CODES = 64_000
@@ -151,7 +150,7 @@ def make_task(arguments: argparse.Namespace) -> GeneratorTask:
         Vocabulary(CODES),
         paper_recipe(prefix_attention, context=1280),
     )
-    tokenizer = TokenizerNetwork(TokenizerSpec(), lax_conv)
+    tokenizer = TokenizerNetwork(TokenizerSpec(), mixed_conv)
     task = GeneratorTask(
         network, tokenizer, OptimizerSpec(1e-3, 1000), {}, loss_tokens=arguments.tokens
     )

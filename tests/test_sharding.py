@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every mesh of eight devices computes what one device computes: values and gradients, float32."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -11,15 +13,15 @@ from nbp import losses
 from nbp.layout import LatentGrid, Opening
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.attention import prefix_attention
-from nbp.nn.conv3d import taps_conv
+from nbp.nn.conv3d import mixed_conv
 from nbp.tasks.generator import GeneratorTask
-from nbp.tasks.tokenizer import TokenizerTask, start_state
+from nbp.tasks.tokenizer import Objective, TokenizerTask, start_state
 from nbp.training.optimizer import OptimizerSpec
 from nbp.training.sharding import make_mesh, make_state_shardings, place_batch, place_state
 from nbp.training.state import flatten_paths
 from tests.models.toy import draw_params, make_network
 
-MESHES = {
+MESHES: dict[str, Any] = {
     "data": {"data": 8},
     "fsdp": {"fsdp": 8},
     "tensor": {"data": 2, "tensor": 4},
@@ -37,7 +39,7 @@ NETWORK = make_network(
 )
 TASK = GeneratorTask(
     NETWORK,
-    TokenizerNetwork(TokenizerSpec(), taps_conv),  # not used: the batches hold codes
+    TokenizerNetwork(TokenizerSpec(), mixed_conv),  # not used: the batches hold codes
     OptimizerSpec(1e-2, total_steps=10),
     frozen={},
     null_probability=0.3,
@@ -85,9 +87,9 @@ def test_an_update_of_the_generator_is_that_of_one_device(name, alone):
 def test_an_update_of_the_tokenizer_is_that_of_one_device():
     network = TokenizerNetwork(
         TokenizerSpec(widths=(8, 8), units=(0, 0), strides=((2, 2, 2),), levels=(4, 6), groups=2),
-        taps_conv,
+        mixed_conv,
     )
-    task = TokenizerTask(network, OptimizerSpec(1e-2, total_steps=10), losses.l2)
+    task = TokenizerTask(network, OptimizerSpec(1e-2, total_steps=10), Objective(losses.l2))
     batch = {"video": RNG.integers(0, 256, (8, 3, 4, 4, 3), np.uint8)}
     params = draw_params(network, seed=1)
     alone = take_step(task, params, batch, make_mesh(devices=jax.devices()[:1]))

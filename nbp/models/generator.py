@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from nbp.axes import Axes, constrain, gather
@@ -304,6 +305,26 @@ class GeneratorNetwork(Network[Generator]):
         abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
         flat = nnx.to_flat_state(nnx.state(abstract))
         return {"/".join(str(part) for part in path): param.axes for path, param in flat}
+
+    @property
+    def flops_per_clip(self) -> float:
+        """Operations that an update needs for a clip, multiplications and additions apart.
+
+        A forward pass takes 2 for each weight of the layers and each query, 4 * width for each
+        layer and each pair of a query and a key that it sees, and 2 for each weight of the head and
+        each scored token; the backward pass takes twice as many. What is computed again, masked or
+        padded is not needed, and counts for nothing.
+        """
+        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        layers, _ = jax.tree_util.tree_flatten_with_path(shapes["transformer"])
+        weights = sum(leaf.size for path, leaf in layers if path[-1].key == "kernel")
+        pairs = float(np.sum(self.plan.k_end))
+        forward = (
+            2 * weights * self.plan.length
+            + 4 * self.spec.width * self.spec.layers * pairs
+            + 2 * shapes["head"]["kernel"].size * self.plan.target_count
+        )
+        return 3.0 * forward
 
     def bind(self, params: PyTree) -> Generator:
         """The module holding `params` in pieces: each layer makes its own whole when it runs."""

@@ -71,7 +71,7 @@ def chunked_cross_entropy(
     """
     if tokens < 1:
         raise ValueError(f"pieces of {tokens} tokens: use 1 or more")
-    sums = _sum_scores(hidden, kernel, targets, tokens)
+    sums: tuple[Array, ...] = _sum_scores(hidden, kernel, targets, tokens)
     return Scores(*(total / targets.size for total in sums))
 
 

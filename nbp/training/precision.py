@@ -11,7 +11,7 @@ Whatever the storage, an update is computed in float32.
 """
 
 import itertools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -75,13 +75,11 @@ def keep_masters(
             lambda p, kind: p if kind == "master" else optax.MaskedNode(), params, storage
         )
 
-    def init(params: PyTree) -> PyTree:
+    def init(params: Any) -> Any:
         return {"optimizer": optimizer.init(params), "master": jax.tree.map(jnp.copy, pick(params))}
 
-    def update(
-        gradients: PyTree, state: PyTree, params: PyTree | None = None
-    ) -> tuple[PyTree, PyTree]:
-        updates, inner = optimizer.update(gradients, state["optimizer"], params)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, inner = optimizer.update(updates, state["optimizer"], params)
         master = pick(optax.apply_updates(params, updates))
         return updates, {"optimizer": inner, "master": master}
 

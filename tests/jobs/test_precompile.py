@@ -138,11 +138,8 @@ def test_without_the_compiler_of_the_chip(monkeypatch):
 def test_the_command_writes_json(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jax.config, "update", lambda *_: None)  # the devices of the tests stay
     out = tmp_path / "deep" / "report.json"
-    main.main(
-        ["--config", tiny.CONFIG, "--topology", "cpu:8", "--out", str(out)]
-        + ["--programs", "generator.sample"]
-        + tiny.flags()
-    )
+    arguments = ["--config", tiny.CONFIG, "--topology", "cpu:8", "--out", str(out)]
+    main.main([*arguments, "--programs", "generator.sample", *tiny.flags()])
     report = json.loads(out.read_text())
     assert list(report["programs"]) == ["generator.sample"]
     assert report["settings"]["network"]["width"] == 16

@@ -34,7 +34,8 @@ def make_network(
     **options: Any,
 ) -> GeneratorNetwork:
     """Two layers of two heads unless `options` (of the TransformerSpec) say otherwise."""
-    spec = TransformerSpec(**({"layers": 2, "heads": 2, "width": WIDTH} | options))
+    sizes: dict[str, Any] = {"layers": 2, "heads": 2, "width": WIDTH} | options
+    spec = TransformerSpec(**sizes)
     plan = SequencePlan(grid, block, opening, prompt)
     vocabulary = Vocabulary(codes, LABELS if prompt else 0, plan.special_count)
     parts = {

@@ -4,6 +4,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -159,9 +160,8 @@ def test_half_precision_keeps_its_type(backend):
     narrow = [jnp.asarray(a, jnp.bfloat16) for a in (q, k, v)]
     out = backend(*narrow, PATTERNS["causal"])
     assert out.dtype == jnp.bfloat16
-    expected = attend_by_loops(
-        *(np.asarray(a, np.float64) for a in narrow), k_end=PATTERNS["causal"]
-    )
+    q, k, v = (np.asarray(a, np.float64) for a in narrow)
+    expected = attend_by_loops(q, k, v, k_end=PATTERNS["causal"])
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=0.03)
 
 
@@ -173,7 +173,8 @@ def test_pieces_read_only_the_keys_that_their_queries_see():
 
     def count(backend) -> float:
         run = jax.jit(lambda q, k, v: backend(q, k, v, limits))
-        return run.lower(shape, shape, shape).compile().cost_analysis()["flops"]
+        cost: Any = run.lower(shape, shape, shape).compile().cost_analysis()
+        return cost["flops"]
 
     # Four pieces see 1, 2, 3 and 4 quarters of the keys.
     assert count(prefix_attention) == pytest.approx(10 / 16 * count(xla_attention), rel=0.2)
@@ -181,7 +182,7 @@ def test_pieces_read_only_the_keys_that_their_queries_see():
 
 def test_no_array_of_all_scores_is_kept_for_the_backward_pass():
     q, k, v, _ = make_arrays()
-    _, pull = jax.vjp(lambda *qkv: prefix_attention(*qkv, PATTERNS["hybrid"]), q, k, v)
+    _, pull = jax.vjp(lambda q, k, v: prefix_attention(q, k, v, PATTERNS["hybrid"]), q, k, v)
     kept = [leaf.shape for leaf in jax.tree.leaves(pull) if hasattr(leaf, "shape")]
     assert (BATCH, HEADS, LENGTH, LENGTH) not in kept
     assert (BATCH, HEADS, LENGTH, 1) in kept  # one number per query instead

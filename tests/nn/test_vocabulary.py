@@ -91,7 +91,7 @@ def test_no_array_of_all_logits_exists():
 
     def largest(score) -> int:
         grad = jax.grad(lambda *a: score(*a).loss, argnums=(0, 1))
-        text = jax.jit(grad).lower(*arrays).compile().as_text()
+        text = str(jax.jit(grad).lower(*arrays).compile().as_text())
         sizes = re.findall(r"f32\[([\d,]*)\]", text)
         return max(math.prod(int(n) for n in size.split(",") if n) for size in sizes)
 

@@ -246,14 +246,15 @@ def test_joined_matrices_are_orthogonal_together():
     rng = np.random.default_rng(4)
     flat = rng.normal(size=(2, 4, 12)).astype(np.float32)
     found = []
-    for shape, matrix in (((2, 4, 12), "dense"), ((2, 4, 3, 4), "joined")):
-        spec = OptimizerSpec(
-            1e-2, total_steps=4, kind="muon", groups=(ParamGroup("w", matrix=matrix),)
-        )
+    for shape, group in (
+        ((2, 4, 12), ParamGroup("w", matrix="dense")),
+        ((2, 4, 3, 4), ParamGroup("w", matrix="joined")),
+    ):
+        spec = OptimizerSpec(1e-2, total_steps=4, kind="muon", groups=(group,))
         params = {"w": jnp.zeros(shape)}
         optimizer = make_optimizer(spec, params)
         gradients = {"w": jnp.asarray(flat.reshape(shape))}
         updates, _ = optimizer.update(gradients, optimizer.init(params), params)
-        found.append(np.asarray(updates["w"]).reshape(flat.shape))
+        found.append(np.asarray(jax.tree.leaves(updates)[0]).reshape(flat.shape))
     np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-8)
     assert np.any(found[0])
