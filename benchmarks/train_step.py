@@ -32,7 +32,7 @@ from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import Objective, TokenizerTask
-from nbp.training.chips import CHIPS
+from nbp.training.chips import measure_mfu
 from nbp.training.optimizer import OptimizerSpec
 from nbp.training.sharding import make_mesh, make_state_shardings, place_batch, place_state
 
@@ -200,23 +200,12 @@ def run_step(
             **times,
             "clips_per_s": round(clips / times["seconds_median"], 3),
             "tokens_per_s": round(clips * tokens / times["seconds_median"], 1),
-            "model_tflops_per_s": round(rate / 1e12, 3),
-            "mfu": find_mfu(rate),
+            **measure_mfu(rate, jax.devices()[0]),
             "compile_seconds": round(compile_seconds, 1),
             "temporary_mib": round(memory.temp_size_in_bytes / 2**20, 1) if memory else None,
             "peak_memory_mib": peak_memory_mib(),
         },
     )
-
-
-def find_mfu(rate: float) -> float | None:
-    """`rate`, operations a second of a device, over its peak in bfloat16; None for others."""
-    kind = jax.devices()[0].device_kind
-    names = {"TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
-    chip = CHIPS.get(names.get(kind, "")) or next(
-        (chip for name, chip in CHIPS.items() if name.split()[0] in kind), None
-    )
-    return round(rate / chip.flops, 4) if chip and rate else None
 
 
 if __name__ == "__main__":

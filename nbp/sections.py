@@ -239,6 +239,8 @@ class TrainConfig:
     """Cadence in steps, shared by the stages; 0 switches a periodic action off.
 
     changed_data: what to do where the data are not those of the checkpoint that is resumed.
+    profile_steps: first and last update of each stage that are recorded in `<stage>/profile/`, for
+      TensorBoard or Perfetto; () for none.
     """
 
     tokenizer: StageConfig
@@ -250,6 +252,7 @@ class TrainConfig:
     preview_every: Natural = 500
     preview_clips: Count = 8
     changed_data: Literal["refuse", "accept"] = "refuse"
+    profile_steps: tuple[int, ...] = ()
     guards: GuardsConfig = GuardsConfig()
 
 

@@ -152,6 +152,7 @@ def train_stage(
                 log_every=config.train.log_every,
                 checkpoint_every=config.train.checkpoint_every,
                 changed_data=config.train.changed_data,
+                profile_steps=config.train.profile_steps,
                 guards=GuardSpec(**dataclasses.asdict(config.train.guards)),
             ),
             mesh=mesh,

@@ -54,6 +54,11 @@ class GeneratorTask:
         return {"tokens": self.network.plan.target_count}
 
     @property
+    def flops_per_clip(self) -> float:
+        """See `GeneratorNetwork.flops_per_clip`; encoding clips in the step is not counted."""
+        return self.network.flops_per_clip
+
+    @property
     def axes(self) -> dict[str, Axes]:
         """Names of the axes of each parameter, by its path."""
         return self.network.axes

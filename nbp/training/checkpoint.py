@@ -98,8 +98,7 @@ class Checkpointer:
             raise CheckpointError(f"no checkpoints: {self.directory} does not exist. Train first.")
         if not read_only:
             self.directory.mkdir(parents=True, exist_ok=True)
-            # The processes of a job train in it together; the first one keeps others out.
-            self._lock = integrity.take_lock(self.directory) if jax.process_index() == 0 else None
+            self._lock = integrity.take_lock(self.directory)
             integrity.remove_unfinished(self.directory)
         self._manager = self._make_manager()
         self._scores: dict[int, float | None] = {}
@@ -202,7 +201,7 @@ class Checkpointer:
         finally:
             with contextlib.suppress(Exception):
                 self._manager.close()
-            if not self._read_only and self._lock is not None:
+            if not self._read_only:
                 self._lock.close()
 
     def restore(self, template: TrainState, *, step: int | None = None) -> Restored:
@@ -371,16 +370,14 @@ class Checkpointer:
         self._scores.pop(step, None)
         integrity.remove_unfinished(self.directory)
         message = f"checkpoint {step} could not be written: {integrity.first_line(error)}"
-        # The other processes of a job do not know of it, and would wait for this one for ever.
-        if self._failures >= FAILURES_ALLOWED or jax.process_count() > 1:
+        alone = jax.process_count() == 1  # other processes do not know of it, and would wait
+        if self._failures >= FAILURES_ALLOWED or not alone:
             raise RestartError(
                 f"{message} ({self._failures} failures in a row). The last good checkpoint is "
                 f"{self.latest_step()}. Free space in {self.directory} and start again."
             ) from error
-        # After a failure orbax's own list of steps is unreliable, so it is read anew.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # orbax's own list of steps is unreliable now
             self._manager.close()
-        integrity.remove_unfinished(self.directory)
         self._manager = self._make_manager()
         self._report(f"{message}; training goes on and the next save is tried")
 

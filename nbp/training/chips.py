@@ -102,3 +102,26 @@ def find_chip(topology: Topology, device: Any) -> Chip:
         return Chip(device.device_kind, limit, 0.0, 0.0, 0.0, "the driver")
     chip = named[0]
     return Chip(chip.name, limit, chip.flops, chip.bandwidth, chip.network, chip.source)
+
+
+# How JAX names what the table calls otherwise.
+KINDS = {"TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
+
+
+def find_peak(device: Any) -> float:
+    """Peak operations a second of a device that is here, in bfloat16; 0 if unknown."""
+    kind = device.device_kind
+    if kind in KINDS:
+        return CHIPS[KINDS[kind]].flops
+    return next((c.flops for name, c in CHIPS.items() if name.split()[0] in kind), 0.0)
+
+
+def measure_mfu(rate: float, device: Any) -> dict[str, float]:
+    """Columns of the metrics for `rate`, operations a second that the model needs on a device.
+
+    The operations are those of `GeneratorNetwork.flops_per_clip`; nothing where they are unknown.
+    """
+    if not rate:
+        return {}
+    peak = find_peak(device)
+    return {"model_tflops_per_s": rate / 1e12, **({"mfu": rate / peak} if peak else {})}

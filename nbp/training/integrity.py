@@ -30,8 +30,13 @@ class Damaged(Exception):
 
 
 def take_lock(directory: Path) -> IO[str]:
-    """Takes the lock that goes away with the process, however it ends."""
+    """Takes the lock that goes away with the process, however it ends.
+
+    The processes of a job train in a directory together; the first one keeps others out.
+    """
     file = (directory / ".lock").open("w")
+    if jax.process_index() > 0:
+        return file
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -171,7 +171,7 @@ class MetricsWriter:
         self.table = MetricsTable(self.directory / "metrics.csv")
         self._name, self._save_gif = name, None if silent else save_gif
         self._tensorboard, self._console = tensorboard and not silent, console and not silent
-        self._silent = silent
+        self.silent = silent
         self._events: Any = None
         self._files = 0
         self._bar: Any = None
@@ -186,7 +186,7 @@ class MetricsWriter:
 
     def start(self, step: int, *, total_steps: int) -> None:
         """Begins or resumes after `step`: rows of later steps are dropped, they will come again."""
-        if not self._silent:
+        if not self.silent:
             self.table.drop_after(step)
         self._total = total_steps
         self._started = (step, time.monotonic())
@@ -217,8 +217,6 @@ class MetricsWriter:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Records the metrics of a step. May be called several times for one step."""
-        if self._silent:
-            return
         self._record(step, values)
         if self._console:
             self._show(step, values)
@@ -276,6 +274,8 @@ class MetricsWriter:
             self._events = None
 
     def _record(self, step: int, values: Mapping[str, float]) -> None:
+        if self.silent:
+            return
         self.table.add(step, values)
         if self._events is not None:
             for name, value in values.items():

@@ -54,7 +54,8 @@ def count_flops(jaxpr: Any) -> float:
         else:
             repeats = params["length"] if name == "scan" else 1
             if name == "shard_map":  # its body is what one device does
-                repeats = math.prod(params["mesh"].shape[axis] for axis in params["manual_axes"])
+                key = next(key for key in params if key.endswith("manual_axes"))  # by JAX's version
+                repeats = math.prod(params["mesh"].shape[axis] for axis in params[key])
             total += repeats * sum(count_flops(inner) for inner in _inner_jaxprs(params))
     return total
 
