@@ -17,13 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from nbp.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    NonFiniteError,
-    RestartError,
-)
+from nbp.errors import CheckpointError, ConfigError, DataError, NonFiniteError, RestartError
 from nbp.shapes import Array, PyTree
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.chips import measure_mfu
