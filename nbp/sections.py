@@ -217,6 +217,7 @@ class GuardsConfig:
     loss_ratio: alarm when the loss exceeds this multiple of its recent median; 0 never.
     gradient_ratio: the same for gradient norms.
     code_usage: alarm when code usage or perplexity falls below this part of its best; 0 never.
+    code_warmup: updates before code usage is looked at, as it falls at first.
     accuracy: alarm when the discriminator's accuracy stays this close to 0 or 1; 0 never.
     patience: updates in a row that an alarm takes, except for non-finite numbers.
     rollbacks: how many times a stage may go back before it stops for good.
@@ -228,6 +229,7 @@ class GuardsConfig:
     loss_ratio: NonNegative = 10.0
     gradient_ratio: NonNegative = 100.0
     code_usage: Share = 0.1
+    code_warmup: Natural = 500
     accuracy: Annotated[float, Range(0.0, high=0.5, below=True)] = 0.01
     patience: Count = 50
     rollbacks: Natural = 3

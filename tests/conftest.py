@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Test setup: eight virtual CPU devices, a compilation cache, run-time checks of annotations."""
+"""Test setup: eight virtual CPU devices, quick compilation, run-time checks of annotations."""
 
 import os
 import sys
@@ -8,9 +8,12 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 flags = os.environ.get("XLA_FLAGS", "")
-if "host_platform_device_count" not in flags:
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
-# Compiling dominates tiny tests: share compiled programs between workers and runs.
+# Compiling dominates tiny tests: let it do half of its work, and share what it made between workers
+# and runs.
+for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"):
+    if flag.partition("=")[0] not in flags:
+        flags = f"{flags} {flag}".strip()
+os.environ["XLA_FLAGS"] = flags
 CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax"
 CACHE.mkdir(parents=True, exist_ok=True, mode=0o700)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))

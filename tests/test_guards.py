@@ -8,6 +8,7 @@ those that skip or have another learning rate share one compiled program.
 
 import csv
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -151,10 +152,25 @@ def killing(number, drawn):
     return at_draw
 
 
-BACK = GuardSpec(non_finite="rollback", divergence="rollback", patience=PATIENCE, rollbacks=1)
+BACK = GuardSpec(
+    non_finite="rollback",
+    divergence="rollback",
+    code_warmup=0,
+    patience=PATIENCE,
+    rollbacks=1,
+)
 
 
-def test_guards_change_no_bit_of_a_healthy_run(tmp_path, train):
+@pytest.mark.slow
+@pytest.fixture
+def optimized(monkeypatch):
+    """Steps compiled as a user has them: without optimization the last bits are another matter."""
+    compile_lowered = jax.stages.Lowered.compile
+    options: Any = {"xla_backend_optimization_level": 3}
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: compile_lowered(self, options))
+
+
+def test_guards_change_no_bit_of_a_healthy_run(tmp_path, train, optimized):
     plain = train(tmp_path / "plain", GuardSpec(divergence="ignore"))
     skip = train(tmp_path / "skip", GuardSpec(non_finite="skip", divergence="rollback", patience=2))
     assert to_bytes(plain) == to_bytes(skip)
@@ -238,6 +254,7 @@ def test_the_configuration_decides(tmp_path, monkeypatch):
         "loss_ratio": "5.0",
         "gradient_ratio": "50.0",
         "code_usage": "0.2",
+        "code_warmup": "9",
         "accuracy": "0.02",
         "patience": "7",
         "rollbacks": "2",
@@ -263,7 +280,7 @@ def test_the_configuration_decides(tmp_path, monkeypatch):
         )
     assert seen == [
         GuardSpec(
-            "rollback", "rollback", 5.0, 50.0, 0.2, 0.02, patience=7, rollbacks=2, soften=0.25
+            "rollback", "rollback", 5.0, 50.0, 0.2, 9, 0.02, patience=7, rollbacks=2, soften=0.25
         )
     ]
 

@@ -39,6 +39,8 @@ class GuardSpec:
         loss_ratio: largest multiple of its recent median that the loss may reach.
         gradient_ratio: the same for gradient norms.
         code_usage: smallest part of its best value that code usage and perplexity may fall to.
+        code_warmup: updates before that is looked at: random parameters use many codes, which a
+            tokenizer first gives up before it finds better ones.
         accuracy: distance from 0 and 1 that the discriminator's accuracy must keep.
         patience: updates in a row that an alarm takes, except for non-finite numbers.
         rollbacks: how many times a stage may go back.
@@ -50,6 +52,7 @@ class GuardSpec:
     loss_ratio: float = 10.0
     gradient_ratio: float = 100.0
     code_usage: float = 0.1
+    code_warmup: int = 500
     accuracy: float = 0.01
     patience: int = 50
     rollbacks: int = 3
@@ -61,6 +64,7 @@ class GuardSpec:
             ("loss_ratio", self.loss_ratio == 0 or self.loss_ratio > 1, ratio),
             ("gradient_ratio", self.gradient_ratio == 0 or self.gradient_ratio > 1, ratio),
             ("code_usage", 0 <= self.code_usage < 1, "0 for never, or less than 1"),
+            ("code_warmup", self.code_warmup >= 0, "0 or more"),
             ("accuracy", 0 <= self.accuracy < 0.5, "0 for never, or less than 0.5"),
             ("patience", self.patience >= 1, "1 or more"),
             ("rollbacks", self.rollbacks >= 0, "0 or more"),
@@ -310,6 +314,9 @@ class _Collapse(_Detector):
         super().__init__(metric, spec)
         self._least = 1.0 if metric == "code_perplexity" else 0.0
         self._best = self._least
+
+    def look(self, step: int, values: Mapping[str, float]) -> Alarm | None:
+        return super().look(step, values) if step > self._spec.code_warmup else None
 
     def _judge(self, value: float) -> str | None:
         self._best = max(self._best, value)

@@ -82,6 +82,7 @@ def files(tmp_path):
 # From a file to samples and scores ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_converted_pair_continues_a_video_and_is_scored(files):
     out, videos = files / "run", files / "videos" / "class"
     videos.mkdir(parents=True)

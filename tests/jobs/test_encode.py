@@ -210,6 +210,8 @@ def test_a_cache_is_no_source_of_clips(workdir: Path, cache: Path, tmp_path: Pat
 # Training --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_from_tokens_to_samples(
     workdir: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

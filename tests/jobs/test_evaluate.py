@@ -379,6 +379,7 @@ def test_a_conversion_notes_the_format_that_tells_two_files_apart(tmp_path: Path
         assert open_tensors(tmp_path / name).format == name
 
 
+@pytest.mark.slow
 def test_random_features_are_always_the_same_and_tell_clips_apart() -> None:
     """The one test that runs I3D itself, on two clips."""
     network = I3dNetwork(I3dSpec(), taps_conv)

@@ -22,6 +22,8 @@ from nbp.shapes import PyTree
 from nbp.training.checkpoint import Checkpointer
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 IMAGES = {
     "tokenizer.strides": "((1, 4, 4),)",
     "tokenizer.taps": "1",
@@ -100,8 +102,9 @@ def test_a_video_tokenizer_begins_with_the_reconstructions_of_an_image_tokenizer
 
     codes, output = reconstruct(network, trained.params)
     assert len(np.unique(codes)) > 2
-    for expected, found in zip((codes, output), reconstruct(task.network, params), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    found = reconstruct(task.network, params)
+    np.testing.assert_array_equal(found[0], codes)
+    np.testing.assert_allclose(found[1], output, atol=1e-6)  # the compiler orders the sums
 
 
 def find_hash(workdir: Path, step: int = 2, stage: str = "tokenizer") -> str:

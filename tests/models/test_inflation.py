@@ -48,7 +48,7 @@ def test_a_single_frame_is_the_image(image_params: Any) -> None:
     codes, output = reconstruct(IMAGE, image_params, CLIPS[:, :1])
     inflated = reconstruct(VIDEO, params, CLIPS[:, :1])
     np.testing.assert_array_equal(inflated[0], codes)
-    np.testing.assert_allclose(inflated[1], output, atol=1e-6)  # the compiler orders the sums
+    np.testing.assert_allclose(inflated[1], output, atol=1e-5)  # the compiler orders the sums
 
 
 def test_a_codebook_is_taken_over() -> None:

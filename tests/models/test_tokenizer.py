@@ -263,6 +263,7 @@ def test_one_tap_looks_at_each_frame_alone():
     assert np.ptp(together) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes,message",
     [

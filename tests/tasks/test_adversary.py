@@ -40,6 +40,7 @@ def test_the_discriminator_starts_before_it_is_listened_to(start, warmup, shares
     np.testing.assert_array_equal(jax.vmap(adversary.learns)(steps), np.array(learns, bool))
 
 
+@pytest.mark.slow
 @pytest.fixture(scope="module")
 def game():
     """Plays on sharp clips and blurred copies of them, new ones in each update."""

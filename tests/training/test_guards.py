@@ -18,7 +18,7 @@ PATIENCE = 5
 
 def watch(values, metric="loss", **changes):
     """The alarms of a series of one metric (numbers, or dicts of several); updates count from 1."""
-    guards = Guards(GuardSpec(**{"patience": PATIENCE, **changes}))
+    guards = Guards(GuardSpec(**{"patience": PATIENCE, "code_warmup": 0, **changes}))
     rows = [value if isinstance(value, dict) else {metric: float(value)} for value in values]
     return [alarm for step, row in enumerate(rows, start=1) for alarm in guards.observe(step, row)]
 
@@ -37,6 +37,7 @@ def test_the_keys_of_the_configuration_are_those_of_the_guards():
         ("loss_ratio", 0.5),
         ("gradient_ratio", -1.0),
         ("code_usage", 1.0),
+        ("code_warmup", -1),
         ("accuracy", 0.5),
         ("patience", 0),
         ("rollbacks", -1),
@@ -163,6 +164,16 @@ def test_codes_that_fall_out_of_use(metric, least):
     assert not watch([least + 0.9, *[least + 0.1] * 100], metric)
     assert not watch(rows, metric, code_usage=0.0)
     assert not watch([least + 0.01] * 100, metric), "never in use: no fall"
+
+
+def test_codes_that_random_parameters_used_are_no_measure():
+    """A tokenizer begins with many codes, gives most of them up, then finds better ones."""
+    first = [119.0] * 10 + [12.0] * 90 + [20.0] * 20
+    assert watch(first, "code_perplexity", code_warmup=0)
+    assert not watch(first, "code_perplexity", code_warmup=100)
+    (alarm,) = watch([*first, *[2.0] * PATIENCE], "code_perplexity", code_warmup=100)
+    assert "its best 20" in str(alarm)
+    assert (alarm.since, alarm.step) == (121, 120 + PATIENCE)
 
 
 def test_what_divergence_leads_to():

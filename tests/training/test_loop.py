@@ -62,6 +62,7 @@ def run_toy(directory, kill):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_killed_runs_end_in_the_same_bits(tmp_path, undisturbed):
     """Killed in a step, just after a save began, while one was committed; then run to the end."""
     for kill in ("draw:7", "save:10", "seal:15"):
