@@ -32,7 +32,7 @@ class Chip:
     source: str
 
 
-GB, TERA = 10**9, 10**12
+GB, TERA = 1e9, 1e12
 _GOOGLE = "https://docs.cloud.google.com/tpu/docs/"
 
 # Memory of a TPU: what its compiler accepts is a little less than the maker's round number.
@@ -42,9 +42,11 @@ CHIPS = {
         Chip("v5e", int(15.75 * 2**30), 197 * TERA, 819 * GB, 200 * GB, f"{_GOOGLE}v5e"),
         Chip("v5p", 95 * 2**30, 459 * TERA, 2765 * GB, 600 * GB, f"{_GOOGLE}v5p"),
         Chip("v6e", int(31.25 * 2**30), 918 * TERA, 1600 * GB, 400 * GB, f"{_GOOGLE}v6e"),
-        Chip("A100 80GB", 80 * GB, 312 * TERA, 2039 * GB, 300 * GB, "NVIDIA A100 datasheet, SXM"),
-        Chip("H100", 80 * GB, 989 * TERA, 3350 * GB, 450 * GB, "NVIDIA H100 datasheet, SXM"),
-        Chip("H200", 141 * GB, 989 * TERA, 4800 * GB, 450 * GB, "NVIDIA H200 datasheet, SXM"),
+        Chip(
+            "A100 80GB", int(80 * GB), 312 * TERA, 2039 * GB, 300 * GB, "NVIDIA A100 datasheet, SXM"
+        ),
+        Chip("H100", int(80 * GB), 989 * TERA, 3350 * GB, 450 * GB, "NVIDIA H100 datasheet, SXM"),
+        Chip("H200", int(141 * GB), 989 * TERA, 4800 * GB, 450 * GB, "NVIDIA H200 datasheet, SXM"),
     )
 }
 

@@ -102,7 +102,7 @@ class Collective:
     @property
     def wire_bytes(self) -> float:
         """Bytes that a device sends, in all repeats, if the devices form a ring."""
-        return self.repeats * WIRE[self.kind](self.bytes, self.group)
+        return float(self.repeats * WIRE[self.kind](self.bytes, self.group))
 
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
@@ -224,7 +224,7 @@ class Program:
         if instruction.opcode == "fusion" and called and called[1] in self.computations:
             inside = self.computations[called[1]]
             reads, writes = _fusion_traffic(inside, reads, writes)
-        return sum(reads) + writes
+        return float(sum(reads) + writes)
 
 
 def _fusion_traffic(

@@ -41,16 +41,18 @@ def test_impossible_meshes_are_refused(sizes, message):
         make_mesh(**sizes)
 
 
-def test_a_batch_is_split_and_a_state_copied():
+def test_a_batch_is_split_and_a_state_lies_in_pieces():
     mesh = make_mesh(data=4, fsdp=2)
     rows = np.arange(32, dtype=np.float32).reshape(16, 2)
     placed = place_batch({"video": rows, "index": np.arange(16, dtype=np.int64)}, mesh)
     np.testing.assert_array_equal(placed["video"], rows)
     assert {shard.data.shape for shard in placed["video"].addressable_shards} == {(2, 2)}
     assert placed["index"].dtype == np.int32
-    state = place_state({"w": rows, "none": {}}, mesh)
-    assert state["w"].sharding.is_fully_replicated
+    state = place_state({"w": rows, "b": rows[0], "none": {}}, mesh)
+    assert {shard.data.shape for shard in state["w"].addressable_shards} == {(8, 2)}  # fsdp alone
     assert len(state["w"].addressable_shards) == 8
+    assert state["b"].sharding.is_fully_replicated
+    np.testing.assert_array_equal(state["w"], rows)
 
 
 def test_an_indivisible_batch_is_refused_with_a_remedy():
