@@ -161,7 +161,6 @@ BACK = GuardSpec(
 )
 
 
-@pytest.mark.slow
 @pytest.fixture
 def optimized(monkeypatch):
     """Steps compiled as a user has them: without optimization the last bits are another matter."""
@@ -170,6 +169,7 @@ def optimized(monkeypatch):
     monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: compile_lowered(self, options))
 
 
+@pytest.mark.slow
 def test_guards_change_no_bit_of_a_healthy_run(tmp_path, train, optimized):
     plain = train(tmp_path / "plain", GuardSpec(divergence="ignore"))
     skip = train(tmp_path / "skip", GuardSpec(non_finite="skip", divergence="rollback", patience=2))

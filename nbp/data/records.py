@@ -28,6 +28,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from nbp.data.coding import decode_clip
 from nbp.data.files import VideoError
+from nbp.data.tf_example import find_example_class
 from nbp.data.transforms import (
     Fit,
     Flip,
@@ -76,19 +77,12 @@ def count_records(path: str | Path) -> int:
     return 0
 
 
-def _example_message() -> Any:
-    """The class of `tf.train.Example`; imported late, it comes with all of TFDS (a second)."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    return vars(tf_example_pb2)["Example"]
-
-
 def serialize_record(clip: bytes, info: VideoInfo, *, label: int, path: str, sha256: str) -> bytes:
     """One record as a `tf.train.Example`, the same bytes in every process.
 
     A path that is not UTF-8 is stored with backslash escapes: the feature is text.
     """
-    example = _example_message()()
+    example = find_example_class()()
 
     def data(name: str, value: bytes) -> None:
         example.features.feature[name].bytes_list.value.append(value)
@@ -237,7 +231,7 @@ class RecordSource:
             data = self._records[index]
             if not data:
                 raise ValueError("it is empty")
-            return _example_message().FromString(data).features.feature
+            return find_example_class().FromString(data).features.feature
         except Exception as error:  # riegeli raises RuntimeError, protobuf an error of its own
             raise self._corrupt(index, str(error)) from None
 

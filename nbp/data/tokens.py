@@ -13,7 +13,6 @@ one rename puts it in place, so that half a cache never opens.
 """
 
 import bisect
-import functools
 import hashlib
 import itertools
 import json
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from nbp.data.files import VideoError
+from nbp.data.tf_example import find_example_class
 from nbp.errors import DataError
 
 NAME, VERSION, FORMAT = "tokens", "1.0.0", 1
@@ -169,18 +169,10 @@ class TokenSource:
             return self._readers[number]
 
     def _parse(self, record: bytes) -> dict[str, Any]:
-        features = _example_message().FromString(record).features.feature
+        features = find_example_class().FromString(record).features.feature
         codes = np.frombuffer(features["tokens"].bytes_list.value[0], self._dtype)
         return {
             "codes": codes.reshape(self._grid),
             "label": np.int32(features["label"].int64_list.value[0]),
             "path": features["path"].bytes_list.value[0].decode(errors="replace"),
         }
-
-
-@functools.cache
-def _example_message() -> Any:
-    """The class of `tf.train.Example`; imported late, it comes with all of TFDS (a second)."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    return vars(tf_example_pb2)["Example"]

@@ -211,7 +211,6 @@ def test_a_cache_is_no_source_of_clips(workdir: Path, cache: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_from_tokens_to_samples(
     workdir: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,6 +256,7 @@ def test_from_tokens_to_samples(
     assert "warning: the data differ" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_training_on_tokens_gives_the_updates_of_training_on_clips(
     workdir: Path, cache: Path, tmp_path: Path
 ) -> None:

@@ -263,7 +263,6 @@ def test_one_tap_looks_at_each_frame_alone():
     assert np.ptp(together) > 0.1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes,message",
     [
@@ -281,6 +280,7 @@ def test_quantizers_and_taps_that_cannot_be_are_refused(changes, message):
         assert dataclasses.replace(SPEC, **changes).quantizer
 
 
+@pytest.mark.slow
 def test_recomputed_units_give_the_same_gradients_and_keep_less():
     spec = TokenizerSpec(widths=(4,), units=(2,), strides=(), levels=(4, 3), groups=2)
     params = draw_params(TokenizerNetwork(spec, taps_conv))

@@ -40,7 +40,6 @@ def test_the_discriminator_starts_before_it_is_listened_to(start, warmup, shares
     np.testing.assert_array_equal(jax.vmap(adversary.learns)(steps), np.array(learns, bool))
 
 
-@pytest.mark.slow
 @pytest.fixture(scope="module")
 def game():
     """Plays on sharp clips and blurred copies of them, new ones in each update."""
@@ -56,6 +55,7 @@ def game():
     return play
 
 
+@pytest.mark.slow
 def test_the_discriminator_learns_to_tell_blurred_from_sharp(game):
     extra = jax.jit(ADVERSARY.init)(jax.random.key(0))
     history, found = [], {}
