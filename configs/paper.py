@@ -9,7 +9,12 @@ training scripts and argument parser); "ours" a value that neither of them state
 from ml_collections import ConfigDict
 
 # layers, heads, width (release, training scripts)
-SIZES = {"700m": (24, 16, 1536), "1b": (24, 32, 2048), "3b": (32, 32, 3072)}
+SIZES = {
+    "700m": (24, 16, 1536),
+    "1b": (24, 32, 2048),
+    "3b": (32, 32, 3072),
+    "10b": (32, 40, 5120),  # ours
+}
 
 
 def make_config(name: str, *, fps: float) -> ConfigDict:

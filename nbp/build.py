@@ -7,6 +7,7 @@ choosing an object. Only mains, jobs and tests import this module.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal, assert_never
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from nbp import datasets, losses
 from nbp.config import Config
@@ -25,7 +27,12 @@ from nbp.models.discriminator import DiscriminatorNetwork, DiscriminatorSpec
 from nbp.models.generator import GeneratorNetwork, Recipe, modern_recipe, paper_recipe
 from nbp.models.lpips import LpipsNetwork
 from nbp.models.tokenizer import TokenizerNetwork
-from nbp.nn.attention import AttentionBackend, dense_attention, xla_attention
+from nbp.nn.attention import (
+    AttentionBackend,
+    dense_attention,
+    prefix_attention,
+    xla_attention,
+)
 from nbp.nn.conv3d import ConvBackend, mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.sampling.decode import Guidance
@@ -41,8 +48,11 @@ from nbp.tasks.adversary import (
 )
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import Objective, TokenizerTask, lpips_distance, structure_distance
+from nbp.training import sharding
 from nbp.training.checkpoint import Checkpointer
-from nbp.training.optimizer import OptimizerSpec, ParamGroup
+from nbp.training.distributed import decide
+from nbp.training.optimizer import OptimizerSpec, ParamGroup, find_storage
+from nbp.training.precision import narrow_shapes
 
 TOKENIZER_GROUPS = (
     ParamGroup(".*kernel", matrix="conv"),
@@ -51,9 +61,11 @@ TOKENIZER_GROUPS = (
 # Follows the latents as a moving average (`TokenizerNetwork.update_codebook`), not gradients.
 CODEBOOK_GROUP = ParamGroup("quantizer/.*", decay=False, learning_rate_scale=0.0)
 GENERATOR_GROUPS = (
-    ParamGroup("transformer/.*kernel", matrix="dense"),
+    ParamGroup("transformer/.*qkv/kernel", matrix="joined"),
+    ParamGroup("transformer/.*(proj|up|down)/kernel", matrix="dense"),
     ParamGroup("head/kernel"),
-    ParamGroup(".*(bias|scale)|tokens|null_prompt|positions/.*", decay=False),
+    ParamGroup("tokens", decay=False),
+    ParamGroup(".*(bias|scale)|null_prompt|positions/.*", decay=False),
 )
 
 
@@ -72,6 +84,8 @@ def make_conv() -> ConvBackend:
 
 def make_attention(config: Config) -> AttentionBackend:
     match config.generator.attention:
+        case "prefix":
+            return prefix_attention
         case "xla":
             return xla_attention
         case "dense":
@@ -107,6 +121,7 @@ def make_generator_network(config: Config, labels: Sequence[str]) -> GeneratorNe
         width=generator.width,
         dropout=generator.dropout,
         dtype=jnp.dtype(generator.dtype),
+        remat=config.memory.remat,
     )
     text = generator.prompt == "text"
     return GeneratorNetwork(
@@ -116,6 +131,28 @@ def make_generator_network(config: Config, labels: Sequence[str]) -> GeneratorNe
         make_recipe(config),
         texts=find_texts(labels) if text else None,
         padding=PADDING if text and generator.padding == "hidden" else None,
+    )
+
+
+def make_generator_groups(config: Config) -> tuple[ParamGroup, ...]:
+    """Matrices are stored as the configuration says, the few other values in float32."""
+    *matrices, vectors = GENERATOR_GROUPS
+    storage = config.memory.parameters
+    return (*(dataclasses.replace(group, storage=storage) for group in matrices), vectors)
+
+
+def make_mesh(
+    config: Config, stage: Literal["tokenizer", "generator"], devices: Sequence[Any] | None = None
+) -> Mesh:
+    """The mesh of a stage. Raises ConfigError where it does not fit the devices."""
+    chosen = config.mesh
+    total = len(jax.devices() if devices is None else devices)
+    fsdp = chosen.fsdp
+    if not fsdp:
+        left = max(1, total // (chosen.tensor * max(1, chosen.data)))
+        fsdp = math.gcd(left, config.generator.width if stage == "generator" else 0)
+    return sharding.make_mesh(
+        data=chosen.data or None, fsdp=fsdp, tensor=chosen.tensor, devices=devices
     )
 
 
@@ -210,9 +247,10 @@ def make_generator_task(
     return GeneratorTask(
         network=make_generator_network(config, labels),
         tokenizer=make_tokenizer_network(config),
-        optimizer=make_optimizer_spec(config.train.generator, GENERATOR_GROUPS),
+        optimizer=make_optimizer_spec(config.train.generator, make_generator_groups(config)),
         frozen={} if on_tokens else {"tokenizer": tokenizer_params},
         null_probability=config.generator.null_probability,
+        loss_tokens=config.memory.loss_tokens,
     )
 
 
@@ -240,17 +278,23 @@ def load_trained(
     network: Any,
     ema: bool,
     step: int | None = None,
+    groups: tuple[ParamGroup, ...] = (),
 ) -> Trained:
-    """Reads `step` of a stage, by default its newest good one; CheckpointError without it."""
+    """Reads `step` of a stage, by default its newest good one; CheckpointError without it.
+
+    `groups`: those of the optimizer, where they store parameters in another type than float32.
+    """
     directory = stage_directory(workdir, stage) / "checkpoints"
     if not directory.is_dir():
         raise CheckpointError(
             f"{workdir} holds no trained {stage}: run python -m nbp.train --workdir {workdir}"
         )
     template = jax.eval_shape(network.init, jax.random.key(0))
+    if groups and not ema:  # averages are always float32
+        template = narrow_shapes(template, find_storage(groups, template))
     with Checkpointer(directory, read_only=True) as checkpointer:
         params = checkpointer.restore_params(template, use_ema=ema, step=step)
-        step = checkpointer.latest_step() if step is None else step
+        step = decide(checkpointer.latest_step()) if step is None else step
         assert step is not None
         meta = checkpointer.read_meta(step)
         return Trained(params, step, checkpointer.checkpoint_hash(step), meta)
@@ -304,7 +348,11 @@ def load_sampler(
     generator = make_generator_network(config, labels)
     trained_tokenizer = load_tokenizer(config, workdir)
     trained_generator = load_trained(
-        workdir, "generator", network=generator, ema=config.train.generator.ema > 0
+        workdir,
+        "generator",
+        network=generator,
+        ema=config.train.generator.ema > 0,
+        groups=make_generator_groups(config),
     )
     sampler = Sampler(
         generator,

@@ -27,6 +27,8 @@ from nbp.sections import (
     GeneratorConfig,
     ImagesConfig,
     LossesConfig,
+    MemoryConfig,
+    MeshConfig,
     SamplingConfig,
     StageConfig,
     TokenizerConfig,
@@ -57,6 +59,8 @@ class Config:
     losses: LossesConfig = field(default_factory=LossesConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     @property
     def tokenizer_spec(self) -> TokenizerSpec:

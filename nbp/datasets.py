@@ -7,12 +7,11 @@ Each choice that `config.data` names is made here, once, by choosing an object.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
 
-import jax
 import numpy as np
 
 from nbp.config import Config, from_dict, to_json
@@ -151,9 +150,17 @@ def make_spatial(config: Config) -> tuple[Transform, ...]:
 
 
 def make_training_stream(
-    config: Config, stage: StageConfig, *, data: ClipData, start_batch: int
+    config: Config,
+    stage: StageConfig,
+    *,
+    data: ClipData,
+    start_batch: int,
+    rows: Callable[[int], Sequence[int]] | None = None,
 ) -> BatchStream | MixedStream:
-    """This process's batches of `data` from `start_batch` on, with images where `data` has them."""
+    """Batches of `data` from `start_batch` on, with images where `data` has them.
+
+    `rows` tells which of N rows are made here; None: all.
+    """
 
     def stream(data: ClipData, spec: PipelineSpec) -> BatchStream:
         return BatchStream(
@@ -161,8 +168,7 @@ def make_training_stream(
             data.transforms,
             spec,
             start_batch=start_batch,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=None if rows is None else rows(spec.batch),
             bad_videos=data.bad_videos,
         )
 

@@ -18,7 +18,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--crops", type=int, default=1, help="random clips of a training video")
     parser.add_argument("--seed", type=int, help="of the random clips; default: the config's")
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="this host and their number")
+    parser.add_argument(
+        "--shard", metavar="I/N", help="this host and their number; default: the job's processes"
+    )
     parser.add_argument("--batch", type=int, help="clips at a time; default: the config's")
     parser.add_argument(
         "--shard_size", type=int, default=1024, help="clips in a file, the unit of restarts"
@@ -26,11 +28,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="that decode; default: one per core")
     arguments, rest = parser.parse_known_args(argv)
 
+    from nbp.training import distributed
+
+    distributed.initialize()
+
     from nbp.config import parse_overrides
     from nbp.jobs.encode import EncodeRequest, encode_workdir
     from nbp.jobs.progress import parse_shard
 
-    host, hosts = parse_shard(arguments.shard)
+    shard = arguments.shard
+    host, hosts = parse_shard(shard) if shard else distributed.find_place()
     request = EncodeRequest(
         workdir=arguments.workdir,
         out=arguments.out,
@@ -45,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         threads=arguments.threads,
     )
     encode_workdir(request, report=lambda line: print(f"[encode] {line}", flush=True))
+    distributed.wait_for_all("encoded")
 
 
 if __name__ == "__main__":

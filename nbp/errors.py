@@ -7,8 +7,11 @@ exit with the code. Anything else that escapes a main is a bug of ours: a traceb
 """
 
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable
+from typing import NoReturn
 
 EXIT_USAGE = 2
 EXIT_DATA = 3
@@ -64,18 +67,46 @@ class Preempted(NbpError):
     exit_code = EXIT_PREEMPTED
 
 
+# What XLA's communication says when another process of the job is gone.
+LOST = re.compile(r"gloo|nccl|connection|peer|heartbeat|coordination|unavailable|deadline", re.I)
+
+
 def run_main(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:
-    """Runs `main(argv)` and turns an `NbpError` into one line on stderr and its exit code."""
+    """Runs `main(argv)` and turns an `NbpError` into one line on stderr and its exit code.
+
+    In a job of several processes an error ends this one at once, so that the others notice. An
+    error of the connection to them means that one of them is gone: exit code 42.
+    """
     try:
         main(argv)
     except NbpError as error:
         print(f"nbp: {type(error).__name__}: {error}", file=sys.stderr)
+        # A thread that hangs in a decoder would keep the interpreter from ending.
         if isinstance(error, RestartError):
-            # A thread that hangs in a decoder would keep the interpreter from ending.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(error.exit_code)
+            _end_at_once(error.exit_code)
+        # Processes that are preempted have all saved, and say goodbye to each other.
+        if _is_one_of_several() and not isinstance(error, Preempted):
+            _end_at_once(error.exit_code)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("nbp: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if not _is_one_of_several():
+            raise
+        if type(error).__name__ == "JaxRuntimeError" and LOST.search(str(error)):
+            print(f"nbp: another process of this job is gone: {error}", file=sys.stderr)
+            _end_at_once(EXIT_RESTART)
+        traceback.print_exc()
+        _end_at_once(1)
+
+
+def _is_one_of_several() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def _end_at_once(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -23,6 +23,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--lpips", default="", help="folder that nbp.convert lpips wrote")
     arguments, rest = parser.parse_known_args(argv)
 
+    from nbp.training import distributed
+
+    distributed.initialize()
+
     from nbp.config import parse_overrides
     from nbp.evaluation.report import format_table, write_report
     from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
@@ -32,6 +36,8 @@ def main(argv: list[str] | None = None) -> None:
         EvaluateRequest(**given, overrides=parse_overrides(rest)),
         lambda text: print(f"[evaluate] {text}", flush=True),
     )
+    if not distributed.is_main():
+        return
     out = arguments.out or report_path(arguments.workdir, arguments.protocol)
     write_report(out, report)
     title = f"{report['config']}, protocol {arguments.protocol} v{report['protocol']['version']}"

@@ -24,6 +24,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
 
+    from nbp.training import distributed
+
+    distributed.initialize()
+
     from nbp.jobs.sample import SampleRequest, sample_workdir
 
     out = arguments.out or arguments.workdir / "samples"
@@ -39,7 +43,8 @@ def main(argv: list[str] | None = None) -> None:
         guidance=arguments.guidance,
     )
     names = sample_workdir(arguments.workdir, out, request)
-    print(f"{len(names)} clips in {out} (grid.gif shows all of them)")
+    if distributed.is_main():
+        print(f"{len(names)} clips in {out} (grid.gif shows all of them)")
 
 
 if __name__ == "__main__":

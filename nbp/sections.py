@@ -158,6 +158,7 @@ class GeneratorConfig:
       blocks, or "frame" for the blocks that cover the first latent frame.
     prompt: none, label (class id) or text (of a UCF101 class name, 8 ids); null_probability: share
       of clips trained without it. padding: whether attention sees the padding of a text.
+    attention: prefix reads only keys that a query may see and keeps no scores; xla and dense do.
     context: rows of the position table (paper recipe).
     """
 
@@ -173,7 +174,7 @@ class GeneratorConfig:
     null_probability: Share = 0.1
     dropout: Share = 0.0
     dtype: DType = "float32"
-    attention: Literal["xla", "dense"] = "xla"
+    attention: Literal["prefix", "xla", "dense"] = "prefix"
     context: Count = 5120
 
 
@@ -240,6 +241,8 @@ class TrainConfig:
     """Cadence in steps, shared by the stages; 0 switches a periodic action off.
 
     changed_data: what to do where the data are not those of the checkpoint that is resumed.
+    profile_steps: first and last update of each stage that are recorded in `<stage>/profile/`, for
+      TensorBoard or Perfetto; () for none.
     """
 
     tokenizer: StageConfig
@@ -251,6 +254,7 @@ class TrainConfig:
     preview_every: Natural = 500
     preview_clips: Count = 8
     changed_data: Literal["refuse", "accept"] = "refuse"
+    profile_steps: tuple[int, ...] = ()
     guards: GuardsConfig = GuardsConfig()
 
 
@@ -282,3 +286,35 @@ class EvaluationConfig:
     clips: Count = 256
     samples: Natural = 16
     given_frames: Natural = 0
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; 0 leaves the number to the program.
+
+    data: groups of devices that each hold a whole copy; 0 takes what the others leave.
+    fsdp: devices that share one copy of parameters, average and optimizer's state and split the
+      batch; 0 takes as many as divide the width of the network.
+    tensor: devices that share the work on a clip: heads, MLPs, vocabulary.
+    """
+
+    data: Natural = 0
+    fsdp: Natural = 0
+    tensor: Count = 1
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Memory of the generator's training step, for time or precision.
+
+    parameters: float32; or bfloat16 with a float32 master in the optimizer, or with stochastic
+      rounding. Norms and biases stay float32.
+    remat: what the backward pass of a layer computes again instead of keeping: nothing, all but
+      matmuls with parameters (dots), all but the layer's input (full), or this too from the
+      host's memory (offload).
+    loss_tokens: tokens of a device whose logits exist at one time.
+    """
+
+    parameters: Literal["float32", "master", "stochastic"] = "float32"
+    remat: Literal["none", "dots", "full", "offload"] = "none"
+    loss_tokens: Count = 1024

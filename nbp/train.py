@@ -19,6 +19,10 @@ def main(argv: list[str] | None = None) -> None:
 
     config = load_config(arguments.config, parse_overrides(rest))
 
+    from nbp.training import distributed
+
+    distributed.initialize()
+
     from nbp.jobs.train import train_workdir
 
     train_workdir(config, arguments.workdir)

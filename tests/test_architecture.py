@@ -22,12 +22,13 @@ SOURCES = sorted(
     if path.is_file() and (path.suffix in (".py", ".sh", ".sbatch") or path.parent.name == ".ci")
 )
 
-# Who may import which modules of ours. `nbp.x` allows all below it. `errors` and `shapes` are free.
-FREE = {"nbp", "nbp.errors", "nbp.shapes"}
+# Who may import which modules of ours. `nbp.x` allows all below it. FREE is for everyone.
+FREE = {"nbp", "nbp.errors", "nbp.shapes", "nbp.axes"}
 ALLOWED = {
     "nbp.errors": (),
     "nbp.shapes": (),
     "nbp.layout": (),
+    "nbp.axes": (),
     "nbp.schema": (),
     "nbp.nn": ("nbp.nn", "nbp.layout"),
     "nbp.losses": ("nbp.layout",),
@@ -37,11 +38,13 @@ ALLOWED = {
     "nbp.tasks": (
         "nbp.tasks",
         "nbp.models",
+        "nbp.nn.vocabulary",
         "nbp.losses",
         "nbp.layout",
         "nbp.training.task",
         "nbp.training.state",
         "nbp.training.optimizer",
+        "nbp.training.precision",
     ),
     "nbp.sampling": ("nbp.sampling", "nbp.models", "nbp.nn", "nbp.layout"),
     "nbp.evaluation": ("nbp.evaluation", "nbp.models.i3d", "nbp.models.lpips"),

@@ -11,6 +11,7 @@ replacements are counted and listed, and too many of them end the run. Or the fi
 """
 
 import hashlib
+import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -88,9 +89,9 @@ class BatchStream:
     """Batches of this process, from batch `start_batch` on.
 
     Each is {"video": uint8 [b t h w c], "label": int32 [b], "index": int64 [b]}, with "codes"
-    (integers [b T H W]) in place of "video" where the source holds tokens, and b = batch /
-    process_count rows: process i of n holds examples g + i, g + i + n, ... of the global batch
-    that starts at g. `index` is the global example index.
+    (integers [b T H W]) in place of "video" where the source holds tokens. `rows` are the rows of
+    each global batch that are made here, in this order, by default all; a job of several processes
+    divides them. `index` is the global example index: g + row in the global batch that starts at g.
 
     `bad_videos` collects files that failed while streaming. Iterating raises `DataError` when no
     replacement can be read, too many are needed, or none is wanted; `RestartError` when a worker
@@ -105,17 +106,14 @@ class BatchStream:
         spec: PipelineSpec,
         *,
         start_batch: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: Sequence[int] | None = None,
         bad_videos: BadVideos | None = None,
     ):
         if len(source) == 0:
             raise DataError("the data source has no examples; check the data configuration.")
-        if not 0 <= process_index < process_count or spec.batch % process_count:
-            raise ConfigError(
-                f"process {process_index} of {process_count} cannot share a global batch of "
-                f"{spec.batch}: the batch must be a multiple of the number of processes."
-            )
+        rows = tuple(range(spec.batch) if rows is None else rows)
+        if not rows or min(rows) < 0 or max(rows) >= spec.batch:
+            raise ConfigError(f"rows {rows} of a batch of {spec.batch}; allowed: some of its rows.")
         if start_batch < 0:
             raise ConfigError(f"start_batch is {start_batch}; allowed: 0 or more.")
         self.source, self.spec = source, spec
@@ -131,8 +129,8 @@ class BatchStream:
                     source, transforms, spec.seed, ATTEMPTS if spec.bad == "replace" else 1
                 ),
                 spec,
-                start=start_batch * spec.batch + process_index,
-                stride=process_count,
+                start_batch=start_batch,
+                rows=rows,
             )
         )
         # Stops the workers of a stream that was dropped without being closed.
@@ -276,8 +274,27 @@ def _take_content(record: Batch) -> dict[str, Array]:
     )
 
 
+@dataclass(frozen=True)
+class _PickRow:
+    """Example number `place` of those that this process makes: some rows of every batch.
+
+    An example's index is its position in the endless `order`, so each epoch draws new windows and
+    crops.
+    """
+
+    order: Any
+    make_example: _MakeExample
+    batch: int
+    rows: tuple[int, ...]
+
+    def __call__(self, place: int) -> Batch:
+        number, row = divmod(place, len(self.rows))
+        index = number * self.batch + self.rows[row]
+        return self.make_example(index, self.order[index])
+
+
 def _make_iterator(
-    make_example: _MakeExample, spec: PipelineSpec, *, start: int, stride: int
+    make_example: _MakeExample, spec: PipelineSpec, *, start_batch: int, rows: tuple[int, ...]
 ) -> Iterator[Batch]:
     # Slow to import (it brings JAX), and not needed on a machine that only samples.
     import grain
@@ -289,16 +306,15 @@ def _make_iterator(
     order = grain.MapDataset.range(len(make_example.source)).seed(spec.seed)
     if spec.shuffle:
         order = order.shuffle()
-    # The index is the position in the endless order, so each epoch draws new windows and crops.
     # Batching comes before anything that knows of workers: contents must not depend on them.
     batches = (
-        order.repeat()
-        .map_with_index(make_example)[start::stride]
-        .batch(spec.batch // stride, drop_remainder=True, batch_fn=_stack_examples)
+        grain.MapDataset.range(sys.maxsize)
+        .map(_PickRow(order.repeat(), make_example, spec.batch, rows))[start_batch * len(rows) :]
+        .batch(len(rows), drop_remainder=True, batch_fn=_stack_examples)
     )
     workers = spec.workers
     if spec.examples is not None:
-        count = max(0, -(-spec.examples // spec.batch) - start // spec.batch)
+        count = max(0, -(-spec.examples // spec.batch) - start_batch)
         if count == 0:
             return iter(())
         batches = batches[:count]

@@ -43,8 +43,9 @@ class Rule:
     """One target leaf and where its values come from.
 
     Attributes:
-        source: name of the source tensor; several names are transformed one by one, then joined
-            along the last axis (query, key, value). With `layers`, `{i}` in a name is the layer.
+        source: name of the source tensor; several names are transformed one by one, then stacked
+            on a new axis before the last (query, key, value). With `layers`, `{i}` in a name is the
+            layer.
         target: path of the leaf in the parameter tree, e.g. `"encoder/0/kernel"`.
         transform: applied to each source tensor; must not depend on values (it is run on shapes).
         layers: number of layers that are stacked on a new leading axis; 0 for a plain leaf.
@@ -215,7 +216,7 @@ def export_tensors(params: PyTree, rules: Sequence[Rule]) -> dict[str, np.ndarra
         for layer in range(max(rule.layers, 1)):
             names = rule.sources(layer)
             row = np.asarray(leaf)[layer] if rule.layers else np.asarray(leaf)
-            parts = [row] if len(names) == 1 else np.split(row, len(names), axis=-1)
+            parts = [row] if len(names) == 1 else np.moveaxis(row, -2, 0)
             inverse = _INVERSE[rule.transform]
             tensors |= {name: inverse(part) for name, part in zip(names, parts, strict=True)}
     return tensors
@@ -224,17 +225,15 @@ def export_tensors(params: PyTree, rules: Sequence[Rule]) -> dict[str, np.ndarra
 def _fill(rule: Rule, tensors: Tensors, out: np.ndarray) -> np.ndarray:
     for layer in range(max(rule.layers, 1)):
         row = out[layer] if rule.layers else out
-        start = 0
         names = rule.sources(layer)
-        for name in names:
+        for i, name in enumerate(names):
             tensor = tensors[name]
             values = tensor if isinstance(tensor, np.ndarray) else tensor.read()
             part = rule.transform(values)
             if len(names) == 1:
                 row[...] = part
             else:
-                row[..., start : start + part.shape[-1]] = part
-                start += part.shape[-1]
+                row[..., i, :] = part
     return out
 
 
@@ -258,9 +257,9 @@ def _transform_shapes(rule: Rule, shapes: list[Shape]) -> Shape | None:
         parts = [rule.transform(np.broadcast_to(np.float32(0), shape)).shape for shape in shapes]
     except (ValueError, IndexError):
         return None
-    if any(part[:-1] != parts[0][:-1] or not part for part in parts[1:]):
+    if any(part != parts[0] or not part for part in parts[1:]):
         return None
-    joined = parts[0] if len(parts) == 1 else (*parts[0][:-1], sum(part[-1] for part in parts))
+    joined = parts[0] if len(parts) == 1 else (*parts[0][:-1], len(parts), parts[0][-1])
     return (rule.layers, *joined) if rule.layers else joined
 
 

@@ -20,6 +20,7 @@ from nbp.sampling.decode import Guidance
 from nbp.sampling.filters import Filter
 from nbp.sampling.sampler import Sampler, Samples
 from nbp.shapes import Clips
+from nbp.training.distributed import is_main
 
 GRID_SIDE = 160  # least height of one clip in a GIF grid: small clips are enlarged
 
@@ -74,12 +75,13 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
     sampler, _ = build.load_sampler(
         config, workdir, labels=labels, filtering=filtering, guidance=guidance
     )
-    make_folder(out)
     samples = sampler.sample(
         request.count, seed=request.seed, labels=ids, given_frames=given_frames, **conditions
     )
     names = ["clip" if ids is None else labels[i] for i in (ids or [0] * request.count)]
-    write_samples(samples, out, names=names, fps=config.sampling.fps)
+    if is_main():  # every process has drawn the same clips
+        make_folder(out)
+        write_samples(samples, out, names=names, fps=config.sampling.fps)
     return names
 
 
@@ -152,7 +154,9 @@ def write_samples(samples: Samples, out: Path, *, names: Sequence[str], fps: flo
 
 
 def write_grid(path: Path, clips: Clips, *, fps: float, columns: int | None = None) -> None:
-    """Writes clips side by side as one GIF, small ones enlarged."""
+    """Writes clips side by side as one GIF, small ones enlarged. In a job, process 0 does."""
+    if not is_main():
+        return
     columns = columns or max(1, round(len(clips) ** 0.5))
     path.parent.mkdir(parents=True, exist_ok=True)
     scale = max(1, GRID_SIDE // clips.shape[2] if len(clips) <= 32 else 2)

@@ -4,6 +4,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 
 from nbp import __version__, build, datasets
-from nbp.config import Config
+from nbp.config import Config, to_json
 from nbp.data.video import tile_clips, write_gif
 from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.report import format_table, write_report
@@ -39,12 +40,13 @@ from nbp.sections import StageConfig
 from nbp.shapes import PyTree
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
+from nbp.training import distributed
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.curves import write_curves_png
 from nbp.training.guards import GuardSpec
 from nbp.training.loop import LoopSpec, run
 from nbp.training.metrics import MetricsWriter
-from nbp.training.sharding import check_batch, make_mesh, place_state
+from nbp.training.sharding import check_batch, place_state, shard_batch
 from nbp.training.state import TrainState
 from nbp.training.task import Evaluator
 
@@ -57,22 +59,27 @@ def train_workdir(config: Config, workdir: Path) -> None:
     make_folder(workdir)
     compare_config(config, workdir)  # before a long look at the data, which may fail in turn
     if config.images.batch:  # before a long look at the data as well
-        check_batch(config.images.batch, make_mesh(), what="images")
-    listed = workdir / "bad_videos.csv"
+        check_batch(config.images.batch, build.make_mesh(config, "tokenizer"), what="images")
+    listed = workdir / name_bad_videos()
     train, held_out = datasets.make_data(config, bad_videos=listed)
+    distributed.check_agreement(
+        {"configuration": to_json(config), "data set": train.source.fingerprint}
+    )
     learned = {
         "tokenizer": datasets.add_images(config, train, bad_videos=listed),
         "generator": train,
     }
-    if bad := learned["tokenizer"].bad_videos:
+    if (bad := learned["tokenizer"].bad_videos) and distributed.is_main():
         print(f"[data] {len(bad)} unusable files skipped ({bad.summarize()}), listed in {listed}")
     trained = None
     if config.data.kind == "tokens":
         trained = build.load_tokenizer(config, workdir)
         build.check_cache(datasets.open_tokens(config), trained)
-    adopt_config(config, workdir, report=lambda text: print(f"[train] {text}", flush=True))
     labels = train.label_names
-    save_labels(workdir, labels)
+    if distributed.is_main():
+        adopt_config(config, workdir, report=lambda text: print(f"[train] {text}", flush=True))
+        save_labels(workdir, labels)
+    distributed.wait_for_all("configuration")
     for stage in config.stages:
         clips = Validation(config, held_out)
         if stage == "tokenizer":
@@ -82,10 +89,17 @@ def train_workdir(config: Config, workdir: Path) -> None:
         else:
             trained = trained or build.load_tokenizer(config, workdir)
             # On every device of the mesh, as the parameters that are measured together with it.
-            tokenizer_params = place_state(trained.params, make_mesh())
+            mesh = build.make_mesh(config, stage)
+            tokenizer_params = place_state(trained.params, mesh)
             task = build.make_generator_task(config, labels, tokenizer_params)
-            if has_begun(workdir, stage):
-                begun = build.load_trained(workdir, stage, network=task.network, ema=False)
+            if distributed.decide(has_begun(workdir, stage)):
+                begun = build.load_trained(
+                    workdir,
+                    stage,
+                    network=task.network,
+                    ema=False,
+                    groups=task.optimizer.groups,
+                )
                 build.check_tokenizer(begun, trained)
             sampler = make_preview_sampler(config, task, tokenizer_params)
             evaluators = generator_evaluators(config, task, clips, sampler=sampler)
@@ -109,6 +123,8 @@ def train_stage(
     """Runs one stage in `workdir/<stage>` and draws its curves."""
     stage: StageConfig = getattr(config.train, task.name)
     directory = build.stage_directory(workdir, task.name)
+    mesh = build.make_mesh(config, task.name)
+    rows = partial(distributed.find_rows, shard_batch(mesh))
     begin, started = prepare_start(config, workdir, task.name, network=task.network, origin=origin)
     task = dataclasses.replace(task, begin=begin)
     meta = {
@@ -120,12 +136,14 @@ def train_stage(
     }
     with (
         Checkpointer(directory / "checkpoints", keep=config.train.keep) as checkpointer,
-        MetricsWriter(directory, name=task.name, save_gif=write_gif) as writer,
+        MetricsWriter(
+            directory, name=task.name, save_gif=write_gif, silent=not distributed.is_main()
+        ) as writer,
     ):
         state = run(
             task,
             stream_factory=lambda batch: datasets.make_training_stream(
-                config, stage, data=data, start_batch=batch
+                config, stage, data=data, start_batch=batch, rows=rows
             ),
             checkpointer=checkpointer,
             spec=LoopSpec(
@@ -134,15 +152,16 @@ def train_stage(
                 log_every=config.train.log_every,
                 checkpoint_every=config.train.checkpoint_every,
                 changed_data=config.train.changed_data,
+                profile_steps=config.train.profile_steps,
                 guards=GuardSpec(**dataclasses.asdict(config.train.guards)),
             ),
-            mesh=make_mesh(),
+            mesh=mesh,
             writer=writer,
             meta=meta,
             seed=config.seed,
             evaluators=evaluators.make(writer),
         )
-    if (directory / "metrics.csv").is_file():
+    if distributed.is_main() and (directory / "metrics.csv").is_file():
         curves = workdir / "report" / f"{task.name}_curves.png"
         curves.parent.mkdir(exist_ok=True)
         write_curves_png(directory / "metrics.csv", curves, title=f"{config.name}: {task.name}")
@@ -151,16 +170,29 @@ def train_stage(
 
 def finish(config: Config, workdir: Path) -> None:
     """Draws the configured samples and runs the configured protocol, unless that is done."""
-    if config.evaluation.samples and not (workdir / "samples" / "samples.npz").is_file():
+    drawn = distributed.decide((workdir / "samples" / "samples.npz").is_file())
+    if config.evaluation.samples and not drawn:
         sample_workdir(workdir, workdir / "samples", SampleRequest(config.evaluation.samples))
-        print(f"[samples] {config.evaluation.samples} clips in {workdir / 'samples'}")
+        if distributed.is_main():
+            print(f"[samples] {config.evaluation.samples} clips in {workdir / 'samples'}")
     protocol = config.evaluation.protocol
-    if protocol and not report_path(workdir, protocol).is_file():
+    if protocol and not distributed.decide(report_path(workdir, protocol).is_file()):
         request = EvaluateRequest(workdir, protocol)
-        report = evaluate_workdir(request, lambda text: print(f"[evaluate] {text}", flush=True))
+        say = distributed.is_main()
+        report = evaluate_workdir(
+            request, lambda text: print(f"[evaluate] {text}", flush=True) if say else None
+        )
+        if not say:
+            return
         write_report(report_path(workdir, protocol), report)
         print(format_table(f"{config.name}, protocol {protocol}", report["scores"]))
         print(f"[report] {report_path(workdir, protocol)}")
+
+
+def name_bad_videos() -> str:
+    """The list of unusable clips in the workdir; each process of a job reads others."""
+    process, _ = distributed.find_place()
+    return f"bad_videos.{process}.csv" if process else "bad_videos.csv"
 
 
 class Validation:

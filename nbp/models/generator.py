@@ -14,8 +14,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from nbp.axes import Axes, constrain, gather
 from nbp.layout import SequencePlan, Vocabulary
 from nbp.models.network import Network
 from nbp.nn.attention import AttentionBackend
@@ -28,7 +30,8 @@ from nbp.nn.transformer import (
     drop,
     make_linear,
 )
-from nbp.shapes import Array, Bool, Float, Int
+from nbp.nn.vocabulary import look_up
+from nbp.shapes import Array, Bool, Float, Int, PyTree
 
 
 class AbsolutePositions(nnx.Module):
@@ -41,11 +44,13 @@ class AbsolutePositions(nnx.Module):
             raise ValueError(f"sequence of {plan.length} positions exceeds the table of {context}")
         init = nnx.initializers.normal(std)
         self.plan = plan
-        self.table = nnx.Param(init(rngs.params(), (context, width), jnp.float32))
+        table = init(rngs.params(), (context, width), jnp.float32)
+        self.table = nnx.Param(table, axes=(None, "embed"))
 
     def __call__(self) -> Float[Array, "n d"]:
         """Position embeddings of all L queries."""
-        return self.table[...][self.plan.positions]
+        # Sliced before it is gathered: the table may be longer than the sequence.
+        return gather(self.table[...][self.plan.positions], self.table.axes)
 
 
 class TargetPositions(nnx.Module):
@@ -55,7 +60,7 @@ class TargetPositions(nnx.Module):
         init = nnx.initializers.normal(std)
 
         def table(rows: int) -> nnx.Param:
-            return nnx.Param(init(rngs.params(), (rows, width), jnp.float32))
+            return nnx.Param(init(rngs.params(), (rows, width), jnp.float32), axes=(None, None))
 
         self.plan = plan
         self.time, self.height, self.width = (table(rows) for rows in plan.grid.shape)
@@ -134,18 +139,28 @@ class Generator(nnx.Module):
         self.scored = recipe.scored(vocabulary)
         self.spec = spec
         self.padding = padding
-        self.tokens = nnx.Param(normal(rngs.params(), (vocabulary.size, width), jnp.float32))
+        self.tokens = nnx.Param(
+            normal(rngs.params(), (vocabulary.size, width), jnp.float32), axes=(None, "embed")
+        )
         self.positions = recipe.positions(plan, width, init.position, rngs=rngs)
         null = nnx.initializers.normal(width**-0.5)
         prompted = plan.prompt_length > 0
         self.null_prompt = (
-            nnx.Param(null(rngs.params(), (plan.prompt_length, width), jnp.float32))
+            nnx.Param(
+                null(rngs.params(), (plan.prompt_length, width), jnp.float32), axes=(None, None)
+            )
             if prompted
             else None
         )
         self.transformer = Transformer(spec, recipe.parts, rngs=rngs)
         self.head = make_linear(
-            width, len(self.scored), init.linear, spec.dtype, bias=False, rngs=rngs
+            width,
+            len(self.scored),
+            init.linear,
+            spec.dtype,
+            ("embed", "vocabulary"),
+            bias=False,
+            rngs=rngs,
         )
 
     def __call__(
@@ -158,6 +173,20 @@ class Generator(nnx.Module):
     ) -> Float[Array, "b n v"]:
         """Teacher forcing: logits (float32) of every scored token, `plan.target_count` per clip.
 
+        Arguments as in `find_hidden`.
+        """
+        return self.predict(self.find_hidden(codes, prompt, null=null, key=key))
+
+    def find_hidden(
+        self,
+        codes: Int[Array, "b size"],
+        prompt: Int[Array, "b p"] | None = None,
+        *,
+        null: Bool[Array, "b"] | None = None,
+        key: Array | None = None,
+    ) -> Float[Array, "b n d"]:
+        """Teacher forcing: the final states, in the compute type, that predict the scored tokens.
+
         Args:
           codes: all tokens of the clip in generation order.
           prompt: label or text ids 0..prompt-1, one row of `plan.prompt_length` per clip.
@@ -169,8 +198,8 @@ class Generator(nnx.Module):
         x = self.embed(self.input_table(ids, prompt), 0, self.plan.length, null=null)
         x = drop(x, self.spec.dropout, key1)
         hidden = self.key_mask(prompt, null)
-        x = self.transformer(x, jnp.asarray(self.plan.k_end), key_mask=hidden, key=key2)
-        return self.predict(x[:, self.plan.prompt_length :])
+        x = self.transformer(x, self.plan.k_end, key_mask=hidden, key=key2)
+        return x[:, self.plan.prompt_length :]
 
     def targets(self, codes: Int[Array, "b size"]) -> Int[Array, "b n"]:
         """The class index, among the head's outputs, of each scored token."""
@@ -208,7 +237,7 @@ class Generator(nnx.Module):
     ) -> Float[Array, "b n d"]:
         """Input embeddings of the queries `[start, start + width)`; `start` may be traced."""
         rows = jax.lax.dynamic_slice_in_dim(jnp.asarray(self.plan.input_index), start, width)
-        x = self.tokens[...][table[:, rows]]
+        x = look_up(self.tokens[...], table[:, rows])
         if null is not None and self.null_prompt is not None:
             x = self._replace_prompt(x, start, null)
         positions = jax.lax.dynamic_slice_in_dim(self.positions(), start, width)
@@ -236,7 +265,9 @@ class Generator(nnx.Module):
 
     def predict(self, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:
         """Logits in float32 over `scored`."""
-        return self.head(x).astype(jnp.float32)
+        kernel = gather(self.head.kernel[...], self.head.kernel.axes, self.spec.dtype)
+        logits = jnp.einsum("bnd,dv->bnv", x, kernel.astype(self.spec.dtype))
+        return constrain(logits, ("batch", None, "vocabulary")).astype(jnp.float32)
 
     def make_cache(self, batch: int) -> Cache:
         """An empty decoding cache for `batch` clips."""
@@ -267,6 +298,37 @@ class GeneratorNetwork(Network[Generator]):
             padding=self.padding,
             rngs=nnx.Rngs(key),
         )
+
+    @property
+    def axes(self) -> dict[str, Axes]:
+        """Names of the axes of each parameter, by its path."""
+        abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
+        flat = nnx.to_flat_state(nnx.state(abstract))
+        return {"/".join(str(part) for part in path): param.axes for path, param in flat}
+
+    @property
+    def flops_per_clip(self) -> float:
+        """Operations that an update needs for a clip, multiplications and additions apart.
+
+        A forward pass takes 2 for each weight of the layers and each query, 4 * width for each
+        layer and each pair of a query and a key that it sees, and 2 for each weight of the head and
+        each scored token; the backward pass takes twice as many. What is computed again, masked or
+        padded is not needed, and counts for nothing.
+        """
+        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        layers, _ = jax.tree_util.tree_flatten_with_path(shapes["transformer"])
+        weights = sum(leaf.size for path, leaf in layers if path[-1].key == "kernel")
+        pairs = float(np.sum(self.plan.k_end))
+        forward = (
+            2 * weights * self.plan.length
+            + 4 * self.spec.width * self.spec.layers * pairs
+            + 2 * shapes["head"]["kernel"].size * self.plan.target_count
+        )
+        return 3.0 * forward
+
+    def bind(self, params: PyTree) -> Generator:
+        """The module holding `params` in pieces: each layer makes its own whole when it runs."""
+        return self.merge(params)
 
     def prompt(self, batch: Mapping[str, Array]) -> Int[Array, "b p"] | None:
         """Prompt ids of a batch: label or text of its class, nothing without a condition."""

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 import jax
 from flax import nnx
 
+from nbp.axes import gather_all
 from nbp.shapes import Array, PyTree
 
 M = TypeVar("M", bound=nnx.Module)
@@ -25,6 +26,10 @@ class Network(abc.ABC, Generic[M]):
         return nnx.to_pure_dict(nnx.state(self.build(key)))
 
     def bind(self, params: PyTree) -> M:
-        """The module holding `params`; no arrays are allocated for it."""
+        """The module holding `params`, each made whole where a mesh stores it in pieces."""
+        return self.merge(gather_all(params))
+
+    def merge(self, params: PyTree) -> M:
+        """The module holding `params` as they are; no arrays are allocated for it."""
         abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
         return nnx.merge(nnx.graphdef(abstract), params)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from nbp.axes import gather_all
 from nbp.layout import LatentGrid
 from nbp.models.network import Network
 from nbp.nn.conv3d import (
@@ -324,6 +325,10 @@ class TokenizerNetwork(Network[Tokenizer]):
 
     def build(self, key: Array) -> Tokenizer:
         return Tokenizer(self.spec, self.conv, rngs=nnx.Rngs(key))
+
+    def bind(self, params: PyTree) -> Tokenizer:
+        """As of any network; parameters travel in the type of the computation."""
+        return self.merge(gather_all(params, self.spec.dtype))
 
     def encode(
         self,

@@ -5,20 +5,28 @@
 The network is the official one (REFERENCE 1.1; official code `nbp/modules/gpt.py`): LayerNorm with
 eps 1e-5, attention and exact-GELU MLP with biases. What a recipe may choose (norm, MLP, attention
 backend, initialisation) comes in as `Parts`; nothing here asks which recipe it serves.
+
+On a mesh (see `nbp.axes`) the parameters of a layer are made whole inside the scan over layers, in
+the compute type, and again in the backward pass: no device ever holds two whole layers.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, assert_never
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
+from nbp.axes import Axes, constrain, gather
 from nbp.nn.attention import AttentionBackend
 from nbp.shapes import Array, Bool, Float, Int
 
 Attend = Callable[[Array, Array, Array], Array]  # (q, k, v) -> mixed values, [b n k d] each
+Remat = Literal["none", "dots", "full", "offload"]
+
+STREAM: Axes = ("batch", None, None)  # of the residual stream
 
 
 @dataclass(frozen=True)
@@ -39,16 +47,43 @@ class Mlp(nnx.Module):
     """Linear C -> 4C, exact (erf) GELU, Linear 4C -> C, with biases."""
 
     def __init__(self, width: int, init: Initialisation, dtype: Any, *, rngs: nnx.Rngs) -> None:
-        self.up = make_linear(width, 4 * width, init.linear, dtype, rngs=rngs)
-        self.down = make_linear(4 * width, width, init.residual, dtype, rngs=rngs)
+        self.up = make_linear(width, 4 * width, init.linear, dtype, ("embed", "mlp"), rngs=rngs)
+        self.down = make_linear(4 * width, width, init.residual, dtype, ("mlp", "embed"), rngs=rngs)
 
-    def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        return self.down(jax.nn.gelu(self.up(x), approximate=False))
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        inner = constrain(self.up(x), ("batch", None, "mlp"))
+        return self.down(jax.nn.gelu(inner, approximate=False))
 
 
 def make_layer_norm(width: int, dtype: Any, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """LayerNorm with weight and bias, eps 1e-5; statistics in float32 whatever `dtype`."""
-    return nnx.LayerNorm(width, epsilon=1e-5, dtype=dtype, use_fast_variance=False, rngs=rngs)
+    whole = {"axes": (None,)}
+    return nnx.LayerNorm(
+        width,
+        epsilon=1e-5,
+        dtype=dtype,
+        use_fast_variance=False,
+        scale_metadata=whole,
+        bias_metadata=whole,
+        rngs=rngs,
+    )
+
+
+class Projection(nnx.Module):
+    """Query, key and value in one matmul: kernel [d, 3, d], the last axis being heads."""
+
+    def __init__(self, spec: "TransformerSpec", std: float, *, rngs: nnx.Rngs) -> None:
+        self.spec = spec
+        kernel = nnx.initializers.normal(std)(rngs.params(), (spec.width, 3, spec.width))
+        self.kernel = nnx.Param(kernel, axes=("embed", None, "heads"))
+        self.bias = nnx.Param(jnp.zeros((3, spec.width), jnp.float32), axes=(None, "heads"))
+
+    def __call__(self, x: Float[Array, "b n d"]) -> list[Float[Array, "b n k e"]]:
+        kernel, bias = (p[...].astype(self.spec.dtype) for p in (self.kernel, self.bias))
+        mixed = jnp.einsum("bnd,dce->bnce", x, kernel) + bias
+        heads = (*x.shape[:2], self.spec.heads, self.spec.head_width)
+        parts = (mixed[:, :, i].reshape(heads) for i in range(3))
+        return [constrain(part, ("batch", None, "heads", None)) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -67,6 +102,7 @@ class TransformerSpec:
 
     dropout: share of residual branches' outputs zeroed in training, 0..1.
     dtype: compute type; parameters are float32.
+    remat: what the backward pass of a layer computes again instead of keeping; see `make_policy`.
     """
 
     layers: int
@@ -74,6 +110,7 @@ class TransformerSpec:
     width: int
     dropout: float = 0.0
     dtype: Any = jnp.float32
+    remat: Remat = "none"
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -91,9 +128,10 @@ class Block(nnx.Module):
         width, init = spec.width, parts.init
         self.spec = spec
         self.norm1 = parts.norm(width, spec.dtype, rngs=rngs)
-        # Query, key, value side by side: one matmul. Heads are contiguous slices of each third.
-        self.qkv = make_linear(width, 3 * width, init.linear, spec.dtype, rngs=rngs)
-        self.proj = make_linear(width, width, init.residual, spec.dtype, rngs=rngs)
+        self.qkv = Projection(spec, init.linear, rngs=rngs)
+        self.proj = make_linear(
+            width, width, init.residual, spec.dtype, ("heads", "embed"), rngs=rngs
+        )
         self.norm2 = parts.norm(width, spec.dtype, rngs=rngs)
         self.mlp = parts.mlp(width, init, spec.dtype, rngs=rngs)
 
@@ -101,12 +139,12 @@ class Block(nnx.Module):
         self, x: Float[Array, "b n d"], attend: Attend, key: Array | None = None
     ) -> Float[Array, "b n d"]:
         """`attend` mixes values over positions; `key` switches dropout on."""
-        heads = (*x.shape[:-1], self.spec.heads, self.spec.head_width)
         key1, key2 = (None, None) if key is None else jax.random.split(key)
-        q, k, v = (a.reshape(heads) for a in jnp.split(self.qkv(self.norm1(x)), 3, axis=-1))
-        mixed = self.proj(attend(q, k, v).reshape(x.shape))
-        x = x + drop(mixed, self.spec.dropout, key1)
-        return x + drop(self.mlp(self.norm2(x)), self.spec.dropout, key2)
+        q, k, v = self.qkv(self.norm1(x))
+        with jax.named_scope("attention"):
+            mixed = attend(q, k, v).reshape(x.shape)
+        x = constrain(x + drop(self.proj(mixed), self.spec.dropout, key1), STREAM)
+        return constrain(x + drop(self.mlp(self.norm2(x)), self.spec.dropout, key2), STREAM)
 
 
 class Cache(nnx.Pytree):
@@ -129,6 +167,9 @@ class Transformer(nnx.Module):
         self.spec = spec
         self.attention = parts.attention
         self.layers = make_layers(rngs)
+        for _, param in nnx.iter_graph(self.layers):
+            if isinstance(param, nnx.Param):
+                param.set_metadata(axes=("layers", *param.axes))
         self.norm = parts.norm(spec.width, spec.dtype, rngs=rngs)
 
     def __call__(
@@ -148,9 +189,12 @@ class Transformer(nnx.Module):
 
         def step(x: Array, layer: tuple[Any, Array | None]) -> tuple[Array, None]:
             state, layer_key = layer
-            return nnx.merge(graph, state)(x, attend, layer_key), None
+            block = self._gather_layer(nnx.merge(graph, state))
+            return block(checkpoint_name(x, "layer_input"), attend, layer_key), None
 
-        x, _ = jax.lax.scan(step, x, (stacked, keys))
+        # In a scan nothing outside could be merged with what is computed again.
+        step = jax.checkpoint(step, policy=make_policy(self.spec.remat), prevent_cse=False)
+        x, _ = jax.lax.scan(step, constrain(x, STREAM), (stacked, keys))
         return self.norm(x)
 
     def unstack(self) -> list[Block]:
@@ -160,6 +204,15 @@ class Transformer(nnx.Module):
             nnx.merge(graph, jax.tree.map(lambda p, i=i: p[i], stacked))
             for i in range(self.spec.layers)
         ]
+
+    def _gather_layer(self, layer: Block) -> Block:
+        """A layer off the stack, its parameters whole on every device."""
+        graph, state = nnx.split(layer)
+
+        def make_whole(param: nnx.Variable) -> nnx.Variable:
+            return param.replace(gather(param[...], param.axes[1:], self.spec.dtype))
+
+        return nnx.merge(graph, jax.tree.map(make_whole, state, is_leaf=_is_variable))
 
     def make_cache(self, batch: int, length: int) -> Cache:
         """An empty cache for `batch` samples of up to `length` positions, in the compute type."""
@@ -190,16 +243,72 @@ class Transformer(nnx.Module):
                 values.append(jax.lax.dynamic_update_slice(cache.values[i], v, at))
                 return self.attention(q, keys[i], values[i], k_end, key_mask)
 
-            x = layer(x, attend)
+            x = self._gather_layer(layer)(x, attend)
         return self.norm(x), Cache(keys, values)
 
 
+def make_policy(remat: Remat) -> Callable[..., Any]:
+    """What the backward pass of a layer finds stored; the rest it computes again.
+
+    none: everything but parameters made whole or cast, which are cheaper made again than kept.
+    dots: results of matmuls with parameters, and of attention where it can do with them
+    (`prefix_attention`); norms and GELU are computed again.
+    full: the input of the layer. offload: the same, in the host's memory.
+    """
+    policies = jax.checkpoint_policies
+    match remat:
+        case "none":
+            return _keep_unless_remade
+        case "dots":
+            dots = policies.dots_with_no_batch_dims_saveable
+            return policies.save_from_both_policies(
+                dots, policies.save_only_these_names("attention")
+            )
+        case "full":
+            return policies.nothing_saveable
+        case "offload":
+            return policies.save_and_offload_only_these_names(
+                names_which_can_be_saved=[],
+                names_which_can_be_offloaded=["layer_input"],
+                offload_src="device",
+                offload_dst="pinned_host",
+            )
+        case _:
+            assert_never(remat)
+
+
+def _is_variable(x: Any) -> bool:
+    return isinstance(x, nnx.Variable)
+
+
+def _keep_unless_remade(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name not in ("sharding_constraint", "convert_element_type")
+
+
 def make_linear(
-    inputs: int, outputs: int, std: float, dtype: Any, *, bias: bool = True, rngs: nnx.Rngs
+    inputs: int,
+    outputs: int,
+    std: float,
+    dtype: Any,
+    axes: Axes,
+    *,
+    bias: bool = True,
+    rngs: nnx.Rngs,
 ) -> nnx.Linear:
-    """Linear layer, normal(std) weights, zero bias, float32 parameters, computing in `dtype`."""
-    init = nnx.initializers.normal(std)
-    return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=init, dtype=dtype, rngs=rngs)
+    """Linear layer, normal(std) weights, zero bias, float32 parameters, computing in `dtype`.
+
+    `axes` names the kernel's axes. A bias of the width of the residual stream is not split.
+    """
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=bias,
+        kernel_init=nnx.initializers.normal(std),
+        kernel_metadata={"axes": axes},
+        bias_metadata={"axes": (None if axes[1] == "embed" else axes[1],)},
+        dtype=dtype,
+        rngs=rngs,
+    )
 
 
 def drop(x: Array, rate: float, key: Array | None) -> Array:

@@ -86,7 +86,7 @@ class Sampler:
                 known = self._encode(self.tokenizer_params, clips[rows])
             known = self.generator.arrange(known)
             label_rows = None if labels is None else np.asarray(labels, np.int32)[rows]
-            drawn = self._draw(given)(
+            drawn = self.draw_program(given)(
                 params or self.generator_params, jax.random.key(seed), ids, label_rows, known
             )
             grid = self.generator.restore_grid(drawn)
@@ -104,7 +104,9 @@ class Sampler:
         return jax.jit(self.tokenizer.decode)
 
     @functools.cache  # noqa: B019 - lives as long as the compiled programs
-    def _draw(self, given: int) -> Any:
+    def draw_program(self, given: int) -> Any:
+        """The compiled drawing: (parameters, key, ids, labels or None, known codes) -> codes."""
+
         def draw(
             params: PyTree, key: Array, ids: Array, labels: Array | None, known: Array
         ) -> Int[Array, "b size"]:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Objective of the generator stage: predict the tokens of the next block."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,16 +11,20 @@ import jax
 import jax.numpy as jnp
 
 from nbp import losses
+from nbp.axes import Axes
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
+from nbp.nn.vocabulary import chunked_cross_entropy
 from nbp.shapes import Array, Int, PyTree
 from nbp.tasks.tokenizer import start_state
 from nbp.training.optimizer import (
     OptimizerSpec,
     accumulate_gradients,
     apply_gradients,
+    find_storage,
     make_optimizer,
 )
+from nbp.training.precision import narrow
 from nbp.training.state import TrainState
 
 
@@ -30,7 +35,8 @@ class GeneratorTask:
     A batch holds "video" (clips, encoded in the step) or "codes" [b T H W] of a token cache.
 
     frozen: {"tokenizer": parameters}, or {} where every batch holds codes. null_probability: share
-    of clips whose prompt is replaced by the null condition (for guidance).
+    of clips whose prompt is replaced by the null condition (for guidance). loss_tokens: tokens of a
+    device whose logits exist at one time.
     """
 
     network: GeneratorNetwork
@@ -38,6 +44,7 @@ class GeneratorTask:
     optimizer: OptimizerSpec
     frozen: PyTree
     null_probability: float = 0.0
+    loss_tokens: int = 1024
     begin: Callable[[TrainState], TrainState] | None = None
     name: Literal["generator"] = "generator"
 
@@ -46,8 +53,21 @@ class GeneratorTask:
         """What one clip counts for in the loop's rates: predicted tokens."""
         return {"tokens": self.network.plan.target_count}
 
+    @property
+    def flops_per_clip(self) -> float:
+        """See `GeneratorNetwork.flops_per_clip`; encoding clips in the step is not counted."""
+        return self.network.flops_per_clip
+
+    @property
+    def axes(self) -> dict[str, Axes]:
+        """Names of the axes of each parameter, by its path."""
+        return self.network.axes
+
     def init(self, key: Array) -> TrainState:
-        return start_state(self.network.init(key), self.optimizer)
+        params = self.network.init(key)
+        storage = find_storage(self.optimizer.groups, params)
+        state = start_state(params, self.optimizer)
+        return dataclasses.replace(state, params=narrow(params, storage))
 
     def find_codes(self, frozen: PyTree, batch: Mapping[str, Array]) -> Int[Array, "b T H W"]:
         """The codes of a batch: those it holds, else those of its clips."""
@@ -69,7 +89,8 @@ class GeneratorTask:
             null = None
             if prompt is not None:
                 null = jax.random.bernoulli(null_key, self.null_probability, codes.shape[:1])
-            return score(self.network.bind(params), codes, prompt, null=null, key=drop_key)
+            model = self.network.bind(params)
+            return score(model, codes, prompt, null=null, key=drop_key, tokens=self.loss_tokens)
 
         return update(self.optimizer, loss_fn, state, batch=batch, key=key)
 
@@ -79,7 +100,8 @@ class GeneratorTask:
         """The step's measures without dropout or null conditions, and the codes of the clips."""
         grids = self.find_codes(frozen, batch)
         codes = self.network.arrange(grids)
-        loss, metrics = score(self.network.bind(params), codes, self.network.prompt(batch))
+        model, prompt = self.network.bind(params), self.network.prompt(batch)
+        loss, metrics = score(model, codes, prompt, tokens=self.loss_tokens)
         return {"loss": loss, **metrics}, grids
 
 
@@ -90,15 +112,16 @@ def score(
     *,
     null: Array | None = None,
     key: Array | None = None,
+    tokens: int = 1024,
 ) -> tuple[Array, dict[str, Array]]:
     """Loss in nats per scored token, and its companions (accuracies are shares 0..1)."""
-    logits = model(codes, prompt, null=null, key=key)
-    targets = model.targets(codes)
-    loss = losses.cross_entropy(logits, targets)
-    return loss, {
-        "bits_per_token": loss / losses.NATS_PER_BIT,
-        "accuracy": losses.top_accuracy(logits, targets),
-        "accuracy_top5": losses.top_accuracy(logits, targets, top=5).astype(jnp.float32),
+    hidden = model.find_hidden(codes, prompt, null=null, key=key)
+    kernel = model.head.kernel[...]
+    scores = chunked_cross_entropy(hidden, kernel, model.targets(codes), tokens=tokens)
+    return scores.loss, {
+        "bits_per_token": scores.loss / losses.NATS_PER_BIT,
+        "accuracy": scores.accuracy,
+        "accuracy_top5": scores.accuracy_top5,
     }
 
 

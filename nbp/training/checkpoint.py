@@ -29,6 +29,7 @@ import orbax.checkpoint as ocp
 from nbp.errors import CheckpointError, ConfigError, RestartError
 from nbp.shapes import PyTree
 from nbp.training import integrity
+from nbp.training.distributed import decide
 from nbp.training.integrity import Damaged
 from nbp.training.orbax_setup import set_up_orbax
 from nbp.training.state import (
@@ -121,7 +122,7 @@ class Checkpointer:
 
     def is_empty(self) -> bool:
         """Tells whether nothing was ever saved here, damaged and moved-aside steps included."""
-        return not self.all_steps() and not list(self.directory.glob("corrupt-*"))
+        return decide(not self.all_steps() and not list(self.directory.glob("corrupt-*")))
 
     def save(
         self,
@@ -148,7 +149,7 @@ class Checkpointer:
             RestartError: several saves in a row failed.
         """
         self.wait()
-        if step in self.all_steps():
+        if decide(step in self.all_steps()):
             return False
         if self._failures:  # threads of the failed save may have written on after the clean-up
             integrity.remove_unfinished(self.directory)
@@ -249,7 +250,7 @@ class Checkpointer:
     def _load_newest(
         self, load: Callable[[int], T], *, items: Sequence[str], step: int | None
     ) -> T:
-        steps = self.all_steps() if step is None else [step]
+        steps = decide(self.all_steps()) if step is None else [step]
         if not steps:
             why = "Train first." if self.is_empty() else "Damaged ones were renamed to corrupt-*."
             raise CheckpointError(f"no checkpoint in {self.directory}. {why}")
@@ -367,17 +368,17 @@ class Checkpointer:
     def _count_failure(self, step: int, error: Exception) -> None:
         self._failures += 1
         self._scores.pop(step, None)
-        # After a failure orbax's own list of steps is unreliable, so it is read anew.
-        with contextlib.suppress(Exception):
-            self._manager.close()
         integrity.remove_unfinished(self.directory)
-        self._manager = self._make_manager()
         message = f"checkpoint {step} could not be written: {integrity.first_line(error)}"
-        if self._failures >= FAILURES_ALLOWED:
+        alone = jax.process_count() == 1  # other processes do not know of it, and would wait
+        if self._failures >= FAILURES_ALLOWED or not alone:
             raise RestartError(
                 f"{message} ({self._failures} failures in a row). The last good checkpoint is "
                 f"{self.latest_step()}. Free space in {self.directory} and start again."
             ) from error
+        with contextlib.suppress(Exception):  # orbax's own list of steps is unreliable now
+            self._manager.close()
+        self._manager = self._make_manager()
         self._report(f"{message}; training goes on and the next save is tried")
 
 

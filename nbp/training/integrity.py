@@ -17,6 +17,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from nbp.errors import CheckpointError, ConfigError
+from nbp.training.distributed import decide
 
 FORMAT = 1
 MANIFEST = "INTEGRITY.json"
@@ -29,8 +30,13 @@ class Damaged(Exception):
 
 
 def take_lock(directory: Path) -> IO[str]:
-    """Takes the lock that goes away with the process, however it ends."""
+    """Takes the lock that goes away with the process, however it ends.
+
+    The processes of a job train in a directory together; the first one keeps others out.
+    """
     file = (directory / ".lock").open("w")
+    if jax.process_index() > 0:
+        return file
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -124,6 +130,20 @@ def verify_files(directory: Path, items: Sequence[str]) -> bool:
     return True
 
 
+def verify_once(directory: Path, items: Sequence[str]) -> bool:
+    """As `verify_files`, by the first process of a job for all: one reads, and all agree."""
+    sealed, damage = False, ""
+    if jax.process_index() == 0:
+        try:
+            sealed = verify_files(directory, items)
+        except Damaged as error:
+            damage = str(error)
+    sealed, damage = decide([sealed, damage])
+    if damage:
+        raise Damaged(damage)
+    return bool(sealed)
+
+
 def hash_item(directory: Path, item: str) -> str:
     """Returns a sha256 of the hashes of one item's files.
 
@@ -155,7 +175,7 @@ def load_whole(
         Damaged: the files are not what was written.
         CheckpointError: they are, but cannot be read or do not fit.
     """
-    sealed = verify_files(directory, items)
+    sealed = verify_once(directory, items)
     if not sealed:
         report(f"checkpoint {directory} has no {MANIFEST}: its contents are not verified")
     try:

@@ -8,39 +8,34 @@ same bits as one that was not. Guards watch the metrics; see `nbp.training.guard
 """
 
 import contextlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any, Literal, NoReturn, assert_never
+from typing import Any, Literal, assert_never
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from nbp.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    NonFiniteError,
-    Preempted,
-    RestartError,
-)
+from nbp.errors import CheckpointError, ConfigError, DataError, NonFiniteError, RestartError
 from nbp.shapes import Array, PyTree
 from nbp.training.checkpoint import Checkpointer
+from nbp.training.chips import measure_mfu
+from nbp.training.distributed import decide, wait_for_all
+from nbp.training.goodput import Goodput
 from nbp.training.guards import Alarm, Guards, GuardSpec, leave_out_non_finite
 from nbp.training.metrics import MetricsWriter, WindowMeter
+from nbp.training.profiling import Profiler, check_steps
 from nbp.training.recovery import Recovery, list_examples
 from nbp.training.sharding import (
     check_batch,
-    make_state_shardings,
+    describe_placement,
     place_batch,
     place_state,
     replicate,
 )
 from nbp.training.state import TrainState, count_parameters
+from nbp.training.stopping import StopSignals
 from nbp.training.task import Evaluator, Stream, Task
 
 # Random streams folded from the seed: `fold_in(fold_in(key(seed), stream), step)`.
@@ -59,6 +54,7 @@ class LoopSpec:
         checkpoint_every: interval of checkpoints; the last step is always saved.
         changed_data: whether to go on where the data are not those of the resumed checkpoint.
         guards: what is watched, and what is done about alarms.
+        profile_steps: first and last update of a trace in `profile/` beside the metrics; or none.
     """
 
     total_steps: int
@@ -67,11 +63,13 @@ class LoopSpec:
     checkpoint_every: int = 500
     changed_data: Literal["refuse", "accept"] = "refuse"
     guards: GuardSpec = field(default_factory=GuardSpec)
+    profile_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, int) and value < 1:
                 raise ConfigError(f"train.{name} is {value}. Use 1 or more.")
+        check_steps(self.profile_steps)
 
 
 def run(
@@ -115,7 +113,7 @@ def run(
         RestartError: checkpoints cannot be written.
     """
     check_batch(spec.global_batch, mesh)
-    with jax.set_mesh(mesh), _StopSignals() as stop:
+    with jax.set_mesh(mesh), StopSignals() as stop:
         recovery = Recovery(
             task,
             checkpointer,
@@ -125,21 +123,29 @@ def run(
             key=_make_key(seed, INIT_STREAM),
             first_save=spec.checkpoint_every,
         )
-        state, start, data = recovery.resume()
+        goodput = Goodput(None if writer.silent else writer.directory / "goodput.json")
+        with goodput.timed("start"):
+            state, start, data = recovery.resume()
         if start >= spec.total_steps:
             writer.note(f"already trained for {start} of {spec.total_steps} steps")
             return state
         writer.start(start, total_steps=spec.total_steps)
-        writer.note(_describe_start(state, start, mesh))
+        for line in _describe_start(task, state, start, mesh=mesh, batch=spec.global_batch):
+            writer.note(line)
         frozen = place_state(task.frozen, mesh)
         key = jax.device_put(_make_key(seed, STEP_STREAM), replicate(mesh))
-        reader = _MetricsReader(task, spec, writer=writer, checkpointer=checkpointer)
+        reader = _MetricsReader(
+            task, spec, writer=writer, checkpointer=checkpointer, goodput=goodput, mesh=mesh
+        )
+        goodput.go_on_from(start)
+        profiler = Profiler(writer.directory / "profile", spec.profile_steps)
         update: Callable[..., tuple[TrainState, dict[str, Array]]] | None = None
         step = start
         with contextlib.closing(stream_factory(_find_batch(data, spec.global_batch))) as stream:
             _compare_data(data, stream, spec, writer=writer)
             while True:
                 # On the current state: go back if it went wrong, evaluate, save, stop.
+                stop.look(step)
                 final, fresh = step == spec.total_steps, step > start
                 due = [e for e in evaluators if fresh and (final or step % e.every == 0)]
                 save = fresh and (final or step % spec.checkpoint_every == 0)
@@ -151,8 +157,10 @@ def run(
                     state, step = recovery.go_back(reader.alarm, step=step, position=position)
                     start = step
                     reader.restart()
+                    goodput.go_on_from(step)
                     continue
-                scores = _evaluate(due, state, step=step, writer=writer, stop=stop)
+                with goodput.timed("evaluation"):
+                    scores = _evaluate(due, state, step=step, writer=writer, stop=stop)
                 if save or (fresh and stop):
                     if reader.flush():
                         continue  # a signal came just now, and the newest update is a bad one
@@ -160,9 +168,12 @@ def run(
                         "next": stream.position * spec.global_batch,
                         "fingerprint": stream.fingerprint,
                     }
-                    checkpointer.save(step, state, data=position, meta=meta, metrics=scores)
+                    with goodput.timed("checkpoint"):
+                        checkpointer.save(step, state, data=position, meta=meta, metrics=scores)
                 if stop:
-                    _leave(stop, checkpointer, step=step)
+                    stop.leave(checkpointer, step=step)
+                if ended := profiler.look(step, state):
+                    writer.note(ended)
                 if final:
                     break
 
@@ -182,14 +193,19 @@ def run(
 
                 # Update, and read what the previous update reported while this one runs.
                 if update is None:
-                    update = _compile(task, state, frozen, batch, key, spec=spec, writer=writer)
+                    with goodput.timed("compile"):
+                        update = _compile(task, state, frozen, batch, key, spec=spec, writer=writer)
+                        wait_for_all("compiled")
                 with reader.timed():
                     state, metrics = update(state, frozen, batch, key)
                     step += 1
                     reader.push(step, metrics, rows)
                 writer.progress(step)
-        checkpointer.wait()
-        if checkpointer.latest_step() != step:
+        with goodput.timed("checkpoint"):
+            checkpointer.wait()
+        goodput.save()
+        writer.note(goodput.describe())
+        if decide(checkpointer.latest_step()) != step:
             raise RestartError(
                 f"the final checkpoint {step} could not be written to {checkpointer.directory}; "
                 f"the last good one is {checkpointer.latest_step()}. Free space and start again."
@@ -205,11 +221,20 @@ class _MetricsReader:
     """
 
     def __init__(
-        self, task: Task, spec: LoopSpec, *, writer: MetricsWriter, checkpointer: Checkpointer
+        self,
+        task: Task,
+        spec: LoopSpec,
+        *,
+        writer: MetricsWriter,
+        checkpointer: Checkpointer,
+        goodput: Goodput,
+        mesh: Mesh,
     ) -> None:
         items = {"clips": 1, **getattr(task, "items_per_clip", {})}
         self._items = {name: n * spec.global_batch for name, n in items.items()}
         self._spec, self._writer, self._checkpointer = spec, writer, checkpointer
+        self._goodput = goodput
+        self._speed = (getattr(task, "flops_per_clip", 0.0) * spec.global_batch / mesh.size, mesh)
         self._guards = Guards(spec.guards)
         self.restart()
 
@@ -224,13 +249,15 @@ class _MetricsReader:
     def timed(self, *, waiting_for_input: bool = False) -> Iterator[None]:
         """Counts the time inside as time of training steps."""
         began = time.perf_counter()
-        yield
+        with self._goodput.timed("input" if waiting_for_input else "step"):
+            yield
         self._meter.add_time(time.perf_counter() - began, waiting_for_input=waiting_for_input)
 
     def push(self, step: int, metrics: dict[str, Array], rows: Mapping[str, Any]) -> None:
         """Takes the metrics of update `step`, still running, and reads those of the one before."""
         self._read()
         self._unread = (step, metrics, np.ravel(rows.get("index", ())).tolist())
+        self._goodput.count_update(step)
 
     def flush(self) -> bool:
         """Waits for the newest update and reads its metrics. True if the run must go back."""
@@ -250,7 +277,11 @@ class _MetricsReader:
             self._handle(alarm)
         self._meter.add(values)
         if step % self._spec.log_every == 0 or step == self._spec.total_steps:
-            self._writer.write(step, self._meter.pop())
+            row = self._meter.pop()
+            flops, mesh = self._speed
+            row |= measure_mfu(flops / row["step_time_s"], mesh.devices.flat[0])
+            self._writer.write(step, {**row, "goodput": self._goodput.share})
+            self._goodput.save()
 
     def _handle(self, alarm: Alarm) -> None:
         match alarm.action:
@@ -273,44 +304,6 @@ class _MetricsReader:
                 )
             case _:
                 assert_never(alarm.action)
-
-
-class _StopSignals:
-    """Turns SIGTERM and the first Ctrl-C into a flag; true once one of them came.
-
-    Job managers often send SIGTERM twice, so only a second Ctrl-C interrupts the saving.
-    """
-
-    def __init__(self) -> None:
-        self.name = ""
-        self._previous: dict[int, Any] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self.name)
-
-    def __enter__(self) -> "_StopSignals":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            # Once stopping, a late SIGTERM must not turn the exit into a kill.
-            ignore = number == signal.SIGTERM and self
-            signal.signal(number, signal.SIG_IGN if ignore else handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.name == "SIGINT":
-            signal.default_int_handler(number, frame)
-        self.name = self.name or signal.Signals(number).name
-
-
-def _leave(stop: _StopSignals, checkpointer: Checkpointer, *, step: int) -> NoReturn:
-    checkpointer.wait()
-    latest = checkpointer.latest_step()
-    saved = f"checkpoint {latest} is saved" if latest is not None else "nothing to save yet"
-    raise Preempted(f"{stop.name} at step {step}: {saved}; run the same command to go on.")
 
 
 def _make_key(seed: int, stream: int) -> Array:
@@ -344,10 +337,14 @@ def _compare_data(
     writer.note(f"warning: {text}")
 
 
-def _describe_start(state: TrainState, start: int, mesh: Mesh) -> str:
+def _describe_start(
+    task: Task, state: TrainState, start: int, *, mesh: Mesh, batch: int
+) -> list[str]:
     where = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' if mesh.size > 1 else ''}"
     how = f"resumes after step {start}" if start else "starts"
-    return f"{how}: {count_parameters(state.params):,} parameters on {where}"
+    parts = getattr(getattr(task, "optimizer", None), "accumulate", 1)
+    placement = describe_placement(mesh, state, global_batch=batch, accumulate=parts)
+    return [f"{how}: {count_parameters(state.params):,} parameters on {where}", *placement]
 
 
 def _compile(
@@ -371,7 +368,7 @@ def _compile(
         return after, metrics
 
     began = time.perf_counter()
-    shardings = make_state_shardings(mesh=key.sharding.mesh, state=state)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     compiled = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
     compiled = compiled.lower(state, frozen, batch, key).compile()
     writer.note(f"compiled in {time.perf_counter() - began:.1f} s")
@@ -384,7 +381,7 @@ def _evaluate(
     *,
     step: int,
     writer: MetricsWriter,
-    stop: _StopSignals,
+    stop: StopSignals,
 ) -> dict[str, float]:
     """Runs evaluators and records their results under `name/...`; a stop signal skips the rest."""
     scores: dict[str, float] = {}

@@ -153,6 +153,7 @@ class MetricsWriter:
         save_gif: writes uint8 frames `[t h w c]` as `save_gif(path, frames, fps=fps)`.
         tensorboard: whether to write events.
         console: whether to print progress.
+        silent: write and print nothing at all; for all processes of a job but the first.
     """
 
     def __init__(
@@ -163,12 +164,14 @@ class MetricsWriter:
         save_gif: Callable[..., Any] | None = None,
         tensorboard: bool = True,
         console: bool = True,
+        silent: bool = False,
     ) -> None:
         self.directory = Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.table = MetricsTable(self.directory / "metrics.csv")
-        self._name, self._save_gif = name, save_gif
-        self._tensorboard, self._console = tensorboard, console
+        self._name, self._save_gif = name, None if silent else save_gif
+        self._tensorboard, self._console = tensorboard and not silent, console and not silent
+        self.silent = silent
         self._events: Any = None
         self._files = 0
         self._bar: Any = None
@@ -183,7 +186,8 @@ class MetricsWriter:
 
     def start(self, step: int, *, total_steps: int) -> None:
         """Begins or resumes after `step`: rows of later steps are dropped, they will come again."""
-        self.table.drop_after(step)
+        if not self.silent:
+            self.table.drop_after(step)
         self._total = total_steps
         self._started = (step, time.monotonic())
         if self._tensorboard:
@@ -270,6 +274,8 @@ class MetricsWriter:
             self._events = None
 
     def _record(self, step: int, values: Mapping[str, float]) -> None:
+        if self.silent:
+            return
         self.table.add(step, values)
         if self._events is not None:
             for name, value in values.items():

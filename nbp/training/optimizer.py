@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from nbp.axes import RULES, count_parts, mesh_sizes
 from nbp.errors import ConfigError
 from nbp.shapes import Array, Float, Int, PyTree
+from nbp.training.precision import Storage, is_narrow, keep_masters, round_update, widen
 from nbp.training.schedules import paper_learning_rate
 from nbp.training.state import TrainState, flatten_paths
 
@@ -28,14 +30,16 @@ class ParamGroup:
         decay: whether weight decay applies.
         learning_rate_scale: factor on the learning rate of these parameters.
         matrix: what Muon makes orthogonal. dense: the last two axes, any before them count
-            separate matrices; conv: the last axis against all others; none: Muon leaves these
-            parameters to Adam.
+            separate matrices; joined: the last two together against the one before (query, key,
+            value); conv: the last axis against all others; none: Muon leaves these to Adam.
+        storage: type of the parameters between updates; see `nbp.training.precision`.
     """
 
     pattern: str
     decay: bool = True
     learning_rate_scale: float = 1.0
-    matrix: Literal["none", "dense", "conv"] = "none"
+    matrix: Literal["none", "dense", "joined", "conv"] = "none"
+    storage: Storage = "float32"
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,8 @@ def make_optimizer(spec: OptimizerSpec, params: PyTree) -> optax.GradientTransfo
 
     Args:
         spec: what to build.
-        params: the parameters or their shapes; only structure and paths are read.
+        params: the parameters or their shapes; only structure and paths are read. Whatever their
+            storage, `init` and `update` of the result take float32 parameters.
 
     Raises:
         ConfigError: `spec.groups` do not cover `params` exactly once.
@@ -189,7 +194,13 @@ def make_optimizer(spec: OptimizerSpec, params: PyTree) -> optax.GradientTransfo
                 )
             )
         )
-    return optax.chain(*parts)
+    optimizer, storage = optax.chain(*parts), find_storage(spec.groups, params)
+    return keep_masters(optimizer, storage) if "master" in jax.tree.leaves(storage) else optimizer
+
+
+def find_storage(groups: tuple[ParamGroup, ...], params: PyTree) -> PyTree:
+    """A tree like `params` with the storage of each parameter."""
+    return jax.tree.map(lambda i: groups[i].storage, assign_groups(groups, params))
 
 
 def _scale_by_direction(
@@ -209,7 +220,7 @@ def _scale_by_direction(
 
 
 def _matrix_axes(
-    matrix: Literal["none", "dense", "conv"], leaf: Array
+    matrix: Literal["none", "dense", "joined", "conv"], leaf: Array
 ) -> optax.contrib.MuonDimensionNumbers | None:
     """Input and output axes of a parameter seen as a matrix."""
     last = leaf.ndim - 1
@@ -218,6 +229,8 @@ def _matrix_axes(
             return None
         case "dense":
             return optax.contrib.MuonDimensionNumbers((last - 1,), (last,))
+        case "joined":
+            return optax.contrib.MuonDimensionNumbers((last - 2,), (last - 1, last))
         case "conv":
             return optax.contrib.MuonDimensionNumbers(tuple(range(last)), (last,))
         case _:
@@ -259,7 +272,7 @@ def accumulate_gradients(
         accumulate: number of micro-batches.
 
     Returns:
-        Mean loss, mean metrics, mean gradients (in the dtype of `params`).
+        Mean loss, mean metrics, mean gradients (float32 where they are sums).
 
     Raises:
         ConfigError: `accumulate` does not divide the batch.
@@ -297,11 +310,15 @@ def average_micro_batches(
     if accumulate == 1:
         return function(batch, jax.random.fold_in(key, 0))
 
+    devices = count_parts(RULES["batch"], sizes) if (sizes := mesh_sizes()) else 1
+
     def split(rows: Array) -> Array:
-        if rows.shape[0] % accumulate:
+        if rows.shape[0] % (accumulate * devices):
             raise ConfigError(
-                f"optimizer.accumulate {accumulate} does not divide the batch of {rows.shape[0]}. "
-                "Choose a batch that is a multiple of it."
+                f"optimizer.accumulate {accumulate} does not divide the batch of {rows.shape[0]}"
+                " clips"
+                + (f" on {devices} devices of mesh.data * mesh.fsdp" if devices > 1 else "")
+                + ". Choose a batch that is a multiple of both, or raise mesh.tensor."
             )
         parts = rows.reshape(rows.shape[0] // accumulate, accumulate, *rows.shape[1:])
         return jnp.moveaxis(parts, 1, 0)
@@ -338,10 +355,14 @@ def apply_gradients(
     Returns:
         The next state, and the metrics `grad_norm` (before clipping) and `learning_rate`.
     """
+    gradients = jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), gradients)
     if spec.gradients == "sum":
         gradients = jax.tree.map(lambda g: g * spec.accumulate, gradients)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    storage = find_storage(spec.groups, state.params)
+    full = widen(state.params, storage, state.opt_state)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, full)
+    full = optax.apply_updates(full, updates)
+    params = round_update(full, storage, state.step) if is_narrow(storage) else full
     metrics = {
         "grad_norm": optax.tree.norm(gradients),
         "learning_rate": make_schedule(spec)(state.step),
@@ -350,7 +371,7 @@ def apply_gradients(
         state,
         step=state.step + 1,
         params=params,
-        ema=update_ema(state.ema, params, decay=spec.ema_decay, step=state.step),
+        ema=update_ema(state.ema, full, decay=spec.ema_decay, step=state.step),
         opt_state=opt_state,
     )
     return state, metrics

@@ -86,6 +86,7 @@ class Recovery:
         self._task, self._checkpointer, self._writer = task, checkpointer, writer
         self._spec, self._mesh, self._key = spec, mesh, key
         self._first_save = first_save
+        self._axes = getattr(task, "axes", None)
         self._path = checkpointer.directory / JOURNAL
         self.entries = _read_journal(self._path)
         if jax.process_count() > 1:  # all must have read the same before one of them writes
@@ -166,11 +167,11 @@ class Recovery:
     def _read(self, step: int | None) -> Restored:
         """Reads a step as it was saved (0: the first state, made anew; None: the newest whole)."""
         shapes = jax.eval_shape(self._task.init, self._key)
-        shardings = make_state_shardings(self._mesh, shapes)
+        shardings = make_state_shardings(self._mesh, shapes, self._axes)
         if step == 0:
             state = jax.jit(self._task.init, out_shardings=shardings)(self._key)
             begin = getattr(self._task, "begin", None)
-            state = state if begin is None else place_state(begin(state), self._mesh)
+            state = state if begin is None else self._place(begin(state))
             return Restored(step=0, state=state, data={}, meta={})
         template = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -191,7 +192,10 @@ class Recovery:
     def _soften(self, state: TrainState, factor: float) -> TrainState:
         soften = getattr(self._task, "soften", None)
         softer = state if soften is None else soften(state, factor)
-        return state if softer is state else place_state(softer, self._mesh)
+        return state if softer is state else self._place(softer)
+
+    def _place(self, state: TrainState) -> TrainState:
+        return place_state(state, self._mesh, self._axes)
 
     def _discard(self) -> None:
         """Removes the checkpoints that the last entry condemns, and notes that they are gone."""

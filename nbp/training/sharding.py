@@ -1,9 +1,9 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where arrays live: the device mesh, and one table from logical axes to mesh axes.
+"""Where the arrays of a run live: the device mesh, and the state and batches on it.
 
-Parameters are replicated for now and the batch is split; sharding a parameter axis means naming
-its logical axis here.
+Names of axes become mesh axes by the one table in `nbp.axes`. Parameters, their average and the
+optimizer's state lie in pieces on the devices of `fsdp`, batches on those of `data` and `fsdp`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,20 +13,18 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from nbp.axes import (
+    MESH_AXES,
+    RULES,
+    Axes,
+    check_axes,
+    count_parts,
+    make_partition_spec,
+    name_axes,
+)
 from nbp.errors import ConfigError
 from nbp.shapes import PyTree
-
-MESH_AXES = ("data", "fsdp", "tensor")
-
-# Logical axis -> mesh axes that split it. An axis that is absent here is an error.
-RULES: Mapping[str, tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),
-    "embed": (),
-    "heads": (),
-    "mlp": (),
-    "vocabulary": (),
-    "layers": (),
-}
+from nbp.training.state import flatten_paths
 
 
 def make_mesh(
@@ -73,38 +71,95 @@ def make_mesh(
     )
 
 
-def make_partition_spec(
-    axes: Sequence[str | None], rules: Mapping[str, tuple[str, ...]] = RULES
-) -> PartitionSpec:
-    """Translates logical axes, e.g. `("batch", None)`, by `rules`.
-
-    Raises:
-        ConfigError: an axis is not in the table, or two axes claim the same mesh axis.
-    """
-    entries = []
-    for axis in axes:
-        if axis is not None and axis not in rules:
-            raise ConfigError(f"logical axis {axis!r} has no rule; known are {sorted(rules)}.")
-        entries.append(rules[axis] if axis is not None else ())
-    used = [name for entry in entries for name in entry]
-    if len(set(used)) != len(used):
-        raise ConfigError(f"logical axes {tuple(axes)} use a mesh axis twice: {used}.")
-    return PartitionSpec(*[entry or None for entry in entries])
-
-
 def replicate(mesh: Mesh) -> NamedSharding:
     """The sharding that puts a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def make_state_shardings(mesh: Mesh, state: PyTree) -> PyTree:
-    """Returns a tree like `state` (arrays or shapes) with the sharding of each leaf."""
-    return jax.tree.map(lambda _: replicate(mesh), state)
+def make_state_shardings(
+    mesh: Mesh, state: PyTree, axes: Mapping[str, Axes] | None = None
+) -> PyTree:
+    """Returns a tree like `state` (arrays or shapes) with the sharding of each leaf.
+
+    A leaf whose path ends in that of a parameter is split as this parameter is, whether it is its
+    average or something that the optimizer keeps for it.
+
+    Args:
+        mesh: devices.
+        state: a TrainState, parameters, or any tree of arrays.
+        axes: names of the axes of parameters, by path; a leaf that is no parameter named here is
+            split along its largest axis (see `nbp.axes.name_axes`).
+
+    Raises:
+        ConfigError: an axis does not divide among the devices that share it.
+    """
+    sizes = dict(mesh.shape)
+
+    def find(path: str, leaf: Any) -> NamedSharding:
+        parts = path.split("/")
+        tails = ("/".join(parts[i:]) for i in range(len(parts)))
+        named = next((axes[tail] for tail in tails if tail in axes), None) if axes else None
+        if named is None or len(named) != len(leaf.shape):
+            named = name_axes(leaf.shape, sizes)
+        check_axes(leaf.shape, named, sizes, name=path)
+        return NamedSharding(mesh, make_partition_spec(named))
+
+    found = [find(path, leaf) for path, leaf in flatten_paths(state).items()]
+    return jax.tree.unflatten(jax.tree.structure(state), found)
 
 
-def place_state(state: PyTree, mesh: Mesh) -> PyTree:
-    """Puts the arrays of `state` where the rules want them."""
-    return jax.device_put(state, make_state_shardings(mesh, state))
+def describe_placement(
+    mesh: Mesh, state: Any, *, global_batch: int, accumulate: int = 1
+) -> list[str]:
+    """Lines for the log: the mesh, the table as it takes effect, and what a device holds.
+
+    Args:
+        mesh: devices.
+        state: the TrainState, placed.
+        global_batch: clips of an update; accumulate: its micro-batches.
+    """
+    sizes = dict(mesh.shape)
+    table = ", ".join(
+        f"{axis} over {' x '.join(split)}"
+        for axis, over in RULES.items()
+        if (split := [name for name in over if sizes[name] > 1])
+    )
+    parts = count_parts(RULES["batch"], sizes)
+    fields = {"parameters": state.params, "average": state.ema, "optimizer": state.opt_state}
+    held = {name: measure_bytes(tree) for name, tree in fields.items()}
+    memory = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in held.items() if size)
+    return [
+        f"mesh {' x '.join(f'{name} {size}' for name, size in sizes.items())}: "
+        f"{table or 'nothing is split'}",
+        f"a batch of {global_batch} clips is {global_batch / parts / accumulate:g} a device in "
+        f"{accumulate} micro-batch{'es' if accumulate > 1 else ''}; MiB a device: {memory}",
+    ]
+
+
+def measure_bytes(tree: PyTree) -> int:
+    """Bytes of a tree of placed arrays (or their shapes with shardings) on one device."""
+
+    def count(leaf: Any) -> int:
+        shape = leaf.sharding.shard_shape(leaf.shape)
+        return int(np.prod(shape, dtype=np.int64)) * leaf.dtype.itemsize
+
+    return sum(count(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def place_state(state: PyTree, mesh: Mesh, axes: Mapping[str, Axes] | None = None) -> PyTree:
+    """Puts the arrays of `state` where the rules want them; arguments of `make_state_shardings`.
+
+    In a job of several processes, arrays that each of them holds for itself must be the same.
+    """
+
+    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        own = getattr(leaf, "is_fully_addressable", True)
+        if not own or sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        values = np.asarray(leaf)  # devices of other processes take no copy from ours
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    return jax.tree.map(place, state, make_state_shardings(mesh, state, axes))
 
 
 def check_batch(global_batch: int, mesh: Mesh, *, what: str = "clips") -> None:
@@ -113,13 +168,18 @@ def check_batch(global_batch: int, mesh: Mesh, *, what: str = "clips") -> None:
     Raises:
         ConfigError: it does not.
     """
-    shards = int(np.prod([mesh.shape[axis] for axis in RULES["batch"]]))
+    shards = count_parts(RULES["batch"], mesh.shape)
     if global_batch % shards:
         raise ConfigError(
             f"a batch of {global_batch} {what} does not divide among {shards} devices "
             f"(mesh {dict(mesh.shape)}). Use a batch that is a multiple of {shards}, or set "
             "mesh.data to a factor of the batch."
         )
+
+
+def shard_batch(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch: its first axis, over the mesh axes that split batches."""
+    return NamedSharding(mesh, make_partition_spec(("batch",)))
 
 
 def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
@@ -130,7 +190,7 @@ def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     Raises:
         ConfigError: the batch does not divide among the devices.
     """
-    sharding = NamedSharding(mesh, make_partition_spec(("batch",)))
+    sharding = shard_batch(mesh)
 
     def place(name: str, rows: np.ndarray) -> jax.Array:
         what = "images" if name == "image" else "clips"

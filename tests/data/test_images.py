@@ -4,6 +4,7 @@
 
 import dataclasses
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,16 +201,21 @@ def _config(**changes: str) -> Config:
     return load_config(tiny.CONFIG, {**tiny.OVERRIDES, "images.batch": "4", **keys})
 
 
-def _stream(config: Config, start: int = 0) -> MixedStream:
+Rows = Callable[[int], Sequence[int]]
+
+
+def _stream(config: Config, start: int = 0, rows: Rows | None = None) -> MixedStream:
     train = datasets.add_images(config, datasets.make_data(config)[0])
     stage = config.train.tokenizer
-    stream = datasets.make_training_stream(config, stage, data=train, start_batch=start)
+    stream = datasets.make_training_stream(config, stage, data=train, start_batch=start, rows=rows)
     assert isinstance(stream, MixedStream)
     return stream
 
 
-def _draw(config: Config, count: int, start: int = 0) -> list[dict[str, np.ndarray]]:
-    with _stream(config, start) as stream:
+def _draw(
+    config: Config, count: int, start: int = 0, rows: Rows | None = None
+) -> list[dict[str, np.ndarray]]:
+    with _stream(config, start, rows) as stream:
         batches = [next(stream) for _ in range(count)]
         assert stream.position == start + count
     return batches
@@ -280,14 +286,13 @@ def test_images_of_a_folder_do_not_depend_on_workers(tmp_path):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_share_the_images_of_a_batch(monkeypatch, count):
+def test_processes_share_the_images_of_a_batch(count):
     config = _config()
     wanted = _draw(config, 3)
-    monkeypatch.setattr(datasets.jax, "process_count", lambda: count)
-    parts = []
-    for index in range(count):
-        monkeypatch.setattr(datasets.jax, "process_index", lambda index=index: index)
-        parts.append(_draw(config, 3))
+    parts = [
+        _draw(config, 3, rows=lambda batch, first=first: range(first, batch, count))
+        for first in range(count)
+    ]
     for k, batch in enumerate(wanted):
         for name in batch:
             merged = np.stack([part[k][name] for part in parts], axis=1)

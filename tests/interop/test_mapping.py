@@ -47,7 +47,7 @@ def make_tensors(seed: int = 0) -> dict[str, np.ndarray]:
 def make_template():
     zeros = {
         "table": np.zeros((5, 4), np.float32),
-        "layers": {"qkv": np.zeros((LAYERS, 4, 21), np.float32)},
+        "layers": {"qkv": np.zeros((LAYERS, 4, 3, 7), np.float32)},
         "stem": {0: {"kernel": np.zeros((2, 1, 1, 3, 6), np.float32), "beta": np.zeros(6, "f4")}},
     }
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), zeros)
@@ -63,7 +63,7 @@ def test_values_arrive_where_the_rules_say():
     np.testing.assert_array_equal(params["table"], tensors["table"])
     for i in range(LAYERS):
         for j, part in enumerate(("q", "k", "v")):
-            found = params["layers"]["qkv"][i][:, 7 * j : 7 * j + 7]
+            found = params["layers"]["qkv"][i][:, j]
             np.testing.assert_array_equal(found, tensors[f"b.{i}.{part}.weight"].T)
     kernel = params["stem"][0]["kernel"]
     assert kernel[1, 0, 0, 2, 5] == tensors["conv"][5, 2, 1, 0, 0]

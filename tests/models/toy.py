@@ -34,7 +34,8 @@ def make_network(
     **options: Any,
 ) -> GeneratorNetwork:
     """Two layers of two heads unless `options` (of the TransformerSpec) say otherwise."""
-    spec = TransformerSpec(**({"layers": 2, "heads": 2, "width": WIDTH} | options))
+    sizes: dict[str, Any] = {"layers": 2, "heads": 2, "width": WIDTH} | options
+    spec = TransformerSpec(**sizes)
     plan = SequencePlan(grid, block, opening, prompt)
     vocabulary = Vocabulary(codes, LABELS if prompt else 0, plan.special_count)
     parts = {
@@ -62,7 +63,9 @@ def random_params(params: Any, *, seed: int = 0) -> Any:
         noise = rng.normal(size=leaf.shape)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name.endswith("kernel"):
-            noise *= 1.5 / math.sqrt(math.prod(leaf.shape[-2 if leaf.ndim < 5 else 0 : -1]))
+            # [i o], stacked [l i o], stacked query, key, value [l i 3 o], convolution [t h w i o]
+            inputs = {4: leaf.shape[1:2], 5: leaf.shape[:-1]}.get(leaf.ndim, leaf.shape[-2:-1])
+            noise *= 1.5 / math.sqrt(math.prod(inputs))
         elif name.endswith("scale"):
             noise = 1 + 0.1 * noise
         elif name.endswith("bias"):
@@ -109,7 +112,8 @@ def reference_transformer(
     x = x.astype(np.float64)
     for i in range(params["layers"]["norm1"]["scale"].shape[0]):
         layer = jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"])
-        qkv = np.split(linear(layer_norm(x, layer["norm1"]), layer["qkv"]), 3, axis=-1)
+        qkv = np.einsum("bnd,dce->cbne", layer_norm(x, layer["norm1"]), layer["qkv"]["kernel"])
+        qkv = qkv + layer["qkv"]["bias"][:, None, None]
         mixed = np.zeros_like(x)
         for b in range(len(x)):
             for columns in np.split(np.arange(x.shape[-1]), heads):

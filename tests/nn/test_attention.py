@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dense oracle against float64 loops, and every backend against the dense oracle."""
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 
 from nbp.layout import LatentGrid, Opening, SequencePlan
-from nbp.nn.attention import dense_attention, xla_attention
+from nbp.nn import attention
+from nbp.nn.attention import dense_attention, prefix_attention, xla_attention
 
 BATCH, LENGTH, HEADS, WIDTH = 2, 14, 2, 5
 GRID = LatentGrid(1, 6, 2)
@@ -62,12 +65,29 @@ def xla_with_gradients(q, k, v, weight, k_end, key_mask):
     return value_and_gradients(xla_attention, q, k, v, weight, k_end, key_mask)
 
 
+def prefix_with_gradients(q, k, v, weight, k_end, key_mask):
+    """Limits known when compiled, and pieces of three queries."""
+    return _prefix_with_gradients(tuple(k_end.tolist()))(q, k, v, weight, key_mask)
+
+
+@functools.cache
+def _prefix_with_gradients(k_end):
+    def run(q, k, v, weight, key_mask):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(attention, "PIECE", 3)
+            limits = np.array(k_end)
+            return value_and_gradients(prefix_attention, q, k, v, weight, limits, key_mask)
+
+    return jax.jit(run)
+
+
 def value_and_gradients(backend, q, k, v, weight, k_end, key_mask):
     out, pull = jax.vjp(lambda *qkv: backend(*qkv, k_end, key_mask), q, k, v)
     return out, pull(weight)
 
 
-BACKENDS = {"dense": dense_with_gradients, "xla": xla_with_gradients}
+FAST = {"xla": xla_with_gradients, "prefix": prefix_with_gradients}
+BACKENDS = {"dense": dense_with_gradients, **FAST}
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -80,17 +100,18 @@ def test_dense_attention_is_the_loop(pattern, masked):
     np.testing.assert_allclose(out, expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_backends_agree_with_the_oracle(pattern, masked):
+def test_backends_agree_with_the_oracle(pattern, masked, backend):
     arrays = make_arrays(seed=1)
     key_mask = KEY_MASK if masked else None
-    out, gradients = xla_with_gradients(*arrays, PATTERNS[pattern], key_mask)
+    out, gradients = FAST[backend](*arrays, PATTERNS[pattern], key_mask)
     expected, expected_gradients = dense_with_gradients(*arrays, PATTERNS[pattern], key_mask)
     np.testing.assert_allclose(out, expected, atol=2e-6)
     for one, other in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(one, other, atol=5e-6)
-    again = xla_with_gradients(*arrays, PATTERNS[pattern], key_mask)
+    again = FAST[backend](*arrays, PATTERNS[pattern], key_mask)
     np.testing.assert_array_equal(again[0], out)
 
 
@@ -133,13 +154,35 @@ def test_a_few_queries_over_a_longer_cache(backend):
     np.testing.assert_allclose(out, attend_by_loops(q, k, v, k_end=k_end), atol=2e-6)
 
 
-@pytest.mark.parametrize("backend", [dense_attention, xla_attention])
+@pytest.mark.parametrize("backend", [dense_attention, xla_attention, prefix_attention])
 def test_half_precision_keeps_its_type(backend):
     q, k, v, _ = make_arrays(seed=7)
     narrow = [jnp.asarray(a, jnp.bfloat16) for a in (q, k, v)]
-    out = backend(*narrow, jnp.asarray(PATTERNS["causal"]))
+    out = backend(*narrow, PATTERNS["causal"])
     assert out.dtype == jnp.bfloat16
-    expected = attend_by_loops(
-        *(np.asarray(a, np.float64) for a in narrow), k_end=PATTERNS["causal"]
-    )
+    q, k, v = (np.asarray(a, np.float64) for a in narrow)
+    expected = attend_by_loops(q, k, v, k_end=PATTERNS["causal"])
     np.testing.assert_allclose(np.asarray(out, np.float64), expected, atol=0.03)
+
+
+def test_pieces_read_only_the_keys_that_their_queries_see():
+    """Floating-point operations of the compiled program, against all pairs of queries and keys."""
+    n = 4 * attention.PIECE
+    shape = jax.ShapeDtypeStruct((1, n, 2, 8), jnp.float32)
+    limits = np.arange(1, n + 1)
+
+    def count(backend) -> float:
+        run = jax.jit(lambda q, k, v: backend(q, k, v, limits))
+        cost: Any = run.lower(shape, shape, shape).compile().cost_analysis()
+        return cost["flops"]
+
+    # Four pieces see 1, 2, 3 and 4 quarters of the keys.
+    assert count(prefix_attention) == pytest.approx(10 / 16 * count(xla_attention), rel=0.2)
+
+
+def test_no_array_of_all_scores_is_kept_for_the_backward_pass():
+    q, k, v, _ = make_arrays()
+    _, pull = jax.vjp(lambda q, k, v: prefix_attention(q, k, v, PATTERNS["hybrid"]), q, k, v)
+    kept = [leaf.shape for leaf in jax.tree.leaves(pull) if hasattr(leaf, "shape")]
+    assert (BATCH, HEADS, LENGTH, LENGTH) not in kept
+    assert (BATCH, HEADS, LENGTH, 1) in kept  # one number per query instead

@@ -239,3 +239,22 @@ def test_a_step_with_accumulation_counts_as_one_update():
 def test_bad_specs_are_refused(change, message):
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(OptimizerSpec(0.1, 10), **change)
+
+
+def test_joined_matrices_are_orthogonal_together():
+    """Query, key and value [d, 3, d] are one matrix [d, 3 d] for Muon, as when stored so."""
+    rng = np.random.default_rng(4)
+    flat = rng.normal(size=(2, 4, 12)).astype(np.float32)
+    found = []
+    for shape, group in (
+        ((2, 4, 12), ParamGroup("w", matrix="dense")),
+        ((2, 4, 3, 4), ParamGroup("w", matrix="joined")),
+    ):
+        spec = OptimizerSpec(1e-2, total_steps=4, kind="muon", groups=(group,))
+        params = {"w": jnp.zeros(shape)}
+        optimizer = make_optimizer(spec, params)
+        gradients = {"w": jnp.asarray(flat.reshape(shape))}
+        updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+        found.append(np.asarray(jax.tree.leaves(updates)[0]).reshape(flat.shape))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-8)
+    assert np.any(found[0])

@@ -1,0 +1,97 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Training killed at random moments and started again, against one that was left alone.
+
+    python -m benchmarks.kill_points [--kills 30] [--seed 0] [--evaluate_every 6]
+
+Runs the smallest experiment (tests/tiny.py, both stages, with evaluations and previews), first
+undisturbed, then killed with SIGKILL at moments drawn evenly over the length of a run and started
+again until it ends; a new run begins until there were enough kills. Every array of the final
+checkpoints and every loss must be the same, bit for bit. Prints a line per run; the exit status is
+1 if one differs.
+"""
+
+import argparse
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import print_row
+from tests.test_resume import CHANGES, finish, read_losses, read_states, saved_steps, start
+
+STAGES = ("tokenizer", "generator")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Kills, compares, prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--evaluate_every", type=int, default=6)
+    arguments = parser.parse_args(argv)
+    CHANGES["train.evaluate_every"] = CHANGES["train.preview_every"] = str(arguments.evaluate_every)
+    rng = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory(prefix="nbp-kill-") as folder:
+        whole = Path(folder) / "whole"
+        began = time.monotonic()
+        finish(whole)
+        seconds = time.monotonic() - began
+        expected = read_all(whole)
+        kills, different = 0, 0
+        while kills < arguments.kills:
+            workdir = Path(folder) / "killed"
+            points = run_with_kills(workdir, seconds, rng, most=arguments.kills - kills)
+            kills += len(points)
+            same = read_all(workdir) == expected
+            different += not same
+            print_row("kill_points", {"same_bits": same, "killed_after": points})
+            shutil.rmtree(workdir)
+    print_row("kill_points_total", {"kills": kills, "different_runs": different})
+    if different:
+        raise SystemExit(1)
+
+
+def run_with_kills(workdir: Path, seconds: float, rng: random.Random, *, most: int) -> list[Any]:
+    """Starts a run until it ends, killed at up to `most` random moments; returns where it stood.
+
+    Each entry: the newest checkpoint and the newest logged update of either stage.
+    """
+    points: list[Any] = []
+    while True:
+        process = start(workdir)
+        patience = rng.uniform(0, seconds) if len(points) < most else None
+        try:
+            output, _ = process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            points.append({stage: find_position(workdir, stage) for stage in STAGES})
+            continue
+        if process.returncode:
+            raise SystemExit(f"a run failed with exit code {process.returncode}:\n{output}")
+        return points
+
+
+def find_position(workdir: Path, stage: str) -> list[int]:
+    """The newest checkpoint and the newest logged update, 0 where there is none."""
+    checkpoints = workdir / stage / "checkpoints"
+    saved = max(saved_steps(workdir, stage), default=0) if checkpoints.is_dir() else 0
+    return [saved, max(read_losses(workdir, stage), default=0)]
+
+
+def read_all(workdir: Path) -> dict[str, Any]:
+    """Bytes of all arrays of both final checkpoints, data positions and losses."""
+    found: dict[str, Any] = {}
+    for name, values in read_states(workdir).items():
+        arrays = not name.endswith(" data")
+        found[name] = [(p, x.dtype, x.tobytes()) for p, x in values] if arrays else values
+    return found | {stage: found[stage] + [read_losses(workdir, stage)] for stage in STAGES}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles the paper's recipes for TPU slices that are not here; writes a JSON file for each.
+
+    python -m benchmarks.precompile_recipes [--only NAME ...] [--out benchmarks/results/precompile]
+
+Needs libtpu (pip install 'nbp[tpu]'), no TPU. Each takes minutes; what is already there is left
+alone. Batches are those of the paper; the generators read codes (`nbp.encode`), so that the
+tokenizer is not part of their update.
+"""
+
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """A configuration on a slice, and the mesh chosen for it (data, fsdp, tensor)."""
+
+    config: str
+    topology: str
+    mesh: tuple[int, int, int]
+    overrides: dict[str, str] = field(default_factory=dict)
+    programs: tuple[str, ...] = ("generator.update", "generator.evaluate", "generator.sample")
+
+
+UPDATE = ("generator.update",)
+FULL = {"memory.remat": "full"}
+
+
+def list_runs() -> dict[str, Run]:
+    """The runs by name."""
+    runs = {}
+    # Slices by their number of chips (v5e, v6e) or cores (v5p, two a chip).
+    slices = {"v5e-256": "v5e:16x16", "v5p-64": "v5p:2x4x4", "v6e-64": "v6e:8x8"}
+    # UCF101: 256 clips. K600: 64 clips in two micro-batches, 32 at a time.
+    meshes = {
+        ("ucf101", "v5e-256"): (4, 64, 1),
+        ("ucf101", "v5p-64"): (1, 32, 1),
+        ("ucf101", "v6e-64"): (1, 64, 1),
+        ("k600", "v5e-256"): (1, 32, 8),
+        ("k600", "v5p-64"): (1, 32, 1),
+        ("k600", "v6e-64"): (1, 32, 2),
+    }
+    for (data, name), mesh in meshes.items():
+        for size in ("700m", "3b"):
+            config = f"configs/{data}/generator_{size}.py"
+            runs[f"{data}_{size}_{name}"] = Run(config, slices[name], mesh, FULL)
+    runs["k600_10b_v5p-512"] = Run("configs/k600/generator_10b.py", "v5p:4x8x8", (1, 32, 8), FULL)
+    # One clip a chip, all chips sharing one copy: what a chip sends must not grow.
+    for topology in ("4x4", "8x8", "16x16"):
+        chips = 1
+        for side in topology.split("x"):
+            chips *= int(side)
+        batch = {"train.generator.batch": str(chips), "train.generator.accumulate": "1"}
+        runs[f"weak_3b_v5e-{chips}"] = Run(
+            "configs/k600/generator_3b.py",
+            f"v5e:{topology}",
+            (1, chips, 1),
+            FULL | batch,
+            UPDATE,
+        )
+    return runs
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs what is missing, each in a process of its own."""
+    runs = list_runs()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", choices=runs, default=list(runs))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/precompile"))
+    arguments = parser.parse_args(argv)
+    failed = []
+    for name in arguments.only:
+        file = arguments.out / f"{name}.json"
+        if file.is_file():
+            continue
+        print(f"== {name}", flush=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "nbp.precompile", *make_flags(runs[name], file)]
+        )
+        failed += [name] if done.returncode else []
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def make_flags(run: Run, file: Path) -> list[str]:
+    """Arguments of `nbp.precompile`."""
+    axes = zip(("data", "fsdp", "tensor"), run.mesh, strict=True)
+    overrides = {"data.kind": "tokens", **{f"mesh.{axis}": str(n) for axis, n in axes}}
+    overrides |= run.overrides
+    return [
+        f"--config={run.config}",
+        f"--topology={run.topology}",
+        f"--out={file}",
+        *("--programs", *run.programs),
+        *(f"--config.{key}={value}" for key, value in overrides.items()),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of a configuration, lowered for a mesh whose devices need not be here.
+
+They are those that training runs: the update of each stage, the evaluator's measurement and the
+sampler of the previews, on parameters as the mesh splits them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nbp import build
+from nbp.axes import RULES, count_parts, make_partition_spec
+from nbp.config import Config
+from nbp.data.prompts import load_prompts
+from nbp.jobs.sample import SampleRequest, choose_given_frames, make_drawing
+from nbp.sampling.sampler import Sampler
+from nbp.shapes import PyTree
+from nbp.tasks.generator import GeneratorTask
+from nbp.training.program import abstract
+from nbp.training.sharding import make_state_shardings, measure_bytes, replicate
+
+EVALUATED = 64  # clips of an evaluation
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program to compile.
+
+    lower: traces it and lowers it for the mesh; call it with the mesh in force.
+    held: what lies on a device while it runs, by purpose, in bytes.
+    clips: how many clips a run works on; flops: what the model needs for them, 0 if not stated.
+    """
+
+    name: str
+    lower: Callable[[], tuple[Any, Any]]  # (lowered, jaxpr)
+    held: dict[str, int]
+    clips: int
+    flops: float = 0.0
+
+
+def make_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
+    """The programs of all stages of a configuration; `classes`: labels of data with label prompts.
+
+    Raises ConfigError where the mesh does not fit the batch or the networks.
+    """
+    cases: list[Case] = []
+    for stage in config.stages:
+        cases += (tokenizer_cases if stage == "tokenizer" else generator_cases)(
+            config, mesh, classes
+        )
+    return cases
+
+
+def tokenizer_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
+    """The update of the tokenizer."""
+    del classes
+    task = build.make_tokenizer_task(config)
+    batch = config.train.tokenizer.batch
+    rows = {"video": _clips(config, mesh, batch), **_labels(mesh, batch)}
+    return [_update_case("tokenizer.update", task, rows, mesh)]
+
+
+def generator_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
+    """The update, the evaluation and the sampler of the generator."""
+    labels = list(load_prompts()) if config.generator.prompt == "text" else _name(classes)
+    frozen = jax.eval_shape(build.make_tokenizer_network(config).init, jax.random.key(0))
+    task = build.make_generator_task(config, labels, frozen)
+    rows = _rows(config, mesh, config.train.generator.batch)
+    update = _update_case("generator.update", task, rows, mesh)
+    clips = min(EVALUATED, config.data.validation_clips)
+    return [
+        update,
+        _evaluation_case(task, _rows(config, mesh, clips), mesh),
+        _sampling_case(config, task, frozen, mesh),
+    ]
+
+
+def _update_case(name: str, task: Any, rows: dict[str, Any], mesh: Mesh) -> Case:
+    axes = getattr(task, "axes", None)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    shardings = make_state_shardings(mesh, shapes, axes)
+    state = abstract(shapes, shardings)
+    frozen = abstract(task.frozen, make_state_shardings(mesh, task.frozen))
+    clips = next(iter(rows.values())).shape[0]
+
+    def update(state: Any, frozen: PyTree, batch: PyTree, key: Any) -> Any:
+        return task.step(state, frozen, batch, jax.random.fold_in(key, state.step))
+
+    def lower() -> tuple[Any, Any]:
+        jitted = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
+        traced = jitted.trace(state, frozen, rows, _key(mesh))
+        return traced.lower(), traced.jaxpr
+
+    held = {
+        "parameters": measure_bytes(state.params),
+        "average": measure_bytes(state.ema),
+        "optimizer": measure_bytes(state.opt_state),
+        "others": measure_bytes(state.extra),
+        "frozen": measure_bytes(frozen),
+        "batch": measure_bytes(rows),
+    }
+    flops = clips * task.network.flops_per_clip if isinstance(task, GeneratorTask) else 0.0
+    return Case(name, lower, held, clips, flops)
+
+
+def _evaluation_case(task: GeneratorTask, rows: dict[str, Any], mesh: Mesh) -> Case:
+    params = _params(task, mesh)
+    frozen = abstract(task.frozen, make_state_shardings(mesh, task.frozen))
+    clips = next(iter(rows.values())).shape[0]
+
+    def lower() -> tuple[Any, Any]:
+        traced = jax.jit(task.evaluate).trace(params, frozen, rows)
+        return traced.lower(), traced.jaxpr
+
+    held = {"parameters": measure_bytes(params), "frozen": measure_bytes(frozen)}
+    held["batch"] = measure_bytes(rows)
+    flops = clips * task.network.flops_per_clip / 3  # forward only
+    return Case("generator.evaluate", lower, held, clips, flops)
+
+
+def _sampling_case(config: Config, task: GeneratorTask, frozen: PyTree, mesh: Mesh) -> Case:
+    """The drawing of codes; their decoding is a small program of its own."""
+    params, clips = _params(task, mesh), config.train.preview_clips
+    filtering, guidance = make_drawing(config, SampleRequest(1))
+    sampler = Sampler(
+        task.network,
+        {},
+        task.tokenizer,
+        frozen,
+        filtering=filtering,
+        guidance=guidance,
+        batch=clips,
+    )
+    plan = task.network.plan
+    given = plan.tokens_of_frames(choose_given_frames(config, SampleRequest(1)))
+    prompted = plan.prompt_length > 0
+
+    def lower() -> tuple[Any, Any]:
+        ids = _shape(mesh, (clips,), jnp.int32)
+        traced = sampler.draw_program(given).trace(
+            params,
+            _key(mesh),
+            ids,
+            ids if prompted else None,
+            _shape(mesh, (clips, plan.grid.size), jnp.int32),
+        )
+        return traced.lower(), traced.jaxpr
+
+    return Case("generator.sample", lower, {"parameters": measure_bytes(params)}, clips)
+
+
+def _params(task: GeneratorTask, mesh: Mesh) -> PyTree:
+    """Shapes of the parameters that are evaluated: the average where it is kept."""
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    params = shapes.ema if jax.tree.leaves(shapes.ema) else shapes.params
+    return abstract(params, make_state_shardings(mesh, params, task.axes))
+
+
+def _rows(config: Config, mesh: Mesh, batch: int) -> dict[str, Any]:
+    """A batch of the generator: codes from a token cache, or clips."""
+    if config.data.kind == "tokens":
+        return {
+            "codes": _shape(mesh, (batch, *config.grid.shape), jnp.uint16),
+            **_labels(mesh, batch),
+        }
+    return {"video": _clips(config, mesh, batch), **_labels(mesh, batch)}
+
+
+def _clips(config: Config, mesh: Mesh, batch: int) -> Any:
+    data = config.data
+    return _shape(mesh, (batch, data.frames, data.size, data.size, 3), jnp.uint8)
+
+
+def _labels(mesh: Mesh, batch: int) -> dict[str, Any]:
+    return {"label": _shape(mesh, (batch,), jnp.int32)}
+
+
+def _shape(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """Rows, split over devices where they divide among them."""
+    divides = shape[0] % count_parts(RULES["batch"], mesh.shape) == 0
+    spec = make_partition_spec(("batch",)) if divides else PartitionSpec()
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+
+def _key(mesh: Mesh) -> Any:
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicate(mesh))
+
+
+def _name(classes: int) -> Sequence[str]:
+    return [f"class {i}" for i in range(classes)]

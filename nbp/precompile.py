@@ -1,0 +1,67 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m nbp.precompile --config FILE[:VARIANT] --topology v5e:16x16 [--out FILE.json]`."""
+
+import argparse
+import json
+from pathlib import Path
+
+from nbp.errors import run_main
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Compiles a configuration for devices that need not be here: memory, operations, collectives.
+
+    No data and no workdir are read. TPU topologies need the package libtpu, but no TPU.
+    """
+    parser = argparse.ArgumentParser(prog="python -m nbp.precompile", description=main.__doc__)
+    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
+    parser.add_argument(
+        "--topology", required=True, help="v5e:16x16, v5p:2x4x4 (chips), v6e:8x8, cpu:8 or gpu"
+    )
+    parser.add_argument("--out", type=Path, help="where to write the report as JSON")
+    parser.add_argument("--classes", type=int, default=101, help="labels, for label prompts")
+    parser.add_argument(
+        "--programs", nargs="*", default=(), help="e.g. generator.update; default all"
+    )
+    parser.add_argument(
+        "--no_advice", action="store_true", help="if it does not fit, leave it at that"
+    )
+    arguments, rest = parser.parse_known_args(argv)
+
+    from nbp.config import load_config, parse_overrides
+    from nbp.training.chips import parse_topology
+
+    topology = parse_topology(arguments.topology)
+    # Data are described by the configuration; nothing is read from this folder.
+    overrides = {"data.root": "unused", **parse_overrides(rest)}
+    config = load_config(arguments.config, overrides)
+
+    import jax
+
+    if topology.kind == "cpu":
+        jax.config.update("jax_num_cpu_devices", topology.size)
+    if topology.kind != "gpu":
+        jax.config.update("jax_platforms", "cpu")
+
+    from nbp.jobs.precompile import PrecompileRequest, precompile
+
+    request = PrecompileRequest(
+        config,
+        topology,
+        classes=arguments.classes,
+        programs=tuple(arguments.programs),
+        advise=not arguments.no_advice,
+    )
+    found = precompile(request, lambda text: print(f"[precompile] {text}", flush=True))
+    text = json.dumps(found, indent=2) + "\n"
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(text, encoding="utf8")
+        print(f"written to {arguments.out}")
+    else:
+        print(text, end="")
+
+
+if __name__ == "__main__":
+    run_main(main)

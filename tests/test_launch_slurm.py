@@ -1,0 +1,164 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""launch/slurm.sbatch with stand-ins of srun, squeue and scontrol: what is requeued, and when."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.launch.stage import LAUNCH, Stage
+
+JOB = {"SLURM_JOB_ID": "77"}
+# Stands in for the interpreter: each task ends with the next code of the list.
+PYTHON = """#!/bin/sh
+cd {folder}
+printf '%s|' "$@" >>ran; echo >>ran
+code=$(head -n 1 codes); sed -i 1d codes
+exit "$code"
+"""
+
+
+def make_stage(folder: Path, *codes: int, state: str = "RUNNING") -> Stage:
+    """srun runs the command of the task once, then returns 143, as it does for ended tasks."""
+    stage = Stage(
+        folder / "s",
+        ("^srun", [{"run": "srun"}]),
+        ("^squeue", [{"out": f"{state}\n"} if state else {"code": 1}]),
+    )
+    python = stage.folder / "python"
+    python.write_text(PYTHON.format(folder=stage.folder))
+    python.chmod(0o755)
+    (stage.folder / "codes").write_text("".join(f"{code}\n" for code in codes))
+    return stage
+
+
+def launch(stage: Stage, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return stage.run(
+        "slurm.sbatch",
+        *options,
+        "c.py",
+        "my runs/a",
+        "--config.generator.block=(1,2,2)",
+        variables={**JOB, "PYTHON": str(stage.folder / "python"), **variables},
+    )
+
+
+def test_the_task_gets_its_arguments_whole(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path, 0)
+    done = launch(stage)
+    assert done.returncode == 0, done.stderr
+    assert (stage.folder / "ran").read_text() == (
+        "-u|-m|nbp.train|--config|c.py|--workdir|my runs/a|--config.generator.block=(1,2,2)|\n"
+    )
+    assert stage.verbs() == ["srun bash"]
+    assert "--kill-on-bad-exit=1" in stage.calls()[0]
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 130])
+def test_what_a_restart_cannot_cure_ends_the_job(tmp_path: Path, code: int) -> None:
+    stage = make_stage(tmp_path, code)
+    assert launch(stage).returncode == code
+    assert stage.verbs() == ["srun bash"]
+
+
+@pytest.mark.parametrize("code", [42, 134, 137, 143])
+def test_what_a_restart_cures_is_requeued(tmp_path: Path, code: int) -> None:
+    stage = make_stage(tmp_path, code)
+    assert launch(stage).returncode == code
+    assert stage.verbs() == ["srun bash", "squeue", "scontrol requeue 77"]
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "PREEMPTED", ""])
+def test_a_cancelled_or_preempted_job_is_left_to_slurm(tmp_path: Path, state: str) -> None:
+    stage = make_stage(tmp_path, 143, state=state)
+    assert launch(stage).returncode == 143
+    assert stage.verbs() == ["srun bash", "squeue"]
+
+
+def test_faults_are_limited_and_preemptions_are_not(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path, 42, 143, 143, 143, 137, 42)
+    requeued = []
+    for _ in range(6):
+        launch(stage, "--restarts", "2")
+        requeued.append(stage.verbs()[-1] == "scontrol requeue 77")
+    assert requeued == [True, True, True, True, True, False]
+
+
+def test_the_first_task_that_failed_decides(tmp_path: Path) -> None:
+    """Two tasks: one fails with 3, then srun ends the other, and returns the higher 143."""
+    stage = make_stage(tmp_path, 3, 143)
+    both = stage.folder / "bin" / "srun"
+    both.write_text('#!/bin/sh\nshift\n"$@"\n"$@"\nexit 143\n')
+    assert launch(stage).returncode == 3
+    assert not stage.calls()  # nothing was asked, nothing requeued
+
+    stage = make_stage(tmp_path / "other", 134, 2)
+    both = stage.folder / "bin" / "srun"
+    both.write_text('#!/bin/sh\nshift\n"$@"\n"$@"\nexit 134\n')
+    assert launch(stage).returncode == 2
+
+
+def test_a_signal_reaches_the_task_which_saves(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path)
+    saves = stage.folder / "saves.py"
+    saves.write_text(
+        "import pathlib, signal, sys, time\n"
+        f"folder = pathlib.Path({str(stage.folder)!r})\n"
+        "def save(*_):\n"
+        "    time.sleep(0.5)\n"
+        "    (folder / 'saved').touch()\n"
+        "    sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "(folder / 'ready').touch()\n"
+        "time.sleep(60)\n"
+    )
+    python = stage.folder / "python"
+    python.write_text(f"#!/bin/sh\nexec {sys.executable} {saves}\n")
+    (stage.folder / "bin" / "srun").write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    process = subprocess.Popen(
+        [str(LAUNCH / "slurm.sbatch"), "c.py", str(tmp_path / "w")],
+        env={**stage.environment, **JOB, "PYTHON": str(python)},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 30
+    while not (stage.folder / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)  # the batch script, the note-taker and the training
+    assert process.wait(timeout=30) == 143
+    assert (stage.folder / "saved").exists()
+    assert stage.verbs() == ["squeue", "scontrol requeue 77"]
+
+
+def test_proxies_do_not_reach_the_processes(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path, 0)
+    python = stage.folder / "python"
+    python.write_text(f"#!/bin/sh\nenv >{stage.folder}/seen\n")
+    assert launch(stage, http_proxy="http://proxy:1", HTTPS_PROXY="http://proxy:1").returncode == 0
+    assert "proxy:1" not in (stage.folder / "seen").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments, variables, message",
+    [
+        (("c.py", "w"), {}, "submit it with sbatch"),
+        (("c.py",), JOB, "usage:"),
+        (("--fast", "c.py", "w"), JOB, "unknown option --fast"),
+        (("--restarts", "few", "c.py", "w"), JOB, "needs a number"),
+    ],
+)
+def test_wrong_usage(
+    tmp_path: Path, arguments: tuple[str, ...], variables: dict[str, Any], message: str
+) -> None:
+    stage = make_stage(tmp_path, 0)
+    done = stage.run("slurm.sbatch", *arguments, variables=variables)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not stage.calls()
