@@ -40,8 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.losses = dict(reconstruction="charbonnier")
     if variant == "shapes" or variant == "clips":
         config.update(EVERY_LOSS)
-        config.adversarial.start = steps // 2
-        config.adversarial.warmup = steps // 10
+        config.update(dict(adversarial=dict(start=steps // 2, warmup=steps // 10)))
     config.generator = dict(layers=2, heads=2, width=64)  # not trained here
     config.train = dict(
         tokenizer=dict(
