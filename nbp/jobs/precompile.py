@@ -126,6 +126,7 @@ def find_devices(topology: Topology) -> list[Any]:
         return here[: topology.size or None]
     # The compiler needs no chip, and must not look for one on the network.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is shared
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
     try:
