@@ -96,6 +96,7 @@ def test_two_processes_see_eight_devices(tmp_path: Path) -> None:
         }
 
 
+@pytest.mark.slow
 def test_faults_of_one_process_end_the_job_as_they_should(tmp_path: Path) -> None:
     """A preemption, a death of the process that coordinates, and data that one cannot read."""
     python = make_python(tmp_path, "tests.launch.toy_job")
