@@ -180,6 +180,7 @@ class RecordSource:
         self._records: Any = None
         self._lock = threading.Lock()
         self._ends = np.cumsum(self._layout.lengths)
+        find_example_class()  # before there are threads
 
     def __getstate__(self) -> dict[str, Any]:
         return {"directory": self.directory, "split": self.split, "_layout": self._layout}

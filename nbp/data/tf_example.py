@@ -12,7 +12,9 @@ _CLASSES: list[Any] = []
 def find_example_class() -> Any:
     """The class of the message; imported late, it comes with all of TFDS (a second).
 
-    TFDS imports parts of itself lazily, and two threads that do it at once break that.
+    While TFDS is imported, it replaces the import statement of the whole process by one that gives
+    placeholders, and another thread that imports anything gets one. So sources call this when they
+    are made or unpickled, before there are threads.
     """
     with _LOCK:
         if not _CLASSES:

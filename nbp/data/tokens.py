@@ -128,12 +128,14 @@ class TokenSource:
         self._ends = list(itertools.accumulate(shard.examples for shard in shards))
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
+        find_example_class()  # before there are threads
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_readers": {}, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock())
+        find_example_class()
 
     @property
     def label_names(self) -> tuple[str, ...]:

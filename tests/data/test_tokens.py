@@ -5,6 +5,7 @@
 import hashlib
 import os
 import pickle
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -296,6 +297,20 @@ def test_batches_are_the_same_from_every_position_and_with_workers(parts: Any) -
         assert_equal(draw(parts, 9 - start, start_batch=start), wanted[start:])
     workers = 2 if "codes" in wanted[0] else 1
     assert_equal(draw(parts, 6, workers=workers, start_batch=3), wanted[3:])
+
+
+def test_a_worker_imports_tfds_before_its_threads_start(parts: Any) -> None:
+    """While TFDS is imported, imports of other threads give placeholders: reads would fail."""
+    code = (
+        "import pickle, sys; pickle.load(sys.stdin.buffer); "
+        "print('tensorflow_datasets.proto.tf_example_pb2' in sys.modules)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, input=pickle.dumps(parts[0]), cwd=root, stdout=subprocess.PIPE, check=True
+    )
+    assert done.stdout.split()[-1] == b"True"
 
 
 def test_two_processes_share_the_epoch(parts: Any) -> None:
