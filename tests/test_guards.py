@@ -199,6 +199,7 @@ def test_a_nan_batch_is_undone(tmp_path, train):
     assert read_column(tmp_path, "alarm/rollback") == {10: 14.0}
 
 
+@pytest.mark.slow
 def test_a_discriminator_learning_a_hundred_times_too_fast(tmp_path, train):
     """Noticed in time, with an adaptive weight as well, which hides it from the tokenizer's losses.
 
@@ -228,6 +229,7 @@ def test_a_discriminator_learning_a_hundred_times_too_fast(tmp_path, train):
     assert max(read_column(tmp_path, "discriminator_loss").values()) < 10
 
 
+@pytest.mark.slow
 def test_collapsed_codes(tmp_path, train):
     """From batch 22 on a single code is used: noticed after `patience` updates, and undone."""
     drawn = []

@@ -166,6 +166,7 @@ def read_state(workdir: Path) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_survive_a_kill(tmp_path: Path) -> None:
     """One process trains to the end; two go on from its first checkpoint, and one is killed."""
     one, two = tmp_path / "one", tmp_path / "two"

@@ -39,6 +39,7 @@ def found():
     return precompile(make_request(), lines.append), lines
 
 
+@pytest.mark.slow
 def test_every_program_is_measured(found):
     report, lines = found
     names = ["tokenizer.update", "generator.update", "generator.evaluate", "generator.sample"]
@@ -53,6 +54,7 @@ def test_every_program_is_measured(found):
         assert program["flops"] > 0
 
 
+@pytest.mark.slow
 def test_an_update_keeps_its_state_in_pieces(found):
     update = found[0]["programs"]["generator.update"]
     # Adam has two numbers for each parameter; counters of steps come on top.
@@ -136,6 +138,7 @@ def test_without_the_compiler_of_the_chip(monkeypatch):
         job.find_devices(parse_topology("cpu:16"))
 
 
+@pytest.mark.slow
 def test_the_command_writes_json(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jax.config, "update", lambda *_: None)  # the devices of the tests stay
     out = tmp_path / "deep" / "report.json"
