@@ -370,8 +370,7 @@ class Checkpointer:
         self._scores.pop(step, None)
         integrity.remove_unfinished(self.directory)
         message = f"checkpoint {step} could not be written: {integrity.first_line(error)}"
-        alone = jax.process_count() == 1  # other processes do not know of it, and would wait
-        if self._failures >= FAILURES_ALLOWED or not alone:
+        if self._failures >= FAILURES_ALLOWED or jax.process_count() > 1:  # others would wait
             raise RestartError(
                 f"{message} ({self._failures} failures in a row). The last good checkpoint is "
                 f"{self.latest_step()}. Free space in {self.directory} and start again."

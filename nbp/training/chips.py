@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the chips can do, from their makers' tables; all that an estimate of step time rests on."""
 
+import dataclasses
 import os
 import re
 from dataclasses import dataclass
@@ -98,24 +99,23 @@ def find_chip(topology: Topology, device: Any) -> Chip:
     if topology.kind == "cpu":
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Chip("cpu", total // topology.size, 0.0, 0.0, 0.0, "memory of this machine, shared")
-    named = [chip for name, chip in CHIPS.items() if name.split()[0] in device.device_kind]
     limit = (device.memory_stats() or {}).get("bytes_limit", 0)
-    if not named:
+    chip = find_known(device)
+    if chip is None:
         return Chip(device.device_kind, limit, 0.0, 0.0, 0.0, "the driver")
-    chip = named[0]
-    return Chip(chip.name, limit, chip.flops, chip.bandwidth, chip.network, chip.source)
+    return dataclasses.replace(chip, memory=limit)
 
 
 # How JAX names what the table calls otherwise.
 KINDS = {"TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
 
 
-def find_peak(device: Any) -> float:
-    """Peak operations a second of a device that is here, in bfloat16; 0 if unknown."""
+def find_known(device: Any) -> Chip | None:
+    """The entry of the table for a device that is here."""
     kind = device.device_kind
     if kind in KINDS:
-        return CHIPS[KINDS[kind]].flops
-    return next((c.flops for name, c in CHIPS.items() if name.split()[0] in kind), 0.0)
+        return CHIPS[KINDS[kind]]
+    return next((chip for name, chip in CHIPS.items() if name.split()[0] in kind), None)
 
 
 def measure_mfu(rate: float, device: Any) -> dict[str, float]:
@@ -125,5 +125,5 @@ def measure_mfu(rate: float, device: Any) -> dict[str, float]:
     """
     if not rate:
         return {}
-    peak = find_peak(device)
-    return {"model_tflops_per_s": rate / 1e12, **({"mfu": rate / peak} if peak else {})}
+    chip = find_known(device)
+    return {"model_tflops_per_s": rate / 1e12, **({"mfu": rate / chip.flops} if chip else {})}
