@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every configuration that is shipped parses, validates, and its networks fit its data."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from nbp import build
 from nbp.config import Config, load_config
 from nbp.data.prompts import load_prompts
 from nbp.models.lpips import LpipsNetwork
+from nbp.models.tokenizer import TokenizerNetwork
 from nbp.shapes import PyTree
 from nbp.training.optimizer import make_optimizer
 
@@ -48,20 +50,25 @@ def test_files_and_variants_are_found() -> None:
     assert "configs/folder.py" in found
 
 
+@functools.cache  # many configurations share a tokenizer, and tracing the large one takes long
+def trace_tokenizer(network: TokenizerNetwork, frames: int, size: int) -> tuple[PyTree, PyTree]:
+    """Shapes of the parameters and of the codes of two clips, which give the clips back."""
+    clips = jax.ShapeDtypeStruct((2, frames, size, size, 3), np.uint8)
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    codes = jax.eval_shape(network.encode, params, clips)
+    assert jax.eval_shape(network.decode, params, codes).shape == clips.shape
+    return params, codes
+
+
 @pytest.mark.parametrize("argument", list_variants())
 def test_networks_are_built_and_fit_the_clips(argument: str) -> None:
     config = load(argument)
-    size = config.data.size
-    clips = jax.ShapeDtypeStruct((2, config.data.frames, size, size, 3), np.uint8)
     tokenizer = build.make_tokenizer_network(config)
-    key = jax.random.key(0)
-    params = jax.eval_shape(tokenizer.init, key)
-    codes = jax.eval_shape(tokenizer.encode, params, clips)
+    params, codes = trace_tokenizer(tokenizer, config.data.frames, config.data.size)
     assert codes.shape == (2, *config.grid.shape)
-    assert jax.eval_shape(tokenizer.decode, params, codes).shape == clips.shape
     task = build.make_generator_task(config, LABELS, params)
-    state = jax.eval_shape(task.init, key)
-    batch = {"video": clips, "label": jax.ShapeDtypeStruct((2,), np.int32)}
+    state = jax.eval_shape(task.init, jax.random.key(0))
+    batch = {"codes": codes, "label": jax.ShapeDtypeStruct((2,), np.int32)}
     metrics, tokens = jax.eval_shape(task.evaluate, state.params, task.frozen, batch)
     assert metrics["loss"].shape == ()
     assert tokens.shape == codes.shape

@@ -44,7 +44,7 @@ def test_equals_a_numpy_version():
     rng = np.random.default_rng(0)
     first, second = rng.random((2, 2, 16, 19, 3), np.float32)
     params = jax.tree.map(lambda leaf: leaf + 0.01 * rng.random(leaf.shape, np.float32), PARAMS)
-    found = jax.jit(lambda *pair: NETWORK.bind(params)(*pair))(first, second)
+    found = jax.jit(lambda p, *pair: NETWORK.bind(p)(*pair))(params, first, second)
     expected = [numpy_lpips(params, a, b) for a, b in zip(first, second, strict=True)]
     np.testing.assert_allclose(found, expected, rtol=2e-4)
 
@@ -61,7 +61,8 @@ def test_of_an_image_with_itself_is_zero_and_grows_with_noise():
 def test_gradients_are_finite_where_features_vanish():
     flat = jnp.zeros((1, 16, 16, 3))
     dead = jax.tree.map(lambda leaf: leaf * 0, PARAMS)
-    gradient = jax.jit(jax.grad(lambda x: NETWORK.bind(dead)(x, flat + 0.5).sum()))(flat)
+    differentiate = jax.jit(jax.grad(lambda x, params: NETWORK.bind(params)(x, flat + 0.5).sum()))
+    gradient = differentiate(flat, dead)
     assert np.isfinite(np.asarray(gradient)).all()
 
 
