@@ -1,12 +1,17 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Temperature, top-k and top-p for all tokens of a block at once (REFERENCE 3.1)."""
+"""Temperature, top-k and top-p for all tokens of a block at once (REFERENCE 3.1).
+
+`keep_top_k` and `keep_top_p` are the definition, with a sort; `Filter.draw` draws from the same
+distribution without one (`nbp.sampling.drawing`).
+"""
 
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
+from nbp.sampling.drawing import draw_filtered
 from nbp.shapes import Array, Float, Int
 
 
@@ -38,8 +43,8 @@ class Filter:
         """One independent draw per position; `keys` holds one random key per sample."""
         if self.greedy:
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        kept = keep_top_p(keep_top_k(logits / self.temperature, self.top_k), self.top_p)
-        return jax.vmap(jax.random.categorical)(keys, kept).astype(jnp.int32)
+        scaled = logits if self.temperature == 1.0 else logits / self.temperature
+        return draw_filtered(keys, scaled, top_k=self.top_k, top_p=self.top_p)
 
 
 PLAIN = Filter()  # the model's own distribution
