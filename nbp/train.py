@@ -13,7 +13,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m nbp.train", description=main.__doc__)
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
     parser.add_argument("--workdir", required=True, type=Path)
+    parser.add_argument(
+        "--resume_from", type=Path, metavar="DIR", help="go on from another workdir's checkpoints"
+    )
+    parser.add_argument("--resume_step", type=int, help="which of them; default: the newest")
     arguments, rest = parser.parse_known_args(argv)
+    if arguments.resume_step is not None and arguments.resume_from is None:
+        parser.error("--resume_step needs --resume_from DIR")
 
     from nbp.config import load_config, parse_overrides  # after parsing: --help stays quick
 
@@ -25,6 +31,10 @@ def main(argv: list[str] | None = None) -> None:
 
     from nbp.jobs.train import train_workdir
 
+    if arguments.resume_from is not None:
+        from nbp.jobs.resuming import resume_from
+
+        resume_from(arguments.resume_from, arguments.workdir, step=arguments.resume_step)
     train_workdir(config, arguments.workdir)
 
 

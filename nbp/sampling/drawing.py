@@ -205,7 +205,7 @@ def _settle(rows: Rows, state: _State, k: int, p: float) -> _State:
         return decide(closed, weight)[0], closed, weight
 
     kept, bracket, weight = jax.lax.cond(
-        unknown.any(), close, lambda: (kept, state.bracket, state.weight)
+        jnp.any(unknown), close, lambda: (kept, state.bracket, state.weight)
     )
     return state._replace(accepted=state.accepted | kept, bracket=bracket, weight=weight)
 

@@ -1,0 +1,101 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters alone, averaged ones by default, in a workdir that sampling reads."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from nbp import build, export
+from nbp.config import load_config, to_json
+from nbp.errors import CheckpointError
+from nbp.jobs.workdir import read_config, read_labels, save_labels, write_text
+from nbp.sampling.decode import Guidance
+from nbp.sampling.filters import PLAIN
+from nbp.training.checkpoint import Checkpointer
+from tests import tiny
+
+LABELS = ("left", "right")
+CONFIG = load_config(
+    tiny.CONFIG,
+    {**tiny.OVERRIDES, "train.tokenizer.ema": "0.9", "memory.parameters": "float32"},
+)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As training leaves it; the average is twice the parameters."""
+    folder = tmp_path_factory.mktemp("export") / "run"
+    params, digest = {}, ""
+    for stage in ("tokenizer", "generator"):
+        if stage == "tokenizer":
+            task = build.make_tokenizer_task(CONFIG)
+        else:
+            task = build.make_generator_task(CONFIG, LABELS, params["tokenizer"])
+        state = task.init(jax.random.key(1))
+        params[stage] = state.params
+        if jax.tree.leaves(state.ema):
+            state = dataclasses.replace(state, ema=jax.tree.map(lambda x: 2 * x, state.params))
+        meta = {"tokenizer_sha256": digest} if stage == "generator" else {}
+        with Checkpointer(folder / stage / "checkpoints") as checkpointer:
+            checkpointer.save(7, state, data={"batch": 7}, meta=meta)
+            checkpointer.wait()
+            digest = checkpointer.checkpoint_hash(7)
+    write_text(folder / "config.json", to_json(CONFIG))
+    save_labels(folder, LABELS)
+    return folder
+
+
+def read(folder: Path, stage: Any, *, ema: bool) -> list[np.ndarray]:
+    network = (
+        build.make_tokenizer_network(CONFIG)
+        if stage == "tokenizer"
+        else build.make_generator_network(CONFIG, LABELS)
+    )
+    trained = build.load_trained(folder, stage, network=network, ema=ema)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(trained.params)]
+
+
+def test_the_average_becomes_the_parameters(workdir, tmp_path, capsys):
+    out = tmp_path / "out"
+    export.main(["--workdir", str(workdir), "--out", str(out)])
+    assert "averaged parameters of step 7" in capsys.readouterr().out
+    for stage in ("tokenizer", "generator"):
+        kept = getattr(CONFIG.train, stage).ema > 0
+        for a, b in zip(read(out, stage, ema=False), read(workdir, stage, ema=kept), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for stage in ("tokenizer", "generator"):
+        items = {p.name for p in (out / stage / "checkpoints" / "7").iterdir() if p.is_dir()}
+        assert items == {"model", "opt", "data", "meta"}  # of the optimizer nothing but the step
+    # What reads workdirs reads this one, the generator with its tokenizer.
+    config = read_config(out)
+    assert config.train.tokenizer.ema == 0
+    sampler, origin = build.load_sampler(
+        config, out, labels=read_labels(out), filtering=PLAIN, guidance=Guidance()
+    )
+    assert origin["generator_step"] == 7
+    assert sampler.sample(1, seed=0, labels=[1]).videos.shape == (1, 5, 16, 16, 3)
+
+
+def test_current_parameters_on_request(workdir, tmp_path):
+    export.main(["--workdir", str(workdir), "--out", str(tmp_path / "out"), "--current"])
+    found = read(tmp_path / "out", "tokenizer", ema=False)
+    for a, b in zip(found, read(workdir, "tokenizer", ema=False), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_nothing_is_overwritten_or_half_made(workdir, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    with pytest.raises(CheckpointError, match="is not empty"):
+        export.main(["--workdir", str(workdir), "--out", str(tmp_path / "full")])
+    assert (tmp_path / "full" / "file").read_text() == "mine"
+    empty = tmp_path / "empty"
+    write_text(empty / "config.json", to_json(CONFIG))
+    with pytest.raises(CheckpointError, match="nothing that is trained"):
+        export.main(["--workdir", str(empty), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
