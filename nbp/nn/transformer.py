@@ -10,7 +10,7 @@ On a mesh (see `nbp.axes`) the parameters of a layer are made whole inside the s
 the compute type, and again in the backward pass: no device ever holds two whole layers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, assert_never
 
@@ -21,7 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from nbp.axes import Axes, constrain, gather
 from nbp.nn.attention import AttentionBackend
-from nbp.shapes import Array, Bool, Float, Int
+from nbp.shapes import Array, Bool, Float, Int, PyTree
 
 Attend = Callable[[Array, Array, Array], Array]  # (q, k, v) -> mixed values, [b n k d] each
 Remat = Literal["none", "dots", "full", "offload"]
@@ -204,6 +204,16 @@ class Transformer(nnx.Module):
             nnx.merge(graph, jax.tree.map(lambda p, i=i: p[i], stacked))
             for i in range(self.spec.layers)
         ]
+
+    def bind_layers(self, layers: Sequence[PyTree]) -> list[Block]:
+        """The layers holding parameters that were taken off the stack before."""
+        graph, stacked = nnx.split(self.layers)
+        blocks = []
+        for params in layers:
+            state = jax.tree.map(lambda p: p, stacked)
+            nnx.replace_by_pure_dict(state, params)
+            blocks.append(nnx.merge(graph, state))
+        return blocks
 
     def _gather_layer(self, layer: Block) -> Block:
         """A layer off the stack, its parameters whole on every device."""

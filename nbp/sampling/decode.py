@@ -45,6 +45,7 @@ def generate(
     given: int = 0,
     filtering: Filter = PLAIN,
     guidance: Guidance = UNGUIDED,
+    layers: list[Block] | None = None,
 ) -> Int[Array, "b size"]:
     """Draws clips; pure, to be jitted with everything but the arrays static.
 
@@ -55,6 +56,7 @@ def generate(
       prompt: raw prompt ids; null: samples to draw without their condition.
       known: codes in generation order, of which the first `given` are kept as they are.
       given: whole blocks (see `SequencePlan.schedule`, which raises ValueError otherwise).
+      layers: of `GeneratorNetwork.bind_for_decoding`; without them they are copied off the stack.
 
     Returns: codes 0..codes-1 in generation order. Ids outside the video range (possible only where
     the head covers them) are fed back unchanged and clipped at the end, as the official code does.
@@ -69,6 +71,7 @@ def generate(
         given=given,
         filtering=filtering,
         guidance=guidance,
+        layers=layers,
     )
     vocabulary = model.vocabulary
     return jnp.clip(drawn - vocabulary.code_offset, 0, vocabulary.codes - 1)
@@ -85,6 +88,7 @@ def generate_ids(
     given: int = 0,
     filtering: Filter = PLAIN,
     guidance: Guidance = UNGUIDED,
+    layers: list[Block] | None = None,
 ) -> Int[Array, "b size"]:
     """As `generate`, but the vocabulary ids as they were drawn and fed back."""
     plan, vocabulary = model.plan, model.vocabulary
@@ -96,7 +100,7 @@ def generate_ids(
     guided = guidance.scale != 0.0 and plan.prompt_length > 0
     run = _Run(
         model=model,
-        layers=model.transformer.unstack(),
+        layers=model.transformer.unstack() if layers is None else layers,
         keys=jax.vmap(functools.partial(jax.random.fold_in, key))(sample_ids),
         prompt=_double(prompt) if guided else prompt,
         null=jnp.arange(2 * batch) >= batch if guided else null,

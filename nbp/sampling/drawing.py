@@ -197,7 +197,7 @@ def _settle(rows: Rows, state: _State, k: int, p: float) -> _State:
     kept, left = decide(state.bracket, state.weight)
     if k == rows.logits.size // rows.logits.shape[0]:
         return state._replace(accepted=state.accepted | kept)
-    unknown = ~(kept | left | state.accepted)
+    unknown = ~jnp.stack([kept, left, state.accepted]).any(0)
 
     def close() -> tuple[Array, Bracket, Array]:
         closed = narrow(rows, state.bracket, k, unknown, guess=None)
@@ -205,7 +205,7 @@ def _settle(rows: Rows, state: _State, k: int, p: float) -> _State:
         return decide(closed, weight)[0], closed, weight
 
     kept, bracket, weight = jax.lax.cond(
-        jnp.any(unknown), close, lambda: (kept, state.bracket, state.weight)
+        unknown.any(), close, lambda: (kept, state.bracket, state.weight)
     )
     return state._replace(accepted=state.accepted | kept, bracket=bracket, weight=weight)
 

@@ -31,6 +31,8 @@ class Sampler:
     """Draws clips in batches of at most `batch`; compiles once per batch and given frames.
 
     Clip i of a request depends on (seed, i) and its own condition, not on the batch size.
+    `generator_params` may be stacked, as training has them, or `GeneratorNetwork.unstack`ed, which
+    needs half the memory.
     """
 
     generator: GeneratorNetwork
@@ -116,8 +118,9 @@ class Sampler:
             if prompted:
                 rows = jnp.zeros_like(ids) if labels is None else labels
                 prompt = self.generator.prompt({"label": rows})
+            model, layers = self.generator.bind_for_decoding(params)
             return generate(
-                self.generator.bind(params),
+                model,
                 key,
                 ids,
                 prompt=prompt,
@@ -126,6 +129,7 @@ class Sampler:
                 given=given,
                 filtering=self.filtering,
                 guidance=self.guidance if labels is not None else UNGUIDED,
+                layers=layers,
             )
 
         return jax.jit(draw)

@@ -95,3 +95,11 @@ def test_impossible_requests_are_refused(sampler):
     prefix = make_network(LatentGrid(3, 2, 2), (1, 2, 2), Opening("prefix"), codes=12)
     with pytest.raises(ValueError, match="0 given tokens"):
         dataclasses.replace(sampler, generator=prefix).sample(1, seed=0)
+
+
+def test_layers_off_their_stack_draw_the_same(sampler, labelled):
+    copy = jax.tree.map(lambda leaf: leaf + 0, sampler.generator_params)
+    apart = dataclasses.replace(sampler, generator_params=NETWORK.unstack(copy))
+    drawn = apart.sample(3, seed=5, labels=LABELS)
+    np.testing.assert_array_equal(drawn.tokens, labelled.tokens)
+    assert jax.tree.leaves(copy["transformer"]["layers"])[0].is_deleted()
