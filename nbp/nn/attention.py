@@ -92,6 +92,26 @@ def prefix_attention(
     return _attend_pieces(q, k, v, key_mask, tuple(int(limit) for limit in k_end))
 
 
+def cached_attention(
+    q: Float[Array, "b n k d"],
+    keys: Float[Array, "b k d m"],
+    values: Float[Array, "b k m d"],
+    k_end: Int[Array, "n"],
+    key_mask: Bool[Array, "b m"] | None = None,
+) -> Float[Array, "b n k d"]:
+    """`dense_attention` on a cache, whose axes lie as the two matmuls of a pass read them.
+
+    Any other order would be rearranged in every pass: the whole cache, for a block of queries.
+    """
+    rows = jnp.swapaxes(q, 1, 2) * (1 / math.sqrt(q.shape[-1]))
+    scores = jnp.matmul(rows, keys, preferred_element_type=jnp.float32)
+    scores = jnp.where(_visible(k_end, keys.shape[3], key_mask), scores, -jnp.inf)
+    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+    total = weights.sum(-1, keepdims=True)
+    mixed = jnp.matmul(weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    return jnp.swapaxes(mixed / total, 1, 2).astype(q.dtype)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend_pieces(
     q: Array, k: Array, v: Array, key_mask: Array | None, k_end: tuple[int, ...]

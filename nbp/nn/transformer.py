@@ -20,7 +20,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from nbp.axes import Axes, constrain, gather
-from nbp.nn.attention import AttentionBackend
+from nbp.nn.attention import AttentionBackend, cached_attention
 from nbp.shapes import Array, Bool, Float, Int, PyTree
 
 Attend = Callable[[Array, Array, Array], Array]  # (q, k, v) -> mixed values, [b n k d] each
@@ -148,7 +148,10 @@ class Block(nnx.Module):
 
 
 class Cache(nnx.Pytree):
-    """Keys and values of all positions, preallocated: one pair of [b L k d] arrays per layer."""
+    """Keys [b k d L] and values [b k L d] of all L positions, preallocated, for each layer.
+
+    See `nbp.nn.attention.cached_attention`.
+    """
 
     def __init__(self, keys: list[Array], values: list[Array]) -> None:
         self.keys = nnx.data(keys)
@@ -226,9 +229,12 @@ class Transformer(nnx.Module):
 
     def make_cache(self, batch: int, length: int) -> Cache:
         """An empty cache for `batch` samples of up to `length` positions, in the compute type."""
-        shape = (batch, length, self.spec.heads, self.spec.head_width)
-        zeros = [jnp.zeros(shape, self.spec.dtype) for _ in range(2 * self.spec.layers)]
-        return Cache(zeros[: self.spec.layers], zeros[self.spec.layers :])
+        heads, width = self.spec.heads, self.spec.head_width
+        layers = range(self.spec.layers)
+        return Cache(
+            [jnp.zeros((batch, heads, width, length), self.spec.dtype) for _ in layers],
+            [jnp.zeros((batch, heads, length, width), self.spec.dtype) for _ in layers],
+        )
 
     def extend(
         self,
@@ -248,10 +254,11 @@ class Transformer(nnx.Module):
         for i, layer in enumerate(layers):
 
             def attend(q: Array, k: Array, v: Array, i: int = i) -> Array:
-                at = (0, start, 0, 0)
-                keys.append(jax.lax.dynamic_update_slice(cache.keys[i], k, at))
-                values.append(jax.lax.dynamic_update_slice(cache.values[i], v, at))
-                return self.attention(q, keys[i], values[i], k_end, key_mask)
+                write = jax.lax.dynamic_update_slice
+                columns, rows = jnp.transpose(k, (0, 2, 3, 1)), jnp.swapaxes(v, 1, 2)
+                keys.append(write(cache.keys[i], columns, (0, 0, 0, start)))
+                values.append(write(cache.values[i], rows, (0, 0, start, 0)))
+                return cached_attention(q, keys[i], values[i], k_end, key_mask)
 
             x = self._gather_layer(layer)(x, attend)
         return self.norm(x), Cache(keys, values)

@@ -65,6 +65,15 @@ def xla_with_gradients(q, k, v, weight, k_end, key_mask):
     return value_and_gradients(xla_attention, q, k, v, weight, k_end, key_mask)
 
 
+@jax.jit
+def cached_with_gradients(q, k, v, weight, k_end, key_mask):
+    def attend(q, k, v, *rest):
+        columns, rows = jnp.transpose(k, (0, 2, 3, 1)), jnp.swapaxes(v, 1, 2)
+        return attention.cached_attention(q, columns, rows, *rest)
+
+    return value_and_gradients(attend, q, k, v, weight, k_end, key_mask)
+
+
 def prefix_with_gradients(q, k, v, weight, k_end, key_mask):
     """Limits known when compiled, and pieces of three queries."""
     return _prefix_with_gradients(tuple(k_end.tolist()))(q, k, v, weight, key_mask)
@@ -86,7 +95,11 @@ def value_and_gradients(backend, q, k, v, weight, k_end, key_mask):
     return out, pull(weight)
 
 
-FAST = {"xla": xla_with_gradients, "prefix": prefix_with_gradients}
+FAST = {
+    "xla": xla_with_gradients,
+    "prefix": prefix_with_gradients,
+    "cached": cached_with_gradients,
+}
 BACKENDS = {"dense": dense_with_gradients, **FAST}
 
 

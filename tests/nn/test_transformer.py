@@ -114,7 +114,8 @@ def test_compute_type_and_cache_type():
     module = nnx.eval_shape(lambda: Transformer(spec, parts, rngs=nnx.Rngs(0)))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(nnx.state(module)))
     cache = module.make_cache(3, 5)
-    assert [key.shape for key in cache.keys] == [(3, 5, 2, 4)]
+    assert [key.shape for key in cache.keys] == [(3, 2, 4, 5)]
+    assert [value.shape for value in cache.values] == [(3, 2, 5, 4)]
     assert cache.values[0].dtype == jnp.bfloat16
 
 
