@@ -69,15 +69,16 @@ def measure_block(block: str, grid: LatentGrid, arguments: argparse.Namespace) -
         Vocabulary(arguments.codes),
         modern_recipe(xla_attention, layers=arguments.layers),
     )
-    params = jax.jit(network.init)(jax.random.key(0))
+    params = network.unstack(jax.jit(network.init)(jax.random.key(0)))
     given = plan.tokens_of_frames(arguments.given)
     filtering = Filter(top_k=min(arguments.top_k, arguments.codes), top_p=arguments.top_p)
     known = jnp.zeros((arguments.batch, grid.size), jnp.int32)
 
     def draw(params: Any, key: Any) -> Any:
         ids = jnp.arange(arguments.batch)
+        model, layers = network.bind_for_decoding(params)
         return generate(
-            network.bind(params), key, ids, known=known, given=given, filtering=filtering
+            model, key, ids, known=known, given=given, filtering=filtering, layers=layers
         )
 
     began = time.perf_counter()

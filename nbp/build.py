@@ -356,7 +356,7 @@ def load_sampler(
     )
     sampler = Sampler(
         generator,
-        generator.unstack(trained_generator.params),
+        trained_generator.params,
         tokenizer,
         trained_tokenizer.params,
         filtering=filtering,

@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCAL = ROOT / "launch" / "local.sh"
 STEPS, EVERY = 12, 4
 CHANGES = {
+    "mesh.data": "0",  # all devices
+    "mesh.fsdp": "0",
     "stages": "('generator',)",  # on a tokenizer that is not trained: it is quicker
     "train.generator.steps": str(STEPS),
     "train.checkpoint_every": str(EVERY),

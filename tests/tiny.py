@@ -17,13 +17,16 @@ OVERRIDES = {
     "generator.layers": "1",
     "generator.heads": "2",
     "generator.width": "16",
-    # Eight clips divide among the eight virtual devices of the tests.
+    # Eight clips divide among eight virtual devices too.
     "train.tokenizer.batch": "8",
     "train.generator.batch": "8",
     "train.tokenizer.steps": "4",
     "train.generator.steps": "4",
     "train.tokenizer.warmup": "1",
     "train.generator.warmup": "1",
+    # One device: programs for eight take twice as long to compile. What is about them says so.
+    "mesh.data": "1",
+    "mesh.fsdp": "1",
     "train.log_every": "1",
     "train.checkpoint_every": "2",
     "train.evaluate_every": "0",

@@ -99,7 +99,7 @@ def test_impossible_requests_are_refused(sampler):
 
 def test_layers_off_their_stack_draw_the_same(sampler, labelled):
     copy = jax.tree.map(lambda leaf: leaf + 0, sampler.generator_params)
-    apart = dataclasses.replace(sampler, generator_params=NETWORK.unstack(copy))
+    apart = dataclasses.replace(sampler, generator_params=copy).unstacked()
     drawn = apart.sample(3, seed=5, labels=LABELS)
     np.testing.assert_array_equal(drawn.tokens, labelled.tokens)
     assert jax.tree.leaves(copy["transformer"]["layers"])[0].is_deleted()
