@@ -19,7 +19,6 @@ CHANGES = {
     "train.preview_every": "4",
     "evaluation.protocol": "moving-shapes",
     "evaluation.samples": "3",
-    "images.batch": "8",  # beside the clips of the tokenizer stage
 }
 
 

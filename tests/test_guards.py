@@ -190,6 +190,7 @@ def test_a_nan_batch_is_left_out_in_both_networks(tmp_path, train):
     assert (tmp_path / "skipped.csv").read_text() == "step,examples\n11,20 21\n"
 
 
+@pytest.mark.slow
 def test_a_nan_batch_is_undone(tmp_path, train):
     drawn = []
     state = train(tmp_path, BACK, nan_at=[12], at_draw=drawn.append)

@@ -78,7 +78,10 @@ def alone():
     return take_step(TASK, draw_params(NETWORK, seed=1), BATCH, mesh)
 
 
-@pytest.mark.parametrize("name", MESHES)
+@pytest.mark.parametrize(
+    "name",  # all three together have what each has alone
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "all three")) for name in MESHES],
+)
 def test_an_update_of_the_generator_is_that_of_one_device(name, alone):
     found = take_step(TASK, draw_params(NETWORK, seed=1), BATCH, make_mesh(**MESHES[name]))
     compare(found, alone)

@@ -28,7 +28,8 @@ CPU = parse_topology("cpu:8")
 
 
 def make_request(changes=None, **options):
-    overrides = tiny.OVERRIDES | {"mesh.fsdp": "8", "train.generator.optimizer": "adamw"}
+    overrides = tiny.OVERRIDES | {"mesh.data": "0", "mesh.fsdp": "8"}
+    overrides |= {"train.generator.optimizer": "adamw"}
     overrides |= changes or {}
     return PrecompileRequest(load_config(tiny.CONFIG, overrides), CPU, **options)
 

@@ -17,7 +17,16 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 MODELS = GOLDEN / "models"
 
 
-@pytest.mark.parametrize("case", read_cases(MODELS), ids=lambda case: case["name"])
+LONG = ("gpt_sample_cfg_scaled_b4", "train_plain_b4")  # shorter cases have most of the same
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] * (case["name"] in LONG), id=case["name"])
+        for case in read_cases(MODELS)
+    ],
+)
 def test_stored_model_cases_pass(case):
     verdict = check_case(MODELS, case)
     assert verdict.passed, verdict

@@ -115,7 +115,7 @@ def test_the_kth_largest_is_enclosed_then_found(k):
         np.testing.assert_array_equal(row >= closed.low[i], row >= kth, err_msg=name)
 
 
-@pytest.mark.parametrize("top_k, top_p", [(0, 1.0), (0, 0.503), (40, 1.0), (40, 0.703), (3, 0.203)])
+@pytest.mark.parametrize("top_k, top_p", [(0, 1.0), (0, 0.503), (40, 1.0), (40, 0.703)])
 def test_draws_have_the_distribution_of_the_sort(top_k, top_p):
     v, count = 150, 2_000
     names = ("normal", "equal", "ties everywhere", "half impossible", "falls")

@@ -75,6 +75,7 @@ def test_measures(trained):
 # Quantizers and perceptual distances --------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_moving_codebook_is_moved_by_its_statistics_alone():
     spec = TokenizerSpec(
         widths=(4,),
