@@ -9,6 +9,7 @@ run is bit for bit what the other would have become, until its configuration dif
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from nbp import build
@@ -55,9 +56,15 @@ def _copy(source: Path, workdir: Path, step: int | None) -> None:
     begun = [stage for stage in BINDING if has_begun(source, stage)]
     if not begun:
         raise CheckpointError(f"--resume_from {source}: nothing is trained there")
+    last = _list_steps(source, begun[-1])
+    if step is not None and step not in last:
+        raise CheckpointError(f"{source} has no {begun[-1]} checkpoint {step}: it has {last}")
     steps = {}
     for stage in begun:
-        steps[stage] = _copy_stage(source, workdir, stage, step if stage == begun[-1] else None)
+        wanted = _list_steps(source, stage)
+        if step is not None and stage == begun[-1]:
+            wanted = [step]
+        steps[stage] = _copy_stage(source, workdir, stage, wanted)
     for file in ("config.json", "labels.json"):
         if (source / file).is_file():
             write_text(workdir / file, (source / file).read_text(encoding="utf8"))
@@ -66,16 +73,18 @@ def _copy(source: Path, workdir: Path, step: int | None) -> None:
     print(f"[train] resumed from {source}: {told}", flush=True)
 
 
-def _copy_stage(source: Path, workdir: Path, stage: str, step: int | None) -> int:
-    """Copies one checkpoint, and the curves up to it; returns its step."""
+def _list_steps(workdir: Path, stage: str) -> list[int]:
+    """Steps that have a checkpoint, oldest first."""
+    folder = build.stage_directory(workdir, stage) / "checkpoints"
+    return sorted(int(p.name) for p in folder.glob("[0-9]*") if p.name.isdecimal())
+
+
+def _copy_stage(source: Path, workdir: Path, stage: str, steps: Sequence[int]) -> int:
+    """Copies the last whole one of these checkpoints, and the curves; returns its step."""
     folder = build.stage_directory(source, stage)
-    found = sorted((int(p.name) for p in (folder / "checkpoints").glob("[0-9]*")
-                    if p.name.isdecimal()), reverse=True)  # fmt: skip
-    if step is not None and step not in found:
-        raise CheckpointError(f"{folder} has no checkpoint {step}: it has {sorted(found)}")
     target = build.stage_directory(workdir, stage)
     partial = target / "resuming"
-    for candidate in found if step is None else [step]:
+    for candidate in reversed(steps):
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(folder / "checkpoints" / str(candidate), partial / str(candidate))
         try:

@@ -82,8 +82,9 @@ def test_the_newest_whole_checkpoint_is_taken(copied, tmp_path, capsys):
 
 
 def test_what_cannot_be_resumed_is_said(copied, trained, tmp_path):
-    with pytest.raises(CheckpointError, match=r"has no checkpoint 3: it has \[.*2, 4\]"):
+    with pytest.raises(CheckpointError, match=r"has no tokenizer checkpoint 3: it has \[.*2, 4\]"):
         resume_from(trained, tmp_path / "new", step=3)
+    assert not (tmp_path / "new").exists()
     with pytest.raises(CheckpointError, match="is no workdir"):
         resume_from(tmp_path / "absent", tmp_path / "new")
     with pytest.raises(CheckpointError, match="has begun already"):
