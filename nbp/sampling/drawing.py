@@ -195,8 +195,6 @@ def _settle(rows: Rows, state: _State, k: int, p: float) -> _State:
         return judge(rows, state.draws, bracket, weight, k, p)
 
     kept, left = decide(state.bracket, state.weight)
-    if k == rows.logits.size // rows.logits.shape[0]:
-        return state._replace(accepted=state.accepted | kept)
     unknown = ~jnp.stack([kept, left, state.accepted]).any(0)
 
     def close() -> tuple[Array, Bracket, Array]:
