@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from benchmarks.measure import peak_memory_mib, print_row, time_calls
 from nbp.layout import LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
+from nbp.models.decoder import bind_decoder, lay_out_params
 from nbp.models.generator import GeneratorNetwork, modern_recipe
 from nbp.nn.attention import xla_attention
 from nbp.nn.transformer import TransformerSpec
@@ -69,17 +70,15 @@ def measure_block(block: str, grid: LatentGrid, arguments: argparse.Namespace) -
         Vocabulary(arguments.codes),
         modern_recipe(xla_attention, layers=arguments.layers),
     )
-    params = network.unstack(jax.jit(network.init)(jax.random.key(0)))
+    params = lay_out_params(network, jax.jit(network.init)(jax.random.key(0)))
     given = plan.tokens_of_frames(arguments.given)
     filtering = Filter(top_k=min(arguments.top_k, arguments.codes), top_p=arguments.top_p)
     known = jnp.zeros((arguments.batch, grid.size), jnp.int32)
 
     def draw(params: Any, key: Any) -> Any:
         ids = jnp.arange(arguments.batch)
-        model, layers = network.bind_for_decoding(params)
-        return generate(
-            model, key, ids, known=known, given=given, filtering=filtering, layers=layers
-        )
+        decoder = bind_decoder(network, params)
+        return generate(decoder, key, ids, known=known, given=given, filtering=filtering)
 
     began = time.perf_counter()
     compiled = jax.jit(draw).lower(params, jax.random.key(0)).compile()

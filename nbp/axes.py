@@ -103,8 +103,11 @@ def constrain(x: Array, axes: Axes) -> Array:
     sizes = mesh_sizes()
     if not sizes:
         return x
-    if axes[0] == "batch" and x.shape[0] % count_parts(RULES["batch"], sizes):
-        axes = (None, *axes[1:])
+    parts = count_parts(RULES["batch"], sizes)
+    axes = tuple(
+        None if axis == "batch" and size % parts else axis
+        for axis, size in zip(axes, x.shape, strict=True)
+    )
     check_axes(x.shape, axes, sizes, name="activation")
     return jax.lax.with_sharding_constraint(x, make_partition_spec(axes))
 

@@ -13,6 +13,7 @@
 | v | vocabulary |
 | l | stacked layers |
 | q | quantized channels (FSQ dimensions) |
+| i, o | inputs, outputs of a linear layer |
 """
 
 from typing import TYPE_CHECKING, Any

@@ -75,7 +75,7 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
     sampler, _ = build.load_sampler(
         config, workdir, labels=labels, filtering=filtering, guidance=guidance
     )
-    samples = sampler.unstacked().sample(
+    samples = sampler.laid_out().sample(
         request.count, seed=request.seed, labels=ids, given_frames=given_frames, **conditions
     )
     names = ["clip" if ids is None else labels[i] for i in (ids or [0] * request.count)]

@@ -10,7 +10,7 @@ covers the codes only, so that an id outside the video range cannot be drawn.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,8 @@ from nbp.axes import Axes, constrain, gather
 from nbp.layout import SequencePlan, Vocabulary
 from nbp.models.network import Network
 from nbp.nn.attention import AttentionBackend
+from nbp.nn.decoding import Cache, CacheType
 from nbp.nn.transformer import (
-    Block,
-    Cache,
     Initialisation,
     Parts,
     Transformer,
@@ -270,19 +269,11 @@ class Generator(nnx.Module):
         logits = jnp.einsum("bnd,dv->bnv", x, kernel.astype(self.spec.dtype))
         return constrain(logits, ("batch", None, "vocabulary")).astype(jnp.float32)
 
-    def make_cache(self, batch: int) -> Cache:
-        """An empty decoding cache for `batch` clips."""
-        return self.transformer.make_cache(batch, self.plan.length)
-
-
-class Unstacked(NamedTuple):
-    """Parameters of a generator for decoding, each layer an array of its own.
-
-    A stack of layers is what training scans over; a pass of decoding would copy each layer off it.
-    """
-
-    rest: PyTree
-    layers: list[PyTree]
+    def make_cache(
+        self, batch: int, *, length: int | None = None, stored: CacheType = "compute"
+    ) -> Cache:
+        """An empty decoding cache for `batch` clips; `length`: positions, all of them if None."""
+        return self.transformer.make_cache(batch, length or self.plan.length, stored=stored)
 
 
 @dataclass(frozen=True)
@@ -340,33 +331,6 @@ class GeneratorNetwork(Network[Generator]):
     def bind(self, params: PyTree) -> Generator:
         """The module holding `params` in pieces: each layer makes its own whole when it runs."""
         return self.merge(params)
-
-    def unstack(self, params: PyTree) -> Unstacked:
-        """Takes the layers off their stack, which is deleted: the memory is needed once."""
-        stack = params["transformer"]["layers"]
-        leaves, structure = jax.tree.flatten(stack)
-        parts = []
-        for leaf in leaves:
-            parts.append([jax.block_until_ready(leaf[i]) for i in range(self.spec.layers)])
-            if isinstance(leaf, jax.Array):
-                leaf.delete()
-        layers = [jax.tree.unflatten(structure, layer) for layer in zip(*parts, strict=True)]
-        rest = {name: value for name, value in params.items() if name != "transformer"}
-        rest["transformer"] = {
-            name: value for name, value in params["transformer"].items() if name != "layers"
-        }
-        return Unstacked(rest, layers)
-
-    def bind_for_decoding(self, params: PyTree | Unstacked) -> tuple[Generator, list[Block]]:
-        """The module and its layers one by one; where they were apart, its stack is empty."""
-        if not isinstance(params, Unstacked):
-            model = self.bind(params)
-            return model, model.transformer.unstack()
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
-        stack = {"layers": shapes["transformer"]["layers"]}
-        transformer = {**params.rest["transformer"], **stack}
-        model = self.bind({**params.rest, "transformer": transformer})
-        return model, model.transformer.bind_layers(params.layers)
 
     def prompt(self, batch: Mapping[str, Array]) -> Int[Array, "b p"] | None:
         """Prompt ids of a batch: label or text of its class, nothing without a condition."""

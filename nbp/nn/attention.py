@@ -93,23 +93,38 @@ def prefix_attention(
 
 
 def cached_attention(
-    q: Float[Array, "b n k d"],
-    keys: Float[Array, "b k d m"],
-    values: Float[Array, "b k m d"],
+    q: Float[Array, "b k d n"],
+    keys: Array,
+    keys_scale: Float[Array, "b k m"] | None,
+    values: Array,
+    values_scale: Float[Array, "b k m"] | None,
+    *,
     k_end: Int[Array, "n"],
     key_mask: Bool[Array, "b m"] | None = None,
-) -> Float[Array, "b n k d"]:
+) -> Float[Array, "b k d n"]:
     """`dense_attention` on a cache, whose axes lie as the two matmuls of a pass read them.
 
     Any other order would be rearranged in every pass: the whole cache, for a block of queries.
+
+    Args:
+      keys, values: [b k m d] and [b k d m], of any type; cast to that of the queries.
+      keys_scale, values_scale: by which the numbers of a position are multiplied, or None.
     """
-    rows = jnp.swapaxes(q, 1, 2) * (1 / math.sqrt(q.shape[-1]))
-    scores = jnp.matmul(rows, keys, preferred_element_type=jnp.float32)
-    scores = jnp.where(_visible(k_end, keys.shape[3], key_mask), scores, -jnp.inf)
-    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-    total = weights.sum(-1, keepdims=True)
-    mixed = jnp.matmul(weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
-    return jnp.swapaxes(mixed / total, 1, 2).astype(q.dtype)
+    columns = q * (1 / math.sqrt(q.shape[2]))
+    scores = jnp.matmul(keys.astype(q.dtype), columns, preferred_element_type=jnp.float32)
+    if keys_scale is not None:
+        scores = scores * keys_scale[..., None]
+    visible = jnp.arange(keys.shape[2])[:, None] < k_end
+    if key_mask is not None:
+        visible = visible & key_mask[:, None, :, None]
+    scores = jnp.where(visible, scores, -jnp.inf)
+    weights = jnp.exp(scores - scores.max(2, keepdims=True))
+    total = weights.sum(2, keepdims=True)
+    if values_scale is not None:
+        weights = weights * values_scale[..., None]
+    weights = weights.astype(q.dtype)
+    mixed = jnp.matmul(values.astype(q.dtype), weights, preferred_element_type=jnp.float32)
+    return (mixed / total).astype(q.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

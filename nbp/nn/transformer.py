@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-norm transformer over one residual stream: stacked layers for training, a cache for decoding.
+"""Pre-norm transformer over one residual stream: stacked layers in training, a cache in decoding.
 
 The network is the official one (REFERENCE 1.1; official code `nbp/modules/gpt.py`): LayerNorm with
 eps 1e-5, attention and exact-GELU MLP with biases. What a recipe may choose (norm, MLP, attention
@@ -10,7 +10,7 @@ On a mesh (see `nbp.axes`) the parameters of a layer are made whole inside the s
 the compute type, and again in the backward pass: no device ever holds two whole layers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, assert_never
 
@@ -20,8 +20,19 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from nbp.axes import Axes, constrain, gather
-from nbp.nn.attention import AttentionBackend, cached_attention
-from nbp.shapes import Array, Bool, Float, Int, PyTree
+from nbp.nn.attention import AttentionBackend
+from nbp.nn.decoding import STREAM as COLUMNS
+from nbp.nn.decoding import (
+    Cache,
+    CacheType,
+    DecodingLayer,
+    WeightType,
+    find_part,
+    lay_out_part,
+    make_cache,
+    run_layer,
+)
+from nbp.shapes import Array, Bool, Float, Int
 
 Attend = Callable[[Array, Array, Array], Array]  # (q, k, v) -> mixed values, [b n k d] each
 Remat = Literal["none", "dots", "full", "offload"]
@@ -147,17 +158,6 @@ class Block(nnx.Module):
         return constrain(x + drop(self.mlp(self.norm2(x)), self.spec.dropout, key2), STREAM)
 
 
-class Cache(nnx.Pytree):
-    """Keys [b k d L] and values [b k L d] of all L positions, preallocated, for each layer.
-
-    See `nbp.nn.attention.cached_attention`.
-    """
-
-    def __init__(self, keys: list[Array], values: list[Array]) -> None:
-        self.keys = nnx.data(keys)
-        self.values = nnx.data(values)
-
-
 class Transformer(nnx.Module):
     """`spec.layers` blocks with parameters stacked on a leading axis, then a final norm."""
 
@@ -201,22 +201,24 @@ class Transformer(nnx.Module):
         return self.norm(x)
 
     def unstack(self) -> list[Block]:
-        """The layers one by one. Decoding slices the stack once, not in every pass."""
+        """The layers one by one."""
         graph, stacked = nnx.split(self.layers)
         return [
             nnx.merge(graph, jax.tree.map(lambda p, i=i: p[i], stacked))
             for i in range(self.spec.layers)
         ]
 
-    def bind_layers(self, layers: Sequence[PyTree]) -> list[Block]:
-        """The layers holding parameters that were taken off the stack before."""
-        graph, stacked = nnx.split(self.layers)
-        blocks = []
-        for params in layers:
-            state = jax.tree.map(lambda p: p, stacked)
-            nnx.replace_by_pure_dict(state, params)
-            blocks.append(nnx.merge(graph, state))
-        return blocks
+    def lay_out(self, weights: WeightType = "compute") -> list[DecodingLayer]:
+        """The layers one by one as decoding reads them: a copy, once outside the loop of passes."""
+        stacked, layers = nnx.to_pure_dict(nnx.state(self.layers)), []
+        for i in range(self.spec.layers):
+            params = jax.tree.map(lambda p, i=i: p[i], stacked)
+            parts = {
+                part: lay_out_part(part, find_part(part, params), self.spec.dtype, weights)
+                for part in DecodingLayer._fields
+            }
+            layers.append(DecodingLayer(**parts))
+        return layers
 
     def _gather_layer(self, layer: Block) -> Block:
         """A layer off the stack, its parameters whole on every device."""
@@ -227,20 +229,22 @@ class Transformer(nnx.Module):
 
         return nnx.merge(graph, jax.tree.map(make_whole, state, is_leaf=_is_variable))
 
-    def make_cache(self, batch: int, length: int) -> Cache:
-        """An empty cache for `batch` samples of up to `length` positions, in the compute type."""
-        heads, width = self.spec.heads, self.spec.head_width
-        layers = range(self.spec.layers)
-        return Cache(
-            [jnp.zeros((batch, heads, width, length), self.spec.dtype) for _ in layers],
-            [jnp.zeros((batch, heads, length, width), self.spec.dtype) for _ in layers],
+    def make_cache(self, batch: int, length: int, *, stored: CacheType = "compute") -> Cache:
+        """An empty cache for `batch` samples of up to `length` positions."""
+        return make_cache(
+            batch,
+            length,
+            layers=self.spec.layers,
+            heads=self.spec.heads,
+            width=self.spec.head_width,
+            dtype=self.spec.dtype if stored == "compute" else jnp.dtype(stored),
         )
 
     def extend(
         self,
         x: Float[Array, "b n d"],
         cache: Cache,
-        layers: list[Block],
+        layers: list[DecodingLayer],
         *,
         start: Array | int,
         k_end: Int[Array, "n"],
@@ -248,20 +252,25 @@ class Transformer(nnx.Module):
     ) -> tuple[Float[Array, "b n d"], Cache]:
         """Runs positions `[start, start + n)`, writes them into the cache and attends within it.
 
-        `layers` is `unstack()`, taken once outside the loop over passes.
+        `layers` is `lay_out()`, taken once outside the loop over passes.
         """
         keys, values = [], []
+        mask = None if key_mask is None else key_mask[:, : cache.length]
+        x = constrain(jnp.moveaxis(x, 2, 0), COLUMNS)
         for i, layer in enumerate(layers):
-
-            def attend(q: Array, k: Array, v: Array, i: int = i) -> Array:
-                write = jax.lax.dynamic_update_slice
-                columns, rows = jnp.transpose(k, (0, 2, 3, 1)), jnp.swapaxes(v, 1, 2)
-                keys.append(write(cache.keys[i], columns, (0, 0, 0, start)))
-                values.append(write(cache.values[i], rows, (0, 0, start, 0)))
-                return cached_attention(q, keys[i], values[i], k_end, key_mask)
-
-            x = self._gather_layer(layer)(x, attend)
-        return self.norm(x), Cache(keys, values)
+            x, new_keys, new_values = run_layer(
+                layer,
+                x,
+                cache.keys[i],
+                cache.values[i],
+                heads=self.spec.heads,
+                start=start,
+                k_end=k_end,
+                key_mask=mask,
+            )
+            keys.append(new_keys)
+            values.append(new_values)
+        return self.norm(jnp.moveaxis(x, 0, 2)), Cache(keys, values)
 
 
 def make_policy(remat: Remat) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From conditions to clips: a generator, a tokenizer, their parameters and the way of drawing."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -11,9 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from nbp.axes import RULES, count_parts
+from nbp.models.decoder import bind_decoder, lay_out_params
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
+from nbp.nn.decoding import CacheType, WeightType, place
 from nbp.sampling.decode import UNGUIDED, Guidance, generate
 from nbp.sampling.filters import PLAIN, Filter
 from nbp.shapes import Array, Clips, Int, PyTree
@@ -32,8 +37,9 @@ class Sampler:
     """Draws clips in batches of at most `batch`; compiles once per batch and given frames.
 
     Clip i of a request depends on (seed, i) and its own condition, not on the batch size.
-    `generator_params` may be stacked, as training has them, or `GeneratorNetwork.unstack`ed, which
-    needs half the memory.
+    `generator_params` are as in training, or laid out for decoding (`Sampler.laid_out`), which
+    needs half the memory. weights, cache: their types, see `nbp.nn.decoding`. With a mesh a batch
+    is split over `data` and `fsdp`, and the work on a clip over `tensor`.
     """
 
     generator: GeneratorNetwork
@@ -43,6 +49,9 @@ class Sampler:
     filtering: Filter = PLAIN
     guidance: Guidance = UNGUIDED
     batch: int = 32
+    weights: WeightType = "compute"
+    cache: CacheType = "compute"
+    mesh: Mesh | None = None
 
     def sample(
         self,
@@ -80,7 +89,7 @@ class Sampler:
                 raise ValueError(f"{len(values)} {name} for {count} samples: give one for each")
         grids = np.zeros((count, *plan.grid.shape), np.int32) if codes is None else codes
         videos, tokens = [], []
-        size = min(self.batch, count)
+        size = self._round_up(min(self.batch, count))
         for start in range(0, count, size):
             ids = np.arange(start, start + size)
             rows = np.minimum(ids, count - 1)  # the last batch is filled up, then cut
@@ -89,19 +98,35 @@ class Sampler:
                 known = self._encode(self.tokenizer_params, clips[rows])
             known = self.generator.arrange(known)
             label_rows = None if labels is None else np.asarray(labels, np.int32)[rows]
-            drawn = self.draw_program(given)(
-                params or self.generator_params, jax.random.key(seed), ids, label_rows, known
-            )
+            with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
+                drawn = self.draw_program(given)(
+                    params or self.generator_params,
+                    jax.random.key(seed),
+                    *self._split((ids, label_rows, known)),
+                )
             grid = self.generator.restore_grid(drawn)
             keep = min(size, count - start)
             videos.append(np.asarray(self._decode(self.tokenizer_params, grid))[:keep])
             tokens.append(np.asarray(grid, np.int32)[:keep])
         return Samples(np.concatenate(videos), np.concatenate(tokens))
 
-    def unstacked(self) -> "Sampler":
+    def laid_out(self) -> "Sampler":
         """The same for sampling alone, in half the memory; this one's parameters are gone."""
-        params = self.generator.unstack(self.generator_params)
+        params = lay_out_params(
+            self.generator, self.generator_params, weights=self.weights, mesh=self.mesh
+        )
         return dataclasses.replace(self, generator_params=params)
+
+    def _round_up(self, batch: int) -> int:
+        """The next size that the devices divide."""
+        parts = 1 if self.mesh is None else count_parts(RULES["batch"], self.mesh.shape)
+        return -(-batch // parts) * parts
+
+    def _split(self, rows: PyTree) -> PyTree:
+        """Rows of a batch, each on its devices."""
+        return place(
+            rows, jax.tree.map(lambda row: ("batch", *(None,) * (row.ndim - 1)), rows), self.mesh
+        )
 
     @functools.cached_property
     def _encode(self) -> Any:
@@ -124,9 +149,9 @@ class Sampler:
             if prompted:
                 rows = jnp.zeros_like(ids) if labels is None else labels
                 prompt = self.generator.prompt({"label": rows})
-            model, layers = self.generator.bind_for_decoding(params)
+            decoder = bind_decoder(self.generator, params, weights=self.weights, stored=self.cache)
             return generate(
-                model,
+                decoder,
                 key,
                 ids,
                 prompt=prompt,
@@ -135,7 +160,6 @@ class Sampler:
                 given=given,
                 filtering=self.filtering,
                 guidance=self.guidance if labels is not None else UNGUIDED,
-                layers=layers,
             )
 
         return jax.jit(draw)

@@ -67,9 +67,12 @@ def xla_with_gradients(q, k, v, weight, k_end, key_mask):
 
 @jax.jit
 def cached_with_gradients(q, k, v, weight, k_end, key_mask):
-    def attend(q, k, v, *rest):
-        columns, rows = jnp.transpose(k, (0, 2, 3, 1)), jnp.swapaxes(v, 1, 2)
-        return attention.cached_attention(q, columns, rows, *rest)
+    def attend(q, k, v, k_end, key_mask):
+        queries, values = (jnp.transpose(x, (0, 2, 3, 1)) for x in (q, v))
+        out = attention.cached_attention(
+            queries, jnp.swapaxes(k, 1, 2), None, values, None, k_end=k_end, key_mask=key_mask
+        )
+        return jnp.transpose(out, (0, 3, 1, 2))
 
     return value_and_gradients(attend, q, k, v, weight, k_end, key_mask)
 

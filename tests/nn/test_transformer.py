@@ -83,7 +83,7 @@ def test_extending_the_cache_block_by_block_is_the_full_pass(
         case step:
             ends = [*ends[step - 1 :: step]]
             ends += [PLAN.length] * (ends[-1] != PLAN.length)
-    layers = transformer.unstack()
+    layers = transformer.lay_out()
     cache = transformer.make_cache(len(inputs), PLAN.length)
     extend = jax.jit(
         lambda x, cache, start, k_end: transformer.extend(
@@ -114,9 +114,9 @@ def test_compute_type_and_cache_type():
     module = nnx.eval_shape(lambda: Transformer(spec, parts, rngs=nnx.Rngs(0)))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(nnx.state(module)))
     cache = module.make_cache(3, 5)
-    assert [key.shape for key in cache.keys] == [(3, 2, 4, 5)]
-    assert [value.shape for value in cache.values] == [(3, 2, 5, 4)]
-    assert cache.values[0].dtype == jnp.bfloat16
+    assert [key.data.shape for key in cache.keys] == [(3, 2, 5, 4)]
+    assert [value.data.shape for value in cache.values] == [(3, 2, 4, 5)]
+    assert cache.values[0].data.dtype == jnp.bfloat16
 
 
 def test_initialisation():

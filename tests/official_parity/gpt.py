@@ -206,7 +206,7 @@ def _cached_logits(
     schedule = plan.schedule(given)
     table = model.input_table(jnp.asarray(ids), prompt)
     seen = model.key_mask(prompt, null)
-    layers, cache = model.transformer.unstack(), model.make_cache(len(ids))
+    layers, cache = model.transformer.lay_out(), model.make_cache(len(ids))
     passes = [(0, schedule.prefill, schedule.first_width)]
     for phase in schedule.phases:
         starts = range(phase.start, phase.start + phase.count * phase.width, phase.width)

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from nbp.layout import LatentGrid, Opening
+from nbp.layout import LatentGrid, Opening, Phase
 from nbp.models.generator import GeneratorNetwork
-from nbp.sampling.decode import UNGUIDED, Guidance, generate
+from nbp.sampling.decode import UNGUIDED, Guidance, cut_phases, generate
 from nbp.sampling.filters import PLAIN, Filter
 from tests.models.toy import LABELS, draw_params, make_network, reference_logits
 
@@ -203,3 +203,32 @@ def test_a_clip_does_not_depend_on_its_batch(prompted):
     np.testing.assert_array_equal(twins[0], twins[1])
     assert np.any(twins[2] != twins[0])
     assert np.any(draw([0, 1, 2], ids=[7, 3, 9], seed=1) != together)
+
+
+# A cache that grows ------------------------------------------------------------------------------
+
+
+def test_phases_are_cut_where_the_cache_grows():
+    phases = (Phase(4, 1, 3), Phase(8, 4, 6))
+    cut = cut_phases(phases, (6, 16, 32))
+    assert cut == [
+        (Phase(4, 1, 2), 6),
+        (Phase(6, 1, 1), 16),
+        (Phase(8, 4, 2), 16),
+        (Phase(16, 4, 4), 32),
+    ]
+
+
+def test_a_cache_that_grows_draws_the_same(monkeypatch):
+    network = make_network(GRID, (1, 1, 2), Opening("hybrid"))
+    params = draw_params(network, seed=4)
+    whole = make_run(network, filtering=PLAIN)(params)
+    lengths = []
+
+    def choose(length: int) -> tuple[int, ...]:
+        lengths.append(length)
+        return (2, 5, length)
+
+    monkeypatch.setattr("nbp.sampling.decode.choose_lengths", choose)
+    np.testing.assert_array_equal(make_run(network, filtering=PLAIN)(params), whole)
+    assert lengths == [network.plan.length]

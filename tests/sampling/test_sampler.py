@@ -12,6 +12,7 @@ from nbp.layout import LatentGrid, Opening
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import taps_conv
 from nbp.sampling.sampler import Sampler
+from nbp.training.sharding import make_mesh
 from tests.models.toy import draw_params, make_network
 
 TOKENIZER = TokenizerNetwork(
@@ -99,7 +100,23 @@ def test_impossible_requests_are_refused(sampler):
 
 def test_layers_off_their_stack_draw_the_same(sampler, labelled):
     copy = jax.tree.map(lambda leaf: leaf + 0, sampler.generator_params)
-    apart = dataclasses.replace(sampler, generator_params=copy).unstacked()
+    apart = dataclasses.replace(sampler, generator_params=copy).laid_out()
     drawn = apart.sample(3, seed=5, labels=LABELS)
     np.testing.assert_array_equal(drawn.tokens, labelled.tokens)
     assert jax.tree.leaves(copy["transformer"]["layers"])[0].is_deleted()
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_a_mesh_draws_the_same(sampler, labelled, tensor):
+    mesh = make_mesh(data=4 // tensor, tensor=tensor, devices=jax.devices()[:4])
+    copy = jax.tree.map(lambda leaf: leaf + 0, sampler.generator_params)
+    split = dataclasses.replace(sampler, generator_params=copy, mesh=mesh).laid_out()
+    drawn = split.sample(3, seed=5, labels=LABELS)
+    np.testing.assert_array_equal(drawn.tokens, labelled.tokens)
+
+
+def test_coarse_weights_and_cache_draw_nearly_the_same(sampler):
+    fine = dataclasses.replace(sampler, batch=40)
+    rough = dataclasses.replace(fine, weights="int8", cache="int8")
+    one, other = (each.sample(40, seed=5, labels=[2] * 40).tokens for each in (fine, rough))
+    assert 0.5 < np.mean(one == other) < 1

@@ -1,0 +1,134 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""A generator whose parameters are laid out for decoding (see `nbp.nn.decoding`).
+
+Training scans over a stack of layers. A pass of decoding would copy each layer off it, so the
+layers are taken off once, before the loop over passes, in the order in which a pass reads them.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from nbp.axes import constrain
+from nbp.models.generator import Generator, GeneratorNetwork
+from nbp.nn.decoding import (
+    Cache,
+    CacheType,
+    DecodingLayer,
+    Matrix,
+    WeightType,
+    find_part,
+    lay_out,
+    lay_out_part,
+    name_axes,
+    place,
+    score,
+)
+from nbp.shapes import Array, Bool, Float, Int, PyTree
+
+
+class LaidOut(NamedTuple):
+    """Parameters of a generator for decoding; `rest` is as in training."""
+
+    rest: PyTree
+    layers: list[DecodingLayer]
+    head: Matrix
+
+
+class Decoder(NamedTuple):
+    """A generator, its layers and its head. `stored`: type of the cache."""
+
+    model: Generator
+    layers: list[DecodingLayer]
+    head: Matrix
+    stored: CacheType = "compute"
+
+    def make_cache(self, batch: int, length: int) -> Cache:
+        """An empty cache for `batch` clips of up to `length` positions."""
+        return self.model.transformer.make_cache(batch, length, stored=self.stored)
+
+    def extend(
+        self,
+        x: Float[Array, "b n d"],
+        cache: Cache,
+        *,
+        start: Array | int,
+        k_end: Int[Array, "n"],
+        key_mask: Bool[Array, "b m"] | None = None,
+    ) -> tuple[Float[Array, "b n d"], Cache]:
+        """`Transformer.extend` with these layers."""
+        return self.model.transformer.extend(
+            x, cache, self.layers, start=start, k_end=k_end, key_mask=key_mask
+        )
+
+    def predict(self, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:
+        """Logits in float32 over `Generator.scored`."""
+        return constrain(score(self.head, x), ("batch", None, "vocabulary"))
+
+
+def make_decoder(
+    model: Generator, *, weights: WeightType = "compute", stored: CacheType = "compute"
+) -> Decoder:
+    """The decoder of a generator; copies of its layers and its head are made, once."""
+    head = lay_out(model.head.kernel[...], None, model.spec.dtype, weights)
+    return Decoder(model, model.transformer.lay_out(weights), head, stored)
+
+
+def lay_out_params(
+    network: GeneratorNetwork,
+    params: PyTree,
+    *,
+    weights: WeightType = "compute",
+    mesh: Mesh | None = None,
+) -> LaidOut:
+    """Lays parameters out for decoding. They are deleted, so that this takes little memory.
+
+    With a mesh each device gets its share of the heads, MLPs and vocabulary, and the rest whole.
+    """
+    layers, dtype, rest = range(network.spec.layers), network.spec.dtype, dict(params)
+    head, stack = rest.pop("head"), dict(rest["transformer"])
+    blocks = stack.pop("layers")
+    rest["transformer"] = stack
+
+    def make(part: str, values: PyTree) -> PyTree:
+        laid = lay_out_part(part, values, dtype, weights)
+        return jax.block_until_ready(place(laid, name_axes(part, laid), mesh))
+
+    parts: dict[str, list[PyTree]] = {}
+    for part in DecodingLayer._fields:  # only one of them is in memory twice
+        values = find_part(part, blocks)
+        parts[part] = [make(part, jax.tree.map(lambda p, i=i: p[i], values)) for i in layers]
+        _delete(values)
+    laid_head = make("head", head)
+    _delete(head)
+    whole = jax.tree.map(lambda p: (None,) * p.ndim, rest)
+    return LaidOut(
+        place(rest, whole, mesh),
+        [DecodingLayer(**{part: parts[part][i] for part in parts}) for i in layers],
+        laid_head,
+    )
+
+
+def bind_decoder(
+    network: GeneratorNetwork,
+    params: PyTree | LaidOut,
+    *,
+    weights: WeightType = "compute",
+    stored: CacheType = "compute",
+) -> Decoder:
+    """The decoder of parameters; those of training are laid out within the program."""
+    if not isinstance(params, LaidOut):
+        return make_decoder(network.bind(params), weights=weights, stored=stored)
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    layers = {"layers": shapes["transformer"]["layers"]}
+    transformer = {**params.rest["transformer"], **layers}
+    model = network.bind({**params.rest, "transformer": transformer, "head": shapes["head"]})
+    return Decoder(model, params.layers, params.head, stored)
+
+
+def _delete(params: PyTree) -> None:
+    for leaf in jax.tree.leaves(params):
+        if isinstance(leaf, jax.Array):
+            leaf.delete()

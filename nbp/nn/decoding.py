@@ -1,0 +1,261 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The layers as decoding runs them: few positions at a time against a cache of all before them.
+
+It is the arithmetic of `nbp.nn.transformer.Block`, laid out for passes of one to a few hundred
+positions. Activations are [features, batch, positions] and weights [outputs, inputs], so that a
+pass multiplies from the left: XLA's matmul on a CPU is then two to seven times as fast at 16
+positions, and accelerators do not mind. Nothing of the weights or the cache is rearranged or copied
+in a pass.
+
+Weights lie in the compute type, or as 8-bit integers with a scale for each output. A cache lies in
+the compute type, in bfloat16, or as 8-bit integers with a scale for each position and head.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from nbp.axes import Axes, constrain, gather, make_partition_spec
+from nbp.nn.attention import cached_attention
+from nbp.shapes import Array, Bool, Float, Int, PyTree
+
+WeightType = Literal["compute", "int8"]
+CacheType = Literal["compute", "bfloat16", "int8"]
+
+STREAM: Axes = (None, "batch", None)  # of the residual stream
+LARGEST = 127.0  # of the 8-bit integers; -128 is not used
+
+
+class Matrix(NamedTuple):
+    """A linear layer: [outputs, inputs] in the compute type, or int8 to be scaled by output."""
+
+    rows: Array
+    bias: Float[Array, "o"] | None = None
+    scale: Float[Array, "o"] | None = None
+
+
+class Norm(NamedTuple):
+    """LayerNorm, eps 1e-5."""
+
+    scale: Float[Array, "d"]
+    bias: Float[Array, "d"]
+
+
+class DecodingLayer(NamedTuple):
+    """One layer of the transformer; `qkv` has the outputs of queries, then keys, then values."""
+
+    norm1: Norm
+    qkv: Matrix
+    proj: Matrix
+    norm2: Norm
+    up: Matrix
+    down: Matrix
+
+
+# Logical axes of the rows, for a mesh; see `nbp.axes`.
+ROWS: dict[str, Axes] = {
+    "qkv": ("heads", "embed"),
+    "proj": ("embed", "heads"),
+    "up": ("mlp", "embed"),
+    "down": ("embed", "mlp"),
+    "head": ("vocabulary", "embed"),
+}
+
+
+class Stored(NamedTuple):
+    """Keys [b k L d] or values [b k d L] of one layer; int8 with a scale per head and position."""
+
+    data: Array
+    scale: Float[Array, "b k n"] | None = None
+
+
+class Cache(NamedTuple):
+    """Keys and values of each layer, allocated for a number of positions, written in place."""
+
+    keys: list[Stored]
+    values: list[Stored]
+
+    @property
+    def length(self) -> int:
+        return self.keys[0].data.shape[2]
+
+    def grow(self, length: int) -> "Cache":
+        """The same with room for `length` positions: a copy, layer by layer."""
+        more = length - self.length
+        return Cache(
+            [_pad(stored, more, axis=2) for stored in self.keys],
+            [_pad(stored, more, axis=3) for stored in self.values],
+        )
+
+
+def make_cache(
+    batch: int, length: int, *, layers: int, heads: int, width: int, dtype: Any
+) -> Cache:
+    """An empty cache; `width` of a head. dtype int8 adds scales."""
+
+    def make(*shape: int) -> Stored:
+        scale = jnp.zeros((batch, heads, length), jnp.float32) if dtype == jnp.int8 else None
+        return Stored(jnp.zeros((batch, heads, *shape), dtype), scale)
+
+    return Cache(
+        [make(length, width) for _ in range(layers)], [make(width, length) for _ in range(layers)]
+    )
+
+
+# Laying out --------------------------------------------------------------------------------------
+
+
+def lay_out(
+    kernel: Float[Array, "i *o"], bias: Float[Array, "*o"] | None, dtype: Any, weights: WeightType
+) -> Matrix:
+    """A kernel [inputs, outputs...] of training as decoding reads it."""
+    rows = jnp.transpose(kernel.reshape(kernel.shape[0], -1))
+    flat = None if bias is None else bias.reshape(-1).astype(jnp.float32)
+    if weights == "int8":
+        integers, scale = quantize(rows, axis=1)
+        return Matrix(integers, flat, scale)
+    return Matrix(rows.astype(dtype), flat)
+
+
+def quantize(x: Array, *, axis: int) -> tuple[Array, Array]:
+    """Nearest 8-bit integers, and the scale that they have along an axis, which it lacks.
+
+    The largest magnitude becomes 127, so that the error is at most 1/254 of it.
+    """
+    x = x.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(x), axis=axis, keepdims=True)
+    scale = jnp.where(largest > 0, largest, 1.0) / LARGEST
+    return jnp.round(x / scale).astype(jnp.int8), jnp.squeeze(scale, axis)
+
+
+def lay_out_part(
+    part: str, params: Mapping[str, Any], dtype: Any, weights: WeightType
+) -> Norm | Matrix:
+    """A part of `DecodingLayer` from the parameters of a `Block`, one layer off the stack."""
+    if part in ("norm1", "norm2"):
+        return Norm(params["scale"], params["bias"])
+    return lay_out(params["kernel"], params.get("bias"), dtype, weights)
+
+
+def find_part(part: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where the parameters of a `Block` have it."""
+    return params["mlp"][part] if part in ("up", "down") else params[part]
+
+
+def name_axes(part: str, value: Norm | Matrix) -> PyTree:
+    """Logical axes of the arrays of a part. A bias as wide as the stream is not split."""
+    if isinstance(value, Norm):
+        return Norm((None,), (None,))  # type: ignore[arg-type]
+    outputs = ROWS[part][0]
+    vector = (None if outputs == "embed" else outputs,)
+    bias = None if value.bias is None else vector
+    return Matrix(ROWS[part], bias, None if value.scale is None else vector)  # type: ignore[arg-type]
+
+
+def place(values: PyTree, axes: PyTree, mesh: Mesh | None) -> PyTree:
+    """Puts arrays on a mesh: what `tensor` splits in pieces, the rest whole on every device."""
+    if mesh is None:
+        return values
+
+    def put(value: Array, names: Axes) -> Array:
+        spec = make_partition_spec([None if name == "embed" else name for name in names])
+        return jax.device_put(value, NamedSharding(mesh, spec))
+
+    return jax.tree.map(put, values, axes)
+
+
+# A pass ------------------------------------------------------------------------------------------
+
+
+def run_layer(
+    layer: DecodingLayer,
+    x: Float[Array, "d b n"],
+    keys: Stored,
+    values: Stored,
+    *,
+    heads: int,
+    start: Array | int,
+    k_end: Int[Array, "n"],
+    key_mask: Bool[Array, "b m"] | None,
+) -> tuple[Float[Array, "d b n"], Stored, Stored]:
+    """Positions `[start, start + n)` through one layer: what they add to the stream and the cache.
+
+    key_mask: of as many keys as the cache has room for.
+    """
+    width, batch, n = x.shape
+    mixed = multiply("qkv", layer.qkv, normalize(layer.norm1, x))
+    parts = mixed.reshape(3, heads, width // heads, batch, n)
+    q, k, v = constrain(jnp.moveaxis(parts, 3, 1), (None, "batch", "heads", None, None))
+    keys = write(keys, jnp.swapaxes(k, 2, 3), start, axis=2)
+    values = write(values, v, start, axis=3)
+    with jax.named_scope("attention"):
+        out = cached_attention(q, *keys, *values, k_end=k_end, key_mask=key_mask)
+    out = jnp.moveaxis(out, 0, 2).reshape(width, batch, n)
+    x = constrain(x + multiply("proj", layer.proj, out), STREAM)
+    inner = multiply("up", layer.up, normalize(layer.norm2, x))
+    inner = jax.nn.gelu(constrain(inner, ("mlp", "batch", None)), approximate=False)
+    return constrain(x + multiply("down", layer.down, inner), STREAM), keys, values
+
+
+def normalize(norm: Norm, x: Float[Array, "d *s"]) -> Float[Array, "d *s"]:
+    """LayerNorm over the first axis, statistics in float32."""
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(0)
+    factor = jax.lax.rsqrt(jnp.square(centred).mean(0) + 1e-5)
+    column = (-1,) + (1,) * (x.ndim - 1)
+    out = centred * factor * norm.scale.reshape(column) + norm.bias.reshape(column)
+    return out.astype(x.dtype)
+
+
+def multiply(part: str, matrix: Matrix, x: Float[Array, "i b n"]) -> Float[Array, "o b n"]:
+    """A linear layer on columns; summed and biased in float32."""
+    rows = gather(matrix.rows, ROWS[part], x.dtype if matrix.scale is None else None)
+    out = jax.lax.dot_general(
+        rows.astype(x.dtype), x, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    if matrix.scale is not None:
+        out = out * matrix.scale[:, None, None]
+    return (out if matrix.bias is None else out + matrix.bias[:, None, None]).astype(x.dtype)
+
+
+def score(head: Matrix, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:
+    """The head: float32, position by position."""
+    rows = gather(head.rows, ROWS["head"], x.dtype if head.scale is None else None)
+    logits = jnp.einsum("bnd,vd->bnv", x, rows.astype(x.dtype), preferred_element_type=jnp.float32)
+    return logits if head.scale is None else logits * head.scale
+
+
+def write(stored: Stored, new: Float[Array, "b k r c"], start: Array | int, *, axis: int) -> Stored:
+    """Puts positions `[start, ...)` into a cache, whose positions lie along `axis`, 2 or 3."""
+    place: list[Array | int] = [0, 0, 0, 0]
+    place[axis] = start
+    if stored.scale is None:
+        new = new.astype(stored.data.dtype)
+        return Stored(jax.lax.dynamic_update_slice(stored.data, new, place))
+    integers, scale = quantize(new, axis=5 - axis)
+    return Stored(
+        jax.lax.dynamic_update_slice(stored.data, integers, place),
+        jax.lax.dynamic_update_slice(stored.scale, scale, (0, 0, start)),
+    )
+
+
+def _pad(stored: Stored, more: int, *, axis: int) -> Stored:
+    pads = [(0, 0)] * 4
+    pads[axis] = (0, more)
+    scale = None if stored.scale is None else jnp.pad(stored.scale, [(0, 0), (0, 0), (0, more)])
+    return Stored(jnp.pad(stored.data, pads), scale)
+
+
+def choose_lengths(length: int) -> tuple[int, ...]:
+    """Lengths of a cache that grows to `length` positions: a half, three quarters, all.
+
+    Attention over an allocated cache costs as much where it is empty. Each growth copies it once,
+    which is less than a pass, and adds a loop to the program. Multiples of 128 suit all devices.
+    """
+    parts = (128 * math.ceil(length * part / 128) for part in (0.5, 0.75))
+    return tuple(sorted({size for size in parts if size < length} | {length}))
