@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 
 def time_calls(call: Callable[[], Any], *, repeats: int) -> dict[str, float]:
@@ -49,6 +50,32 @@ def find_cpu() -> str:
     lines = info.read_text(encoding="utf8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def measure_peak(dtype: Any) -> float:
+    """FLOP/s of the fastest of some large matrix multiplications."""
+    best = 0.0
+    for n in (1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192, 16384):
+        a = jnp.ones((n, n), dtype)
+        multiply = jax.jit(jnp.matmul)
+        seconds = time_calls(lambda multiply=multiply, a=a: multiply(a, a), repeats=10)
+        best = max(best, 2 * n**3 / seconds["seconds_min"])
+    return round(best)
+
+
+def measure_bandwidth() -> float:
+    """Bytes/s of a copy of a large array, read and written."""
+    size = 2**28 if jax.default_backend() == "cpu" else 2**31
+    x = jnp.zeros(size // 4, jnp.float32)
+    copy = jax.jit(lambda x: x + 1)
+    return round(2 * size / time_calls(lambda: copy(x), repeats=10)["seconds_min"])
+
+
+def peak_device_mib() -> float | None:
+    """Largest memory in use on the first device so far, where it counts it."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    peak = statistics.get("peak_bytes_in_use")
+    return None if peak is None else round(peak / 2**20, 1)
 
 
 def peak_memory_mib() -> float:

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.measure import peak_memory_mib, print_row, time_calls
+from benchmarks.measure import measure_peak, peak_memory_mib, print_row, time_calls
 from nbp.models.streaming import decode_step, decode_stream, encode_step, encode_stream
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec, scale_pixels
 from nbp.nn.conv3d import FORMULATIONS, lax_conv, mixed_conv
@@ -138,17 +138,6 @@ def draw_codes(size: Size, batch: int, frames: int | None = None) -> np.ndarray:
     return np.random.default_rng(0).integers(
         0, size.spec.quantizer.codes, (batch, *grid.shape), np.int32
     )
-
-
-def measure_peak(dtype: Any) -> float:
-    """FLOP/s of the fastest of some large matrix multiplications."""
-    best = 0.0
-    for n in (1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192, 16384):
-        a = jnp.ones((n, n), dtype)
-        multiply = jax.jit(jnp.matmul)
-        seconds = time_calls(lambda multiply=multiply, a=a: multiply(a, a), repeats=10)
-        best = max(best, 2 * n**3 / seconds["seconds_min"])
-    return round(best)
 
 
 def read_mib(compiled: Any, *kinds: str) -> float | None:

@@ -135,8 +135,8 @@ def quantize(x: Array, *, axis: int) -> tuple[Array, Array]:
 
 def lay_out_part(
     part: str, params: Mapping[str, Any], dtype: Any, weights: WeightType
-) -> Norm | Matrix:
-    """A part of `DecodingLayer` from the parameters of a `Block`, one layer off the stack."""
+) -> Any:
+    """A part of `DecodingLayer`, a `Norm` or a `Matrix`, from the parameters of a `Block`."""
     if part in ("norm1", "norm2"):
         return Norm(params["scale"], params["bias"])
     return lay_out(params["kernel"], params.get("bias"), dtype, weights)
