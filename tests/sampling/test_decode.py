@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cached decoding against a loop that runs the whole float64 network for every pass."""
 
+import math
+import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from nbp.layout import LatentGrid, Opening, Phase
+from nbp.models.decoder import bind_decoder, lay_out_params
 from nbp.models.generator import GeneratorNetwork
 from nbp.sampling.decode import UNGUIDED, Guidance, cut_phases, generate
 from nbp.sampling.filters import PLAIN, Filter
@@ -232,3 +236,19 @@ def test_a_cache_that_grows_draws_the_same(monkeypatch):
     monkeypatch.setattr("nbp.sampling.decode.choose_lengths", choose)
     np.testing.assert_array_equal(make_run(network, filtering=PLAIN)(params), whole)
     assert lengths == [network.plan.length]
+
+
+def test_a_pass_copies_neither_weights_nor_cache():
+    network = make_network(LatentGrid(6, 4, 4), (1, 1, 4), Opening("bov"), codes=16, width=32)
+    laid = lay_out_params(network, jax.tree.map(jnp.asarray, draw_params(network)))
+
+    def draw(laid, key):
+        return generate(bind_decoder(network, laid), key, jnp.arange(1))
+
+    compiled = jax.jit(draw).lower(laid, jax.random.key(0)).compile()
+    assert "dynamic-update-slice" in compiled.as_text()
+    shapes = re.findall(r"= \w+\[([\d,]+)\]\S* (?:copy|transpose)\(", compiled.as_text())
+    sizes = {math.prod(map(int, shape.split(","))) for shape in shapes}
+    # Of the four positions of a pass, at most: the inner width of an MLP. The smallest matrix is
+    # [32, 32], and the keys of a layer are larger.
+    assert max(sizes) <= 4 * network.spec.width * network.plan.block_size < 32 * 32
