@@ -16,7 +16,7 @@ from nbp.data.video import read_clip, tile_clips, write_gif, write_video
 from nbp.errors import ConfigError
 from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.workdir import find_label, make_folder, read_config, read_labels
-from nbp.sampling.decode import Guidance
+from nbp.sampling.schedules import Guidance
 from nbp.sampling.filters import Filter
 from nbp.sampling.sampler import Sampler, Samples
 from nbp.shapes import Clips

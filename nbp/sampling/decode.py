@@ -9,29 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nbp.layout import Phase
+from nbp.layout import Phase, Schedule
 from nbp.models.generator import Generator
 from nbp.nn.transformer import Block, Cache
 from nbp.sampling.filters import PLAIN, Filter
+from nbp.sampling.schedules import UNGUIDED, Guidance
 from nbp.shapes import Array, Bool, Float, Int
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """Classifier-free guidance: logits = (1 + t) * conditional - t * null.
-
-    t = `scale`, or with `ramp` scale * (index of the pass), as the official code intended
-    (REFERENCE 3.3). 0 switches guidance off.
-    """
-
-    scale: float = 0.0
-    ramp: bool = False
-
-    def weight(self, index: Array | int) -> Array | float:
-        return self.scale * index if self.ramp else self.scale
-
-
-UNGUIDED = Guidance()
 
 
 def generate(
@@ -73,8 +56,7 @@ def generate(
         guidance=guidance,
         layers=layers,
     )
-    vocabulary = model.vocabulary
-    return jnp.clip(drawn - vocabulary.code_offset, 0, vocabulary.codes - 1)
+    return clip_codes(model, drawn)
 
 
 def generate_ids(
@@ -91,45 +73,97 @@ def generate_ids(
     layers: list[Block] | None = None,
 ) -> Int[Array, "b size"]:
     """As `generate`, but the vocabulary ids as they were drawn and fed back."""
-    plan, vocabulary = model.plan, model.vocabulary
-    schedule = plan.schedule(given)
-    batch = sample_ids.shape[0]
+    run = make_run(
+        model,
+        key,
+        sample_ids,
+        prompt=prompt,
+        null=null,
+        given=given,
+        filtering=filtering,
+        guidance=guidance,
+        layers=layers,
+    )
     if known is None:
-        known = jnp.zeros((batch, plan.grid.size), jnp.int32)
-    ids = jnp.where(jnp.arange(plan.grid.size) < given, known + vocabulary.code_offset, 0)
-    guided = guidance.scale != 0.0 and plan.prompt_length > 0
-    run = _Run(
+        known = jnp.zeros((sample_ids.shape[0], model.plan.grid.size), jnp.int32)
+    return run.draw(known, run.make_cache())[0]
+
+
+def clip_codes(model: Generator, ids: Int[Array, "b size"]) -> Int[Array, "b size"]:
+    """Drawn vocabulary ids as codes; those outside the video range become the nearest code."""
+    vocabulary = model.vocabulary
+    return jnp.clip(ids - vocabulary.code_offset, 0, vocabulary.codes - 1)
+
+
+def make_run(
+    model: Generator,
+    key: Array,
+    sample_ids: Int[Array, "b"],
+    *,
+    prompt: Int[Array, "b p"] | None,
+    null: Bool[Array, "b"] | None,
+    given: int,
+    filtering: Filter,
+    guidance: Guidance,
+    layers: list[Block] | None,
+) -> "Run":
+    """One generation of the arguments of `generate`, before its first pass."""
+    guided = guidance.scale != 0.0 and model.plan.prompt_length > 0
+    batch = sample_ids.shape[0]
+    return Run(
         model=model,
         layers=model.transformer.unstack() if layers is None else layers,
+        schedule=model.plan.schedule(given),
         keys=jax.vmap(functools.partial(jax.random.fold_in, key))(sample_ids),
         prompt=_double(prompt) if guided else prompt,
         null=jnp.arange(2 * batch) >= batch if guided else null,
         filtering=filtering,
         guidance=guidance if guided else UNGUIDED,
     )
-    cache = model.make_cache(batch * (2 if guided else 1))
-    limits = jnp.asarray(plan.k_end[: schedule.prefill])
-    ids, cache = run.run_pass(
-        ids, cache, 0, fed=schedule.prefill, drawn=schedule.first_width, k_end=limits, index=0
-    )
-    index = 1
-    for phase in schedule.phases:
-        ids, cache = run.scan_phase(ids, cache, phase, index)
-        index += phase.count
-    return ids
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """What stays the same over the passes of one generation."""
 
     model: Generator
     layers: list[Block]
+    schedule: Schedule
     keys: Array
     prompt: Array | None
     null: Array | None
     filtering: Filter
     guidance: Guidance
+
+    def make_cache(self) -> Cache:
+        """An empty cache, with rows for the null branch where there is one."""
+        return self.model.make_cache(len(self.keys) * (2 if self.guidance.scale else 1))
+
+    def draw(
+        self, known: Int[Array, "b size"], cache: Cache, *, held: int = 0
+    ) -> tuple[Int[Array, "b size"], Cache]:
+        """Runs all passes: vocabulary ids, and the cache.
+
+        known: codes, of which the schedule's given ones are kept. held: leading positions whose
+        keys and values the cache has already (`SequencePlan.settled`); they are not fed again.
+        """
+        plan, schedule = self.model.plan, self.schedule
+        offset = self.model.vocabulary.code_offset
+        ids = jnp.where(jnp.arange(plan.grid.size) < schedule.given, known + offset, 0)
+        ids, cache = self.run_pass(
+            ids,
+            cache,
+            held,
+            fed=schedule.prefill - held,
+            drawn=schedule.first_width,
+            k_end=jnp.asarray(plan.k_end[held : schedule.prefill]),
+            index=0,
+        )
+        index = 1
+        for phase in schedule.phases:
+            ids, cache = self.scan_phase(ids, cache, phase, index)
+            index += phase.count
+        return ids, cache
 
     def scan_phase(self, ids: Array, cache: Cache, phase: Phase, index: int) -> tuple[Any, Cache]:
         def step(carry: tuple[Array, Cache], i: Array) -> tuple[tuple[Array, Cache], None]:
@@ -170,7 +204,8 @@ class _Run:
         )
         logits = self.guide(model.predict(x[:, fed - drawn :]), index)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, index)
-        new = self.filtering.draw(keys, logits) + model.scored.start
+        passes = self.schedule.passes
+        new = self.filtering.draw(keys, logits, index=index, passes=passes) + model.scored.start
         token = start + fed - drawn - plan.prompt_length + plan.first
         return jax.lax.dynamic_update_slice(ids, new.astype(ids.dtype), (0, token)), cache
 
@@ -178,7 +213,7 @@ class _Run:
         if not self.guidance.scale:
             return logits
         conditional, unconditional = jnp.split(logits, 2)
-        t = self.guidance.weight(index)
+        t = self.guidance.weight(index, self.schedule.passes)
         return (1 + t) * conditional - t * unconditional
 
 
