@@ -27,6 +27,10 @@ class Samples:
     videos: np.ndarray
     tokens: np.ndarray
 
+    def cut(self, frames: int, stride: int) -> "Samples":
+        """The first frames and their latent frames, of `stride` frames each but the first."""
+        return Samples(self.videos[:, :frames], self.tokens[:, : 1 - (1 - frames) // stride])
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -165,7 +169,7 @@ class Sampler:
                 known=known,
                 given=given,
                 filtering=self.filtering,
-                guidance=self.guidance if labels is not None else UNGUIDED,
+                guidance=self.guidance_for(labels),
                 layers=layers,
             )
 
@@ -181,3 +185,7 @@ class Sampler:
             prompt = self.generator.prompt({"label": jnp.zeros_like(ids)})
             return prompt, jnp.ones(ids.shape, bool)
         return self.generator.prompt({"label": labels}), None
+
+    def guidance_for(self, labels: Int[Array, "b"] | None) -> Guidance:
+        """Clips without a label have no condition to be guided by."""
+        return UNGUIDED if labels is None else self.guidance
