@@ -9,7 +9,7 @@ import os
 import tempfile
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -23,13 +23,16 @@ H264_ENCODERS = ("libx264", "libopenh264")
 X264_OPTIONS = {"crf": "14", "preset": "medium"}
 
 
+W = TypeVar("W", bound="_Writer")
+
+
 class _Writer:
     """A file that takes its place when the `with` block ends well, and else leaves nothing."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def __enter__(self) -> Self:
+    def __enter__(self: W) -> W:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             prefix=f".{self.path.name}-", suffix=".tmp", dir=self.path.parent

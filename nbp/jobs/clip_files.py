@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +83,7 @@ class Recording:
         self._writers: list[VideoWriter] = []
         self._first = -1
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Recording":
         self._stack = contextlib.ExitStack()
         folder = tempfile.TemporaryDirectory(prefix=".recording-", dir=self.files.out)
         self._folder = Path(self._stack.enter_context(folder))
