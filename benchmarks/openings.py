@@ -16,7 +16,8 @@ import jax
 from benchmarks.measure import print_row, time_calls
 from nbp import build
 from nbp.evaluation.label_agreement import label_agreement
-from nbp.jobs.sample import SampleRequest, draw_for_labels, make_drawing
+from nbp.jobs.sample import draw_for_labels, make_drawing
+from nbp.jobs.sample_request import SampleRequest
 from nbp.jobs.workdir import read_config, read_labels
 
 

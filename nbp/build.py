@@ -35,9 +35,9 @@ from nbp.nn.attention import (
 )
 from nbp.nn.conv3d import ConvBackend, mixed_conv
 from nbp.nn.transformer import TransformerSpec
-from nbp.sampling.decode import Guidance
 from nbp.sampling.filters import Filter
 from nbp.sampling.sampler import Sampler
+from nbp.sampling.schedules import Guidance
 from nbp.sections import StageConfig
 from nbp.shapes import PyTree
 from nbp.tasks.adversary import (

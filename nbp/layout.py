@@ -333,6 +333,13 @@ class SequencePlan:
             phases.append(Phase(query + drawn, size, (total - drawn) // size))
         return Schedule(given, query + given + width, width, tuple(phases))
 
+    def settled(self, tokens: int) -> int:
+        """Leading positions whose keys and values depend on nothing behind the first `tokens`.
+
+        They are what the first pass feeds when these tokens (whole blocks) are given.
+        """
+        return self.schedule(tokens).prefill
+
     def passes(self, given: int = 0) -> int:
         """Number of forward passes of `schedule(given)`."""
         return self.schedule(given).passes

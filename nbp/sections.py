@@ -260,13 +260,22 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Defaults of sampling; the flags of `nbp.sample` override them. 0 and 1 switch filters off."""
+    """Defaults of sampling; the flags of `nbp.sample` override them. 0 and 1 switch filters off.
+
+    temperature_end: temperature of the last pass, reached along temperature_schedule; 0 keeps the
+      temperature. guidance_schedule, guidance_start, guidance_end: see
+      `nbp.sampling.schedules.Guidance`; ramp is the official growth with the pass.
+    """
 
     temperature: Positive = 1.0
+    temperature_end: NonNegative = 0.0
+    temperature_schedule: Literal["constant", "linear", "cosine"] = "linear"
     top_k: Natural = 0
     top_p: Annotated[float, Range(0.0, above=True, high=1.0)] = 1.0
     guidance: NonNegative = 0.0
-    guidance_ramp: bool = False
+    guidance_schedule: Literal["constant", "ramp", "linear", "cosine"] = "constant"
+    guidance_start: Share = 0.0
+    guidance_end: Annotated[float, Range(0.0, above=True, high=1.0)] = 1.0
     batch: Count = 32
     fps: Positive = 8.0
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reading and writing video files: the only module that touches a codec.
+"""Reading and writing video files; with `nbp.data.recording` what touches a codec.
 
 A file from a user is hostile input to a large C library. So only regular files are read, FFmpeg is
 told the container format (recognised from the first bytes) and reads from an open file, never from
@@ -8,7 +8,6 @@ a name that could be a URL or a playlist, and sizes are capped. Every failure is
 """
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from typing import Any, BinaryIO
 import av
 import numpy as np
 from av.stream import Disposition
-from PIL import Image
 
 from nbp.data.files import VideoError, open_regular
+from nbp.data.recording import GifWriter, VideoWriter
 from nbp.errors import DataError
 from nbp.shapes import Clip, Clips, Int, UInt8
 
@@ -40,11 +39,6 @@ REASONS = (
 MAX_BYTES = 16 * 2**30
 MAX_PIXELS = 2**26  # 8192 x 8192
 MAX_FRAMES = 10**6
-
-# The first of these that the installed PyAV has. Every published wheel has libx264.
-H264_ENCODERS = ("libx264", "libopenh264")
-# Near-transparent: the files are looked at and scored, and clips are small.
-X264_OPTIONS = {"crf": "14", "preset": "medium"}
 
 
 @dataclass(frozen=True)
@@ -290,25 +284,8 @@ def write_video(path: str | Path, clip: Clip, *, fps: float) -> None:
     for an empty clip or a rate that is not positive, `OSError` if the place cannot be written.
     """
     _check_clip(clip, fps)
-    encoder = next((name for name in H264_ENCODERS if name in av.codecs_available), None)
-    if encoder is None:
-        raise RuntimeError("this PyAV has no H.264 encoder; install PyAV from its wheel")
-    padded = np.pad(
-        clip, ((0, 0), (0, clip.shape[1] % 2), (0, clip.shape[2] % 2), (0, 0)), mode="edge"
-    )
-
-    def encode(target: Path) -> None:
-        with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as out:
-            stream: Any = out.add_stream(encoder, rate=Fraction(fps).limit_denominator(1001))
-            stream.height, stream.width = padded.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            stream.options = X264_OPTIONS if encoder == "libx264" else {}
-            for image in padded:
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-                out.mux(stream.encode(frame))
-            out.mux(stream.encode())
-
-    _write_atomically(Path(path), encode)
+    with VideoWriter(path, fps=fps) as writer:
+        writer.add(clip)
 
 
 def write_gif(path: str | Path, clip: Clip, *, fps: float, scale: int = 1) -> None:
@@ -319,17 +296,8 @@ def write_gif(path: str | Path, clip: Clip, *, fps: float, scale: int = 1) -> No
     _check_clip(clip, fps)
     if scale < 1:
         raise ValueError(f"write_gif: scale is {scale}; it must be 1 or more")
-    enlarged = clip.repeat(scale, axis=1).repeat(scale, axis=2)
-    # Without dithering still areas stay still.
-    images = [Image.fromarray(image).quantize(256, dither=Image.Dither.NONE) for image in enlarged]
-    duration = max(20, 10 * round(100 / fps))
-
-    def encode(target: Path) -> None:
-        images[0].save(
-            target, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0
-        )
-
-    _write_atomically(Path(path), encode)
+    with GifWriter(path, fps=fps, scale=scale) as writer:
+        writer.add(clip)
 
 
 def tile_clips(
@@ -356,21 +324,3 @@ def _check_clip(clip: Clip, fps: float) -> None:
         raise ValueError(f"a clip to write must be [t h w 3] without empty axes, not {clip.shape}")
     if not 0 < fps < float("inf"):
         raise ValueError(f"fps is {fps}; it must be a positive number")
-
-
-def _write_atomically(path: Path, encode: Callable[[Path], None]) -> None:
-    """Runs `encode` on a temporary file beside `path`, then renames it over `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
-    target = Path(name)
-    try:
-        os.close(handle)
-        encode(target)
-        # mkstemp makes files private; a result is as readable as any other file of the user.
-        umask = os.umask(0)
-        os.umask(umask)
-        target.chmod(0o666 & ~umask)
-        os.replace(target, path)
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise

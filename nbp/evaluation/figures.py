@@ -5,6 +5,9 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from nbp.evaluation.drift import Drift
 
 
 def write_frame_curve(path: Path, psnr: Sequence[float], *, title: str, stride: int) -> None:
@@ -25,6 +28,41 @@ def write_frame_curve(path: Path, psnr: Sequence[float], *, title: str, stride: 
     axes.set_xlabel("frame")
     axes.set_ylabel("PSNR (dB)")
     axes.set_title(title, fontsize=10)
+    _save(figure, path)
+
+
+def write_drift_curves(path: Path, drift: Drift, *, title: str) -> None:
+    """Draws sharpness, colour shift, code statistics and distances over the frames, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    starts = [segment.frame for segment in drift.segments]
+    curves: list[tuple[str, Sequence[int], Sequence[float]]] = [
+        ("sharpness (1/255 per px)", range(len(drift.sharpness)), drift.sharpness),
+        ("colour shift (1/255)", range(len(drift.colour_shift)), drift.colour_shift),
+        ("perplexity of codes", starts, [segment.perplexity for segment in drift.segments]),
+        ("code distance", starts, [segment.code_distance for segment in drift.segments]),
+    ]
+    distances = [segment.fvd for segment in drift.segments if segment.fvd is not None]
+    if distances:
+        curves.append(("FVD to the first segment", starts, distances))
+    figure = Figure(figsize=(6.4, 1.5 * len(curves) + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=10)
+    for row, (name, frames, values) in enumerate(curves):
+        axes = figure.add_subplot(len(curves), 1, row + 1)
+        marker = "" if frames is not starts else "o"
+        axes.plot(frames, values, marker=marker, markersize=3)
+        for start in starts[1:]:
+            axes.axvline(start, color="0.85", linewidth=0.8, zorder=0)
+        axes.set_xlim(0, len(drift.sharpness) - 1)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel(name, fontsize=7)
+    figure.axes[-1].set_xlabel("frame (lines: segments as long as a clip of training)")
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, dpi=110, format="png")

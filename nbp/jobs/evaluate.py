@@ -18,6 +18,7 @@ from nbp.errors import ConfigError
 from nbp.evaluation.label_agreement import label_agreement
 from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.protocols import Protocol, find_protocol
+from nbp.jobs.clip_files import write_grid
 from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.real_clips import KEYS, RealClips, choose_rule, open_clips
 from nbp.jobs.reconstruct import (
@@ -29,7 +30,8 @@ from nbp.jobs.reconstruct import (
     score_reconstruction,
     write_reconstruction,
 )
-from nbp.jobs.sample import SampleRequest, draw_for_labels, make_drawing, write_grid
+from nbp.jobs.sample import draw_for_labels, make_drawing
+from nbp.jobs.sample_request import SampleRequest
 from nbp.jobs.weights import Features, load_features, load_lpips
 from nbp.jobs.workdir import has_begun, read_config, read_labels
 from nbp.models.lpips import LEAST_SIZE

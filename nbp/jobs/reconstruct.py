@@ -29,9 +29,9 @@ from nbp.evaluation.scores import (
     ReconstructionScores,
     WorstClips,
 )
+from nbp.jobs.clip_files import GRID_SIDE, write_grid
 from nbp.jobs.progress import Progress
 from nbp.jobs.real_clips import RealClips
-from nbp.jobs.sample import GRID_SIDE, write_grid
 from nbp.models.tokenizer import TokenizerNetwork, round_pixels
 from nbp.shapes import Clips, PyTree
 from nbp.training.sharding import make_mesh, place_batch, place_state

@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws clips from a trained workdir and writes them as files to look at."""
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +11,17 @@ import numpy as np
 
 from nbp import build, datasets
 from nbp.config import Config
-from nbp.data.video import read_clip, tile_clips, write_gif, write_video
+from nbp.data.video import read_clip
 from nbp.errors import ConfigError
+from nbp.jobs.clip_files import Files, write_samples
 from nbp.jobs.host_memory import keep_freed_memory
+from nbp.jobs.long_videos import draw_long_videos, plan_long_videos
+from nbp.jobs.sample_request import SampleRequest
 from nbp.jobs.workdir import find_label, make_folder, read_config, read_labels
-from nbp.sampling.decode import Guidance
 from nbp.sampling.filters import Filter
 from nbp.sampling.sampler import Sampler, Samples
-from nbp.shapes import Clips
+from nbp.sampling.schedules import Guidance
 from nbp.training.distributed import is_main
-
-GRID_SIDE = 160  # least height of one clip in a GIF grid: small clips are enlarged
-
-
-@dataclass(frozen=True)
-class SampleRequest:
-    """What `nbp.sample` was asked for; None leaves a choice to the workdir's configuration."""
-
-    count: int
-    seed: int = 0
-    label: str | None = None
-    frames: Path | None = None
-    given_frames: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    guidance: float | None = None
 
 
 def make_drawing(config: Config, request: SampleRequest) -> tuple[Filter, Guidance]:
@@ -47,48 +31,89 @@ def make_drawing(config: Config, request: SampleRequest) -> tuple[Filter, Guidan
     def choose(asked: Any, configured: Any) -> Any:
         return configured if asked is None else asked
 
+    asked = request.schedules
     try:
         filtering = Filter(
             temperature=choose(request.temperature, default.temperature),
             top_k=choose(request.top_k, default.top_k),
             top_p=choose(request.top_p, default.top_p),
+            temperature_end=choose(asked.temperature_end, default.temperature_end or None),
+            temperature_schedule=choose(asked.temperature_schedule, default.temperature_schedule),
+        )
+        guidance = Guidance(
+            choose(request.guidance, default.guidance),
+            choose(asked.guidance_schedule, default.guidance_schedule),
+            choose(asked.guidance_start, default.guidance_start),
+            choose(asked.guidance_end, default.guidance_end),
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    scale = choose(request.guidance, default.guidance)
-    if scale and config.generator.prompt == "none":
+    if guidance.scale and config.generator.prompt == "none":
         raise ConfigError("guidance needs a label-conditional model; this one has no prompt")
-    return filtering, Guidance(scale, default.guidance_ramp)
+    return filtering, guidance
 
 
 def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str]:
     """Draws `request.count` clips into `out`; returns the name of each clip's condition."""
     keep_freed_memory()
-    if request.count < 1:
-        raise ConfigError(f"--num {request.count}: draw at least 1 clip")
     config = read_config(workdir)
     labels = read_labels(workdir)
+    request = count_conditions(config, labels, request)
     filtering, guidance = make_drawing(config, request)
     ids = choose_labels(config, labels, request)
     given_frames = choose_given_frames(config, request)
+    long = plan_long_videos(config, request.long)
+    copies = request.samples_per_condition
     conditions = read_conditions(config, request) if given_frames else {}
+    drawing: dict[str, Any] = {name: rows.repeat(copies, 0) for name, rows in conditions.items()}
+    drawing |= {"seed": request.seed, "given_frames": given_frames}
+    drawing["labels"] = None if ids is None else np.repeat(ids, copies).tolist()
+    names = ["clip" if ids is None else labels[i] for i in (ids or [0] * request.count)]
+    names = [name for name in names for _ in range(copies)]
     sampler, _ = build.load_sampler(
         config, workdir, labels=labels, filtering=filtering, guidance=guidance
     )
-    samples = sampler.laid_out().sample(
-        request.count, seed=request.seed, labels=ids, given_frames=given_frames, **conditions
-    )
-    names = ["clip" if ids is None else labels[i] for i in (ids or [0] * request.count)]
+    sampler = sampler.laid_out()
+    files = Files(out, names, fps=config.sampling.fps, columns=copies if copies > 1 else None)
+    if long is not None:
+        draw_long_videos(sampler, long, files, drawing=drawing)
+        return names
+    samples = sampler.sample(len(names), **drawing)
+    if request.long.num_frames is not None:
+        samples = samples.cut(request.long.num_frames, sampler.tokenizer.spec.stride[0])
     if is_main():  # every process has drawn the same clips
         make_folder(out)
-        write_samples(samples, out, names=names, fps=config.sampling.fps)
+        write_samples(samples, files)
     return names
+
+
+def count_conditions(
+    config: Config, labels: Sequence[str], request: SampleRequest
+) -> SampleRequest:
+    """The request with --per_class written as conditions and samples of each."""
+    if request.count < 1:
+        raise ConfigError(f"--num {request.count}: draw at least 1 clip")
+    if request.samples_per_condition < 1:
+        raise ConfigError(
+            f"--samples_per_condition {request.samples_per_condition}: draw at least 1 clip of each"
+        )
+    if request.per_class is None:
+        return request
+    if request.per_class < 1:
+        raise ConfigError(f"--per_class {request.per_class}: draw at least 1 clip of each class")
+    if config.generator.prompt == "none":
+        raise ConfigError("--per_class: this model was trained without labels (prompt none)")
+    if request.label is not None or request.samples_per_condition > 1:
+        raise ConfigError(
+            "--per_class draws clips of every class: leave out --label and --samples_per_condition"
+        )
+    return replace(request, count=len(labels), samples_per_condition=request.per_class)
 
 
 def choose_labels(
     config: Config, labels: Sequence[str], request: SampleRequest
 ) -> list[int] | None:
-    """Class id per clip: the one asked for, else all classes in turn; None for no condition."""
+    """Class id per condition: the one asked for, else all in turn; None for no condition."""
     if config.generator.prompt == "none":
         if request.label is not None:
             raise ConfigError("--label: this model was trained without labels (prompt none)")
@@ -142,25 +167,6 @@ def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndar
     padding = np.repeat(clip[-1:], data.frames - len(clip), axis=0)
     clip = np.concatenate([clip, padding])
     return {"clips": np.broadcast_to(clip, (request.count, *clip.shape)).copy()}
-
-
-def write_samples(samples: Samples, out: Path, *, names: Sequence[str], fps: float) -> None:
-    """Writes one MP4 per clip, `grid.gif` of all of them and `samples.npz`."""
-    for i, (clip, name) in enumerate(zip(samples.videos, names, strict=True)):
-        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "clip"
-        write_video(out / f"{i:04d}-{slug}.mp4", clip, fps=fps)
-    write_grid(out / "grid.gif", samples.videos, fps=fps)
-    np.savez_compressed(out / "samples.npz", videos=samples.videos, tokens=samples.tokens)
-
-
-def write_grid(path: Path, clips: Clips, *, fps: float, columns: int | None = None) -> None:
-    """Writes clips side by side as one GIF, small ones enlarged. In a job, process 0 does."""
-    if not is_main():
-        return
-    columns = columns or max(1, round(len(clips) ** 0.5))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scale = max(1, GRID_SIDE // clips.shape[2] if len(clips) <= 32 else 2)
-    write_gif(path, tile_clips(clips, columns=columns), fps=fps, scale=scale)
 
 
 def draw_for_labels(

@@ -20,12 +20,12 @@ from nbp.evaluation.scores import CodeCounter, ReconstructionScores
 from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
 from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.sample import (
-    SampleRequest,
     choose_given_frames,
     make_drawing,
     sample_workdir,
     take_examples,
 )
+from nbp.jobs.sample_request import SampleRequest
 from nbp.jobs.starting import prepare_start
 from nbp.jobs.workdir import (
     adopt_config,

@@ -138,6 +138,11 @@ def find_label(labels: Sequence[str], text: str) -> int:
 
 def _move_old_keys(values: dict[str, Any]) -> dict[str, Any]:
     """Values of an older version's config.json under the keys of this one."""
+    sampling = values.get("sampling")
+    if isinstance(sampling, dict) and "guidance_ramp" in sampling:
+        rest = {key: value for key, value in sampling.items() if key != "guidance_ramp"}
+        schedule = {"guidance_schedule": "ramp"} if sampling["guidance_ramp"] else {}
+        values = {**values, "sampling": {**rest, **schedule}}
     tokenizer = values.get("tokenizer")
     if isinstance(tokenizer, dict) and "loss" in tokenizer:
         sizes = {key: value for key, value in tokenizer.items() if key != "loss"}

@@ -133,9 +133,7 @@ def quantize(x: Array, *, axis: int) -> tuple[Array, Array]:
     return jnp.round(x / scale).astype(jnp.int8), jnp.squeeze(scale, axis)
 
 
-def lay_out_part(
-    part: str, params: Mapping[str, Any], dtype: Any, weights: WeightType
-) -> Any:
+def lay_out_part(part: str, params: Mapping[str, Any], dtype: Any, weights: WeightType) -> Any:
     """A part of `DecodingLayer`, a `Norm` or a `Matrix`, from the parameters of a `Block`."""
     if part in ("norm1", "norm2"):
         return Norm(params["scale"], params["bias"])

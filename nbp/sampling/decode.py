@@ -13,30 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nbp.layout import Phase
+from nbp.layout import Phase, Schedule
 from nbp.models.decoder import Decoder, make_decoder
 from nbp.models.generator import Generator
 from nbp.nn.decoding import Cache, choose_lengths
 from nbp.sampling.filters import PLAIN, Filter
+from nbp.sampling.schedules import UNGUIDED, Guidance
 from nbp.shapes import Array, Bool, Float, Int
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """Classifier-free guidance: logits = (1 + t) * conditional - t * null.
-
-    t = `scale`, or with `ramp` scale * (index of the pass), as the official code intended
-    (REFERENCE 3.3). 0 switches guidance off.
-    """
-
-    scale: float = 0.0
-    ramp: bool = False
-
-    def weight(self, index: Array | int) -> Array | float:
-        return self.scale * index if self.ramp else self.scale
-
-
-UNGUIDED = Guidance()
 
 
 def generate(
@@ -76,8 +59,7 @@ def generate(
         filtering=filtering,
         guidance=guidance,
     )
-    vocabulary = (model.model if isinstance(model, Decoder) else model).vocabulary
-    return jnp.clip(drawn - vocabulary.code_offset, 0, vocabulary.codes - 1)
+    return clip_codes(model.model if isinstance(model, Decoder) else model, drawn)
 
 
 def generate_ids(
@@ -93,37 +75,51 @@ def generate_ids(
     guidance: Guidance = UNGUIDED,
 ) -> Int[Array, "b size"]:
     """As `generate`, but the vocabulary ids as they were drawn and fed back."""
-    decoder = model if isinstance(model, Decoder) else make_decoder(model)
-    plan, vocabulary = decoder.model.plan, decoder.model.vocabulary
-    schedule = plan.schedule(given)
-    batch = sample_ids.shape[0]
+    run = make_run(
+        model,
+        key,
+        sample_ids,
+        prompt=prompt,
+        null=null,
+        given=given,
+        filtering=filtering,
+        guidance=guidance,
+    )
     if known is None:
-        known = jnp.zeros((batch, plan.grid.size), jnp.int32)
-    ids = jnp.where(jnp.arange(plan.grid.size) < given, known + vocabulary.code_offset, 0)
+        known = jnp.zeros((sample_ids.shape[0], run.model.plan.grid.size), jnp.int32)
+    return run.draw(known, run.make_cache())[0]
+
+
+def clip_codes(model: Generator, ids: Int[Array, "b size"]) -> Int[Array, "b size"]:
+    """Drawn vocabulary ids as codes; those outside the video range become the nearest code."""
+    vocabulary = model.vocabulary
+    return jnp.clip(ids - vocabulary.code_offset, 0, vocabulary.codes - 1)
+
+
+def make_run(
+    model: Generator | Decoder,
+    key: Array,
+    sample_ids: Int[Array, "b"],
+    *,
+    prompt: Int[Array, "b p"] | None,
+    null: Bool[Array, "b"] | None,
+    given: int,
+    filtering: Filter,
+    guidance: Guidance,
+) -> "Run":
+    """One generation of the arguments of `generate`, before its first pass."""
+    decoder = model if isinstance(model, Decoder) else make_decoder(model)
+    plan, batch = decoder.model.plan, sample_ids.shape[0]
     guided = guidance.scale != 0.0 and plan.prompt_length > 0
-    run = _Run(
+    return Run(
         decoder=decoder,
+        schedule=plan.schedule(given),
         keys=jax.vmap(functools.partial(jax.random.fold_in, key))(sample_ids),
         prompt=_double(prompt) if guided else prompt,
         null=jnp.arange(2 * batch) >= batch if guided else null,
         filtering=filtering,
         guidance=guidance if guided else UNGUIDED,
     )
-    lengths = choose_lengths(plan.length)
-    phases = cut_phases(schedule.phases, lengths)
-    room = lengths[bisect.bisect_left(lengths, schedule.prefill)]
-    cache = decoder.make_cache(batch * (2 if guided else 1), room)
-    limits = jnp.asarray(plan.k_end[: schedule.prefill])
-    ids, cache = run.run_pass(
-        ids, cache, 0, fed=schedule.prefill, drawn=schedule.first_width, k_end=limits, index=0
-    )
-    index = 1
-    for phase, room in phases:
-        if room > cache.length:
-            cache = cache.grow(room)
-        ids, cache = run.scan_phase(ids, cache, phase, index)
-        index += phase.count
-    return ids
 
 
 def cut_phases(phases: Sequence[Phase], lengths: Sequence[int]) -> list[tuple[Phase, int]]:
@@ -131,7 +127,7 @@ def cut_phases(phases: Sequence[Phase], lengths: Sequence[int]) -> list[tuple[Ph
     cut = []
     for phase in phases:
         ends = [phase.start + (i + 1) * phase.width for i in range(phase.count)]
-        rooms = [lengths[bisect.bisect_left(lengths, end)] for end in ends]
+        rooms = [_find_room(lengths, end) for end in ends]
         for room, group in itertools.groupby(range(phase.count), key=rooms.__getitem__):
             passes = list(group)
             start = phase.start + passes[0] * phase.width
@@ -139,16 +135,63 @@ def cut_phases(phases: Sequence[Phase], lengths: Sequence[int]) -> list[tuple[Ph
     return cut
 
 
+def _find_room(lengths: Sequence[int], positions: int) -> int:
+    return lengths[bisect.bisect_left(lengths, positions)]
+
+
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """What stays the same over the passes of one generation."""
 
     decoder: Decoder
+    schedule: Schedule
     keys: Array
     prompt: Array | None
     null: Array | None
     filtering: Filter
     guidance: Guidance
+
+    @property
+    def model(self) -> Generator:
+        return self.decoder.model
+
+    def make_cache(self) -> Cache:
+        """An empty cache for the first pass, with rows for the null branch where there is one."""
+        rows = len(self.keys) * (2 if self.guidance.scale else 1)
+        return self.decoder.make_cache(rows, _find_room(self.lengths, self.schedule.prefill))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """To which the cache grows."""
+        return choose_lengths(self.model.plan.length)
+
+    def draw(
+        self, known: Int[Array, "b size"], cache: Cache, *, held: int = 0
+    ) -> tuple[Int[Array, "b size"], Cache]:
+        """Runs all passes: vocabulary ids, and the cache.
+
+        known: codes, of which the schedule's given ones are kept. held: leading positions whose
+        keys and values the cache has already (`SequencePlan.settled`); they are not fed again.
+        """
+        plan, schedule = self.model.plan, self.schedule
+        offset = self.model.vocabulary.code_offset
+        ids = jnp.where(jnp.arange(plan.grid.size) < schedule.given, known + offset, 0)
+        ids, cache = self.run_pass(
+            ids,
+            cache,
+            held,
+            fed=schedule.prefill - held,
+            drawn=schedule.first_width,
+            k_end=jnp.asarray(plan.k_end[held : schedule.prefill]),
+            index=0,
+        )
+        index = 1
+        for phase, room in cut_phases(schedule.phases, self.lengths):
+            if room > cache.length:
+                cache = cache.grow(room)
+            ids, cache = self.scan_phase(ids, cache, phase, index)
+            index += phase.count
+        return ids, cache
 
     def scan_phase(self, ids: Array, cache: Cache, phase: Phase, index: int) -> tuple[Any, Cache]:
         def step(carry: tuple[Array, Cache], i: Array) -> tuple[tuple[Array, Cache], None]:
@@ -180,14 +223,15 @@ class _Run:
         index: Array | int,
     ) -> tuple[Array, Cache]:
         """Feeds the queries `[start, start + fed)` and draws the tokens of the last `drawn`."""
-        model, plan = self.decoder.model, self.decoder.model.plan
+        model, plan = self.model, self.model.plan
         rows = _double(ids) if self.guidance.scale else ids
         x = model.embed(model.input_table(rows, self.prompt), start, fed, null=self.null)
         hidden = model.key_mask(self.prompt, self.null)
         x, cache = self.decoder.extend(x, cache, start=start, k_end=k_end, key_mask=hidden)
         logits = self.guide(self.decoder.predict(x[:, fed - drawn :]), index)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, index)
-        new = self.filtering.draw(keys, logits) + model.scored.start
+        passes = self.schedule.passes
+        new = self.filtering.draw(keys, logits, index=index, passes=passes) + model.scored.start
         token = start + fed - drawn - plan.prompt_length + plan.first
         return jax.lax.dynamic_update_slice(ids, new.astype(ids.dtype), (0, token)), cache
 
@@ -195,7 +239,7 @@ class _Run:
         if not self.guidance.scale:
             return logits
         conditional, unconditional = jnp.split(logits, 2)
-        t = self.guidance.weight(index)
+        t = self.guidance.weight(index, self.schedule.passes)
         return (1 + t) * conditional - t * unconditional
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from nbp.sampling.drawing import draw_filtered
+from nbp.sampling.schedules import Ramp, RampShape
 from nbp.shapes import Array, Float, Int
 
 
@@ -24,27 +25,53 @@ class Filter:
     top_p: of what is left, in falling order, keep each token before which at most this probability
       has accumulated (the first always stays); 1 switches it off.
     greedy: take the largest logit instead of drawing.
+    temperature_end: temperature of the last pass, which is reached from that of the first along
+      `temperature_schedule`; None keeps the temperature.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     greedy: bool = False
+    temperature_end: float | None = None
+    temperature_schedule: RampShape = "linear"
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"temperature {self.temperature}: must be above 0 (or use greedy)")
+        if self.temperature_end is not None and not self.temperature_end > 0:
+            raise ValueError(f"temperature_end {self.temperature_end}: must be above 0")
         if self.top_k < 0:
             raise ValueError(f"top_k {self.top_k}: must be 0 (off) or the number of codes to keep")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p {self.top_p}: must be above 0 and at most 1 (off)")
 
-    def draw(self, keys: Array, logits: Float[Array, "b n v"]) -> Int[Array, "b n"]:
-        """One independent draw per position; `keys` holds one random key per sample."""
+    @property
+    def scheduled(self) -> bool:
+        """Whether the temperature changes from pass to pass."""
+        return self.temperature_end is not None and self.temperature_end != self.temperature
+
+    def draw(
+        self,
+        keys: Array,
+        logits: Float[Array, "b n v"],
+        *,
+        index: Array | int = 0,
+        passes: int = 1,
+    ) -> Int[Array, "b n"]:
+        """One independent draw per position; `keys` holds one random key per sample.
+
+        index: of the pass, of `passes` in all; it chooses the temperature where that changes.
+        """
         if self.greedy:
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        scaled = logits if self.temperature == 1.0 else logits / self.temperature
-        return draw_filtered(keys, scaled, top_k=self.top_k, top_p=self.top_p)
+        if self.scheduled:
+            assert self.temperature_end is not None
+            ramp = Ramp(self.temperature, self.temperature_end, self.temperature_schedule)
+            logits = logits / ramp.at(index, passes)
+        elif self.temperature != 1.0:
+            logits = logits / self.temperature
+        return draw_filtered(keys, logits, top_k=self.top_k, top_p=self.top_p)
 
 
 PLAIN = Filter()  # the model's own distribution

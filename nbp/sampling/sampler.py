@@ -5,7 +5,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nbp.axes import RULES, count_parts
-from nbp.models.decoder import bind_decoder, lay_out_params
+from nbp.models.decoder import Decoder, bind_decoder, lay_out_params
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.nn.decoding import CacheType, WeightType, place
-from nbp.sampling.decode import UNGUIDED, Guidance, generate
+from nbp.sampling.decode import generate
 from nbp.sampling.filters import PLAIN, Filter
-from nbp.shapes import Array, Clips, Int, PyTree
+from nbp.sampling.schedules import UNGUIDED, Guidance
+from nbp.shapes import Array, Bool, Clips, Int, PyTree
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,25 @@ class Samples:
 
     videos: np.ndarray
     tokens: np.ndarray
+
+    def cut(self, frames: int, stride: int) -> "Samples":
+        """The first frames and their latent frames, of `stride` frames each but the first."""
+        return Samples(self.videos[:, :frames], self.tokens[:, : 1 - (1 - frames) // stride])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips `first`, `first + 1`, ... of a request, `keep` of them; the other rows fill it up.
+
+    ids: number of each row's clip. labels: its class, if any. known: codes [b size] in generation
+    order, of which the given frames are kept.
+    """
+
+    first: int
+    keep: int
+    ids: Int[np.ndarray, "b"]
+    labels: Int[np.ndarray, "b"] | None
+    known: Array
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity: it holds arrays
@@ -79,36 +99,53 @@ class Sampler:
         Raises ValueError where the given frames are no whole blocks or are needed and missing, or
         labels, clips or codes are not one per sample.
         """
+        given = self.generator.plan.tokens_of_frames(given_frames)
+        videos, tokens = [], []
+        for batch in self.cut_batches(
+            count, labels=labels, clips=clips, codes=codes, given_frames=given_frames
+        ):
+            drawn = self.run(self.draw_program(given), jax.random.key(seed), batch, params=params)
+            grid = self.generator.restore_grid(drawn)
+            videos.append(np.asarray(self.decode(self.tokenizer_params, grid))[: batch.keep])
+            tokens.append(np.asarray(grid, np.int32)[: batch.keep])
+        return Samples(np.concatenate(videos), np.concatenate(tokens))
+
+    def cut_batches(
+        self,
+        count: int,
+        *,
+        labels: Sequence[int] | None,
+        clips: Clips | None,
+        codes: Int[np.ndarray, "b T H W"] | None,
+        given_frames: int,
+    ) -> Iterator[Batch]:
+        """A request in batches of one size; arguments and errors of `sample`."""
         plan = self.generator.plan
-        given = plan.tokens_of_frames(given_frames)
-        plan.schedule(given)  # says what is wrong before anything is compiled
-        if given and clips is None and codes is None:
+        plan.schedule(plan.tokens_of_frames(given_frames))  # before anything is compiled
+        if given_frames and clips is None and codes is None:
             raise ValueError(f"{given_frames} given latent frames, but no clips to take them from")
         for name, values in (("labels", labels), ("clips", clips), ("codes", codes)):
             if values is not None and len(values) != count:
                 raise ValueError(f"{len(values)} {name} for {count} samples: give one for each")
         grids = np.zeros((count, *plan.grid.shape), np.int32) if codes is None else codes
-        videos, tokens = [], []
         size = self._round_up(min(self.batch, count))
         for start in range(0, count, size):
             ids = np.arange(start, start + size)
             rows = np.minimum(ids, count - 1)  # the last batch is filled up, then cut
             known = np.asarray(grids[rows], np.int32)
             if clips is not None:
-                known = self._encode(self.tokenizer_params, clips[rows])
-            known = self.generator.arrange(known)
+                known = self.encode(self.tokenizer_params, clips[rows])
             label_rows = None if labels is None else np.asarray(labels, np.int32)[rows]
-            with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
-                drawn = self.draw_program(given)(
-                    params or self.generator_params,
-                    jax.random.key(seed),
-                    *self._split((ids, label_rows, known)),
-                )
-            grid = self.generator.restore_grid(drawn)
-            keep = min(size, count - start)
-            videos.append(np.asarray(self._decode(self.tokenizer_params, grid))[:keep])
-            tokens.append(np.asarray(grid, np.int32)[:keep])
-        return Samples(np.concatenate(videos), np.concatenate(tokens))
+            known = self.generator.arrange(known)
+            yield Batch(start, min(size, count - start), ids, label_rows, known)
+
+    def run(
+        self, program: Any, key: Array, batch: Batch, *more: Any, params: PyTree | None = None
+    ) -> Any:
+        """Calls a program (parameters, key, ids, labels, known codes, ...) on the devices."""
+        with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
+            rows = self._split((batch.ids, batch.labels, batch.known))
+            return program(params or self.generator_params, key, *rows, *more)
 
     def laid_out(self) -> "Sampler":
         """The same for sampling alone, in half the memory; this one's parameters are gone."""
@@ -117,6 +154,10 @@ class Sampler:
         )
         return dataclasses.replace(self, generator_params=params)
 
+    def bind(self, params: PyTree) -> Decoder:
+        """The generator for `nbp.sampling.decode`, within a program."""
+        return bind_decoder(self.generator, params, weights=self.weights, stored=self.cache)
+
     def _round_up(self, batch: int) -> int:
         """The next size that the devices divide."""
         parts = 1 if self.mesh is None else count_parts(RULES["batch"], self.mesh.shape)
@@ -124,16 +165,17 @@ class Sampler:
 
     def _split(self, rows: PyTree) -> PyTree:
         """Rows of a batch, each on its devices."""
-        return place(
-            rows, jax.tree.map(lambda row: ("batch", *(None,) * (row.ndim - 1)), rows), self.mesh
-        )
+        axes = jax.tree.map(lambda row: ("batch", *(None,) * (row.ndim - 1)), rows)
+        return place(rows, axes, self.mesh)
 
     @functools.cached_property
-    def _encode(self) -> Any:
+    def encode(self) -> Any:
+        """The compiled tokenizer: (its parameters, clips of bytes) -> codes [b T H W]."""
         return jax.jit(self.tokenizer.encode)
 
     @functools.cached_property
-    def _decode(self) -> Any:
+    def decode(self) -> Any:
+        """The compiled tokenizer: (its parameters, codes [b T H W]) -> clips of bytes."""
         return jax.jit(self.tokenizer.decode)
 
     @functools.cache  # noqa: B019 - lives as long as the compiled programs
@@ -143,15 +185,9 @@ class Sampler:
         def draw(
             params: PyTree, key: Array, ids: Array, labels: Array | None, known: Array
         ) -> Int[Array, "b size"]:
-            prompted = self.generator.plan.prompt_length > 0
-            null = jnp.ones(ids.shape, bool) if prompted and labels is None else None
-            prompt = None
-            if prompted:
-                rows = jnp.zeros_like(ids) if labels is None else labels
-                prompt = self.generator.prompt({"label": rows})
-            decoder = bind_decoder(self.generator, params, weights=self.weights, stored=self.cache)
+            prompt, null = self.condition(ids, labels)
             return generate(
-                decoder,
+                self.bind(params),
                 key,
                 ids,
                 prompt=prompt,
@@ -159,7 +195,22 @@ class Sampler:
                 known=known,
                 given=given,
                 filtering=self.filtering,
-                guidance=self.guidance if labels is not None else UNGUIDED,
+                guidance=self.guidance_for(labels),
             )
 
         return jax.jit(draw)
+
+    def condition(
+        self, ids: Int[Array, "b"], labels: Int[Array, "b"] | None
+    ) -> tuple[Int[Array, "b p"] | None, Bool[Array, "b"] | None]:
+        """Prompts of the clips, and which of them the null condition replaces: all of no label."""
+        if not self.generator.plan.prompt_length:
+            return None, None
+        if labels is None:
+            prompt = self.generator.prompt({"label": jnp.zeros_like(ids)})
+            return prompt, jnp.ones(ids.shape, bool)
+        return self.generator.prompt({"label": labels}), None
+
+    def guidance_for(self, labels: Int[Array, "b"] | None) -> Guidance:
+        """Clips without a label have no condition to be guided by."""
+        return UNGUIDED if labels is None else self.guidance

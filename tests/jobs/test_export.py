@@ -14,8 +14,8 @@ from nbp import build, export
 from nbp.config import load_config, to_json
 from nbp.errors import CheckpointError
 from nbp.jobs.workdir import read_config, read_labels, save_labels, write_text
-from nbp.sampling.decode import Guidance
 from nbp.sampling.filters import PLAIN
+from nbp.sampling.schedules import Guidance
 from nbp.training.checkpoint import Checkpointer
 from tests import tiny
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from nbp.models.generator import Generator, GeneratorNetwork
-from nbp.sampling.decode import UNGUIDED, Guidance, generate_ids
+from nbp.sampling.decode import generate_ids
 from nbp.sampling.filters import Filter
+from nbp.sampling.schedules import UNGUIDED, Guidance
 from nbp.shapes import Array, PyTree
 from nbp.tasks.generator import score
 from tests.official_parity.comparison import Comparison, compare
@@ -107,7 +108,7 @@ def check_guided(case: Case, arrays: Arrays) -> list[Comparison]:
         assert prompt is not None
         network = make_network(config, drawn.shape[1], prompt)
         check_sizes(config, network, drawn)
-        guidance = Guidance(config["cfg_ratio"], ramp=config["scale_cfg"])
+        guidance = Guidance(config["cfg_ratio"], "ramp" if config["scale_cfg"] else "constant")
         filtering = Filter(greedy=True)
         known = np.zeros(drawn.shape, np.int32)
         ids = _generate(

@@ -14,8 +14,9 @@ import pytest
 from nbp.layout import LatentGrid, Opening, Phase
 from nbp.models.decoder import bind_decoder, lay_out_params
 from nbp.models.generator import GeneratorNetwork
-from nbp.sampling.decode import UNGUIDED, Guidance, cut_phases, generate
+from nbp.sampling.decode import cut_phases, generate
 from nbp.sampling.filters import PLAIN, Filter
+from nbp.sampling.schedules import UNGUIDED, Guidance
 from tests.models.toy import LABELS, draw_params, make_network, reference_logits
 
 GRID = LatentGrid(3, 2, 2)
@@ -52,7 +53,7 @@ def decode_by_hand(
         width = 1 if done < held else size
         logits = reference_logits(network, params, ids, prompt, null=null)
         if guidance.scale:
-            t = guidance.scale * (index if guidance.ramp else 1)
+            t = guidance.scale * (index if guidance.schedule == "ramp" else 1)
             unconditional = reference_logits(network, params, ids, prompt, null=True)
             logits = (1 + t) * logits - t * unconditional
         new = slice(done - plan.first, done - plan.first + width)
@@ -137,7 +138,7 @@ def prompted():
     return network, draw_params(network, seed=3), *draw_conditions(network, seed=3)
 
 
-@pytest.mark.parametrize("guidance", [Guidance(1.5), Guidance(0.75, ramp=True)])
+@pytest.mark.parametrize("guidance", [Guidance(1.5), Guidance(0.75, "ramp")])
 def test_guidance_blends_two_full_passes(prompted, guidance):
     network, params, prompt, known = prompted
     expected = decode_by_hand(network, params, prompt=prompt, known=known, guidance=guidance)
@@ -166,8 +167,8 @@ def test_padding_stays_hidden_from_every_pass():
 
 
 def test_guidance_weights():
-    assert [Guidance(0.5).weight(i) for i in (0, 1, 7)] == [0.5, 0.5, 0.5]
-    assert [Guidance(0.5, ramp=True).weight(i) for i in (0, 1, 7)] == [0.0, 0.5, 3.5]
+    assert [Guidance(0.5).weight(i, 8) for i in (0, 1, 7)] == [0.5, 0.5, 0.5]
+    assert [Guidance(0.5, "ramp").weight(i, 8) for i in (0, 1, 7)] == [0.0, 0.5, 3.5]
 
 
 # Drawing ---------------------------------------------------------------------------------------

@@ -1,0 +1,144 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Writing video files frame by frame: a video need not be in memory as a whole.
+
+A file is written beside its place and put there when it is complete, so it is whole or not there.
+"""
+
+import os
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+import av
+import numpy as np
+from PIL import Image
+
+from nbp.shapes import Clip
+
+# The first of these that the installed PyAV has. Every published wheel has libx264.
+H264_ENCODERS = ("libx264", "libopenh264")
+# Near-transparent: the files are looked at and scored, and clips are small.
+X264_OPTIONS = {"crf": "14", "preset": "medium"}
+
+
+W = TypeVar("W", bound="_Writer")
+
+
+class _Writer:
+    """A file that takes its place when the `with` block ends well, and else leaves nothing."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __enter__(self: W) -> W:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{self.path.name}-", suffix=".tmp", dir=self.path.parent
+        )
+        os.close(handle)
+        self._target = Path(name)
+        try:
+            self._open(self._target)
+        except BaseException:
+            self._target.unlink(missing_ok=True)
+            raise
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            self._close(complete=kind is None)
+            if kind is None:
+                # mkstemp makes files private; a result is as readable as any other file.
+                umask = os.umask(0)
+                os.umask(umask)
+                self._target.chmod(0o666 & ~umask)
+                os.replace(self._target, self.path)
+        finally:
+            self._target.unlink(missing_ok=True)
+
+    def _open(self, target: Path) -> None:
+        raise AssertionError("a kind of file opens its own")
+
+    def _close(self, *, complete: bool) -> None:
+        raise AssertionError("a kind of file closes its own")
+
+
+class VideoWriter(_Writer):
+    """H.264 mp4 (yuv420p) of RGB frames of one size; odd sizes get their last row or column twice.
+
+    Raises `OSError` if the place cannot be written.
+    """
+
+    def __init__(self, path: str | Path, *, fps: float) -> None:
+        super().__init__(path)
+        self.fps = fps
+
+    def add(self, frames: Clip) -> None:
+        """The next frames [t h w 3]."""
+        if self._stream is None:
+            self._begin(*frames.shape[1:3])
+        stream = self._stream
+        assert stream is not None
+        odd = ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0))
+        for image in np.pad(frames, odd, mode="edge"):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            self._file.mux(stream.encode(frame))
+
+    def _open(self, target: Path) -> None:
+        self._stream: Any = None
+        options = {"movflags": "+faststart"}
+        self._file: Any = av.open(str(target), "w", format="mp4", options=options)
+
+    def _begin(self, height: int, width: int) -> None:
+        encoder = next((name for name in H264_ENCODERS if name in av.codecs_available), None)
+        if encoder is None:
+            raise RuntimeError("this PyAV has no H.264 encoder; install PyAV from its wheel")
+        stream = self._file.add_stream(encoder, rate=Fraction(self.fps).limit_denominator(1001))
+        stream.height, stream.width = height + height % 2, width + width % 2
+        stream.pix_fmt = "yuv420p"
+        stream.options = X264_OPTIONS if encoder == "libx264" else {}
+        self._stream = stream
+
+    def _close(self, *, complete: bool) -> None:
+        try:
+            if complete and self._stream is not None:
+                self._file.mux(self._stream.encode())
+        finally:
+            self._file.close()
+
+
+class GifWriter(_Writer):
+    """An endless GIF, each pixel enlarged to scale x scale.
+
+    Until the end the frames are kept, a byte for each pixel.
+    GIF counts time in 10 ms, so rates are rounded, and rates above 50 fps become 50.
+    """
+
+    def __init__(self, path: str | Path, *, fps: float, scale: int = 1) -> None:
+        super().__init__(path)
+        self.fps, self.scale = fps, scale
+
+    def add(self, frames: Clip) -> None:
+        """The next frames [t h w 3]."""
+        enlarged = frames.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
+        # Without dithering still areas stay still.
+        none = Image.Dither.NONE
+        self._images += [Image.fromarray(image).quantize(256, dither=none) for image in enlarged]
+
+    def _open(self, target: Path) -> None:
+        self._images: list[Any] = []
+
+    def _close(self, *, complete: bool) -> None:
+        if complete:
+            first, *others = self._images
+            duration = max(20, 10 * round(100 / self.fps))
+            first.save(
+                self._target,
+                "GIF",
+                save_all=True,
+                append_images=others,
+                duration=duration,
+                loop=0,
+            )

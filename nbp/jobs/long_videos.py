@@ -1,0 +1,117 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Videos of any length from a trained workdir, and a report of how they drift."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from nbp.config import Config
+from nbp.errors import ConfigError
+from nbp.evaluation.drift import measure_drift
+from nbp.evaluation.figures import write_drift_curves
+from nbp.evaluation.protocols import find_protocol
+from nbp.jobs.clip_files import Files, Recording
+from nbp.jobs.sample_request import LongRequest
+from nbp.jobs.weights import Features, load_features
+from nbp.jobs.workdir import make_folder, write_text
+from nbp.sampling.rollout import Rollout, Slide, choose_slide
+from nbp.sampling.sampler import Sampler
+from nbp.training.distributed import is_main
+
+
+@dataclass(frozen=True)
+class LongPlan:
+    """Videos of `frames` frames, how windows slide, and features for the report, if any."""
+
+    frames: int
+    slide: Slide
+    features: Features | None
+
+
+def plan_long_videos(config: Config, request: LongRequest) -> LongPlan | None:
+    """What was asked for, checked; None where a clip of the trained length has all frames."""
+    frames = request.num_frames
+    if frames is None or frames <= config.data.frames:
+        if frames is not None and frames < 1:
+            raise ConfigError(f"--num_frames {frames}: draw at least 1 frame")
+        for flag, value in (
+            ("--keep_frames", request.keep_frames),
+            ("--slide", request.slide),
+            ("--anchor", request.anchor or None),
+            ("--features", request.features or None),
+        ):
+            if value is not None:
+                raise ConfigError(
+                    f"{flag} is about videos longer than a clip of {config.data.frames} frames: "
+                    f"give --num_frames {config.data.frames + 1} or more, or leave it out"
+                )
+        return None
+    if request.anchor and request.slide == "reencode":
+        raise ConfigError("--anchor keeps codes as they are: leave out --slide, or use codes")
+    kind = "anchor" if request.anchor else request.slide or "reencode"
+    try:
+        slide = choose_slide(config.plan, keep=request.keep_frames, kind=kind)
+    except ValueError as error:
+        raise ConfigError(f"--num_frames {frames}: {error}") from error
+    features = load_features(
+        request.features,
+        find_protocol("reconstruction"),
+        frames=config.data.frames,
+        place=jnp.asarray,
+        copy=lambda params: params,
+    )
+    return LongPlan(frames, slide, features)
+
+
+def draw_long_videos(
+    sampler: Sampler, plan: LongPlan, files: Files, *, drawing: Mapping[str, Any]
+) -> None:
+    """Draws videos into files as they come, then `drift.json` and `drift.png`.
+
+    drawing: the other arguments of `Sampler.sample`.
+    """
+    pieces = Rollout(sampler, plan.slide).sample(len(files.names), plan.frames, **drawing)
+    if not is_main():  # every process draws the same videos
+        for _ in pieces:
+            pass
+        return
+    make_folder(files.out)
+    stride = sampler.tokenizer.spec.stride[0]
+    window = sampler.generator.plan.grid.t
+    features = plan.features
+    if features is not None and len(files.names) < 2:
+        raise ConfigError("--features: a Frechet distance needs at least 2 videos: --num 2 or more")
+    with Recording(files, frames=plan.frames, latents=1 - (1 - plan.frames) // stride) as recording:
+        for piece in pieces:
+            recording.add(piece)
+        drift = measure_drift(
+            recording.videos,
+            recording.tokens,
+            window=window,
+            stride=stride,
+            codes=sampler.tokenizer.spec.quantizer.codes,
+            extractor=None if features is None else features.extractor,
+        )
+    report = {
+        "videos": len(files.names),
+        "frames": plan.frames,
+        "window_frames": 1 + (window - 1) * stride,
+        "slide": plan.slide.kind,
+        "keep_frames": plan.slide.keep,
+        "fvd": None if features is None else name_fvd(len(files.names), features),
+        "features": None if features is None else features.origin,
+        **drift.to_json(),
+    }
+    write_text(files.out / "drift.json", json.dumps(report, indent=1) + "\n")
+    title = f"{len(files.names)} videos of {plan.frames} frames, {plan.slide.kind}"
+    write_drift_curves(files.out / "drift.png", drift, title=title)
+
+
+def name_fvd(count: int, features: Features) -> str:
+    """What the report's FVD is: of how few videos, and with whose features."""
+    name = "fvd" if features.published else "fvd_random_features"
+    return f"{name}_{count}_to_first_segment"

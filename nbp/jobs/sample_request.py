@@ -1,0 +1,107 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `nbp.sample` can be asked for, and the flags that ask for it."""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class ScheduleRequest:
+    """How temperature and guidance change over the passes; None leaves it to the configuration."""
+
+    temperature_end: float | None = None
+    temperature_schedule: Literal["constant", "linear", "cosine"] | None = None
+    guidance_schedule: Literal["constant", "ramp", "linear", "cosine"] | None = None
+    guidance_start: float | None = None
+    guidance_end: float | None = None
+
+
+@dataclass(frozen=True)
+class LongRequest:
+    """Videos of `num_frames` frames, more than a clip of training has or fewer.
+
+    keep_frames: latent frames that a window takes over from the one before; None: half of them.
+    slide: the form in which it takes them over, `anchor`: the first ones stay; see
+    `nbp.sampling.rollout`. features: for the FVD of the drift report, or none.
+    """
+
+    num_frames: int | None = None
+    keep_frames: int | None = None
+    slide: Literal["reencode", "codes"] | None = None
+    anchor: bool = False
+    features: str = ""
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What `nbp.sample` was asked for; None leaves a choice to the workdir's configuration.
+
+    count: conditions to draw for, in turn the labels, or held-out clips to continue.
+    samples_per_condition: clips drawn for each. per_class: clips of each class, in place of both.
+    """
+
+    count: int
+    seed: int = 0
+    label: str | None = None
+    frames: Path | None = None
+    given_frames: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    guidance: float | None = None
+    per_class: int | None = None
+    samples_per_condition: int = 1
+    schedules: ScheduleRequest = ScheduleRequest()
+    long: LongRequest = LongRequest()
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of a request, named like its fields."""
+    add = parser.add_argument
+    add("--num", type=int, help="clips to draw, or conditions; default 16")
+    add("--per_class", type=int, help="clips of each class, in place of --num")
+    add("--samples_per_condition", type=int, default=1, help="clips for each label or prefix")
+    add("--label", help="class name or id, or none; default: all in turn")
+    add("--frames", type=Path, help="video whose first frames are continued")
+    add("--given_frames", type=int, help="latent frames taken from --frames")
+    add("--temperature", type=float)
+    add("--temperature_end", type=float, help="temperature of the last pass")
+    add("--temperature_schedule", choices=("constant", "linear", "cosine"))
+    add("--top_k", type=int, help="0: off")
+    add("--top_p", type=float, help="1: off")
+    add("--guidance", type=float, help="classifier-free guidance; 0: off")
+    add("--guidance_schedule", choices=("constant", "ramp", "linear", "cosine"))
+    add("--guidance_start", type=float, help="share of the passes before guidance begins")
+    add("--guidance_end", type=float, help="share of the passes after which it is off")
+    add("--seed", type=int, default=0)
+    add("--num_frames", type=int, help="length of the videos; longer than a clip: windows slide")
+    add("--keep_frames", type=int, help="latent frames a window keeps; default: half of them")
+    add("--slide", choices=("reencode", "codes"), help="how it keeps them; default: reencode")
+    add("--anchor", action="store_true", help="codes, and the first latent frame stays for good")
+    add("--features", default="", help="DIR or random-i3d: FVD in the drift report")
+
+
+def make_request(arguments: argparse.Namespace) -> SampleRequest:
+    """The request of parsed flags."""
+    values = vars(arguments)
+    alone = arguments.samples_per_condition > 1 and arguments.frames is not None
+    count = (1 if alone else 16) if arguments.num is None else arguments.num
+    if arguments.num is not None and arguments.per_class is not None:
+        from nbp.errors import ConfigError
+
+        raise ConfigError("--num and --per_class: give one of them; --per_class N draws N for each")
+
+    def pick(kind: type) -> dict[str, Any]:
+        names = [field.name for field in dataclasses.fields(kind)]
+        return {name: values[name] for name in names if name in values}
+
+    return SampleRequest(
+        count=count,
+        schedules=ScheduleRequest(**pick(ScheduleRequest)),
+        long=LongRequest(**pick(LongRequest)),
+        **pick(SampleRequest),
+    )

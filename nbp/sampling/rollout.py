@@ -1,0 +1,267 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Videos longer than the trained clip: a window slides over the latent frames.
+
+The first window is a clip like any other. Each later one begins with frames that are there already,
+`Slide.keep` of them, and the generator draws the rest. What it is shown must look like the start of
+a clip of the training set, whose first latent frame stands for one pixel frame and each other one
+for `stride` of them:
+
+* `reencode`: the latest (keep - 1) * stride + 1 pixel frames are encoded as the start of a new
+  clip: exactly the form that training saw. What the tokenizer loses is lost again in each window.
+* `codes`: the latest latent frames as they are. The first of them stands for several pixel frames
+  at a place where the model saw single frames only: an approximation.
+* `anchor`: the first latent frames of the whole video stay in their place (one block deep: one
+  latent frame, unless blocks are deeper), the latest ones follow. Every code has its trained form,
+  but there is a gap in time behind the anchor: an approximation too. Positions that depend on
+  nothing but prompt and anchor are never computed again: their keys and values stay in the cache.
+  All others are: positions are absolute, and each latent frame has moved.
+
+Memory does not depend on the length of the video: frames are handed over as they come.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nbp.layout import SequencePlan
+from nbp.models.streaming import decode_step
+from nbp.nn.decoding import Cache
+from nbp.sampling.decode import clip_codes, make_run
+from nbp.sampling.sampler import Batch, Sampler
+from nbp.shapes import Array, Clips, Int, PyTree, UInt8
+
+SlideKind = Literal["reencode", "codes", "anchor"]
+LATER = 0x51DE  # the stream of random keys of all windows but the first
+
+
+@dataclass(frozen=True)
+class Slide:
+    """How the window moves: `keep` latent frames are given to the next one, in the form `kind`."""
+
+    keep: int
+    kind: SlideKind = "reencode"
+
+
+def choose_slide(plan: SequencePlan, *, keep: int | None, kind: SlideKind) -> Slide:
+    """A slide that the plan can take; by default half the window, in whole blocks, is kept.
+
+    Raises ValueError where `keep` is none of the numbers that can be kept.
+    """
+    depth = plan.block[0]
+    first = 2 * depth if kind == "anchor" else depth
+    allowed = [n for n in range(first, plan.grid.t, depth) if _can_start(plan, n)]
+    if not allowed:
+        raise ValueError(
+            f"a window of {plan.grid.t} latent frames in blocks of depth {depth} cannot slide by "
+            f"{kind}: {first} frames would be kept and nothing generated"
+        )
+    if keep is None:
+        keep = min((n for n in allowed if 2 * n >= plan.grid.t), default=allowed[-1])
+    if keep not in allowed:
+        raise ValueError(
+            f"{keep} kept latent frames: a window of {plan.grid.t} in blocks of depth {depth} "
+            f"keeps one of {', '.join(map(str, allowed))} by {kind}"
+        )
+    return Slide(keep, kind)
+
+
+def _can_start(plan: SequencePlan, frames: int) -> bool:
+    return plan.tokens_of_frames(frames) >= plan.first
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next frames of the clips `first`, `first + 1`, ... of a request.
+
+    `videos` uint8 [n t h w c], the frames `frame`, ... of each, and `tokens` int32 [n T H W], the
+    latent frames `latent`, ... that were drawn with them.
+    """
+
+    first: int
+    frame: int
+    videos: np.ndarray
+    latent: int
+    tokens: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)  # holds compiled programs
+class Rollout:
+    """Draws videos of any length, a window at a time."""
+
+    sampler: Sampler
+    slide: Slide
+
+    def sample(
+        self,
+        count: int,
+        frames: int,
+        *,
+        seed: int,
+        labels: Sequence[int] | None = None,
+        clips: Clips | None = None,
+        codes: Int[np.ndarray, "b T H W"] | None = None,
+        given_frames: int = 0,
+    ) -> Iterator[Piece]:
+        """Draws `count` videos of `frames` frames, batch after batch, piece after piece.
+
+        The first window is the clip that `Sampler.sample` draws for the same arguments. Raises
+        ValueError as it does.
+        """
+        for batch in self.sampler.cut_batches(
+            count, labels=labels, clips=clips, codes=codes, given_frames=given_frames
+        ):
+            given = self.plan.tokens_of_frames(given_frames)
+            yield from self._emit(batch, frames, seed=seed, given=given)
+
+    @property
+    def plan(self) -> SequencePlan:
+        return self.sampler.generator.plan
+
+    @property
+    def stride(self) -> int:
+        """Pixel frames of a latent frame."""
+        return self.sampler.tokenizer.spec.stride[0]
+
+    def _emit(self, batch: Batch, frames: int, *, seed: int, given: int) -> Iterator[Piece]:
+        """The pieces of one batch, the last one cut to `frames`."""
+        kind = self.slide.kind
+        run = self._reencode if kind == "reencode" else self._move_codes
+        frame, latent = 0, 0
+        for videos, tokens in run(batch, jax.random.key(seed), given):
+            videos = videos[: batch.keep, : frames - frame]
+            needed = -(-(frame + videos.shape[1] - 1) // self.stride) + 1 - latent
+            tokens = tokens[: batch.keep, :needed]
+            yield Piece(batch.first, frame, videos, latent, tokens)
+            frame, latent = frame + videos.shape[1], latent + tokens.shape[1]
+            if frame == frames:
+                return
+
+    def _reencode(
+        self, batch: Batch, key: Array, given: int
+    ) -> Iterator[tuple[UInt8[np.ndarray, "b t h w c"], Int[np.ndarray, "b T H W"]]]:
+        """Windows without end, each begun with the encoded last frames of the one before."""
+        sampler, keep = self.sampler, self.slide.keep
+        shown = (keep - 1) * self.stride + 1
+        known, old, window = batch.known, 0, 0
+        while True:
+            now = dataclasses.replace(batch, known=known)
+            drawn = sampler.run(sampler.draw_program(given), window_key(key, window), now)
+            grid = sampler.generator.restore_grid(drawn)
+            videos = np.asarray(sampler.decode(sampler.tokenizer_params, grid))
+            yield videos[:, shown if old else 0 :], np.asarray(grid, np.int32)[:, old:]
+            codes = sampler.encode(sampler.tokenizer_params, videos[:, -shown:])
+            known = sampler.generator.arrange(self._fill(codes))
+            given, old, window = self.plan.tokens_of_frames(keep), keep, window + 1
+
+    def _move_codes(
+        self, batch: Batch, key: Array, given: int
+    ) -> Iterator[tuple[UInt8[np.ndarray, "b t h w c"], Int[np.ndarray, "b T H W"]]]:
+        """Windows without end over one stream of codes, which is decoded as it grows."""
+        sampler, keep = self.sampler, self.slide.keep
+        held = self.plan.block[0] if self.slide.kind == "anchor" else 0
+        decoder = StreamingDecoder(sampler, chunk=self.chunk)
+        known, old, window = batch.known, 0, 0
+        cache = None
+        while True:
+            keys = window_key(key, window)
+            if window == 1 and not self._draws_codes_only:
+                cache = None  # it was made with what was drawn, before codes were made of it
+            now = dataclasses.replace(batch, known=known)
+            if held:
+                drawn, cache = sampler.run(self.anchored_program(given), keys, now, cache)
+            else:
+                drawn = sampler.run(sampler.draw_program(given), keys, now)
+            grid = np.asarray(sampler.generator.restore_grid(drawn), np.int32)
+            yield decoder.decode(grid[:, old:]), grid[:, old:]
+            kept = np.concatenate([grid[:, :held], grid[:, grid.shape[1] - keep + held :]], axis=1)
+            known = sampler.generator.arrange(self._fill(kept))
+            given, old, window = self.plan.tokens_of_frames(keep), keep, window + 1
+
+    @property
+    def _draws_codes_only(self) -> bool:
+        generator = self.sampler.generator
+        scored = generator.recipe.scored(generator.vocabulary)
+        return scored.start >= generator.vocabulary.code_offset
+
+    @property
+    def chunk(self) -> int:
+        """Latent frames decoded at a time: whole chunks fill each window."""
+        window = self.plan.grid.t
+        return math.gcd(window - 1, window - self.slide.keep)
+
+    def _fill(self, codes: Int[Array, "b _ H W"]) -> Int[np.ndarray, "b T H W"]:
+        """The first codes of a window, and zeros where codes will be drawn."""
+        codes = np.asarray(codes, np.int32)
+        missing = self.plan.grid.t - codes.shape[1]
+        return np.pad(codes, ((0, 0), (0, missing), (0, 0), (0, 0)))
+
+    @functools.cache  # noqa: B019 - lives as long as the compiled programs
+    def anchored_program(self, given: int) -> Any:
+        """(parameters, key, ids, labels or None, known codes, cache or None) -> codes and cache.
+
+        With a cache, which is consumed, the positions that its anchor settles are not fed again.
+        """
+        sampler, plan = self.sampler, self.plan
+        settled = plan.settled(plan.tokens_of_frames(plan.block[0]))
+
+        def draw(
+            params: PyTree,
+            key: Array,
+            ids: Array,
+            labels: Array | None,
+            known: Array,
+            cache: Cache | None,
+        ) -> tuple[Int[Array, "b size"], Cache]:
+            prompt, null = sampler.condition(ids, labels)
+            decoder = sampler.bind(params)
+            run = make_run(
+                decoder,
+                key,
+                ids,
+                prompt=prompt,
+                null=null,
+                given=given,
+                filtering=sampler.filtering,
+                guidance=sampler.guidance_for(labels),
+            )
+            held = 0 if cache is None else settled
+            drawn, cache = run.draw(known, run.make_cache() if cache is None else cache, held=held)
+            return clip_codes(decoder.model, drawn), cache
+
+        return jax.jit(draw, donate_argnums=5)
+
+
+@dataclass
+class StreamingDecoder:
+    """Pixels of one stream of codes, in pieces of `chunk` latent frames behind the first one."""
+
+    sampler: Sampler
+    chunk: int
+    _cache: Any = dataclasses.field(default=None, init=False)
+
+    def decode(self, codes: Int[np.ndarray, "b T H W"]) -> UInt8[np.ndarray, "b t h w c"]:
+        """All frames of the next latent frames: m * chunk of them, one more at the start."""
+        network, params = self.sampler.tokenizer, self.sampler.tokenizer_params
+        cuts = list(range(int(self._cache is None), codes.shape[1] + 1, self.chunk))
+        cuts = cuts if cuts[0] == 0 else [0, *cuts]
+        videos = []
+        for start, end in itertools.pairwise(cuts):
+            self._cache, frames = decode_step(
+                network, params, self._cache, jnp.asarray(codes[:, start:end])
+            )
+            videos.append(np.asarray(frames))
+        return np.concatenate(videos, axis=1)
+
+
+def window_key(key: Array, window: int) -> Array:
+    """The random key of a window; the first has that of a clip of the trained length."""
+    return jax.random.fold_in(jax.random.fold_in(key, LATER), window) if window else key
