@@ -340,6 +340,19 @@ def check_cache(cache: TokenCache, tokenizer: Trained) -> None:
         )
 
 
+def make_sampling_mesh(config: Config) -> Mesh | None:
+    """All devices of this process, for sampling; None for one of them.
+
+    `mesh.tensor` of them share a clip where that divides, as in training. A configuration that asks
+    for a single device gets it.
+    """
+    devices, chosen = jax.local_devices(), config.mesh
+    if len(devices) == 1 or chosen.data * chosen.fsdp * chosen.tensor == 1:
+        return None
+    tensor = chosen.tensor if len(devices) % chosen.tensor == 0 else 1
+    return sharding.make_mesh(tensor=tensor, devices=devices)
+
+
 def load_sampler(
     config: Config, workdir: Path, *, labels: Sequence[str], filtering: Filter, guidance: Guidance
 ) -> tuple[Sampler, dict[str, Any]]:
@@ -362,6 +375,8 @@ def load_sampler(
         filtering=filtering,
         guidance=guidance,
         batch=config.sampling.batch,
+        weights=config.sampling.weights,
+        cache=config.sampling.cache,
     )
     check_tokenizer(trained_generator, trained_tokenizer)
     origin = {

@@ -265,6 +265,7 @@ class SamplingConfig:
     temperature_end: temperature of the last pass, reached along temperature_schedule; 0 keeps the
       temperature. guidance_schedule, guidance_start, guidance_end: see
       `nbp.sampling.schedules.Guidance`; ramp is the official growth with the pass.
+    weights, cache: what decoding keeps them in: the type that the network computes in, or coarser.
     """
 
     temperature: Positive = 1.0
@@ -276,6 +277,8 @@ class SamplingConfig:
     guidance_schedule: Literal["constant", "ramp", "linear", "cosine"] = "constant"
     guidance_start: Share = 0.0
     guidance_end: Annotated[float, Range(0.0, above=True, high=1.0)] = 1.0
+    weights: Literal["compute", "int8"] = "compute"
+    cache: Literal["compute", "bfloat16", "int8"] = "compute"
     batch: Count = 32
     fps: Positive = 8.0
 

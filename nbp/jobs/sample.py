@@ -73,7 +73,12 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
     sampler, _ = build.load_sampler(
         config, workdir, labels=labels, filtering=filtering, guidance=guidance
     )
-    sampler = sampler.laid_out()
+    sampler = replace(
+        sampler,
+        weights=request.weights or config.sampling.weights,
+        cache=request.cache or config.sampling.cache,
+        mesh=build.make_sampling_mesh(config),
+    ).laid_out()
     files = Files(out, names, fps=config.sampling.fps, columns=copies if copies > 1 else None)
     if long is not None:
         draw_long_videos(sampler, long, files, drawing=drawing)

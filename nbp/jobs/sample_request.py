@@ -53,6 +53,8 @@ class SampleRequest:
     top_k: int | None = None
     top_p: float | None = None
     guidance: float | None = None
+    weights: Literal["compute", "int8"] | None = None
+    cache: Literal["compute", "bfloat16", "int8"] | None = None
     per_class: int | None = None
     samples_per_condition: int = 1
     schedules: ScheduleRequest = ScheduleRequest()
@@ -77,6 +79,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--guidance_schedule", choices=("constant", "ramp", "linear", "cosine"))
     add("--guidance_start", type=float, help="share of the passes before guidance begins")
     add("--guidance_end", type=float, help="share of the passes after which it is off")
+    add("--weights", choices=("compute", "int8"), help="what decoding keeps the weights in")
+    add("--cache", choices=("compute", "bfloat16", "int8"), help="the same for keys and values")
     add("--seed", type=int, default=0)
     add("--num_frames", type=int, help="length of the videos; longer than a clip: windows slide")
     add("--keep_frames", type=int, help="latent frames a window keeps; default: half of them")
