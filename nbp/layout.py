@@ -333,6 +333,31 @@ class SequencePlan:
             phases.append(Phase(query + drawn, size, (total - drawn) // size))
         return Schedule(given, query + given + width, width, tuple(phases))
 
+    def phases(self, given: int = 0) -> tuple[Phase, ...]:
+        """The passes of `schedule(given)` by width, the first pass in its place among them."""
+        schedule = self.schedule(given)
+        width = schedule.first_width
+        first, rest = Phase(schedule.prefill - width, width, 1), schedule.phases
+        if rest and rest[0].width == width:
+            first, rest = Phase(first.start, width, 1 + rest[0].count), rest[1:]
+        return (first, *rest)
+
+    @functools.cached_property
+    def lookalikes(self) -> Int[np.ndarray, "size"]:
+        """An earlier token that each one likely resembles, without any model.
+
+        The same place a block earlier in time; in the first blocks the same place of the block
+        before; in the very first the token itself. Never a token of the same block.
+        """
+        flat = np.arange(self.grid.size).reshape(self.grid.shape)
+        depth = self.block[0]
+        earlier = self.inverse_order[np.concatenate([flat[:depth], flat[:-depth]]).reshape(-1)]
+        token, size = np.arange(self.grid.size), self.block_size
+        found = np.empty_like(token)
+        found[self.inverse_order] = earlier
+        before = np.where(token < size, token, token - size)
+        return _frozen(np.where(found == token, before, found))
+
     def passes(self, given: int = 0) -> int:
         """Number of forward passes of `schedule(given)`."""
         return self.schedule(given).passes

@@ -21,6 +21,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--top_k", type=int, help="0: off")
     parser.add_argument("--top_p", type=float, help="1: off")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance; 0: off")
+    parser.add_argument("--decoding", choices=("plain", "jacobi", "relaxed"), default="plain")
+    parser.add_argument("--window", type=int, help="passes that jacobi and relaxed look at at once")
+    parser.add_argument("--radius", type=int, help="relaxed: levels that mass may move")
+    parser.add_argument("--delta", type=float, help="relaxed: share of it that may move, 0..1")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
 
@@ -41,6 +45,10 @@ def main(argv: list[str] | None = None) -> None:
         top_k=arguments.top_k,
         top_p=arguments.top_p,
         guidance=arguments.guidance,
+        decoding=arguments.decoding,
+        window=arguments.window,
+        radius=arguments.radius,
+        delta=arguments.delta,
     )
     names = sample_workdir(arguments.workdir, out, request)
     if distributed.is_main():

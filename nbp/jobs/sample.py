@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, assert_never
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from nbp.errors import ConfigError
 from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.workdir import find_label, make_folder, read_config, read_labels
 from nbp.sampling.decode import Guidance
+from nbp.sampling.decoding import PLAIN_DECODING, Decoding, Jacobi, Relaxed
 from nbp.sampling.filters import Filter
 from nbp.sampling.sampler import Sampler, Samples
 from nbp.shapes import Clips
@@ -38,6 +39,10 @@ class SampleRequest:
     top_k: int | None = None
     top_p: float | None = None
     guidance: float | None = None
+    decoding: Literal["plain", "jacobi", "relaxed"] = "plain"
+    window: int | None = None
+    radius: int | None = None
+    delta: float | None = None
 
 
 def make_drawing(config: Config, request: SampleRequest) -> tuple[Filter, Guidance]:
@@ -61,6 +66,44 @@ def make_drawing(config: Config, request: SampleRequest) -> tuple[Filter, Guidan
     return filtering, Guidance(scale, default.guidance_ramp)
 
 
+def make_decoding(config: Config, request: SampleRequest) -> Decoding:
+    """How the passes are made; ConfigError where the request or the tokenizer does not allow it."""
+    asked = {"window": request.window, "radius": request.radius, "delta": request.delta}
+    given = {name: value for name, value in asked.items() if value is not None}
+    takes = {"plain": (), "jacobi": ("window",), "relaxed": ("window", "radius", "delta")}
+    for name in given:
+        if name not in takes[request.decoding]:
+            fitting = " or ".join(kind for kind, names in takes.items() if name in names)
+            raise ConfigError(f"--{name} is for --decoding {fitting}, not {request.decoding}")
+    try:
+        match request.decoding:
+            case "plain":
+                return PLAIN_DECODING
+            case "jacobi":
+                return Jacobi(**given)
+            case "relaxed":
+                return Relaxed(find_levels(config), **given)
+            case _ as never:
+                assert_never(never)
+    except ValueError as error:
+        raise ConfigError(f"--decoding {request.decoding}: {error}") from error
+
+
+def find_levels(config: Config) -> tuple[int, ...]:
+    """Levels of the digits of a code: neighbours are near each other. Else ConfigError."""
+    spec = config.tokenizer_spec
+    match spec.kind:
+        case "fsq":
+            return spec.levels
+        case "lfq":
+            return (2,) * spec.quantizer.channels
+        case _:
+            raise ConfigError(
+                f"--decoding relaxed needs codes that are near each other, as those of fsq and lfq;"
+                f" this tokenizer has {spec.kind}. Use --decoding jacobi."
+            )
+
+
 def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str]:
     """Draws `request.count` clips into `out`; returns the name of each clip's condition."""
     keep_freed_memory()
@@ -69,11 +112,17 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
     config = read_config(workdir)
     labels = read_labels(workdir)
     filtering, guidance = make_drawing(config, request)
+    decoding = make_decoding(config, request)
     ids = choose_labels(config, labels, request)
     given_frames = choose_given_frames(config, request)
     conditions = read_conditions(config, request) if given_frames else {}
     sampler, _ = build.load_sampler(
-        config, workdir, labels=labels, filtering=filtering, guidance=guidance
+        config,
+        workdir,
+        labels=labels,
+        filtering=filtering,
+        guidance=guidance,
+        decoding=decoding,
     )
     samples = sampler.unstacked().sample(
         request.count, seed=request.seed, labels=ids, given_frames=given_frames, **conditions
@@ -82,6 +131,8 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
     if is_main():  # every process has drawn the same clips
         make_folder(out)
         write_samples(samples, out, names=names, fps=config.sampling.fps)
+        planned = config.plan.passes(config.plan.tokens_of_frames(given_frames))
+        print(f"{samples.passes.mean():.1f} passes per clip on average; the plan has {planned}")
     return names
 
 

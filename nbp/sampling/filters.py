@@ -46,6 +46,13 @@ class Filter:
         scaled = logits if self.temperature == 1.0 else logits / self.temperature
         return draw_filtered(keys, scaled, top_k=self.top_k, top_p=self.top_p)
 
+    def probabilities(self, logits: Float[Array, "*b v"]) -> Float[Array, "*b v"]:
+        """The distribution that `draw` draws from, by the definition with a sort."""
+        if self.greedy:
+            return jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+        scaled = logits if self.temperature == 1.0 else logits / self.temperature
+        return jax.nn.softmax(keep_top_p(keep_top_k(scaled, self.top_k), self.top_p), axis=-1)
+
 
 PLAIN = Filter()  # the model's own distribution
 

@@ -14,17 +14,23 @@ import numpy as np
 
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
-from nbp.sampling.decode import UNGUIDED, Guidance, generate
+from nbp.sampling.decode import UNGUIDED, Guidance
+from nbp.sampling.decoding import PLAIN_DECODING, Decoding
 from nbp.sampling.filters import PLAIN, Filter
+from nbp.sampling.jacobi import Drawn
 from nbp.shapes import Array, Clips, Int, PyTree
 
 
 @dataclass(frozen=True)
 class Samples:
-    """`videos` uint8 [n t h w c] in 0..255 and `tokens` int32 [n T H W], codes of the grid."""
+    """`videos` uint8 [n t h w c] in 0..255 and `tokens` int32 [n T H W], codes of the grid.
+
+    passes: int32 [n], passes of the generator that each clip took.
+    """
 
     videos: np.ndarray
     tokens: np.ndarray
+    passes: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity: it holds arrays
@@ -42,6 +48,7 @@ class Sampler:
     tokenizer_params: PyTree
     filtering: Filter = PLAIN
     guidance: Guidance = UNGUIDED
+    decoding: Decoding = PLAIN_DECODING
     batch: int = 32
 
     def sample(
@@ -79,7 +86,7 @@ class Sampler:
             if values is not None and len(values) != count:
                 raise ValueError(f"{len(values)} {name} for {count} samples: give one for each")
         grids = np.zeros((count, *plan.grid.shape), np.int32) if codes is None else codes
-        videos, tokens = [], []
+        videos, tokens, passes = [], [], []
         size = min(self.batch, count)
         for start in range(0, count, size):
             ids = np.arange(start, start + size)
@@ -92,11 +99,12 @@ class Sampler:
             drawn = self.draw_program(given)(
                 params or self.generator_params, jax.random.key(seed), ids, label_rows, known
             )
-            grid = self.generator.restore_grid(drawn)
+            grid = self.generator.restore_grid(drawn.codes)
             keep = min(size, count - start)
             videos.append(np.asarray(self._decode(self.tokenizer_params, grid))[:keep])
             tokens.append(np.asarray(grid, np.int32)[:keep])
-        return Samples(np.concatenate(videos), np.concatenate(tokens))
+            passes.append(np.asarray(drawn.passes, np.int32)[:keep])
+        return Samples(*(np.concatenate(parts) for parts in (videos, tokens, passes)))
 
     def unstacked(self) -> "Sampler":
         """The same for sampling alone, in half the memory; this one's parameters are gone."""
@@ -113,11 +121,11 @@ class Sampler:
 
     @functools.cache  # noqa: B019 - lives as long as the compiled programs
     def draw_program(self, given: int) -> Any:
-        """The compiled drawing: (parameters, key, ids, labels or None, known codes) -> codes."""
+        """The compiled drawing: (parameters, key, ids, labels or None, known codes) -> `Drawn`."""
 
         def draw(
             params: PyTree, key: Array, ids: Array, labels: Array | None, known: Array
-        ) -> Int[Array, "b size"]:
+        ) -> Drawn:
             prompted = self.generator.plan.prompt_length > 0
             null = jnp.ones(ids.shape, bool) if prompted and labels is None else None
             prompt = None
@@ -125,7 +133,7 @@ class Sampler:
                 rows = jnp.zeros_like(ids) if labels is None else labels
                 prompt = self.generator.prompt({"label": rows})
             model, layers = self.generator.bind_for_decoding(params)
-            return generate(
+            return self.decoding(
                 model,
                 key,
                 ids,
