@@ -37,8 +37,8 @@ def outcome_of(target: np.ndarray, law: np.ndarray) -> np.ndarray:
     grid = (np.arange(2_000, dtype=np.float32) + 0.5) / 2_000
     for code in range(v):
         tokens = np.full((1, len(grid) * n), code)
-        tiled = [np.repeat(x, len(grid), axis=1) for x in (target, law)]
-        decisions = np.asarray(accept(np.tile(grid, n)[None], *tiled, tokens))
+        targets, laws = (np.repeat(x, len(grid), axis=1) for x in (target, law))
+        decisions = np.asarray(accept(np.tile(grid, n)[None], targets, laws, tokens))
         kept[:, code] = decisions.reshape(n, len(grid)).mean(1)
     found = law[0] * kept
     rest = np.asarray(find_rest(jnp.asarray(target), jnp.asarray(law)))[0]

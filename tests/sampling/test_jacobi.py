@@ -195,7 +195,7 @@ def test_without_chance_it_is_plain_decoding(
     network = make_network(GRID, block, opening, recipe=recipe, prompt=prompt_length)
     params = draw_params(network, seed=1)
     rng = np.random.default_rng(0)
-    arrays = {"known": rng.integers(0, 11, (3, GRID.size), np.int32)}
+    arrays: dict[str, Any] = {"known": rng.integers(0, 11, (3, GRID.size), np.int32)}
     if prompt_length:
         arrays["prompt"] = rng.integers(0, LABELS, (3, prompt_length), np.int32)
     guidance = Guidance(0.5, ramp=True)  # one pass sees several weights
