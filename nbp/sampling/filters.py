@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Temperature, top-k and top-p for all tokens of a block at once (REFERENCE 3.1).
 
-`keep_top_k` and `keep_top_p` are the definition, with a sort; `Filter.draw` draws from the same
-distribution without one (`nbp.sampling.drawing`).
+`keep_top_k` and `keep_top_p` are the definition, with a sort; `Filter` does without one: `draw`
+(`nbp.sampling.drawing`) and `probabilities` (`nbp.sampling.thresholds`).
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from nbp.sampling.drawing import draw_filtered
+from nbp.sampling.thresholds import filter_probabilities
 from nbp.shapes import Array, Float, Int
 
 
@@ -46,12 +47,12 @@ class Filter:
         scaled = logits if self.temperature == 1.0 else logits / self.temperature
         return draw_filtered(keys, scaled, top_k=self.top_k, top_p=self.top_p)
 
-    def probabilities(self, logits: Float[Array, "*b v"]) -> Float[Array, "*b v"]:
-        """The distribution that `draw` draws from, by the definition with a sort."""
+    def probabilities(self, logits: Float[Array, "b n v"]) -> Float[Array, "b n v"]:
+        """The distribution that `draw` draws from."""
         if self.greedy:
             return jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
         scaled = logits if self.temperature == 1.0 else logits / self.temperature
-        return jax.nn.softmax(keep_top_p(keep_top_k(scaled, self.top_k), self.top_p), axis=-1)
+        return filter_probabilities(scaled, top_k=self.top_k, top_p=self.top_p)
 
 
 PLAIN = Filter()  # the model's own distribution
