@@ -337,10 +337,14 @@ class SequencePlan:
         """The passes of `schedule(given)` by width, the first pass in its place among them."""
         schedule = self.schedule(given)
         width = schedule.first_width
-        first, rest = Phase(schedule.prefill - width, width, 1), schedule.phases
-        if rest and rest[0].width == width:
-            first, rest = Phase(first.start, width, 1 + rest[0].count), rest[1:]
-        return (first, *rest)
+        phases = [Phase(schedule.prefill - width, width, 1)]
+        for phase in schedule.phases:
+            last = phases[-1]
+            if phase.width == last.width:
+                phases[-1] = Phase(last.start, last.width, last.count + phase.count)
+            else:
+                phases.append(phase)
+        return tuple(phases)
 
     @functools.cached_property
     def lookalikes(self) -> Int[np.ndarray, "size"]:

@@ -75,6 +75,7 @@ def make_decoding(config: Config, request: SampleRequest) -> Decoding:
         if name not in takes[request.decoding]:
             fitting = " or ".join(kind for kind, names in takes.items() if name in names)
             raise ConfigError(f"--{name} is for --decoding {fitting}, not {request.decoding}")
+    levels = find_levels(config) if request.decoding == "relaxed" else ()
     try:
         match request.decoding:
             case "plain":
@@ -82,7 +83,7 @@ def make_decoding(config: Config, request: SampleRequest) -> Decoding:
             case "jacobi":
                 return Jacobi(**given)
             case "relaxed":
-                return Relaxed(find_levels(config), **given)
+                return Relaxed(levels, **given)
             case _ as never:
                 assert_never(never)
     except ValueError as error:
