@@ -7,6 +7,7 @@ whole distribution is needed, and so the logit at which the filters cut. It is f
 summing at a few places.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -15,20 +16,21 @@ import jax.numpy as jnp
 from nbp.sampling.drawing import Rows, enclose, make_rows, narrow
 from nbp.shapes import Array, Float
 
+FIRST_STEPS = 10  # that only weigh
 MOST_STEPS = 200  # halving the span of 32-bit numbers takes fewer
 
 
 class Edge(NamedTuple):
-    """The least logit that top-p keeps lies in [low, high], both logits of the row.
+    """The least logit that top-p keeps lies in [low, high), or [low, high] once both are logits.
 
-    `at_low`: weight of the logits not below `low`, more than the target; `above_high`: at most the
-    target, of the logits above `high` or not below a number there.
+    `at_low`: weight of the logits not below `low`, more than the target. `at_high`: of those that
+    lie beyond the upper end, at most the target.
     """
 
     low: Float[Array, "r"]
     high: Float[Array, "r"]
     at_low: Float[Array, "r"]
-    above_high: Float[Array, "r"]
+    at_high: Float[Array, "r"]
 
 
 def filter_probabilities(
@@ -51,7 +53,7 @@ def filter_probabilities(
 def keep_nucleus(rows: Rows, p: float) -> Float[Array, "r d c"]:
     """The weights, those outside the nucleus zero; among ties the lower index goes first."""
     target = p * _sum(rows.weights)
-    edge = _find_edge(rows, target)[:, None, None]
+    edge = _find_edge(rows, target, p)[:, None, None]
     above, tied = rows.logits > edge, (rows.logits == edge) & (rows.weights > 0)
     before = _sum(jnp.where(above, rows.weights, 0.0))
     weight = jnp.where(tied, rows.weights, 0.0).max((1, 2))
@@ -66,12 +68,21 @@ def keep_nucleus(rows: Rows, p: float) -> Float[Array, "r d c"]:
     return jnp.where(above | tied, rows.weights, 0.0)
 
 
-def _find_edge(rows: Rows, target: Float[Array, "r"]) -> Float[Array, "r"]:
+def _find_edge(rows: Rows, target: Float[Array, "r"], p: float) -> Float[Array, "r"]:
     """The largest logit such that those not below it weigh more than `target`, which is less than
-    all weigh. Interpolation and bisection in turn; both ends are logits, so it ends."""
-    possible = rows.weights > 0
-    least = jnp.where(possible, rows.logits, jnp.inf).min((1, 2))
-    first = Edge(least, rows.top, _sum(rows.weights), jnp.zeros_like(target))
+    all weigh: the least that top-p keeps."""
+    v = rows.logits.shape[1] * rows.logits.shape[2]
+    # What stands below this weighs less than a share of 1 - p, of which the largest alone weighs 1.
+    least = rows.top - math.log(v / (1 - p)) - 0.1
+    edge = Edge(least, rows.top + 1.0, _sum(rows.weights), jnp.zeros_like(target))
+
+    def narrow_once(i: Array, edge: Edge) -> Edge:
+        return _narrow(rows, edge, target, _choose(edge, target, i), snap=False)
+
+    edge = jax.lax.fori_loop(0, FIRST_STEPS, narrow_once, edge)
+    up = jnp.where(rows.logits >= edge.low[:, None, None], rows.logits, jnp.inf).min((1, 2))
+    down = jnp.where(rows.logits < edge.high[:, None, None], rows.logits, -jnp.inf).max((1, 2))
+    edge = edge._replace(low=up, high=down)
 
     def unfinished(state: tuple[Edge, Array]) -> Array:
         edge, steps = state
@@ -79,23 +90,38 @@ def _find_edge(rows: Rows, target: Float[Array, "r"]) -> Float[Array, "r"]:
 
     def step(state: tuple[Edge, Array]) -> tuple[Edge, Array]:
         edge, steps = state
-        slope = (edge.at_low - target) / jnp.maximum(edge.at_low - edge.above_high, 1e-30)
-        share = jnp.where(steps % 2 == 0, slope, 0.5)
-        place = edge.low + (edge.high - edge.low) * share
+        place = _choose(edge, target, steps)
         place = jnp.where((place > edge.low) & (place < edge.high), place, edge.high)
-        inside = rows.logits >= place[:, None, None]
-        weight = _sum(jnp.where(inside, rows.weights, 0.0))
+        return _narrow(rows, edge, target, place, snap=True), steps + 1
+
+    return jax.lax.while_loop(unfinished, step, (edge, jnp.zeros((), jnp.int32)))[0].low
+
+
+def _choose(edge: Edge, target: Array, step: Array) -> Float[Array, "r"]:
+    """A place between the ends: by interpolation and in the middle in turn."""
+    share = (edge.at_low - target) / jnp.maximum(edge.at_low - edge.at_high, 1e-30)
+    return edge.low + (edge.high - edge.low) * jnp.where(step % 2 == 0, share, 0.5)
+
+
+def _narrow(rows: Rows, edge: Edge, target: Array, place: Array, *, snap: bool) -> Edge:
+    """The edge after those not below `place` were weighed.
+
+    `snap` moves the ends to logits of the row, so that they meet after some steps. It costs two
+    more passes over the logits.
+    """
+    inside = rows.logits >= place[:, None, None]
+    weight = _sum(jnp.where(inside, rows.weights, 0.0))
+    more = weight > target
+    up, down = place, place
+    if snap:
         up = jnp.where(inside, rows.logits, jnp.inf).min((1, 2))
         down = jnp.where(inside, -jnp.inf, rows.logits).max((1, 2))
-        more = weight > target
-        return Edge(
-            jnp.where(more, up, edge.low),
-            jnp.where(more, edge.high, jnp.maximum(down, edge.low)),
-            jnp.where(more, weight, edge.at_low),
-            jnp.where(more, edge.above_high, weight),
-        ), steps + 1
-
-    return jax.lax.while_loop(unfinished, step, (first, jnp.zeros((), jnp.int32)))[0].low
+    return Edge(
+        jnp.where(more, up, edge.low),
+        jnp.where(more, edge.high, down),
+        jnp.where(more, weight, edge.at_low),
+        jnp.where(more, edge.at_high, weight),
+    )
 
 
 def _sum(weights: Float[Array, "r d c"]) -> Float[Array, "r"]:

@@ -55,11 +55,11 @@ def test_filters_give_the_probabilities_of_their_draws():
     logits = np.random.default_rng(1).normal(size=(1, 3, V)).astype(np.float32) * 3
     filtering = Filter(temperature=0.7, top_k=9, top_p=0.9)
     expected = np.asarray(filtering.probabilities(logits))[0]
-    keys = jax.random.split(jax.random.key(0), 4_000)
-    draws = filtering.draw(keys, np.repeat(logits, 4_000, axis=0))
+    keys = jax.random.split(jax.random.key(0), 1_000)
+    draws = filtering.draw(keys, np.repeat(logits, 1_000, axis=0))
     for token in range(3):
-        found = np.bincount(np.asarray(draws)[:, token], minlength=V) / 4_000
-        assert np.abs(found - expected[token]).sum() / 2 < 0.04
+        found = np.bincount(np.asarray(draws)[:, token], minlength=V) / 1_000
+        assert np.abs(found - expected[token]).sum() / 2 < 0.08
         assert (found[expected[token] == 0] == 0).all()
     greedy = np.asarray(Filter(greedy=True).probabilities(logits))
     np.testing.assert_array_equal(greedy[0].argmax(-1), logits[0].argmax(-1))
