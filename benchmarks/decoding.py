@@ -4,10 +4,11 @@
 
     python -m benchmarks.decoding runs/quickstart [--clips 256] [--decodings plain jacobi:4 ...]
 
-For a workdir trained on moving shapes. A line per decoding, all with the same seed and labels:
+For a workdir trained on moving shapes. A line per decoding, with the same labels:
 the share of clips that show their label, passes per clip (mean and largest; a batch takes its
 largest), code statistics to compare with plain sampling, and the time of generation alone after
-compilation. `jacobi:4` has a window of 4 passes, `anew:4` too but draws all drafts behind a
+compilation. `plain:1` is plain sampling with another seed, which shows what chance does to the
+statistics. `jacobi:4` has a window of 4 passes, `anew:4` too but draws all drafts behind a
 rejected one anew, `relaxed:4:0.1:1` moves at most a share of 0.1 within radius 1.
 """
 
@@ -28,7 +29,10 @@ from nbp.jobs.workdir import read_config, read_labels
 from nbp.sampling.decoding import Decoding, Jacobi, Plain, Relaxed
 from nbp.sampling.sampler import Sampler
 
-DECODINGS = ("plain", "jacobi:4", "jacobi:8", "anew:4", "relaxed:4:0.1:1", "relaxed:4:0.3:1")
+DECODINGS = (
+    *("plain", "plain:1", "jacobi:4", "jacobi:8", "anew:4"),
+    *("relaxed:4:0.1:1", "relaxed:4:0.3:1"),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,7 +56,8 @@ def main(argv: list[str] | None = None) -> None:
             guidance=guidance,
             decoding=make_decoding(name, config),
         )
-        samples, names = draw_for_labels(sampler, labels, count=arguments.clips, seed=0)
+        seed = int(name.removeprefix("plain:")) if name.startswith("plain:") else 0
+        samples, names = draw_for_labels(sampler, labels, count=arguments.clips, seed=seed)
         scores = label_agreement(build.make_tracker(config), samples.videos, names)
         shares = count_codes(samples.tokens, config.tokenizer_spec.quantizer.codes)
         reference = shares if reference is None else reference
@@ -80,7 +85,7 @@ def make_decoding(name: str, config: Config) -> Decoding:
     """The decoding of a command line's name, as `relaxed:WINDOW:DELTA:RADIUS`."""
     kind, *numbers = name.split(":")
     match kind, numbers:
-        case "plain", []:
+        case "plain", [] | [_]:
             return Plain()
         case "jacobi", [window]:
             return Jacobi(int(window))
