@@ -35,6 +35,7 @@ from nbp.nn.attention import (
 )
 from nbp.nn.conv3d import ConvBackend, mixed_conv
 from nbp.nn.transformer import TransformerSpec
+from nbp.sampling.decoding import PLAIN_DECODING, Decoding
 from nbp.sampling.filters import Filter
 from nbp.sampling.sampler import Sampler
 from nbp.sampling.schedules import Guidance
@@ -354,7 +355,13 @@ def make_sampling_mesh(config: Config) -> Mesh | None:
 
 
 def load_sampler(
-    config: Config, workdir: Path, *, labels: Sequence[str], filtering: Filter, guidance: Guidance
+    config: Config,
+    workdir: Path,
+    *,
+    labels: Sequence[str],
+    filtering: Filter,
+    guidance: Guidance,
+    decoding: Decoding = PLAIN_DECODING,
 ) -> tuple[Sampler, dict[str, Any]]:
     """The sampler of a trained workdir, and the provenance of its parameters."""
     tokenizer = make_tokenizer_network(config)
@@ -374,6 +381,7 @@ def load_sampler(
         trained_tokenizer.params,
         filtering=filtering,
         guidance=guidance,
+        decoding=decoding,
         batch=config.sampling.batch,
         weights=config.sampling.weights,
         cache=config.sampling.cache,

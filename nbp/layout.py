@@ -340,6 +340,35 @@ class SequencePlan:
         """
         return self.schedule(tokens).prefill
 
+    def phases(self, given: int = 0) -> tuple[Phase, ...]:
+        """The passes of `schedule(given)` by width, the first pass in its place among them."""
+        schedule = self.schedule(given)
+        width = schedule.first_width
+        phases = [Phase(schedule.prefill - width, width, 1)]
+        for phase in schedule.phases:
+            last = phases[-1]
+            if phase.width == last.width:
+                phases[-1] = Phase(last.start, last.width, last.count + phase.count)
+            else:
+                phases.append(phase)
+        return tuple(phases)
+
+    @functools.cached_property
+    def lookalikes(self) -> Int[np.ndarray, "size"]:
+        """An earlier token that each one likely resembles, without any model.
+
+        The same place a block earlier in time; in the first blocks the same place of the block
+        before; in the very first the token itself. Never a token of the same block.
+        """
+        flat = np.arange(self.grid.size).reshape(self.grid.shape)
+        depth = self.block[0]
+        earlier = self.inverse_order[np.concatenate([flat[:depth], flat[:-depth]]).reshape(-1)]
+        token, size = np.arange(self.grid.size), self.block_size
+        found = np.empty_like(token)
+        found[self.inverse_order] = earlier
+        before = np.where(token < size, token, token - size)
+        return _frozen(np.where(found == token, before, found))
+
     def passes(self, given: int = 0) -> int:
         """Number of forward passes of `schedule(given)`."""
         return self.schedule(given).passes

@@ -107,6 +107,11 @@ def test_from_training_to_a_report(tmp_path: Path, capsys: pytest.CaptureFixture
         first, draw("again", "--label", "1", "--seed", "3", "--top_k", "8")
     )
     assert (first != draw("other", "--label", "1", "--seed", "4", "--top_k", "8")).any()
+    sure = draw("sure", "--label", "1", "--top_k", "1")
+    capsys.readouterr()
+    ahead = draw("ahead", "--label", "1", "--top_k", "1", "--decoding", "jacobi", "--window", "2")
+    np.testing.assert_array_equal(ahead, sure)
+    assert "passes per clip on average; the plan has" in capsys.readouterr().out
 
     # A video continued: both clips begin with its first latent frame.
     video = tmp_path / "labelled" / f"0000-{slug}.mp4"

@@ -191,6 +191,29 @@ def test_schedule_replays_training_from_every_allowed_start(plan):
         passes = simulate(plan, known)
         assert passes == plan.passes(known) == plan.schedule(known).passes
         assert passes == count_passes(plan, known)
+        # By width: the same passes, each of them the queries of the tokens that it draws.
+        phases = plan.phases(known)
+        assert sum(phase.count for phase in phases) == passes
+        widths = [phase.width for phase in phases]
+        assert len(set(widths)) == len(widths)
+        queries = [q for p in phases for q in range(p.start, p.start + p.width * p.count)]
+        assert [int(plan.target_index[q]) for q in queries] == list(range(known, plan.grid.size))
+
+
+@settings(max_examples=100, deadline=None)
+@given(plans())
+def test_lookalikes_stand_at_the_same_place_of_an_earlier_block(plan):
+    size = math.prod(plan.block)
+    for token, found in enumerate(plan.lookalikes):
+        if token < size:
+            assert found == token
+            continue
+        assert found // size < token // size
+        assert found % size == token % size, "the same place inside the block"
+        t, h, w = np.unravel_index(plan.order[token], plan.grid.shape)
+        if t >= plan.block[0]:
+            expected = (t - plan.block[0], h, w)
+            assert np.unravel_index(plan.order[found], plan.grid.shape) == expected
 
 
 def test_official_sizes():
@@ -358,7 +381,15 @@ def test_plans_are_values():
 
 def test_arrays_cannot_be_overwritten():
     plan = SequencePlan(LatentGrid(2, 2, 2), (1, 1, 2), Opening("hybrid"), 1)
-    for name in ("order", "inverse_order", "input_index", "target_index", "k_end", "mask"):
+    for name in (
+        "order",
+        "inverse_order",
+        "input_index",
+        "target_index",
+        "k_end",
+        "mask",
+        "lookalikes",
+    ):
         with pytest.raises(ValueError, match="read-only"):
             getattr(plan, name)[0] = 0
 

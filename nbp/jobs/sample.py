@@ -5,7 +5,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.long_videos import draw_long_videos, plan_long_videos
 from nbp.jobs.sample_request import SampleRequest
 from nbp.jobs.workdir import find_label, make_folder, read_config, read_labels
+from nbp.sampling.decoding import PLAIN_DECODING, Decoding, Jacobi, Relaxed
 from nbp.sampling.filters import Filter
 from nbp.sampling.sampler import Sampler, Samples
 from nbp.sampling.schedules import Guidance
@@ -53,6 +54,48 @@ def make_drawing(config: Config, request: SampleRequest) -> tuple[Filter, Guidan
     return filtering, guidance
 
 
+def make_decoding(config: Config, request: SampleRequest) -> Decoding:
+    """How the passes are made; ConfigError where the request or the tokenizer does not allow it."""
+    chosen = request.decoder
+    asked = {"window": chosen.window, "radius": chosen.radius, "delta": chosen.delta}
+    given = {name: value for name, value in asked.items() if value is not None}
+    takes = {"plain": (), "jacobi": ("window",), "relaxed": ("window", "radius", "delta")}
+    for name in given:
+        if name not in takes[chosen.decoding]:
+            fitting = " or ".join(kind for kind, names in takes.items() if name in names)
+            raise ConfigError(f"--{name} is for --decoding {fitting}, not {chosen.decoding}")
+    levels = find_levels(config) if chosen.decoding == "relaxed" else ()
+    if request.long.anchor and chosen.decoding != "plain":
+        raise ConfigError(f"--anchor draws pass by pass: leave out --decoding {chosen.decoding}")
+    try:
+        match chosen.decoding:
+            case "plain":
+                return PLAIN_DECODING
+            case "jacobi":
+                return Jacobi(**given)
+            case "relaxed":
+                return Relaxed(levels, **given)
+            case _ as never:
+                assert_never(never)
+    except ValueError as error:
+        raise ConfigError(f"--decoding {chosen.decoding}: {error}") from error
+
+
+def find_levels(config: Config) -> tuple[int, ...]:
+    """Levels of the digits of a code: neighbours are near each other. Else ConfigError."""
+    spec = config.tokenizer_spec
+    match spec.kind:
+        case "fsq":
+            return spec.levels
+        case "lfq":
+            return (2,) * spec.quantizer.channels
+        case _:
+            raise ConfigError(
+                f"--decoding relaxed needs codes that are near each other, as those of fsq and lfq;"
+                f" this tokenizer has {spec.kind}. Use --decoding jacobi."
+            )
+
+
 def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str]:
     """Draws `request.count` clips into `out`; returns the name of each clip's condition."""
     keep_freed_memory()
@@ -60,6 +103,7 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
     labels = read_labels(workdir)
     request = count_conditions(config, labels, request)
     filtering, guidance = make_drawing(config, request)
+    decoding = make_decoding(config, request)
     ids = choose_labels(config, labels, request)
     given_frames = choose_given_frames(config, request)
     long = plan_long_videos(config, request.long)
@@ -71,12 +115,17 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
     names = ["clip" if ids is None else labels[i] for i in (ids or [0] * request.count)]
     names = [name for name in names for _ in range(copies)]
     sampler, _ = build.load_sampler(
-        config, workdir, labels=labels, filtering=filtering, guidance=guidance
+        config,
+        workdir,
+        labels=labels,
+        filtering=filtering,
+        guidance=guidance,
+        decoding=decoding,
     )
     sampler = replace(
         sampler,
-        weights=request.weights or config.sampling.weights,
-        cache=request.cache or config.sampling.cache,
+        weights=request.decoder.weights or config.sampling.weights,
+        cache=request.decoder.cache or config.sampling.cache,
         mesh=build.make_sampling_mesh(config),
     ).laid_out()
     files = Files(out, names, fps=config.sampling.fps, columns=copies if copies > 1 else None)
@@ -89,6 +138,8 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
     if is_main():  # every process has drawn the same clips
         make_folder(out)
         write_samples(samples, files)
+        planned = config.plan.passes(config.plan.tokens_of_frames(given_frames))
+        print(f"{samples.passes.mean():.1f} passes per clip on average; the plan has {planned}")
     return names
 
 

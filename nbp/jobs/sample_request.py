@@ -21,6 +21,21 @@ class ScheduleRequest:
 
 
 @dataclass(frozen=True)
+class DecodingRequest:
+    """How passes are made (`nbp.sampling.decoding`), and what weights and cache are kept in.
+
+    None leaves the last two to the configuration, the others to the decoding.
+    """
+
+    decoding: Literal["plain", "jacobi", "relaxed"] = "plain"
+    window: int | None = None
+    radius: int | None = None
+    delta: float | None = None
+    weights: Literal["compute", "int8"] | None = None
+    cache: Literal["compute", "bfloat16", "int8"] | None = None
+
+
+@dataclass(frozen=True)
 class LongRequest:
     """Videos of `num_frames` frames, more than a clip of training has or fewer.
 
@@ -53,11 +68,10 @@ class SampleRequest:
     top_k: int | None = None
     top_p: float | None = None
     guidance: float | None = None
-    weights: Literal["compute", "int8"] | None = None
-    cache: Literal["compute", "bfloat16", "int8"] | None = None
     per_class: int | None = None
     samples_per_condition: int = 1
     schedules: ScheduleRequest = ScheduleRequest()
+    decoder: DecodingRequest = DecodingRequest()
     long: LongRequest = LongRequest()
 
 
@@ -79,6 +93,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--guidance_schedule", choices=("constant", "ramp", "linear", "cosine"))
     add("--guidance_start", type=float, help="share of the passes before guidance begins")
     add("--guidance_end", type=float, help="share of the passes after which it is off")
+    add("--decoding", choices=("plain", "jacobi", "relaxed"), default="plain", help="of passes")
+    add("--window", type=int, help="passes that jacobi and relaxed look at at once")
+    add("--radius", type=int, help="relaxed: levels that mass may move")
+    add("--delta", type=float, help="relaxed: share of it that may move, 0..1")
     add("--weights", choices=("compute", "int8"), help="what decoding keeps the weights in")
     add("--cache", choices=("compute", "bfloat16", "int8"), help="the same for keys and values")
     add("--seed", type=int, default=0)
@@ -106,6 +124,7 @@ def make_request(arguments: argparse.Namespace) -> SampleRequest:
     return SampleRequest(
         count=count,
         schedules=ScheduleRequest(**pick(ScheduleRequest)),
+        decoder=DecodingRequest(**pick(DecodingRequest)),
         long=LongRequest(**pick(LongRequest)),
         **pick(SampleRequest),
     )

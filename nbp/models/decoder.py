@@ -76,6 +76,16 @@ def make_decoder(
     return Decoder(model, model.transformer.lay_out(weights), head, stored)
 
 
+def find_generator(model: Generator | Decoder) -> Generator:
+    """The generator itself."""
+    return model.model if isinstance(model, Decoder) else model
+
+
+def find_decoder(model: Generator | Decoder) -> Decoder:
+    """The decoder itself, or one that is made of a generator."""
+    return model if isinstance(model, Decoder) else make_decoder(model)
+
+
 def lay_out_params(
     network: GeneratorNetwork,
     params: PyTree,

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from nbp.layout import Phase, Schedule
-from nbp.models.decoder import Decoder, make_decoder
+from nbp.models.decoder import Decoder, find_decoder, find_generator
 from nbp.models.generator import Generator
 from nbp.nn.decoding import Cache, choose_lengths
 from nbp.sampling.filters import PLAIN, Filter
@@ -59,7 +59,7 @@ def generate(
         filtering=filtering,
         guidance=guidance,
     )
-    return clip_codes(model.model if isinstance(model, Decoder) else model, drawn)
+    return clip_codes(find_generator(model), drawn)
 
 
 def generate_ids(
@@ -108,7 +108,7 @@ def make_run(
     guidance: Guidance,
 ) -> "Run":
     """One generation of the arguments of `generate`, before its first pass."""
-    decoder = model if isinstance(model, Decoder) else make_decoder(model)
+    decoder = find_decoder(model)
     plan, batch = decoder.model.plan, sample_ids.shape[0]
     guided = guidance.scale != 0.0 and plan.prompt_length > 0
     return Run(

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Temperature, top-k and top-p for all tokens of a block at once (REFERENCE 3.1).
 
-`keep_top_k` and `keep_top_p` are the definition, with a sort; `Filter.draw` draws from the same
-distribution without one (`nbp.sampling.drawing`).
+`keep_top_k` and `keep_top_p` are the definition, with a sort; `Filter` does without one: `draw`
+(`nbp.sampling.drawing`) and `probabilities` (`nbp.sampling.thresholds`).
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from nbp.sampling.drawing import draw_filtered
 from nbp.sampling.schedules import Ramp, RampShape
+from nbp.sampling.thresholds import filter_probabilities
 from nbp.shapes import Array, Float, Int
 
 
@@ -65,13 +66,30 @@ class Filter:
         """
         if self.greedy:
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        logits = self._scale(logits, index, passes)
+        return draw_filtered(keys, logits, top_k=self.top_k, top_p=self.top_p)
+
+    def probabilities(
+        self,
+        logits: Float[Array, "b n v"],
+        *,
+        index: Array | int = 0,
+        passes: int = 1,
+    ) -> Float[Array, "b n v"]:
+        """The distribution that `draw` draws from. `index` may be one for each position, [b n]."""
+        if self.greedy:
+            return jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+        if self.scheduled and not isinstance(index, int):
+            index = index[..., None]
+        logits = self._scale(logits, index, passes)
+        return filter_probabilities(logits, top_k=self.top_k, top_p=self.top_p)
+
+    def _scale(self, logits: Array, index: Array | int, passes: int) -> Array:
         if self.scheduled:
             assert self.temperature_end is not None
             ramp = Ramp(self.temperature, self.temperature_end, self.temperature_schedule)
-            logits = logits / ramp.at(index, passes)
-        elif self.temperature != 1.0:
-            logits = logits / self.temperature
-        return draw_filtered(keys, logits, top_k=self.top_k, top_p=self.top_p)
+            return logits / ramp.at(index, passes)
+        return logits if self.temperature == 1.0 else logits / self.temperature
 
 
 PLAIN = Filter()  # the model's own distribution

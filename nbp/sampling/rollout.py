@@ -155,7 +155,7 @@ class Rollout:
         while True:
             now = dataclasses.replace(batch, known=known)
             drawn = sampler.run(sampler.draw_program(given), window_key(key, window), now)
-            grid = sampler.generator.restore_grid(drawn)
+            grid = sampler.generator.restore_grid(drawn.codes)
             videos = np.asarray(sampler.decode(sampler.tokenizer_params, grid))
             yield videos[:, shown if old else 0 :], np.asarray(grid, np.int32)[:, old:]
             codes = sampler.encode(sampler.tokenizer_params, videos[:, -shown:])
@@ -179,7 +179,7 @@ class Rollout:
             if held:
                 drawn, cache = sampler.run(self.anchored_program(given), keys, now, cache)
             else:
-                drawn = sampler.run(sampler.draw_program(given), keys, now)
+                drawn = sampler.run(sampler.draw_program(given), keys, now).codes
             grid = np.asarray(sampler.generator.restore_grid(drawn), np.int32)
             yield decoder.decode(grid[:, old:]), grid[:, old:]
             kept = np.concatenate([grid[:, :held], grid[:, grid.shape[1] - keep + held :]], axis=1)

@@ -19,22 +19,28 @@ from nbp.models.decoder import Decoder, bind_decoder, lay_out_params
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.nn.decoding import CacheType, WeightType, place
-from nbp.sampling.decode import generate
+from nbp.sampling.decoding import PLAIN_DECODING, Decoding
 from nbp.sampling.filters import PLAIN, Filter
+from nbp.sampling.jacobi import Drawn
 from nbp.sampling.schedules import UNGUIDED, Guidance
 from nbp.shapes import Array, Bool, Clips, Int, PyTree
 
 
 @dataclass(frozen=True)
 class Samples:
-    """`videos` uint8 [n t h w c] in 0..255 and `tokens` int32 [n T H W], codes of the grid."""
+    """`videos` uint8 [n t h w c] in 0..255 and `tokens` int32 [n T H W], codes of the grid.
+
+    passes: int32 [n], passes of the generator that each clip took.
+    """
 
     videos: np.ndarray
     tokens: np.ndarray
+    passes: np.ndarray
 
     def cut(self, frames: int, stride: int) -> "Samples":
         """The first frames and their latent frames, of `stride` frames each but the first."""
-        return Samples(self.videos[:, :frames], self.tokens[:, : 1 - (1 - frames) // stride])
+        latent = 1 - (1 - frames) // stride
+        return Samples(self.videos[:, :frames], self.tokens[:, :latent], self.passes)
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Sampler:
     tokenizer_params: PyTree
     filtering: Filter = PLAIN
     guidance: Guidance = UNGUIDED
+    decoding: Decoding = PLAIN_DECODING
     batch: int = 32
     weights: WeightType = "compute"
     cache: CacheType = "compute"
@@ -100,15 +107,16 @@ class Sampler:
         labels, clips or codes are not one per sample.
         """
         given = self.generator.plan.tokens_of_frames(given_frames)
-        videos, tokens = [], []
+        videos, tokens, passes = [], [], []
         for batch in self.cut_batches(
             count, labels=labels, clips=clips, codes=codes, given_frames=given_frames
         ):
             drawn = self.run(self.draw_program(given), jax.random.key(seed), batch, params=params)
-            grid = self.generator.restore_grid(drawn)
+            grid = self.generator.restore_grid(drawn.codes)
             videos.append(np.asarray(self.decode(self.tokenizer_params, grid))[: batch.keep])
             tokens.append(np.asarray(grid, np.int32)[: batch.keep])
-        return Samples(np.concatenate(videos), np.concatenate(tokens))
+            passes.append(np.asarray(drawn.passes, np.int32)[: batch.keep])
+        return Samples(*(np.concatenate(parts) for parts in (videos, tokens, passes)))
 
     def cut_batches(
         self,
@@ -180,13 +188,13 @@ class Sampler:
 
     @functools.cache  # noqa: B019 - lives as long as the compiled programs
     def draw_program(self, given: int) -> Any:
-        """The compiled drawing: (parameters, key, ids, labels or None, known codes) -> codes."""
+        """The compiled drawing: (parameters, key, ids, labels or None, known codes) -> `Drawn`."""
 
         def draw(
             params: PyTree, key: Array, ids: Array, labels: Array | None, known: Array
-        ) -> Int[Array, "b size"]:
+        ) -> Drawn:
             prompt, null = self.condition(ids, labels)
-            return generate(
+            return self.decoding(
                 self.bind(params),
                 key,
                 ids,

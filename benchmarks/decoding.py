@@ -1,0 +1,136 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fewer passes against the plan's own on a trained workdir: quality, passes, frames per second.
+
+    python -m benchmarks.decoding runs/quickstart [--clips 256] [--decodings plain jacobi:4 ...]
+
+For a workdir trained on moving shapes. A line per decoding, with the same labels:
+the share of clips that show their label, passes per clip (mean and largest; a batch takes its
+largest), code statistics to compare with plain sampling, and the time of generation alone after
+compilation. `plain:1` is plain sampling with another seed, which shows what chance does to the
+statistics. `jacobi:4` has a window of 4 passes, `anew:4` too but draws all drafts behind a
+rejected one anew, `relaxed:4:0.1:1` moves at most a share of 0.1 within radius 1.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.measure import print_row, time_calls
+from nbp import build
+from nbp.config import Config
+from nbp.evaluation.label_agreement import label_agreement
+from nbp.jobs.sample import SampleRequest, draw_for_labels, find_levels, make_drawing
+from nbp.jobs.workdir import read_config, read_labels
+from nbp.sampling.decoding import Decoding, Jacobi, Plain, Relaxed
+from nbp.sampling.sampler import Sampler
+
+DECODINGS = (
+    *("plain", "plain:1", "jacobi:4", "jacobi:8", "anew:4"),
+    *("relaxed:4:0.1:1", "relaxed:4:0.3:1"),
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints a line per decoding."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("--clips", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=32, help="of the timed generation")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--decodings", nargs="+", default=DECODINGS)
+    arguments = parser.parse_args(argv)
+    config, labels = read_config(arguments.workdir), read_labels(arguments.workdir)
+    filtering, guidance = make_drawing(config, SampleRequest(1))
+    reference = None
+    for name in arguments.decodings:
+        sampler, origin = build.load_sampler(
+            config,
+            arguments.workdir,
+            labels=labels,
+            filtering=filtering,
+            guidance=guidance,
+            decoding=make_decoding(name, config),
+        )
+        seed = int(name.removeprefix("plain:")) if name.startswith("plain:") else 0
+        samples, names = draw_for_labels(sampler, labels, count=arguments.clips, seed=seed)
+        scores = label_agreement(build.make_tracker(config), samples.videos, names)
+        shares = count_codes(samples.tokens, config.tokenizer_spec.quantizer.codes)
+        reference = shares if reference is None else reference
+        print_row(
+            "decoding",
+            {
+                "workdir": arguments.workdir.name,
+                "decoding": name,
+                "block": list(config.block),
+                "opening": f"{config.opening.kind} {config.opening.blocks} blocks",
+                "plan_passes": config.plan.passes(),
+                "passes_mean": round(float(samples.passes.mean()), 2),
+                "passes_max": int(samples.passes.max()),
+                "clips": arguments.clips,
+                **{k: round(v, 3) for k, v in scores.items() if k.endswith("agreement")},
+                "code_entropy_bits": round(measure_entropy(shares), 3),
+                "codes_vs_first_row": round(float(np.abs(shares - reference).sum() / 2), 4),
+                **measure_speed(sampler, labels, arguments),
+                "generator_step": origin["generator_step"],
+            },
+        )
+
+
+def make_decoding(name: str, config: Config) -> Decoding:
+    """The decoding of a command line's name, as `relaxed:WINDOW:DELTA:RADIUS`."""
+    kind, *numbers = name.split(":")
+    match kind, numbers:
+        case "plain", [] | [_]:
+            return Plain()
+        case "jacobi", [window]:
+            return Jacobi(int(window))
+        case "anew", [window]:
+            return Jacobi(int(window), coupled=False)
+        case "relaxed", [window, delta, radius]:
+            return Relaxed(find_levels(config), int(window), int(radius), float(delta))
+        case _:
+            raise SystemExit(f"{name}: use plain, jacobi:N, anew:N or relaxed:N:DELTA:RADIUS")
+
+
+def count_codes(tokens: np.ndarray, codes: int) -> np.ndarray:
+    """Share of each code among the tokens."""
+    return np.bincount(tokens.reshape(-1), minlength=codes) / tokens.size
+
+
+def measure_entropy(shares: np.ndarray) -> float:
+    """Bits of the mean distribution over codes."""
+    used = shares[shares > 0]
+    return float(-(used * np.log2(used)).sum())
+
+
+def measure_speed(
+    sampler: Sampler, labels: Sequence[str], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Seconds and frames per second of one batch, without the decoding to pixels."""
+    batch, network = arguments.batch, sampler.generator
+    ids = np.arange(batch)
+    chosen = (ids % len(labels)).astype(np.int32)
+    known = np.zeros((batch, network.plan.grid.size), np.int32)
+    draw = sampler.draw_program(0)
+    drawn = draw(sampler.generator_params, jax.random.key(1), ids, chosen, known)
+    times = time_calls(
+        lambda: draw(sampler.generator_params, jax.random.key(1), ids, chosen, known).codes,
+        repeats=arguments.repeats,
+    )
+    stride = sampler.tokenizer.spec.stride[0]
+    frames = batch * ((network.plan.grid.t - 1) * stride + 1)
+    return {
+        "batch": batch,
+        "batch_passes": int(drawn.passes.max()),
+        **times,
+        "frames_per_s": round(frames / times["seconds_median"], 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

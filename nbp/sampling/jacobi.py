@@ -1,0 +1,248 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Speculative Jacobi decoding: fewer passes than the plan has, no draft model, no training.
+
+Every pass feeds the tokens of several of the plan's passes at once, the later ones as drafts that
+the pass before has drawn (arXiv 2410.01699). A draft is kept or drawn again such that it has the
+distribution which this pass gives (`nbp.sampling.acceptance`). The first block that is not final
+becomes final with every pass, because all before it is; the next one as well when all drafts of
+that block were kept, since its logits were then computed from final tokens; and so on.
+
+A clip is at its own place of the window: nothing waits for the slowest of a batch but the end.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nbp.layout import Phase
+from nbp.models.decoder import Decoder, find_decoder
+from nbp.models.generator import Generator
+from nbp.sampling.acceptance import accept, draw_weighted, find_rest
+from nbp.sampling.filters import PLAIN, Filter
+from nbp.sampling.schedules import UNGUIDED, Guidance
+from nbp.shapes import Array, Bool, Float, Int
+
+Relax = Callable[[Array, Array], Array]  # (target, law of the draft) -> the target to use instead
+
+
+class Drawn(NamedTuple):
+    """Codes in generation order, and the passes that each clip took."""
+
+    codes: Int[Array, "b size"]
+    passes: Int[Array, "b"]
+
+
+class State(NamedTuple):
+    """Clips between two passes.
+
+    ids: vocabulary ids, final below `done`, then drafts, then guesses.
+    cache: as of `Decoder.make_cache`, with an axis of clips before the others.
+    law: what the tokens from `base` on were drawn from; zeros where there is no draft.
+    """
+
+    ids: Int[Array, "b size"]
+    cache: Any
+    law: Float[Array, "b n v"]
+    base: Int[Array, "b"]
+    done: Int[Array, "b"]
+    passes: Int[Array, "b"]
+
+
+def decode_ahead(
+    model: Generator | Decoder,
+    key: Array,
+    sample_ids: Int[Array, "b"],
+    *,
+    window: int,
+    coupled: bool = True,
+    relax: Relax | None = None,
+    prompt: Int[Array, "b p"] | None = None,
+    null: Bool[Array, "b"] | None = None,
+    known: Int[Array, "b size"] | None = None,
+    given: int = 0,
+    filtering: Filter = PLAIN,
+    guidance: Guidance = UNGUIDED,
+) -> Drawn:
+    """Draws clips in at most as many passes as the plan has; pure, as `nbp.sampling.decode`.
+
+    Args:
+      window: passes of the plan that one pass looks at, itself included; at least 1.
+      coupled: keep drafts behind the first that was rejected where their new distribution allows it
+        (arXiv 2510.24211); otherwise they are all drawn anew, as in arXiv 2410.01699.
+      relax: what a draft is held against instead of its distribution; None is exact.
+      The others: see `nbp.sampling.decode.generate`.
+    """
+    decoder = find_decoder(model)
+    plan, vocabulary = decoder.model.plan, decoder.model.vocabulary
+    phases = plan.phases(given)
+    batch = sample_ids.shape[0]
+    kept = jnp.arange(plan.grid.size) < given
+    ids = jnp.full((batch, plan.grid.size), vocabulary.code_offset, jnp.int32)
+    if known is not None:
+        ids = jnp.where(kept, known + vocabulary.code_offset, ids).astype(jnp.int32)
+    guided = guidance.scale != 0.0 and plan.prompt_length > 0
+    run = _Run(
+        decoder=decoder,
+        count=plan.passes(given),
+        keys=jax.vmap(functools.partial(jax.random.fold_in, key))(sample_ids),
+        prompt=prompt,
+        null=null,
+        filtering=filtering,
+        guidance=guidance if guided else UNGUIDED,
+        guided=guided,
+        coupled=coupled,
+        relax=relax,
+    )
+    rows = 2 if guided else 1
+    cache = jax.vmap(lambda _: decoder.make_cache(rows, plan.length))(jnp.arange(batch))
+    done, passes = jnp.full(batch, given), jnp.zeros(batch, jnp.int32)
+    index = 0
+    for phase in phases:
+        ids, cache, done, passes = run.run_phase(
+            ids, cache, done, passes, phase=phase, window=window, index=index
+        )
+        index += phase.count
+    return Drawn(jnp.clip(ids - vocabulary.code_offset, 0, vocabulary.codes - 1), passes)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same over the passes of one generation. count: passes of the plan."""
+
+    decoder: Decoder
+    count: int
+    keys: Array
+    prompt: Array | None
+    null: Array | None
+    filtering: Filter
+    guidance: Guidance
+    guided: bool
+    coupled: bool
+    relax: Relax | None
+
+    @property
+    def model(self) -> Generator:
+        return self.decoder.model
+
+    def run_phase(
+        self,
+        ids: Array,
+        cache: Any,
+        done: Array,
+        passes: Array,
+        *,
+        phase: Phase,
+        window: int,
+        index: int,
+    ) -> tuple[Array, Any, Array, Array]:
+        """All passes of equal width; `index` is that of the first among the plan's passes."""
+        width = min(window, phase.count) * phase.width
+        law = jnp.zeros((ids.shape[0], width, len(self.model.scored)), jnp.float32)
+        state = State(ids, cache, law, done, done, passes)
+        advance = functools.partial(self.advance, phase=phase, index=index)
+        if index == 0:  # the queries before the first drawn token come along
+            state = advance(state, first=True)
+        plan = self.model.plan
+        end = phase.start + phase.width * phase.count - plan.prompt_length + plan.first
+        state = jax.lax.while_loop(lambda state: (state.done < end).any(), advance, state)
+        return state.ids, state.cache, state.done, state.passes
+
+    def advance(self, state: State, *, phase: Phase, index: int, first: bool = False) -> State:
+        """One pass of every clip. Those that are done stay as they are.
+
+        The window of a clip begins at its first token that is not final, and at the end of the
+        phase earlier, such that all windows are of one width.
+        """
+        plan, scored = self.model.plan, self.model.scored
+        n = state.law.shape[1]
+        begin = phase.start - plan.prompt_length + plan.first  # tokens of this phase
+        end = begin + phase.width * phase.count
+        base = jnp.minimum(state.done, end - n)
+        token = base[:, None] + jnp.arange(n)
+        final = token < state.done[:, None]
+        law = jax.vmap(lambda rows, at: rows.at[at].get(mode="fill", fill_value=0.0))(
+            state.law, jnp.arange(n) + (base - state.base)[:, None]
+        )
+        drafts = jax.vmap(lambda row, at: row[at])(state.ids, token)
+        guesses = jax.vmap(lambda row, at: row[at])(state.ids, jnp.asarray(plan.lookalikes)[token])
+        drafts = jnp.where(final | (law.sum(-1) > 0), drafts, guesses)
+        ids = _put(state.ids, drafts, base)
+
+        start = 0 if first else base + plan.prompt_length - plan.first
+        fed = phase.start + n if first else n
+        passes_before = index + (token - begin) // phase.width
+        logits, cache = self.look(ids, state.cache, start, passes_before, fed=fed)
+        plain = self.filtering.probabilities(logits, index=passes_before, passes=self.count)
+        target = plain if self.relax is None else self.relax(plain, law)
+
+        keys = jax.vmap(jax.random.fold_in)(self.keys, state.passes)
+        uniform = jax.vmap(lambda key: jax.random.uniform(key, (2, n)))(keys)
+        kept = final | accept(uniform[:, 0], target, law, drafts - scored.start)
+        whole = kept.reshape(-1, n // phase.width, phase.width).all(-1)
+        leading = jnp.cumprod(whole, axis=1).sum(1)
+        complete = jnp.minimum(leading + 1, n // phase.width)  # blocks of the window, now final
+        if not self.coupled:
+            behind = jnp.arange(n) >= (complete * phase.width)[:, None]
+            kept &= ~behind
+            law = jnp.where(behind[..., None], 0.0, law)
+            target = jnp.where(behind[..., None], plain, target)
+        new = draw_weighted(uniform[:, 1], find_rest(target, law)) + scored.start
+        ids = _put(ids, jnp.where(kept, drafts, new).astype(ids.dtype), base)
+        done = base + complete * phase.width
+        passes = state.passes + (state.done < end)
+        return State(ids, cache, target, base, done, passes)
+
+    def look(
+        self, ids: Array, cache: Any, start: Array | int, index: Array, *, fed: int
+    ) -> tuple[Float[Array, "b n v"], Any]:
+        """Logits of the last queries of `[start, start + fed)`, and the cache that holds these.
+
+        `index` [b n]: which of the plan's passes would draw each; n are scored. `start` differs
+        between clips where it is an array.
+        """
+        scored = index.shape[1]
+        model, limits = self.model, jnp.asarray(self.model.plan.k_end)
+
+        def look_at_one(
+            ids: Array, prompt: Any, null: Any, cache: Any, start: Any, index: Array
+        ) -> tuple[Array, Any]:
+            rows = jnp.stack([ids] * (2 if self.guided else 1))
+            prompts = None if prompt is None else jnp.stack([prompt] * len(rows))
+            nulls = None if null is None else null[None]
+            if self.guided:
+                nulls = jnp.array([False, True])
+            x = model.embed(model.input_table(rows, prompts), start, fed, null=nulls)
+            x, cache = self.decoder.extend(
+                x,
+                cache,
+                start=start,
+                k_end=jax.lax.dynamic_slice_in_dim(limits, start, fed),
+                key_mask=model.key_mask(prompts, nulls),
+            )
+            logits = self.decoder.predict(x[:, fed - scored :])
+            if not self.guided:
+                return logits[0], cache
+            t = jnp.broadcast_to(self.guidance.weight(index, self.count), (scored,))[:, None]
+            return (1 + t) * logits[0] - t * logits[1], cache
+
+        one = (ids, self.prompt, self.null, cache)
+        if len(ids) > 1:
+            starts = None if isinstance(start, int) else 0
+            return jax.vmap(look_at_one, in_axes=(0, 0, 0, 0, starts, 0))(*one, start, index)
+        # A slice that begins at one place is written in place; a mapped one becomes a scatter.
+        start = start if isinstance(start, int) else start[0]
+        ids, prompt, null, cache = jax.tree.map(lambda x: x[0], one)
+        out = look_at_one(ids, prompt, null, cache, start, index[0])
+        return jax.tree.map(lambda x: x[None], out)
+
+
+def _put(ids: Array, tokens: Array, base: Array) -> Array:
+    """Writes tokens [b n] into each row from `base` on."""
+    return jax.vmap(lambda row, new, at: jax.lax.dynamic_update_slice(row, new, (at,)))(
+        ids, tokens, base
+    )
