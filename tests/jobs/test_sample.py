@@ -93,7 +93,9 @@ def test_long_videos_leave_the_files_of_short_ones_and_a_report(workdir, tmp_pat
 
 def test_fvd_of_segments_is_named_by_its_features(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr("nbp.jobs.weights.LEAST_FRAMES", 5)
-    monkeypatch.setattr("nbp.jobs.weights.I3dNetwork", lambda *_: SmallNetwork(SMALL, None))
+    monkeypatch.setattr(
+        "nbp.jobs.weights.I3dNetwork", lambda *_: SmallNetwork(SMALL, build.make_conv())
+    )
     flags = ("--num", 3, "--num_frames", 13, "--features", "random-i3d")
     draw(workdir, tmp_path, *flags, "--anchor", "--keep_frames", 2)
     report = json.loads((tmp_path / "drift.json").read_text())
