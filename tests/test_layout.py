@@ -216,6 +216,21 @@ def test_lookalikes_stand_at_the_same_place_of_an_earlier_block(plan):
             assert np.unravel_index(plan.order[found], plan.grid.shape) == expected
 
 
+@settings(max_examples=60, deadline=None)
+@given(plans())
+def test_settled_positions_depend_on_nothing_later(plan):
+    table = plan.prompt_length + plan.special_count
+    latest = plan.input_index - table  # the last token that a position depends on; below 0: none
+    for _ in range(plan.length):  # what it attends depends on what that attends
+        seen = np.array([latest[:end].max() for end in plan.k_end])
+        if np.array_equal(seen, latest):
+            break
+        latest = seen
+    for tokens in range(plan.first, plan.grid.size, plan.block_size):
+        later = np.flatnonzero(latest >= tokens)
+        assert plan.settled(tokens) == (later[0] if len(later) else plan.length)
+
+
 def test_official_sizes():
     hybrid = SequencePlan(UCF, ROW, Opening("hybrid"), 8)
     assert (hybrid.length, hybrid.target_count, hybrid.passes()) == (1288, 1280, 95)

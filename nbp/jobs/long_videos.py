@@ -74,6 +74,9 @@ def draw_long_videos(
 
     drawing: the other arguments of `Sampler.sample`.
     """
+    features = plan.features
+    if features is not None and len(files.names) < 2:
+        raise ConfigError("--features: a Frechet distance needs at least 2 videos: --num 2 or more")
     pieces = Rollout(sampler, plan.slide).sample(len(files.names), plan.frames, **drawing)
     if not is_main():  # every process draws the same videos
         for _ in pieces:
@@ -82,9 +85,6 @@ def draw_long_videos(
     make_folder(files.out)
     stride = sampler.tokenizer.spec.stride[0]
     window = sampler.generator.plan.grid.t
-    features = plan.features
-    if features is not None and len(files.names) < 2:
-        raise ConfigError("--features: a Frechet distance needs at least 2 videos: --num 2 or more")
     with Recording(files, frames=plan.frames, latents=1 - (1 - plan.frames) // stride) as recording:
         for piece in pieces:
             recording.add(piece)

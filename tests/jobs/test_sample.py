@@ -32,6 +32,9 @@ LABELS = ("red", "green", "blue")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     changes = {"train.tokenizer.ema": "0", "train.generator.ema": "0", "sampling.batch": "4"}
+    # Few passes and no filters: programs that are quick to compile.
+    changes |= {"generator.block": "frame", "generator.opening": "bov", "sampling.top_p": "1"}
+    changes |= {"generator.opening_blocks": "1", "sampling.guidance": "0"}
     config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, **changes})
     adopt_config(config, folder, report=lambda text: None)
     save_labels(folder, LABELS)
@@ -90,7 +93,9 @@ def test_long_videos_leave_the_files_of_short_ones_and_a_report(workdir, tmp_pat
 
 def test_fvd_of_segments_is_named_by_its_features(workdir, tmp_path, monkeypatch):
     monkeypatch.setattr("nbp.jobs.weights.LEAST_FRAMES", 5)
-    monkeypatch.setattr("nbp.jobs.weights.I3dNetwork", lambda *_: SmallNetwork(SMALL, None))
+    monkeypatch.setattr(
+        "nbp.jobs.weights.I3dNetwork", lambda *_: SmallNetwork(SMALL, build.make_conv())
+    )
     flags = ("--num", 3, "--num_frames", 13, "--features", "random-i3d")
     draw(workdir, tmp_path, *flags, "--anchor", "--keep_frames", 2)
     report = json.loads((tmp_path / "drift.json").read_text())
@@ -145,7 +150,7 @@ def test_several_samples_of_each_prefix(workdir, tmp_path):
     for name in ("labels.json", "tokenizer", "generator"):
         (copy / name).symlink_to(workdir / name)
     out = tmp_path / "out"
-    flags = ("--num", 2, "--samples_per_condition", 3, "--temperature", 2, "--top_p", 1)
+    flags = ("--num", 2, "--samples_per_condition", 3, "--temperature", 2)
     tokens = draw(copy, out, *flags)["tokens"]
     assert tokens.shape == (6, 3, 4, 4)
     for start in (0, 3):
