@@ -137,9 +137,7 @@ def split_call(
     return divided(*arrays)
 
 
-def _split_activation(
-    shape: Sequence[int], axes: Axes, sizes: Mapping[str, int]
-) -> PartitionSpec:
+def _split_activation(shape: Sequence[int], axes: Axes, sizes: Mapping[str, int]) -> PartitionSpec:
     axes = _keep_whole(shape, axes, sizes)
     check_axes(shape, axes, sizes, name="activation")
     return make_partition_spec(axes)

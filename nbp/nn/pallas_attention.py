@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -49,8 +49,11 @@ class PallasAttention:
         k_end: Int[Array, "n"],
         key_mask: Bool[Array, "b m"] | None = None,
     ) -> Float[Array, "b n k d"]:
+        static = isinstance(k_end, np.ndarray)
+        pairs = int(k_end.sum()) if static else q.shape[1] * k.shape[1]
+
         def attend(*arrays: Array) -> Array:
-            return _attend(*arrays, self)
+            return _attend(*arrays, self, pairs)
 
         limits = jnp.asarray(k_end, jnp.int32)
         shown = None if key_mask is None else key_mask.astype(jnp.int32)
@@ -64,21 +67,34 @@ class PallasAttention:
         return (rows // 2, columns // 2) if wide else (rows, columns)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def _attend(
-    q: Array, k: Array, v: Array, shown: Array | None, k_end: Array, backend: PallasAttention
+    q: Array,
+    k: Array,
+    v: Array,
+    shown: Array | None,
+    k_end: Array,
+    backend: PallasAttention,
+    pairs: int,
 ) -> Array:
-    return _forward(q, k, v, shown, k_end, backend)[0]
+    return _forward(q, k, v, shown, k_end, backend, pairs)[0]
 
 
 def _forward(
-    q: Array, k: Array, v: Array, shown: Array | None, k_end: Array, backend: PallasAttention
+    q: Array,
+    k: Array,
+    v: Array,
+    shown: Array | None,
+    k_end: Array,
+    backend: PallasAttention,
+    pairs: int,
 ) -> tuple[Array, tuple[Array | None, ...]]:
     rows, columns = backend.cut(q.dtype)
-    call = _Call(q, k, rows, columns, backend.interpret)
+    call = _Call(q, k, rows, columns, backend.interpret, pairs)
     out, log_total = call.run(
         partial(_forward_kernel, call),
         over="queries",
+        products=2,
         ins=(call.row_tiles(q), call.whole(k), call.whole(v)),
         limits=k_end,
         shown=shown,
@@ -91,18 +107,19 @@ def _forward(
 
 
 def _backward(
-    backend: PallasAttention, kept: tuple[Array | None, ...], d_out: Array
+    backend: PallasAttention, pairs: int, kept: tuple[Array | None, ...], d_out: Array
 ) -> tuple[Array | None, ...]:
     q, k, v, shown, k_end, out, log_total = kept
     assert q is not None
     assert k is not None
     assert k_end is not None
     rows, columns = backend.cut(q.dtype, backward=True)
-    call = _Call(q, k, rows, columns, backend.interpret)
+    call = _Call(q, k, rows, columns, backend.interpret, pairs)
     row_sums = jnp.einsum("bnkd,bnkd->bkn", d_out, out, preferred_element_type=jnp.float32)
     (d_q,) = call.run(
         partial(_d_q_kernel, call),
         over="queries",
+        products=3,
         ins=(
             *(call.row_tiles(q), call.whole(k), call.whole(v)),
             *(call.row_tiles(d_out), call.row_numbers(log_total), call.row_numbers(row_sums)),
@@ -115,6 +132,7 @@ def _backward(
     d_k, d_v = call.run(
         partial(_d_kv_kernel, call),
         over="keys",
+        products=4,
         ins=(
             *(call.whole(q), call.column_tiles(k), call.column_tiles(v)),
             *(call.whole(d_out), call.all_numbers(log_total), call.all_numbers(row_sums)),
@@ -167,12 +185,14 @@ class _Call:
     numbered by tile, sample and head.
     """
 
-    def __init__(self, q: Array, k: Array, rows: int, columns: int, interpret: bool) -> None:
+    def __init__(
+        self, q: Array, k: Array, rows: int, columns: int, interpret: bool, pairs: int
+    ) -> None:
         self.batch, self.n, self.heads, self.width = q.shape
         self.m, self.rows, self.columns = k.shape[1], rows, columns
         self.padded = max(16, pl.next_power_of_2(self.width))
         self.scale = math.log2(math.e) / math.sqrt(self.width)  # of scores as powers of 2
-        self.dtype, self.interpret = q.dtype, interpret
+        self.dtype, self.interpret, self.pairs = q.dtype, interpret, pairs
 
     def row_tiles(self, x: Array) -> tuple[Any, ...]:
         return (x, (None, self.rows, None, self.padded), lambda t, b, h: (b, t, h, 0))
@@ -200,14 +220,18 @@ class _Call:
         self,
         kernel: Callable[..., None],
         *,
-        over: str,
+        over: Literal["queries", "keys"],
+        products: int,
         ins: tuple[Any, ...],
         limits: Array,
         shown: Array | None,
         outs: tuple[Any, ...],
         table: Array,
     ) -> Any:
-        """`kernel(*ins, limits, shown, table, *outs)` for each tile of queries or keys."""
+        """`kernel(*ins, limits, shown, table, *outs)` for each tile of queries or keys.
+
+        products: how many numbers the kernel multiplies for a visible pair and a channel.
+        """
         by_row = over == "queries"
         tiles = -(-(self.n if by_row else self.m) // (self.rows if by_row else self.columns))
         limits = jnp.pad(limits, (0, self._ceil(self.n) - self.n), mode="edge")
@@ -233,9 +257,19 @@ class _Call:
             compiler_params=plgpu.CompilerParams(
                 num_warps=4 if self.padded <= 64 else 8, num_stages=2
             ),
+            cost_estimate=self._estimate(products, [*arguments, *outs]),
             interpret=self.interpret,
             name=f"block_causal_{kernel.func.__name__.strip('_')}",
         )(*(None if a is None else a[0] for a in arguments))
+
+    def _estimate(self, products: int, arguments: list[Any]) -> pl.CostEstimate:
+        arrays = [a[0] for a in arguments if a is not None]
+        pairs = self.batch * self.heads * self.pairs
+        return pl.CostEstimate(
+            flops=2 * products * pairs * self.width,
+            transcendentals=pairs,
+            bytes_accessed=sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays),
+        )
 
     def inside(self, positions: Array, size: int) -> Array:
         """True where a tile of [size, width] at these positions holds something."""
@@ -260,17 +294,8 @@ def _dot(a: Array, b: Array) -> Array:
 # Kernels -----------------------------------------------------------------------------------------
 
 
-def _forward_kernel(
-    call: _Call,
-    q_ref: Any,
-    k_ref: Any,
-    v_ref: Any,
-    limits_ref: Any,
-    shown_ref: Any,
-    table_ref: Any,
-    out_ref: Any,
-    log_total_ref: Any,
-) -> None:
+def _forward_kernel(call: _Call, *refs: Any) -> None:
+    q_ref, k_ref, v_ref, limits_ref, shown_ref, table_ref, out_ref, log_total_ref = refs
     tile = pl.program_id(0)
     own = call.inside(tile * call.rows + jnp.arange(call.rows), call.n)
     q = plgpu.load(q_ref, mask=own, other=0.0)
@@ -299,19 +324,9 @@ def _forward_kernel(
     plgpu.store(log_total_ref, top + jnp.log2(total), mask=rows < call.n)
 
 
-def _d_q_kernel(
-    call: _Call,
-    q_ref: Any,
-    k_ref: Any,
-    v_ref: Any,
-    d_out_ref: Any,
-    log_total_ref: Any,
-    row_sums_ref: Any,
-    limits_ref: Any,
-    shown_ref: Any,
-    table_ref: Any,
-    d_q_ref: Any,
-) -> None:
+def _d_q_kernel(call: _Call, *refs: Any) -> None:
+    q_ref, k_ref, v_ref, d_out_ref, log_total_ref, row_sums_ref, *rest = refs
+    limits_ref, shown_ref, table_ref, d_q_ref = rest
     rows = pl.program_id(0) * call.rows + jnp.arange(call.rows)
     own = call.inside(rows, call.n)
     q = plgpu.load(q_ref, mask=own, other=0.0)
@@ -333,20 +348,9 @@ def _d_q_kernel(
     plgpu.store(d_q_ref, d_q.astype(call.dtype), mask=own)
 
 
-def _d_kv_kernel(
-    call: _Call,
-    q_ref: Any,
-    k_ref: Any,
-    v_ref: Any,
-    d_out_ref: Any,
-    log_total_ref: Any,
-    row_sums_ref: Any,
-    limits_ref: Any,
-    shown_ref: Any,
-    table_ref: Any,
-    d_k_ref: Any,
-    d_v_ref: Any,
-) -> None:
+def _d_kv_kernel(call: _Call, *refs: Any) -> None:
+    q_ref, k_ref, v_ref, d_out_ref, log_total_ref, row_sums_ref, *rest = refs
+    limits_ref, shown_ref, table_ref, d_k_ref, d_v_ref = rest
     tile = pl.program_id(0)
     keys = tile * call.columns + jnp.arange(call.columns)
     own = call.inside(keys, call.m)

@@ -51,6 +51,8 @@ def count_flops(jaxpr: Any) -> float:
             total += 2.0 * math.prod(eqn.outvars[0].aval.shape) * inner
         elif name == "cond":
             total += max(count_flops(branch) for branch in params["branches"])
+        elif name == "pallas_call":
+            total += _count_kernel(params)
         else:
             repeats = params["length"] if name == "scan" else 1
             if name == "shard_map":  # its body is what one device does
@@ -58,6 +60,14 @@ def count_flops(jaxpr: Any) -> float:
                 repeats = math.prod(params["mesh"].shape[axis] for axis in params[key])
             total += repeats * sum(count_flops(inner) for inner in _inner_jaxprs(params))
     return total
+
+
+def _count_kernel(params: dict[str, Any]) -> float:
+    """What a kernel says of itself, else its program at every place of its grid, at most."""
+    if (estimate := params.get("cost_estimate")) is not None:
+        return float(estimate.flops)
+    places = math.prod(params["grid_mapping"].grid)
+    return places * sum(count_flops(inner) for inner in _inner_jaxprs(params))
 
 
 def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
