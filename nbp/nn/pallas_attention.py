@@ -218,7 +218,7 @@ class _Call:
 
     def run(
         self,
-        kernel: Callable[..., None],
+        kernel: partial[None],
         *,
         over: Literal["queries", "keys"],
         products: int,

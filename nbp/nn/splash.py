@@ -109,10 +109,11 @@ class SplashAttention:
         mask = PrefixMask(limits, k.shape[2])
         kernel = splash.make_splash_mha_single_device(
             splash.MultiHeadMask([mask] * heads),
-            block_sizes=splash.BlockSizes(*[tile] * 8),
+            block_sizes=_cut(tile),
             residual_checkpoint_name="attention",
             interpret=self.interpret,
         )
+        out: Any
         if key_mask is None:
             out = jax.vmap(kernel)(q, k, v)
         else:
@@ -126,12 +127,23 @@ class SplashAttention:
 def choose_tile(k_end: Int[np.ndarray, "n"]) -> int:
     """The size of tiles with which a pass over these limits costs least (see `STEP`)."""
 
-    def cost(tile: int) -> tuple[float, int]:
+    def cost(tile: int) -> tuple[int, int]:
         reach = [k_end[start : start + tile].max() for start in range(0, len(k_end), tile)]
         visited = sum(-(-int(end) // tile) for end in reach)
         return visited * (tile**2 + STEP), -tile
 
     return min(TILES, key=cost)
+
+
+def _cut(tile: int) -> splash.BlockSizes:
+    return splash.BlockSizes(
+        block_q=tile,
+        block_kv=tile,
+        block_q_dkv=tile,
+        block_kv_dkv=tile,
+        block_q_dq=tile,
+        block_kv_dq=tile,
+    )
 
 
 def _lay_out(x: Array, tile: int) -> Array:

@@ -38,7 +38,9 @@ FREE = {
 def count_flops(jaxpr: Any) -> float:
     """Floating-point operations of the matmuls and convolutions of a jaxpr, on all devices."""
     total = 0.0
-    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    used = {id(x) for x in (*jaxpr.outvars, *(x for eqn in jaxpr.eqns for x in eqn.invars))}
+    for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
@@ -52,7 +54,9 @@ def count_flops(jaxpr: Any) -> float:
         elif name == "cond":
             total += max(count_flops(branch) for branch in params["branches"])
         elif name == "pallas_call":
-            total += _count_kernel(params)
+            # JAX leaves it to the compiler to remove one whose results nobody wants.
+            wanted = any(id(x) in used for x in eqn.outvars)
+            total += _count_kernel(params) if wanted else 0.0
         else:
             repeats = params["length"] if name == "scan" else 1
             if name == "shard_map":  # its body is what one device does
