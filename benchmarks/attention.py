@@ -87,7 +87,8 @@ def measure(
         row |= {f"{kind}_{key}": value for key, value in times.items()}
         row[f"{kind}_useful_gflops_per_s"] = round(rate / 1e9, 1)
         row[f"{kind}_share_of_matmul"] = round(rate / peak, 3)
-        row[f"{kind}_temporary_mib"] = round(memory.temp_size_in_bytes / 2**20, 1)
+        if memory is not None:
+            row[f"{kind}_temporary_mib"] = round(memory.temp_size_in_bytes / 2**20, 1)
     return row
 
 
@@ -103,7 +104,7 @@ def forward(backend: AttentionBackend) -> Callable[..., Any]:
 
 def forward_and_backward(backend: AttentionBackend) -> Callable[..., Any]:
     def run(q: Any, k: Any, v: Any, weight: Any) -> Any:
-        out, pull = jax.vjp(lambda *qkv: backend(*qkv, PLAN.k_end), q, k, v)
+        out, pull = jax.vjp(lambda q, k, v: backend(q, k, v, PLAN.k_end), q, k, v)
         return out, pull(weight)
 
     return run
