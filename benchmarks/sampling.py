@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sampling: row blocks, one-token blocks and a naive sampler on the same weights, in one run.
 
-    python -m benchmarks.sampling [--size 87m|700m|quickstart] [--batch 1] [--dtype bfloat16]
+    python -m benchmarks.sampling [--size 87m|700m|quickstart] [--batches 1 64]
 
 Frame prediction as in the paper's K600 setting: the first latent frames are given (opening
 `prefix`), the rest is drawn with top-k and top-p. A line for each way:
@@ -22,6 +22,7 @@ frames for rows as for tokens on a GPU; the ratio of passes is the ideal.
 import argparse
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -59,7 +60,9 @@ def main(argv: list[str] | None = None) -> None:
     """Prints the peaks of the machine, a line per way, then ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="87m")
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=(1,), help="after the first, row blocks alone"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--weights", choices=("compute", "int8"), default="compute")
     parser.add_argument("--cache", choices=("compute", "bfloat16", "int8"), default="compute")
@@ -73,9 +76,16 @@ def main(argv: list[str] | None = None) -> None:
 
     peaks = (measure_bandwidth(), measure_peak(jnp.dtype(arguments.dtype)))
     print_row("peaks", {"copy_bytes_per_s": peaks[0], "matmul_flops_per_s": peaks[1]})
+    for i, batch in enumerate(arguments.batches):
+        arguments.batch = batch
+        compare(arguments, arguments.ways if i == 0 else ("row",), peaks)
+
+
+def compare(arguments: argparse.Namespace, ways: Sequence[str], peaks: tuple[float, float]) -> None:
+    """Prints a line per way, then how many times as many frames row blocks give."""
     decoding = measure_tokenizer(arguments) if arguments.tokenizer else None
     rows = {}
-    for way in arguments.ways:
+    for way in ways:
         naive = way == "naive"
         row = measure_naive(arguments) if naive else measure_block(way, arguments, peaks)
         frames = row["frames"]

@@ -16,7 +16,7 @@ a mesh nothing here does anything.
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -103,13 +103,53 @@ def constrain(x: Array, axes: Axes) -> Array:
     sizes = mesh_sizes()
     if not sizes:
         return x
+    return jax.lax.with_sharding_constraint(x, _split_activation(x.shape, axes, sizes))
+
+
+def split_call(
+    function: Callable[..., Array],
+    arrays: Sequence[Array | None],
+    axes: Sequence[Axes],
+    *,
+    out_axes: Axes,
+) -> Array:
+    """`function` of each device's own pieces of the activations, cut and put together by the table.
+
+    For kernels that the compiler cannot divide among devices: it would gather their arguments. The
+    result has the batch of the first array; `constrain` says when a batch stays whole.
+
+    Raises:
+        ConfigError: an axis other than the batch does not divide.
+    """
+    sizes = mesh_sizes()
+    if not sizes:
+        return function(*arrays)
+    pairs = zip(arrays, axes, strict=True)
+    specs = [
+        PartitionSpec() if array is None else _split_activation(array.shape, names, sizes)
+        for array, names in pairs
+    ]
+    first = arrays[0]
+    assert first is not None
+    out = make_partition_spec(_keep_whole(first.shape, out_axes, sizes))
+    # Kernels do not say over which axes their results vary.
+    divided = jax.shard_map(function, in_specs=tuple(specs), out_specs=out, check_vma=False)
+    return divided(*arrays)
+
+
+def _split_activation(shape: Sequence[int], axes: Axes, sizes: Mapping[str, int]) -> PartitionSpec:
+    axes = _keep_whole(shape, axes, sizes)
+    check_axes(shape, axes, sizes, name="activation")
+    return make_partition_spec(axes)
+
+
+def _keep_whole(shape: Sequence[int], axes: Axes, sizes: Mapping[str, int]) -> Axes:
+    """The axes without a batch that does not divide."""
     parts = count_parts(RULES["batch"], sizes)
-    axes = tuple(
+    return tuple(
         None if axis == "batch" and size % parts else axis
-        for axis, size in zip(axes, x.shape, strict=True)
+        for axis, size in zip(axes, shape, strict=True)
     )
-    check_axes(x.shape, axes, sizes, name="activation")
-    return jax.lax.with_sharding_constraint(x, make_partition_spec(axes))
 
 
 # Parameters --------------------------------------------------------------------------------------

@@ -27,12 +27,8 @@ from nbp.models.discriminator import DiscriminatorNetwork, DiscriminatorSpec
 from nbp.models.generator import GeneratorNetwork, Recipe, modern_recipe, paper_recipe
 from nbp.models.lpips import LpipsNetwork
 from nbp.models.tokenizer import TokenizerNetwork
-from nbp.nn.attention import (
-    AttentionBackend,
-    dense_attention,
-    prefix_attention,
-    xla_attention,
-)
+from nbp.nn.attention import AttentionBackend
+from nbp.nn.backends import make_attention_backend
 from nbp.nn.conv3d import ConvBackend, mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.sampling.decoding import PLAIN_DECODING, Decoding
@@ -83,16 +79,12 @@ def make_conv() -> ConvBackend:
     return mixed_conv
 
 
-def make_attention(config: Config) -> AttentionBackend:
-    match config.generator.attention:
-        case "prefix":
-            return prefix_attention
-        case "xla":
-            return xla_attention
-        case "dense":
-            return dense_attention
-        case _ as never:
-            assert_never(never)
+def make_attention(config: Config, platform: str = "") -> AttentionBackend:
+    """`platform`: cpu, gpu or tpu where the program will run; by default where JAX runs."""
+    generator = config.generator
+    return make_attention_backend(
+        generator.attention, platform=platform or jax.default_backend(), dtype=generator.dtype
+    )
 
 
 def make_tokenizer_network(config: Config) -> TokenizerNetwork:
@@ -100,18 +92,21 @@ def make_tokenizer_network(config: Config) -> TokenizerNetwork:
     return TokenizerNetwork(spec, make_conv())
 
 
-def make_recipe(config: Config) -> Recipe:
+def make_recipe(config: Config, platform: str = "") -> Recipe:
+    attention = make_attention(config, platform)
     match config.generator.recipe:
         case "modern":
-            return modern_recipe(make_attention(config), layers=config.generator.layers)
+            return modern_recipe(attention, layers=config.generator.layers)
         case "paper":
-            return paper_recipe(make_attention(config), context=config.generator.context)
+            return paper_recipe(attention, context=config.generator.context)
         case _ as never:
             assert_never(never)
 
 
-def make_generator_network(config: Config, labels: Sequence[str]) -> GeneratorNetwork:
-    """`labels`: class names of the data; unused without prompts.
+def make_generator_network(
+    config: Config, labels: Sequence[str], *, platform: str = ""
+) -> GeneratorNetwork:
+    """`labels`: class names of the data; unused without prompts. `platform`: see `make_attention`.
 
     Raises ConfigError for text prompts and a class that has none.
     """
@@ -129,7 +124,7 @@ def make_generator_network(config: Config, labels: Sequence[str]) -> GeneratorNe
         spec,
         config.plan,
         config.vocabulary(len(labels)),
-        make_recipe(config),
+        make_recipe(config, platform),
         texts=find_texts(labels) if text else None,
         padding=PADDING if text and generator.padding == "hidden" else None,
     )
@@ -241,12 +236,12 @@ def make_adversary(config: Config, optimizer: OptimizerSpec) -> Adversary | None
 
 
 def make_generator_task(
-    config: Config, labels: Sequence[str], tokenizer_params: PyTree
+    config: Config, labels: Sequence[str], tokenizer_params: PyTree, *, platform: str = ""
 ) -> GeneratorTask:
     """The step of token data has no tokenizer in it: its batches hold codes."""
     on_tokens = config.data.kind == "tokens"
     return GeneratorTask(
-        network=make_generator_network(config, labels),
+        network=make_generator_network(config, labels, platform=platform),
         tokenizer=make_tokenizer_network(config),
         optimizer=make_optimizer_spec(config.train.generator, make_generator_groups(config)),
         frozen={} if on_tokens else {"tokenizer": tokenizer_params},

@@ -17,6 +17,7 @@ from nbp.axes import (
     make_partition_spec,
     mesh_sizes,
     name_axes,
+    split_call,
 )
 from nbp.errors import ConfigError
 from nbp.training.sharding import make_mesh
@@ -74,6 +75,33 @@ def test_activations_stay_where_the_table_says():
             constrain(jnp.ones((8, 3)), ("batch", "heads"))
     assert {shard.data.shape for shard in split.addressable_shards} == {(2, 3, 2)}
     assert {shard.data.shape for shard in few.addressable_shards} == {(3, 3, 2)}
+
+
+def test_a_call_is_divided_as_the_table_says():
+    shapes = []
+
+    def double(x, nothing, table):
+        assert nothing is None
+        shapes.append(x.shape)
+        return x * table.sum()
+
+    def call(x):
+        axes = (("batch", None, "heads"), ("batch",), (None,))
+        return split_call(double, (x, None, jnp.ones(2)), axes, out_axes=axes[0])
+
+    x = np.arange(96, dtype=np.float32).reshape(8, 3, 4)
+    np.testing.assert_array_equal(call(x), 2 * x)
+    with jax.set_mesh(make_mesh(data=2, fsdp=2, tensor=2)):
+        split = jax.jit(call)(x)
+        few = jax.jit(call)(x[:3])
+        gradient = jax.jit(jax.grad(lambda x: jnp.sum(call(x))))(x[:3])
+        with pytest.raises(ConfigError, match="'heads' of size 3"):
+            call(x[:, :, :3])
+    assert shapes[:3] == [(8, 3, 4), (2, 3, 2), (3, 3, 2)]
+    np.testing.assert_array_equal(split, 2 * x)
+    np.testing.assert_array_equal(few, 2 * x[:3])
+    np.testing.assert_array_equal(gradient, np.full_like(x[:3], 2))
+    assert {shard.data.shape for shard in split.addressable_shards} == {(2, 3, 2)}
 
 
 def test_a_parameter_is_whole_in_use_and_its_gradient_lies_where_it_is_stored():

@@ -1,16 +1,21 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks count, and that they compare like with like."""
+"""What the benchmarks count, that they compare like with like, and that none stops the others."""
+
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import attention, run_all
 from benchmarks.naive_sampling import draw_naively, draw_token
+from benchmarks.run_all import Section
 from benchmarks.tokenizer import count_pass_flops
-from nbp.layout import LatentGrid, Opening
+from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.models.tokenizer import TokenizerSpec
+from nbp.nn.attention import dense_attention
 from nbp.sampling.decode import generate_ids
 from nbp.sampling.filters import Filter
 from tests.models.toy import draw_params, make_network
@@ -64,3 +69,73 @@ def test_the_naive_draw_has_the_filters():
     assert draw(top_k=4, top_p=1.0) == {0, 1, 2, 3}
     assert draw(top_k=3, top_p=1.0) == {1, 2, 3}
     assert draw(top_k=4, top_p=0.5) == {1, 3}
+
+
+@pytest.fixture
+def tiny_attention(monkeypatch):
+    plan = SequencePlan(LatentGrid(2, 2, 4), (1, 1, 4), Opening("hybrid"), 1)
+    monkeypatch.setattr(attention, "PLAN", plan)
+    monkeypatch.setattr(attention, "SIZES", {"base": (2, 8), "700m": (1, 4)})
+    monkeypatch.setattr(attention, "measure_matmul", lambda *_, **__: 1e12)
+    monkeypatch.setattr(attention, "time_calls", lambda *_, **__: {"seconds_median": 1e-6})
+
+
+def test_attention_is_compared_on_useful_operations(tiny_attention, capsys):
+    del tiny_attention
+    assert attention.main(["--size", "base", "--repeats", "1"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["backend_name"] for row in rows] == ["prefix", "xla", "dense"]
+    for row in rows:
+        assert row["length"] == 17
+        assert row["error"] < 1e-5
+        for kind, products in (("forward", 2), ("both", 6)):
+            # Pairs: the prompt 1, the opening 2..5, then rows of 4 queries: 9, 13, 17.
+            useful = 2 * products * (1 + 14 + 4 * (9 + 13 + 17)) * 8 * 2
+            assert row[f"{kind}_useful_gflops_per_s"] == pytest.approx(useful / 1e3, abs=0.05)
+            assert row[f"{kind}_share_of_matmul"] == pytest.approx(useful / 1e6, abs=5e-4)
+
+
+def test_a_wrong_backend_is_not_timed_and_the_others_are(tiny_attention, monkeypatch, capsys):
+    del tiny_attention
+
+    def forget_the_limits(q, k, v, k_end, key_mask=None):
+        return dense_attention(q, k, v, np.full_like(k_end, k.shape[1]), key_mask)
+
+    def make(name, **_):
+        return forget_the_limits if name == "xla" else dense_attention
+
+    monkeypatch.setattr(attention, "make_attention_backend", make)
+    assert attention.main(["--size", "700m", "--repeats", "1"]) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    wrong = [row["backend_name"] for row in rows if "failed" in row]
+    assert wrong == ["xla"]
+    assert "differs from the dense mask" in rows[1]["failed"]
+    assert rows[2]["both_seconds_median"] > 0
+
+
+def test_a_section_that_fails_or_lasts_does_not_stop_the_others(tmp_path, monkeypatch, capfd):
+    package = tmp_path / "benchmarks"
+    package.mkdir()
+    for name, code in {
+        "__init__": "",
+        "broken": "raise SystemExit(3)",
+        "endless": "import time\nprint('a row', flush=True)\ntime.sleep(60)",
+        "good": "import sys\nprint('arguments', *sys.argv[1:], flush=True)",
+    }.items():
+        (package / f"{name}.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    arguments = {"base": ["--size", "x"]}
+    sections = [Section(name, 2.0, arguments) for name in ("broken", "endless", "good")]
+    assert run_all.main(["--size", "base", "--patience", "1.5"], sections) == 1
+    lines = capfd.readouterr().out.splitlines()
+    assert "a row" in lines
+    assert "arguments --size x" in lines
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [row["outcome"] for row in rows] == ["failed", "out of time", "done"]
+    assert run_all.main(["--size", "base", "--only", "good"], sections) == 0
+
+
+def test_the_budgets_of_all_sections_leave_room_in_eight_minutes():
+    assert sum(section.seconds for section in run_all.SECTIONS) < 8 * 60 - 15
+    assert all(set(s.arguments) == set(run_all.SIZES) for s in run_all.SECTIONS)
+    assert run_all.find_backend() == jax.default_backend()

@@ -11,8 +11,10 @@ import pytest
 
 from nbp import build, losses
 from nbp.config import Config, load_config
-from nbp.errors import CheckpointError
+from nbp.errors import CheckpointError, ConfigError
 from nbp.models.lpips import LpipsNetwork
+from nbp.nn.attention import prefix_attention
+from nbp.nn.splash import SplashAttention
 from nbp.tasks import adversary
 from nbp.tasks.tokenizer import lpips_distance, structure_distance
 from nbp.training.checkpoint import Checkpointer
@@ -132,3 +134,15 @@ def test_lpips_comes_from_the_folder_of_the_conversion(
     task = build.make_tokenizer_task(config)
     assert task.objective.perceptual is lpips_distance
     jax.tree.map(np.testing.assert_array_equal, task.frozen, {"lpips": params})
+
+
+def test_attention_is_chosen_for_the_platform_of_the_program() -> None:
+    """By default the one that JAX runs on; `nbp.precompile` names another."""
+    config = load({})
+    assert config.generator.attention == "auto"
+    assert build.make_attention(config) is prefix_attention
+    assert build.make_attention(config, "tpu") == SplashAttention()
+    task = build.make_generator_task(config, ["a"], {}, platform="tpu")
+    assert task.network.recipe.parts.attention == SplashAttention()
+    with pytest.raises(ConfigError, match="attention=splash runs on a TPU.*for a CPU"):
+        build.make_generator_task(load({"generator.attention": "splash"}), ["a"], {})

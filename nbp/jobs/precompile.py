@@ -23,6 +23,7 @@ from nbp import __version__, build
 from nbp.config import Config
 from nbp.errors import ConfigError
 from nbp.jobs.programs import Case, make_cases
+from nbp.nn.backends import choose_attention
 from nbp.training.chips import Chip, Topology, find_chip
 from nbp.training.program import count_flops, measure_program, sum_collectives
 from nbp.training.sharding import check_batch
@@ -66,23 +67,21 @@ def precompile(request: PrecompileRequest, report: Callable[[str], None] = print
         "devices": len(devices),
         "chip": dataclasses.asdict(chip),
         "mesh": dict(next(mesh for _, mesh in list_cases(request, config, devices)).shape),
-        "settings": list_settings(config),
+        "settings": list_settings(config, devices[0].platform),
         "programs": programs,
         "versions": {"nbp": __version__, "jax": jax.__version__, **find_compiler(request.topology)},
     }
 
 
-def list_settings(config: Config) -> Report:
-    """What decides memory and time, beside the network."""
+def list_settings(config: Config, platform: str) -> Report:
+    """What decides memory and time, beside the network; attention as the platform computes it."""
     stages = {
         name: {"batch": stage.batch, "accumulate": stage.accumulate}
         for name in config.stages
         for stage in [getattr(config.train, name)]
     }
-    network = {
-        key: getattr(config.generator, key)
-        for key in ("layers", "heads", "width", "dtype", "attention")
-    }
+    network = {key: getattr(config.generator, key) for key in ("layers", "heads", "width", "dtype")}
+    network["attention"] = choose_attention(config.generator.attention, platform)
     return {
         **stages,
         "network": network,

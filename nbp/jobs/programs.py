@@ -71,7 +71,8 @@ def generator_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
     """The update, the evaluation and the sampler of the generator."""
     labels = list(load_prompts()) if config.generator.prompt == "text" else _name(classes)
     frozen = jax.eval_shape(build.make_tokenizer_network(config).init, jax.random.key(0))
-    task = build.make_generator_task(config, labels, frozen)
+    platform = mesh.devices.flat[0].platform  # of the devices that need not be here
+    task = build.make_generator_task(config, labels, frozen, platform=platform)
     rows = _rows(config, mesh, config.train.generator.batch)
     update = _update_case("generator.update", task, rows, mesh)
     clips = min(EVALUATED, config.data.validation_clips)

@@ -38,7 +38,9 @@ FREE = {
 def count_flops(jaxpr: Any) -> float:
     """Floating-point operations of the matmuls and convolutions of a jaxpr, on all devices."""
     total = 0.0
-    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    used = {id(x) for x in (*jaxpr.outvars, *(x for eqn in jaxpr.eqns for x in eqn.invars))}
+    for eqn in jaxpr.eqns:
         name, params = eqn.primitive.name, eqn.params
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
@@ -51,6 +53,10 @@ def count_flops(jaxpr: Any) -> float:
             total += 2.0 * math.prod(eqn.outvars[0].aval.shape) * inner
         elif name == "cond":
             total += max(count_flops(branch) for branch in params["branches"])
+        elif name == "pallas_call":
+            # JAX leaves it to the compiler to remove one whose results nobody wants.
+            wanted = any(id(x) in used for x in eqn.outvars)
+            total += _count_kernel(params) if wanted else 0.0
         else:
             repeats = params["length"] if name == "scan" else 1
             if name == "shard_map":  # its body is what one device does
@@ -58,6 +64,14 @@ def count_flops(jaxpr: Any) -> float:
                 repeats = math.prod(params["mesh"].shape[axis] for axis in params[key])
             total += repeats * sum(count_flops(inner) for inner in _inner_jaxprs(params))
     return total
+
+
+def _count_kernel(params: dict[str, Any]) -> float:
+    """What a kernel says of itself, else its program at every place of its grid, at most."""
+    if (estimate := params.get("cost_estimate")) is not None:
+        return float(estimate.flops)
+    places = math.prod(params["grid_mapping"].grid)
+    return places * sum(count_flops(inner) for inner in _inner_jaxprs(params))
 
 
 def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 """The dense oracle against float64 loops, and every backend against the dense oracle."""
 
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -14,13 +15,16 @@ import pytest
 from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.nn import attention
 from nbp.nn.attention import dense_attention, prefix_attention, xla_attention
+from nbp.nn.cudnn_attention import CudnnAttention
+from nbp.nn.pallas_attention import PallasAttention
+from nbp.nn.splash import SplashAttention
 
 BATCH, LENGTH, HEADS, WIDTH = 2, 14, 2, 5
 GRID = LatentGrid(1, 6, 2)
 
 
-def plan_limits(kind, prompt: int) -> np.ndarray:
-    k_end = SequencePlan(GRID, (1, 1, 2), Opening(kind), prompt).k_end
+def plan_limits(kind, prompt: int, block=(1, 1, 2)) -> np.ndarray:
+    k_end = SequencePlan(GRID, block, Opening(kind), prompt).k_end
     assert len(k_end) == LENGTH
     return k_end
 
@@ -33,6 +37,9 @@ PATTERNS = {
     "prefix": plan_limits("prefix", 4),
     "bov": plan_limits("bov", 2),
     "hybrid": plan_limits("hybrid", 2),
+    "token": plan_limits("prefix", 3, (1, 1, 1)),
+    "column": plan_limits("bov", 2, (1, 6, 1)),
+    "box": plan_limits("hybrid", 2, (1, 3, 2)),
 }
 KEY_MASK = np.ones((BATCH, LENGTH), bool)
 KEY_MASK[0, 3:5] = KEY_MASK[1, 9:] = False  # each query keeps key 0
@@ -79,16 +86,35 @@ def cached_with_gradients(q, k, v, weight, k_end, key_mask):
 
 def prefix_with_gradients(q, k, v, weight, k_end, key_mask):
     """Limits known when compiled, and pieces of three queries."""
-    return _prefix_with_gradients(tuple(k_end.tolist()))(q, k, v, weight, key_mask)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "PIECE", 3)
+        return compile_for(prefix_attention, tuple(k_end.tolist()))(q, k, v, weight, key_mask)
+
+
+# Tiles of four, so that there are hidden, partly and wholly visible ones.
+PALLAS = PallasAttention(interpret=True, tiles=(4, 4), backward_tiles=(4, 8))
+
+
+@jax.jit
+def pallas_with_gradients(q, k, v, weight, k_end, key_mask):
+    return value_and_gradients(PALLAS, q, k, v, weight, k_end, key_mask)
+
+
+@jax.jit
+def cudnn_with_gradients(q, k, v, weight, k_end, key_mask):
+    backend = CudnnAttention(implementation="xla")
+    return value_and_gradients(backend, q, k, v, weight, k_end, key_mask)
+
+
+def splash_with_gradients(q, k, v, weight, k_end, key_mask):
+    limits = tuple(k_end.tolist())
+    return compile_for(SplashAttention(interpret=True), limits)(q, k, v, weight, key_mask)
 
 
 @functools.cache
-def _prefix_with_gradients(k_end):
+def compile_for(backend, k_end):
     def run(q, k, v, weight, key_mask):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(attention, "PIECE", 3)
-            limits = np.array(k_end)
-            return value_and_gradients(prefix_attention, q, k, v, weight, limits, key_mask)
+        return value_and_gradients(backend, q, k, v, weight, np.array(k_end), key_mask)
 
     return jax.jit(run)
 
@@ -102,6 +128,9 @@ FAST = {
     "xla": xla_with_gradients,
     "prefix": prefix_with_gradients,
     "cached": cached_with_gradients,
+    "pallas": pallas_with_gradients,
+    "cudnn": cudnn_with_gradients,
+    "splash": splash_with_gradients,
 }
 BACKENDS = {"dense": dense_with_gradients, **FAST}
 
@@ -116,9 +145,16 @@ def test_dense_attention_is_the_loop(pattern, masked):
     np.testing.assert_allclose(out, expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("pattern", PATTERNS)
+def make_case(pattern: str, masked: bool, backend: str):
+    """Splash attention compiles for seconds, for each pattern: most of it is slow."""
+    quick = backend != "splash" or (pattern, masked) in (("hybrid", True), ("box", False))
+    return pytest.param(pattern, masked, backend, marks=() if quick else pytest.mark.slow)
+
+
+CASES = [make_case(*case) for case in itertools.product(PATTERNS, (False, True), FAST)]
+
+
+@pytest.mark.parametrize("pattern, masked, backend", CASES)
 def test_backends_agree_with_the_oracle(pattern, masked, backend):
     arrays = make_arrays(seed=1)
     key_mask = KEY_MASK if masked else None
@@ -170,7 +206,14 @@ def test_a_few_queries_over_a_longer_cache(backend):
     np.testing.assert_allclose(out, attend_by_loops(q, k, v, k_end=k_end), atol=2e-6)
 
 
-@pytest.mark.parametrize("backend", [dense_attention, xla_attention, prefix_attention])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        *(dense_attention, xla_attention, prefix_attention, PALLAS),
+        *(SplashAttention(interpret=True), CudnnAttention("xla")),
+    ],
+    ids=["dense", "xla", "prefix", "pallas", "splash", "cudnn"],
+)
 def test_half_precision_keeps_its_type(backend):
     q, k, v, _ = make_arrays(seed=7)
     narrow = [jnp.asarray(a, jnp.bfloat16) for a in (q, k, v)]

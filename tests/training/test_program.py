@@ -5,6 +5,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding, PartitionSpec
 
 from nbp.training.program import (
@@ -60,6 +61,27 @@ def test_the_body_of_a_shard_map_runs_on_every_device():
     )
     jaxpr = jax.make_jaxpr(run)(jnp.ones((8, N)), jnp.ones((N, N)))
     assert count_flops(jaxpr) == 2 * 8 * N * N
+
+
+def test_a_kernel_counts_at_every_place_of_its_grid_or_as_it_says():
+    def kernel(x, y, out):
+        out[...] = x[...] @ y[...]
+
+    def call(x, y, **options):
+        shape = jax.ShapeDtypeStruct((4 * N, N), jnp.float32)
+        rows = pl.BlockSpec((N, N), lambda i: (i, 0))
+        whole = pl.BlockSpec((N, N), lambda i: (0, 0))
+        return pl.pallas_call(
+            kernel, grid=(4,), in_specs=[rows, whole], out_specs=rows, out_shape=shape, **options
+        )(x, y)
+
+    x, y = jnp.ones((4 * N, N)), jnp.ones((N, N))
+    assert count_flops(jax.make_jaxpr(call)(x, y)) == 4 * 2 * N**3
+    estimate = pl.CostEstimate(flops=77, transcendentals=0, bytes_accessed=0)
+    stated = jax.make_jaxpr(lambda x, y: call(x, y, cost_estimate=estimate))
+    assert count_flops(stated(x, y)) == 77
+    unwanted = jax.make_jaxpr(lambda x, y: (call(x, y), x @ y)[1])
+    assert count_flops(unwanted(x, y)) == 4 * 2 * N**3
 
 
 @pytest.fixture(scope="module")

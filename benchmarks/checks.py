@@ -1,0 +1,66 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Whether this device computes right what the benchmarks time; a line per check.
+
+    python -m benchmarks.checks
+
+Attention has its own check in `benchmarks.attention`, before each time that it takes.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.measure import print_row
+from nbp.layout import LatentGrid, Opening, SequencePlan, Vocabulary
+from nbp.models.generator import GeneratorNetwork, modern_recipe
+from nbp.nn.attention import xla_attention
+from nbp.nn.conv3d import FORMULATIONS, lax_conv
+from nbp.nn.transformer import TransformerSpec
+from nbp.sampling.decode import generate
+from nbp.sampling.filters import Filter
+
+
+def main() -> int:
+    """Prints every check; how many failed."""
+    errors = {**check_convolutions(), "cached_decoding": (check_decoding(), 0.0)}
+    for name, (error, tolerance) in errors.items():
+        print_row("check", {"name": name, "error": error, "tolerance": tolerance})
+    return sum(not error <= tolerance for error, tolerance in errors.values())
+
+
+def check_convolutions() -> dict[str, tuple[float, float]]:
+    """Error and tolerance of each formulation of a strided 3D convolution."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((1, 7, 9, 9, 8), np.float32))
+    kernel = jnp.asarray(rng.standard_normal((3, 3, 3, 8, 16), np.float32))
+    with jax.default_matmul_precision("highest"):
+        oracle = lax_conv(x, kernel, (2, 2, 2))
+        return {
+            f"convolution_{name}": (
+                float(jnp.max(jnp.abs(conv(x, kernel, (2, 2, 2)) - oracle))),
+                1e-4,
+            )
+            for name, conv in FORMULATIONS.items()
+        }
+
+
+def check_decoding() -> float:
+    """Tokens in which cached greedy decoding differs from teacher forcing."""
+    plan = SequencePlan(LatentGrid(3, 4, 4), (1, 1, 4), Opening("hybrid"))
+    network = GeneratorNetwork(
+        TransformerSpec(2, 2, 64),
+        plan,
+        Vocabulary(64, special=plan.special_count),
+        modern_recipe(xla_attention, layers=2),
+    )
+    params = network.init(jax.random.key(0))
+    with jax.default_matmul_precision("highest"):
+        model = network.bind(params)
+        drawn = generate(model, jax.random.key(1), jnp.arange(2), filtering=Filter(greedy=True))
+        logits = model(drawn)
+    return float(jnp.sum(jnp.argmax(logits, axis=-1) != drawn))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
