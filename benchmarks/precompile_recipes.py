@@ -23,11 +23,13 @@ class Run:
     config: str
     topology: str
     mesh: tuple[int, int, int]
+    programs: tuple[str, ...]
     overrides: dict[str, str] = field(default_factory=dict)
-    programs: tuple[str, ...] = ("generator.update", "generator.evaluate", "generator.sample")
 
 
 UPDATE = ("generator.update",)
+EVALUATE = (*UPDATE, "generator.evaluate")
+SAMPLE = (*EVALUATE, "generator.sample")  # its layers are not scanned: minutes to compile
 FULL = {"memory.remat": "full"}
 
 
@@ -45,11 +47,12 @@ def list_runs() -> dict[str, Run]:
         ("k600", "v5p-64"): (1, 32, 1),
         ("k600", "v6e-64"): (1, 32, 2),
     }
-    for (data, name), mesh in meshes.items():
-        for size in ("700m", "3b"):
+    for size, programs in (("700m", SAMPLE), ("3b", EVALUATE)):
+        for (data, name), mesh in meshes.items():
             config = f"configs/{data}/generator_{size}.py"
-            runs[f"{data}_{size}_{name}"] = Run(config, slices[name], mesh, FULL)
-    runs["k600_10b_v5p-512"] = Run("configs/k600/generator_10b.py", "v5p:4x8x8", (1, 32, 8), FULL)
+            runs[f"{data}_{size}_{name}"] = Run(config, slices[name], mesh, programs, FULL)
+    config = "configs/k600/generator_10b.py"
+    runs["k600_10b_v5p-512"] = Run(config, "v5p:4x8x8", (1, 32, 8), UPDATE, FULL)
     # One clip a chip, all chips sharing one copy: what a chip sends must not grow.
     for topology in ("4x4", "8x8", "16x16"):
         chips = 1
@@ -60,8 +63,8 @@ def list_runs() -> dict[str, Run]:
             "configs/k600/generator_3b.py",
             f"v5e:{topology}",
             (1, chips, 1),
-            FULL | batch,
             UPDATE,
+            FULL | batch,
         )
     return runs
 

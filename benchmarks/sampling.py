@@ -117,11 +117,11 @@ def draw_laid_out(network: GeneratorNetwork, weights: Any) -> LaidOut:
     """Random parameters laid out for decoding, a layer at a time so that no stack takes memory."""
     single = dataclasses.replace(network, spec=dataclasses.replace(network.spec, layers=1))
     init = jax.jit(single.init)
-    parts = [
-        lay_out_params(single, init(jax.random.key(i)), weights=weights)
-        for i in range(network.spec.layers)
-    ]
-    return parts[0]._replace(layers=[part.layers[0] for part in parts])
+    first = lay_out_params(single, init(jax.random.key(0)), weights=weights)
+    layers = list(first.layers)
+    for i in range(1, network.spec.layers):
+        layers += lay_out_params(single, init(jax.random.key(i)), weights=weights).layers
+    return first._replace(layers=layers)
 
 
 def describe(

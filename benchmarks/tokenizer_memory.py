@@ -121,9 +121,12 @@ def describe_arguments(task: TokenizerTask, config: Config, *, clips: int, image
 
 
 def estimate_cycles(program: str) -> int | None:
-    """Sum of the compiler's own estimates of all instructions; TPU programs have them."""
+    """Sum of the compiler's own estimates of all instructions; TPU programs have them.
+
+    None where it has no idea of one, which it says by the largest integer.
+    """
     cycles = [int(count) for count in re.findall(r'"estimated_cycles":"(\d+)"', program)]
-    return sum(cycles) if cycles else None
+    return sum(cycles) if cycles and max(cycles) < 2**62 else None
 
 
 def place(shapes: Any, device: Any) -> Any:
