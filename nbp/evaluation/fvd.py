@@ -27,7 +27,7 @@ import numpy as np
 
 from nbp.evaluation.batches import map_batches
 from nbp.evaluation.frechet import Moments, frechet_distance
-from nbp.evaluation.protocols import FeatureRule, Preparation
+from nbp.evaluation.rules import FeatureRule, Preparation
 from nbp.models.i3d import SIZE, I3dNetwork
 from nbp.shapes import Array, Float, PyTree
 

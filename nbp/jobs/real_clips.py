@@ -17,7 +17,7 @@ from nbp.data.records import PREPARED, DecodeRecord
 from nbp.data.transforms import Crop, Record, Transform
 from nbp.data.video import resample_frames
 from nbp.errors import ConfigError, DataError
-from nbp.evaluation.protocols import NAMED, ClipRule, Protocol
+from nbp.evaluation.rules import NAMED, ClipRule, Protocol
 
 # Fields of a rule that are keys of `data` as well.
 KEYS = ("frames", "size", "fps", "spatial")

@@ -17,7 +17,7 @@ from nbp import build
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.fvd import FeatureExtractor
 from nbp.evaluation.perceptual import LpipsScorer
-from nbp.evaluation.protocols import Detector, Protocol
+from nbp.evaluation.rules import Detector, Protocol
 from nbp.jobs.workdir import CONVERTED
 from nbp.models.i3d import LEAST_FRAMES, I3dNetwork, I3dSpec
 from nbp.shapes import PyTree
