@@ -309,7 +309,7 @@ TATS_UCF = Protocol(
     reconstruction=False,
     features=FeatureRule("videogpt-pt", "videogpt", frames=16),
     generation=GenerationRule(2_048, labels="in turn"),
-    source="SongweiGe/TATS: scripts/sample_vqgan_transformer_short_videos.py, tats/fvd/fvd.py",
+    source="songweige/TATS: scripts/sample_vqgan_transformer_short_videos.py, tats/fvd/fvd.py",
     unknown=("how classes are balanced where 101 does not divide 2,048: all in turn",),
     differs=(_BYTES, _CAUSAL, "one clip of a video at most, where its loader may draw several"),
 )
