@@ -23,8 +23,8 @@ from nbp.models.i3d import LEAST_FRAMES, SIZE, I3dNetwork, I3dSpec
 from nbp.shapes import PyTree
 
 # In place of a folder: I3D with random weights, always the same. Good for trends and tests. It is
-# nobody's detector but ours, so it looks at 64 px instead of 224, in a twelfth of the time. A change
-# of what it computes raises the version.
+# nobody's detector but ours, so it looks at 64 px instead of 224, in a twelfth of the time. Another
+# way of computing it gets another version.
 RANDOM = "random-i3d"
 RANDOM_SEED, RANDOM_SIZE, RANDOM_VERSION = 0, 64, 2
 # The files that people compare numbers with, and whose they are.
