@@ -115,6 +115,7 @@ class RealClips:
     seed: int
     skipped: int
     distinct: int
+    rule: ClipRule
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -148,6 +149,10 @@ class RealClips:
         bad = BadVideos() if data.bad_videos is None else data.bad_videos
         indices = [int(number) % self.distinct for number in numbers]
         return read_examples(data.source, data.transforms, spec, indices=indices, bad_videos=bad)
+
+    def find_label(self, number: int) -> int:
+        """The class id of a clip, as its record has it."""
+        return int(self.chosen.source[number % self.distinct]["label"])
 
     def describe(self, index: int) -> dict[str, Any]:
         """Label and, for real videos, path of a clip."""
@@ -196,7 +201,7 @@ def open_clips(config: Config, protocol: Protocol, limit: int | None) -> RealCli
     if rule.window != "centre" or rule.crop != "centre" or rule.short != "left out":
         data = dataclasses.replace(data, transforms=make_transforms(config, rule))
     skipped = len(data.bad_videos or ())
-    return RealClips(config, data, rows, complete, protocol.seed, skipped, distinct)
+    return RealClips(config, data, rows, complete, protocol.seed, skipped, distinct, rule)
 
 
 def choose_rows(rule: ClipRule, total: int, seed: int, *, whole: bool = True) -> np.ndarray:

@@ -55,7 +55,7 @@ class Sampler:
         codes: Int[np.ndarray, "b T H W"] | None = None,
         given_frames: int = 0,
         params: PyTree = None,
-        numbers: Sequence[int] | None = None,
+        numbers: Int[np.ndarray, "b"] | None = None,
     ) -> Samples:
         """Draws `count` clips.
 
@@ -95,7 +95,7 @@ class Sampler:
             label_rows = None
             if labels is not None:
                 label_rows = self.place(np.asarray(labels, np.int32)[rows])
-            ids = self.place(ids if numbers is None else np.asarray(numbers)[rows])
+            ids = self.place(ids if numbers is None else numbers[rows])
             drawn = self.draw_program(given)(
                 params or self.generator_params, jax.random.key(seed), ids, label_rows, known
             )
