@@ -6,8 +6,9 @@
 
 A model of the quickstart's size with random weights (an evaluation costs the same), on moving
 shapes of --size pixels, is scored with random features: first undisturbed, then killed with
-SIGKILL at random moments of its work and started again until it ends. All scores must be the same, bit for bit; the exit status is 1 if one differs. On a shared machine the
-seconds of processor time say more than those on the clock.
+SIGKILL at random moments of its work and started again until it ends. All scores must be the same,
+bit for bit; the exit status is 1 if one differs. On a shared machine the seconds of processor time
+say more than those on the clock.
 """
 
 import argparse
