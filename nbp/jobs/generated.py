@@ -304,10 +304,9 @@ def name_set(plan: Plan) -> str:
     assert plan.protocol.generation is not None
     wanted, count = plan.protocol.generation.clips, plan.generated
     # A protocol that leaves the number to the workdir has no complete set: the name always tells.
-    complete = max(count + 1, wanted or 0)
-    if wanted == count and len(plan.clips.rows) >= plan.clips.complete:
-        complete = count
-    return name_fvd("fvd", count=count, complete=complete, published=plan.features.published)
+    whole = wanted == count and plan.clips.is_complete
+    published = plan.features.published
+    return name_fvd("fvd", count=count, complete=count + (not whole), published=published)
 
 
 def mean_agreement(plan: Plan, rows: np.ndarray) -> dict[str, float]:
