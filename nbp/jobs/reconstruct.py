@@ -33,7 +33,7 @@ from nbp.jobs.clip_files import GRID_SIDE, write_grid
 from nbp.jobs.progress import Progress
 from nbp.jobs.real_clips import RealClips
 from nbp.models.tokenizer import TokenizerNetwork, round_pixels
-from nbp.shapes import Clips, PyTree
+from nbp.shapes import Clips, Float, PyTree
 from nbp.training.sharding import make_mesh, place_batch, place_state
 
 SHOWN = 8  # clips in a side-by-side GIF
@@ -47,6 +47,10 @@ class Devices:
 
     def __init__(self) -> None:
         self._mesh = make_mesh(devices=jax.local_devices())
+
+    def context(self) -> Any:
+        """Computations inside are these devices' alone, whatever mesh training has."""
+        return jax.set_mesh(self._mesh)
 
     def round_up(self, batch: int) -> int:
         """The least batch that they can share."""
@@ -91,24 +95,30 @@ class Measures:
     """What is measured beside PSNR, SSIM, GMS and the use of the codes.
 
     frames: the first frames, on which PSNR, SSIM and GMS are computed; None all.
+    real: features of the clips, in their order, where they are known already.
     also: called with "codes" and "label" of each batch.
     """
 
     frames: int | None = None
     extractor: FeatureExtractor | None = None
+    real: Float[np.ndarray, "n d"] | None = None
     lpips: LpipsScorer | None = None
     also: Callable[[Rows], None] | None = None
 
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """Scores of a pass; `rfvd` is None without features. shown: [n t h w 3] clips, then outputs."""
+    """Scores of a pass; `rfvd` is None without features. shown: [n t h w 3] clips, then outputs.
+
+    codes: how often each code occurred.
+    """
 
     scores: dict[str, float]
     rfvd: float | None
     psnr_per_frame: list[float]
     worst: list[BadClip]
     shown: tuple[Clips, Clips]
+    codes: np.ndarray
 
 
 def score_reconstruction(
@@ -127,7 +137,9 @@ def score_reconstruction(
         video, count = rows["video"], len(rows["video"])
         outputs = np.asarray(decoded)[:count]
         if extractor is not None and moments is not None:
-            moments.add(extractor(video), extractor(pixels[:count]))
+            known = measures.real
+            real = extractor(video) if known is None else known[rows["index"]].astype(np.float64)
+            moments.add(real, extractor(pixels[:count]))
         if measures.lpips is not None:
             distances.extend(measures.lpips(video, outputs).tolist())
         codes = np.asarray(tokens)[:count]
@@ -158,7 +170,8 @@ def score_reconstruction(
     if distances:
         scores["lpips"] = float(np.mean(distances))
     rfvd = None if moments is None else moments.distance
-    return Reconstructed(scores, rfvd, fidelity.psnr_per_frame, worst.result(), shown[0])
+    curve = fidelity.psnr_per_frame
+    return Reconstructed(scores, rfvd, curve, worst.result(), shown[0], counter.counts)
 
 
 def write_reconstruction(
@@ -195,12 +208,6 @@ def _write_worst(
     write_video(file, picture.repeat(scale, axis=1).repeat(scale, axis=2), fps=fps)
     shown = {"index": bad.index, "psnr": round(bad.psnr, 4), **clips.describe(bad.index)}
     return {**shown, "file": str(Path(*file.parts[-3:]))}
-
-
-def name_rfvd(count: int, complete: int, *, published: bool) -> str:
-    """`rfvd` of a complete set with published features; else the name says what is different."""
-    name = "rfvd" if published else "rfvd_random_features"
-    return name if count >= complete else f"{name}_{count}"
 
 
 def list_deviations(

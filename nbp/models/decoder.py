@@ -23,7 +23,7 @@ from nbp.nn.decoding import (
     lay_out,
     lay_out_part,
     name_axes,
-    place,
+    put_on_mesh,
     score,
 )
 from nbp.shapes import Array, Bool, Float, Int, PyTree
@@ -104,7 +104,7 @@ def lay_out_params(
 
     def make(part: str, values: PyTree) -> PyTree:
         laid = lay_out_part(part, values, dtype, weights)
-        return jax.block_until_ready(place(laid, name_axes(part, laid), mesh))
+        return jax.block_until_ready(put_on_mesh(laid, name_axes(part, laid), mesh))
 
     parts: dict[str, list[PyTree]] = {}
     for part in DecodingLayer._fields:  # only one of them is in memory twice
@@ -115,7 +115,7 @@ def lay_out_params(
     _delete(head)
     whole = jax.tree.map(lambda p: (None,) * p.ndim, rest)
     return LaidOut(
-        place(rest, whole, mesh),
+        put_on_mesh(rest, whole, mesh),
         [DecodingLayer(**{part: parts[part][i] for part in parts}) for i in layers],
         laid_head,
     )

@@ -155,7 +155,7 @@ def name_axes(part: str, value: Norm | Matrix) -> PyTree:
     return Matrix(ROWS[part], bias, None if value.scale is None else vector)  # type: ignore[arg-type]
 
 
-def place(values: PyTree, axes: PyTree, mesh: Mesh | None) -> PyTree:
+def put_on_mesh(values: PyTree, axes: PyTree, mesh: Mesh | None) -> PyTree:
     """Puts arrays on a mesh: what `tensor` splits in pieces, the rest whole on every device."""
     if mesh is None:
         return values

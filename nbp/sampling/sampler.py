@@ -5,7 +5,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from nbp.axes import RULES, count_parts
 from nbp.models.decoder import Decoder, bind_decoder, lay_out_params
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
-from nbp.nn.decoding import CacheType, WeightType, place
+from nbp.nn.decoding import CacheType, WeightType, put_on_mesh
 from nbp.sampling.decoding import PLAIN_DECODING, Decoding
 from nbp.sampling.filters import PLAIN, Filter
 from nbp.sampling.jacobi import Drawn
@@ -65,7 +65,8 @@ class Sampler:
     Clip i of a request depends on (seed, i) and its own condition, not on the batch size.
     `generator_params` are as in training, or laid out for decoding (`Sampler.laid_out`), which
     needs half the memory. weights, cache: their types, see `nbp.nn.decoding`. With a mesh a batch
-    is split over `data` and `fsdp`, and the work on a clip over `tensor`.
+    is split over `data` and `fsdp`, and the work on a clip over `tensor`; without one `place` puts
+    the rows of a batch where the parameters are.
     """
 
     generator: GeneratorNetwork
@@ -79,6 +80,7 @@ class Sampler:
     weights: WeightType = "compute"
     cache: CacheType = "compute"
     mesh: Mesh | None = None
+    place: Callable[[Any], Any] = np.asarray
 
     def sample(
         self,
@@ -90,6 +92,7 @@ class Sampler:
         codes: Int[np.ndarray, "b T H W"] | None = None,
         given_frames: int = 0,
         params: PyTree = None,
+        numbers: Int[np.ndarray, "b"] | None = None,
     ) -> Samples:
         """Draws `count` clips.
 
@@ -102,6 +105,7 @@ class Sampler:
           codes: the codes of such clips, in their place.
           given_frames: latent frames that are not generated.
           params: generator parameters to use instead of the sampler's own.
+          numbers: i of each clip, by default 0, 1, ...: clips of a larger request one by one.
 
         Raises ValueError where the given frames are no whole blocks or are needed and missing, or
         labels, clips or codes are not one per sample.
@@ -109,7 +113,12 @@ class Sampler:
         given = self.generator.plan.tokens_of_frames(given_frames)
         videos, tokens, passes = [], [], []
         for batch in self.cut_batches(
-            count, labels=labels, clips=clips, codes=codes, given_frames=given_frames
+            count,
+            labels=labels,
+            clips=clips,
+            codes=codes,
+            given_frames=given_frames,
+            numbers=numbers,
         ):
             drawn = self.run(self.draw_program(given), jax.random.key(seed), batch, params=params)
             grid = self.generator.restore_grid(drawn.codes)
@@ -126,13 +135,15 @@ class Sampler:
         clips: Clips | None,
         codes: Int[np.ndarray, "b T H W"] | None,
         given_frames: int,
+        numbers: Int[np.ndarray, "b"] | None = None,
     ) -> Iterator[Batch]:
         """A request in batches of one size; arguments and errors of `sample`."""
         plan = self.generator.plan
         plan.schedule(plan.tokens_of_frames(given_frames))  # before anything is compiled
         if given_frames and clips is None and codes is None:
             raise ValueError(f"{given_frames} given latent frames, but no clips to take them from")
-        for name, values in (("labels", labels), ("clips", clips), ("codes", codes)):
+        given_rows = (("labels", labels), ("clips", clips), ("codes", codes), ("numbers", numbers))
+        for name, values in given_rows:
             if values is not None and len(values) != count:
                 raise ValueError(f"{len(values)} {name} for {count} samples: give one for each")
         grids = np.zeros((count, *plan.grid.shape), np.int32) if codes is None else codes
@@ -140,11 +151,14 @@ class Sampler:
         for start in range(0, count, size):
             ids = np.arange(start, start + size)
             rows = np.minimum(ids, count - 1)  # the last batch is filled up, then cut
-            known = np.asarray(grids[rows], np.int32)
+            known = self.place(np.asarray(grids[rows], np.int32))
             if clips is not None:
-                known = self.encode(self.tokenizer_params, clips[rows])
-            label_rows = None if labels is None else np.asarray(labels, np.int32)[rows]
+                known = self.encode(self.tokenizer_params, self.place(clips[rows]))
             known = self.generator.arrange(known)
+            label_rows = None
+            if labels is not None:
+                label_rows = self.place(np.asarray(labels, np.int32)[rows])
+            ids = self.place(ids if numbers is None else numbers[rows])
             yield Batch(start, min(size, count - start), ids, label_rows, known)
 
     def run(
@@ -174,7 +188,7 @@ class Sampler:
     def _split(self, rows: PyTree) -> PyTree:
         """Rows of a batch, each on its devices."""
         axes = jax.tree.map(lambda row: ("batch", *(None,) * (row.ndim - 1)), rows)
-        return place(rows, axes, self.mesh)
+        return put_on_mesh(rows, axes, self.mesh)
 
     @functools.cached_property
     def encode(self) -> Any:
