@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     from nbp.config import parse_overrides
     from nbp.evaluation.report import format_table, write_report
     from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
+    from nbp.jobs.report import write_page
 
     given = {name: value for name, value in vars(arguments).items() if name != "out"}
     report = evaluate_workdir(
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     print(format_table(title, report["scores"]))
     for deviation in report["deviations"]:
         print(f"not the whole protocol: {deviation}")
-    print(f"written to {out}")
+    print(f"written to {out}; to look at: {write_page(arguments.workdir)}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.scores import CodeCounter, ReconstructionScores
 from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
 from nbp.jobs.host_memory import keep_freed_memory
+from nbp.jobs.report import write_page
 from nbp.jobs.sample import (
     SampleRequest,
     choose_given_frames,
@@ -186,7 +187,7 @@ def finish(config: Config, workdir: Path) -> None:
             return
         write_report(report_path(workdir, protocol), report)
         print(format_table(f"{config.name}, protocol {protocol}", report["scores"]))
-        print(f"[report] {report_path(workdir, protocol)}")
+        print(f"[report] {report_path(workdir, protocol)}; to look at: {write_page(workdir)}")
 
 
 def name_bad_videos() -> str:
