@@ -57,7 +57,7 @@ def choose_ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def format_number(value: float, digits: int = 4) -> str:
+def format_number(value: float | int, digits: int = 4) -> str:
     """A number for people: 12,345, 0.0123, 3.2e-05."""
     if not math.isfinite(value):
         return str(value)

@@ -8,7 +8,7 @@ from html import escape
 from nbp.evaluation.charts import format_number
 from nbp.evaluation.page_records import KINDS, Page
 
-EXTREMES = 4  # worst and best groups of clips
+EXTREMES = 3  # worst and best groups of clips
 
 
 def show_clips(page: Page) -> str:
@@ -147,6 +147,7 @@ def show_extremes(page: Page, groups: list[list[int]]) -> str:
     worst = "".join(show_group(page, members) for _, members in ranked[::-1][:count])
     best = "".join(show_group(page, members) for _, members in ranked[:count])
     return (
-        f'<h3>Worst by {escape(by)}</h3><div class="cards" id="worst">{worst}</div>'
-        f'<h3>Best by {escape(by)}</h3><div class="cards" id="best">{best}</div>'
+        f'<div class="extremes"><div><h3>Worst by {escape(by)}</h3>'
+        f'<div class="cards" id="worst">{worst}</div></div><div><h3>Best by {escape(by)}</h3>'
+        f'<div class="cards" id="best">{best}</div></div></div>'
     )

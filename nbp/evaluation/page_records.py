@@ -61,7 +61,7 @@ class Evaluation:
 
     name: str
     version: int
-    scores: Mapping[str, float]
+    scores: Mapping[str, Any]
     protocol: Mapping[str, Any]
     conditions: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

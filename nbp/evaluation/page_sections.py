@@ -3,6 +3,7 @@
 """The sections of the report page as HTML. Every text from outside goes through `escape`."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
@@ -17,14 +18,16 @@ HEADLINES = 4  # scores shown large
 # Scores in the order of what a reader asks for first: start of the name, what it is, better.
 SCORES = (
     ("fvd", "Frechet distance of generated clips from real ones", "lower"),
+    ("fvd_random_features", "the same with random features: good for trends only", "lower"),
     ("rfvd", "Frechet distance of reconstructions from real clips", "lower"),
+    ("rfvd_random_features", "the same with random features: good for trends only", "lower"),
     ("kvd", "kernel distance of generated clips from real ones", "lower"),
     ("label_agreement", "share of generated clips that show what their label says", "higher"),
-    ("psnr_worst", "of the worst clip", "higher"),
     ("psnr", "peak signal-to-noise ratio, mean over clips", "higher"),
     ("bits_per_token", "bits that the generator needs for a code of a real clip", "lower"),
     ("ssim", "structural similarity", "higher"),
     ("lpips", "learned perceptual distance", "lower"),
+    ("psnr_worst", "PSNR of the worst clip", "higher"),
     ("stream_t", "temporal part of STREAM", "higher"),
     ("stream", "STREAM", "higher"),
     ("precision", "share of generated clips among real ones", "higher"),
@@ -75,10 +78,16 @@ def make_header(page: Page) -> str:
 
 def find_meaning(name: str) -> tuple[int, str, str]:
     """Place in the order of reading, meaning, and which direction is better ("" if neither)."""
-    for place, (start, meaning, better) in enumerate(SCORES):
-        if name == start or name.startswith(f"{start}_"):
-            return place, meaning if name == start else "", better
-    return len(SCORES), "", ""
+    if name.endswith("_std"):
+        place, _, _ = find_meaning(name.removesuffix("_std"))
+        return place, "standard deviation over repeats", ""
+    base = re.sub(r"_\d+$", "", name)  # `rfvd_256`: a score of fewer clips than the protocol's
+    fitting = [
+        (len(start), place, meaning if base == start else "", better)
+        for place, (start, meaning, better) in enumerate(SCORES)
+        if base == start or base.startswith(f"{start}_")
+    ]
+    return max(fitting)[1:] if fitting else (len(SCORES), "", "")
 
 
 def format_score(name: str, value: Any) -> tuple[str, str]:
@@ -110,16 +119,17 @@ def show_scores(evaluation: Evaluation) -> str:
         _, meaning, better = find_meaning(name)
         rows += (
             f'<tr><th scope="row"><code>{escape(name)}</code></th><td class="num">{escape(number)}'
-            f"</td><td>{escape(unit)}</td><td>{escape(meaning)}</td><td>{better}</td></tr>"
+            f"</td><td>{escape(unit)}</td><td>{better}</td><td>{escape(meaning)}</td></tr>"
         )
     notes = "".join(f'<p class="note">{escape(text)}</p>' for text in evaluation.notes)
     return (
         f'<div class="evaluation"><h3>Protocol <code>{escape(evaluation.name)}</code> '
         f"v{evaluation.version}</h3>{notes}"
         f'<div class="tiles">{tiles}</div>'
-        f'<div class="scroll"><table><thead><tr><th scope="col">score</th>'
-        f'<th scope="col" class="num">value</th><th scope="col">unit</th><th scope="col">what it is'
-        f'</th><th scope="col">better</th></tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<div class="scroll"><table class="scores"><thead><tr><th scope="col">score</th>'
+        f'<th scope="col" class="num">value</th><th scope="col">unit</th>'
+        f'<th scope="col">better</th><th scope="col">what it is</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
         f"{fold('Everything that the protocol fixes', evaluation.protocol)}"
         f"{fold('Under which conditions this was measured', evaluation.conditions)}</div>"
     )
@@ -158,7 +168,7 @@ def list_fields(values: Mapping[str, Any], prefix: str = "") -> str:
 
 def show_chart(chart: Chart) -> str:
     """A chart under its title; several curves get a legend with their last values."""
-    unit = f' <span class="unit">{escape(chart.unit)}</span>' if chart.unit else ""
+    unit = f' <span class="unit">({escape(chart.unit)})</span>' if chart.unit else ""
     keys = ""
     if len(chart.curves) > 1:
         for place, curve in enumerate(chart.curves):
@@ -190,7 +200,7 @@ def show_frames(evaluations: Sequence[Evaluation]) -> str:
         if len(evaluation.psnr_per_frame) > 1:
             count = len(evaluation.psnr_per_frame)
             borders = tuple(at - 0.5 for at in range(1, count, evaluation.stride))
-            points = tuple(enumerate(evaluation.psnr_per_frame))
+            points = tuple((float(t), v) for t, v in enumerate(evaluation.psnr_per_frame))
             panels += show_chart(
                 Chart(
                     f"{evaluation.name}: PSNR of each frame",

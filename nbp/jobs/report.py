@@ -78,7 +78,6 @@ def collect_page(workdir: Path) -> Page:
         speeds=(*list_drawing(reports), *list_training(tables)),
         config=json.loads((workdir / "config.json").read_text(encoding="utf8")),
         left_out=(*left_out, *shown.left_out),
-        distance_name="distance of features",
     )
 
 
@@ -107,9 +106,11 @@ def read_evaluation(report: Mapping[str, Any], config: Config) -> Evaluation:
         protocol=protocol,
         conditions={name: value for name, value in report.items() if name not in PLACED},
         notes=(*notes, *describe_leaks(report.get("leaks") or {})),
-        psnr_per_frame=tuple(report.get("psnr_per_frame") or ()),
+        psnr_per_frame=tuple(map(float, report.get("psnr_per_frame") or ())),
         per_class=tuple(report.get("per_class") or ()),
-        code_curves={name: tuple(use["curve"]) for name, use in usage.items() if use.get("curve")},
+        code_curves={
+            name: tuple(map(float, use["curve"])) for name, use in usage.items() if use.get("curve")
+        },
         codes=next((use["codes"] for use in usage.values() if "codes" in use), 0),
         stride=config.tokenizer_spec.stride[0],
     )
@@ -214,11 +215,11 @@ def list_drawing(reports: list[dict[str, Any]]) -> list[Speed]:
             ("passes", "passes of the generator for a clip", ""),
         ):
             if isinstance(drawn.get(key), int | float):
-                found.append(Speed(what, drawn[key], unit, source))
+                found.append(Speed(what, float(drawn[key]), unit, source))
         parts = drawn.get("seconds_of") or {}
-        found += [Speed(f"time to {k}", v, "s", source) for k, v in parts.items()]
+        found += [Speed(f"time of {k}", float(v), "s", source) for k, v in parts.items()]
         if isinstance(report.get("seconds"), int | float):
-            found.append(Speed("whole evaluation", report["seconds"], "s", source))
+            found.append(Speed("whole evaluation", float(report["seconds"]), "s", source))
     return found
 
 

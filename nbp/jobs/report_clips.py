@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,10 +173,15 @@ def _describe(clip: _Found, sheet: Sheet) -> ShownClip:
         label=str(row.get("label") or ""),
         picture=Picture(**dataclasses.asdict(sheet)),
         fps=clip.fps,
-        feature_distance=row.get("feature_distance"),
-        psnr=row.get("psnr"),
-        psnr_per_frame=tuple(row.get("psnr_per_frame") or ()),
+        feature_distance=_read_number(row.get("feature_distance")),
+        psnr=_read_number(row.get("psnr")),
+        psnr_per_frame=tuple(map(float, row.get("psnr_per_frame") or ())),
         given_frames=int(row.get("given_frames") or 0) if row["kind"] == "generated" else 0,
         paired=row["kind"] != "generated" or bool(row.get("paired", True)),
         facts=facts,
     )
+
+
+def _read_number(value: Any) -> float | None:
+    """A number that can be drawn and sorted by; None for null and for what is not finite."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
