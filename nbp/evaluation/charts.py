@@ -6,6 +6,7 @@ Colours are classes (`series-1` ...), so that a chart follows the page into the 
 beside the drawing as JSON, from which the page's script shows values under the pointer.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -65,10 +66,22 @@ def format_number(value: float | int, digits: int = 4) -> str:
         return "0"
     if float(value).is_integer() and abs(value) < 1e9:
         return f"{int(value):,}"
-    if 1e-3 <= abs(value) < 1e6:
+    if 1e-4 <= abs(value) < 1e6:
         text = f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
         return text.rstrip("0").rstrip(".") if "." in text else text
-    return f"{value:.{digits - 2}e}"
+    mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
+
+
+def format_ticks(ticks: Sequence[float]) -> list[str]:
+    """Ticks with as many decimals as tell neighbours apart, and no more."""
+    steps = [b - a for a, b in itertools.pairwise(ticks)]
+    if not steps or min(steps) < 1e-4 or max(map(abs, ticks)) >= 1e6:
+        return [format_number(tick, 3) for tick in ticks]
+    if max(steps) > 1.5 * min(steps):  # of a logarithmic axis
+        return [format_number(tick, 3) for tick in ticks]
+    decimals = max(0, -math.floor(math.log10(min(steps)) + 1e-9))
+    return [f"{tick:,.{decimals}f}" for tick in ticks]
 
 
 def draw_chart(chart: Chart) -> str:
@@ -164,20 +177,16 @@ def _short(value: float) -> float:
 def _draw_grid(chart: Chart, frame: _Frame) -> list[str]:
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     parts = []
-    for tick in frame.y_ticks():
+    ticks = frame.y_ticks()
+    for tick, text in zip(ticks, format_ticks(ticks), strict=True):
         y = frame.y(tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
-        parts.append(
-            f'<text x="{LEFT - 6}" y="{y + 3.5:.2f}" text-anchor="end">'
-            f"{escape(format_number(tick, 3))}</text>"
-        )
-    for tick in choose_ticks(frame.x_low, frame.x_high, 5):
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.2f}" text-anchor="end">{text}</text>')
+    ticks = choose_ticks(frame.x_low, frame.x_high, 5)
+    for tick, text in zip(ticks, format_ticks(ticks), strict=True):
         x = frame.x(tick)
         parts.append(f'<line class="tick" x1="{x}" x2="{x}" y1="{bottom}" y2="{bottom + 4}"/>')
-        parts.append(
-            f'<text x="{x}" y="{bottom + 15}" text-anchor="middle">'
-            f"{escape(format_number(tick))}</text>"
-        )
+        parts.append(f'<text x="{x}" y="{bottom + 15}" text-anchor="middle">{text}</text>')
     for border in chart.borders:
         x = frame.x(border)
         parts.append(f'<line class="border" x1="{x}" x2="{x}" y1="{TOP}" y2="{bottom}"/>')

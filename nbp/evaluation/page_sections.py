@@ -169,19 +169,17 @@ def list_fields(values: Mapping[str, Any], prefix: str = "") -> str:
 def show_chart(chart: Chart) -> str:
     """A chart under its title; several curves get a legend with their last values."""
     unit = f' <span class="unit">({escape(chart.unit)})</span>' if chart.unit else ""
-    keys = ""
-    if len(chart.curves) > 1:
-        for place, curve in enumerate(chart.curves):
-            keys += (
-                f'<span class="key"><i class="series-{place % SERIES + 1}"></i>'
-                f"{escape(curve.name)} <b>{format_number(curve.points[-1][1], 3)}</b></span>"
-            )
-        keys = f'<div class="keys">{keys}</div>'
-    else:
-        unit += f" <b>{format_number(list(chart.curves[0].points)[-1][1], 3)}</b>"
+    ends = [(curve.name, format_number(curve.points[-1][1], 3)) for curve in chart.curves]
+    keys = "".join(
+        f'<span class="key"><i class="series-{place % SERIES + 1}"></i>{escape(name)} '
+        f"<b>{end}</b></span>"
+        for place, (name, end) in enumerate(ends)
+    )
+    if len(ends) == 1:
+        unit, keys = f"{unit} <b>{ends[0][1]}</b>", ""
     return (
         f'<figure class="panel"><figcaption>{escape(chart.title)}{unit}</figcaption>'
-        f"{draw_chart(chart)}{keys}</figure>"
+        f'{draw_chart(chart)}<div class="keys">{keys}</div></figure>'
     )
 
 

@@ -168,6 +168,9 @@ def make_chart(panel: Panel, events: tuple[tuple[float, str], ...]) -> Chart:
     title = metrics[0] if len(metrics) == 1 else panel.title
     unit = next((unit for ending, unit in UNITS.items() if metrics[0].endswith(ending)), "")
     machine = metrics[0].endswith(MACHINE)
+    if title.endswith("_per_s"):
+        title, unit = f"{title.removesuffix('_s')}_second", ""
+    title = title.removesuffix("_s").removesuffix("_mib").removesuffix("_db")
     return Chart(
         title.replace("_", " "),
         tuple(curves),

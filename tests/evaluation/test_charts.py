@@ -6,7 +6,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nbp.evaluation.charts import Chart, Curve, choose_ticks, draw_chart, format_number
+from nbp.evaluation.charts import (
+    Chart,
+    Curve,
+    choose_ticks,
+    draw_chart,
+    format_number,
+    format_ticks,
+)
 from tests.evaluation.page_example import EVIL
 
 
@@ -36,9 +43,25 @@ def test_ticks_are_round_and_inside(low, high, ticks):
 
 
 def test_numbers_are_short():
-    values = (0, 3, 12345, 0.012345, 1.5, 29.51234, 3.25e-7, 1e7 + 0.5)
+    values = (0, 3, 12345, 0.012345, 1.5, 29.51234, 0.0005, 3.25e-7, 1e7 + 0.5)
     shown = [format_number(value) for value in values]
-    assert shown == ["0", "3", "12,345", "0.01235", "1.5", "29.51", "3.25e-07", "1.00e+07"]
+    assert shown == [
+        *("0", "3", "12,345", "0.01235", "1.5", "29.51", "0.0005", "3.25e-07", "1e+07")
+    ]
+
+
+@pytest.mark.parametrize(
+    "ticks,shown",
+    [
+        ([26.85, 26.9, 26.95], ["26.85", "26.90", "26.95"]),
+        ([0.0, 500.0, 1000.0], ["0", "500", "1,000"]),
+        ([0.1, 1.0, 10.0], ["0.1", "1", "10"]),
+        ([1e-5, 2e-5], ["1e-05", "2e-05"]),
+        ([3.0], ["3"]),
+    ],
+)
+def test_ticks_can_be_told_apart(ticks, shown):
+    assert format_ticks(ticks) == shown
 
 
 def test_points_lie_where_the_axes_say():

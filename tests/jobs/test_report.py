@@ -130,6 +130,7 @@ def test_metrics_alone_make_a_page(workdir: Path, capsys: pytest.CaptureFixture[
     assert points[0] == (4.0, pytest.approx((10 + 5 + 10 / 3 + 2.5) / 4))
     (time,) = page.machine["tokenizer"]
     assert time.from_zero
+    assert (time.title, time.unit) == ("step time", "seconds")
     assert not time.events
     speeds = {(s.what, s.source): s.value for s in page.speeds}
     assert speeds["one update", "tokenizer training"] == pytest.approx(0.2), "a median"
