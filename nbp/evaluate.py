@@ -45,7 +45,9 @@ def main(argv: list[str] | None = None) -> None:
     print(format_table(title, report["scores"]))
     for deviation in report["deviations"]:
         print(f"not the whole protocol: {deviation}")
-    print(f"written to {out}; to look at: {write_page(arguments.workdir)}")
+    print(f"written to {out}")
+    if out == report_path(arguments.workdir, arguments.protocol):
+        print(f"to look at: {write_page(arguments.workdir)}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def show_clips(page: Page) -> str:
         members.sort(key=lambda place: KINDS.index(page.clips[place].kind))
     cards = [show_group(page, members) for members in groups.values()]
     return (
-        f"{show_transport(max(clip.picture.frames for clip in page.clips))}"
+        f"{show_transport(max(c.picture.frames for c in page.clips), page.clips[0].fps)}"
         f"{show_extremes(page, list(groups.values()))}"
         f"<h3>All clips</h3>{show_filters(page)}"
         f'<div class="cards" id="gallery">{"".join(cards)}</div>'
@@ -30,7 +30,7 @@ def show_clips(page: Page) -> str:
     )
 
 
-def show_transport(frames: int) -> str:
+def show_transport(frames: int, fps: float) -> str:
     speeds = "".join(
         f'<option value="{speed}"{" selected" if speed == 1 else ""}>{speed:g}x</option>'
         for speed in (0.1, 0.25, 0.5, 1, 2, 4)
@@ -44,7 +44,9 @@ def show_transport(frames: int) -> str:
         f'<label class="scrub"><span class="hidden">Frame</span><input type="range" id="frame" '
         f'min="0" max="{frames - 1}" value="0" step="1"></label>'
         f'<output id="shown" for="frame">1 / {frames}</output>'
-        f'<label>Speed <select id="rate">{speeds}</select></label></div>'
+        f'<label title="1x is {fps:g} frames per second"><span class="word">Speed </span>'
+        f'<select id="rate">{speeds}</select>'
+        "</label></div>"
     )
 
 
