@@ -1,53 +1,71 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m nbp.evaluate --workdir DIR --protocol NAME [--features DIR] [--out FILE.json]`."""
+"""`python -m nbp.evaluate --workdir DIR --protocol NAME [--protocol NAME] [--features DIR]`."""
 
 import argparse
 from pathlib import Path
 
-from nbp.errors import run_main
+from nbp.errors import ConfigError, run_main
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Scores a trained workdir under a named protocol; prints a table, writes JSON."""
+    """Scores a trained workdir under named protocols; prints tables, writes JSON.
+
+    Started again after it was stopped, it goes on where it stood.
+    """
     parser = argparse.ArgumentParser(prog="python -m nbp.evaluate", description=main.__doc__)
-    parser.add_argument("--workdir", required=True, type=Path)
-    parser.add_argument("--protocol", required=True, help="see docs/protocols.md")
+    parser.add_argument("--workdir", type=Path)
+    parser.add_argument("--protocol", action="append", default=[], help="see docs/protocols.md")
     parser.add_argument("--out", type=Path, help="default: WORKDIR/report/PROTOCOL.json")
     parser.add_argument("--clips", type=int, help="clips to generate, or else to score")
-    parser.add_argument("--seed", type=int, default=0, help="of the generated clips")
+    parser.add_argument("--seed", type=int, help="of the generated clips; default: the protocol's")
     parser.add_argument("--data", type=Path, help="videos or prepared dataset to take clips from")
     parser.add_argument(
         "--features", default="", help="folder that nbp.convert i3d wrote, or random-i3d"
     )
     parser.add_argument("--lpips", default="", help="folder that nbp.convert lpips wrote")
+    parser.add_argument(
+        "--statistics", default="", help="more scores: kvd,precision,infinity,bootstrap,stream"
+    )
+    parser.add_argument("--cache", type=Path, help="of features; default: WORKDIR/report/cache")
+    parser.add_argument(
+        "--compare", nargs=2, type=Path, metavar="FILE.json", help="two reports of one protocol"
+    )
     arguments, rest = parser.parse_known_args(argv)
+    if arguments.compare:
+        from nbp.evaluation.comparison import compare_reports
+
+        print(compare_reports(*arguments.compare))
+        return
+    if arguments.workdir is None or not arguments.protocol:
+        raise ConfigError("name what to score: --workdir DIR --protocol NAME (docs/protocols.md)")
+    if arguments.out and len(arguments.protocol) > 1:
+        raise ConfigError("--out is for one protocol; several are written to WORKDIR/report")
 
     from nbp.training import distributed
 
     distributed.initialize()
 
     from nbp.config import parse_overrides
-    from nbp.evaluation.report import format_table, write_report
-    from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
+    from nbp.evaluation.statistics import parse_statistics
+    from nbp.jobs.evaluate import EvaluateRequest, evaluate_protocols, write_and_tell
     from nbp.jobs.report import write_page
 
-    given = {name: value for name, value in vars(arguments).items() if name != "out"}
-    report = evaluate_workdir(
-        EvaluateRequest(**given, overrides=parse_overrides(rest)),
-        lambda text: print(f"[evaluate] {text}", flush=True),
+    shared = {
+        name: getattr(arguments, name)
+        for name in ("workdir", "clips", "seed", "data", "features", "lpips", "cache")
+    }
+    shared["statistics"] = parse_statistics(arguments.statistics)
+    shared["overrides"] = parse_overrides(rest)
+    requests = [EvaluateRequest(protocol=name, **shared) for name in arguments.protocol]
+    say = distributed.is_main()
+    reports = evaluate_protocols(
+        requests, lambda text: print(f"[evaluate] {text}", flush=True) if say else None
     )
-    if not distributed.is_main():
-        return
-    out = arguments.out or report_path(arguments.workdir, arguments.protocol)
-    write_report(out, report)
-    title = f"{report['config']}, protocol {arguments.protocol} v{report['protocol']['version']}"
-    print(format_table(title, report["scores"]))
-    for deviation in report["deviations"]:
-        print(f"not the whole protocol: {deviation}")
-    print(f"written to {out}")
-    if out == report_path(arguments.workdir, arguments.protocol):
-        print(f"to look at: {write_page(arguments.workdir)}")
+    if say:
+        write_and_tell(arguments.workdir, reports, arguments.out)
+        if not arguments.out:  # it shows what lies in WORKDIR/report
+            print(f"to look at: {write_page(arguments.workdir)}")
 
 
 if __name__ == "__main__":

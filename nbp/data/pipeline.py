@@ -14,6 +14,7 @@ import hashlib
 import sys
 import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -164,14 +165,8 @@ class BatchStream:
 
     def _note_failures(self, batch: Batch) -> None:
         """Takes the failure columns out of the batch; lists, counts and judges them."""
-        rows, reasons, details = (batch.pop(name) for name in _FAILURE_COLUMNS)
-        self._drawn += len(rows)
-        self.replaced += int(np.sum(rows[:, 0] >= 0))
-        for row, reason, detail in zip(*map(np.ravel, (rows, reasons, details)), strict=True):
-            if row >= 0:
-                path = _name_example(self.source, int(row))
-                detail = detail.decode(errors="replace")  # it may have been cut in a letter
-                self.bad_videos.add(VideoError(path, reason.decode(), detail))
+        self._drawn += len(batch["index"])
+        self.replaced += _list_failures(batch, self.source, self.bad_videos)
         limit = self.spec.max_bad_fraction * self._drawn
         if self._drawn >= JUDGED_AFTER and self.replaced > limit:
             listed = f" (listed in {self.bad_videos.file})" if self.bad_videos.file else ""
@@ -193,7 +188,38 @@ class BatchStream:
         self.close()
 
 
+def read_examples(
+    source: ClipSource,
+    transforms: tuple[Transform, ...],
+    spec: PipelineSpec,
+    *,
+    indices: Sequence[int],
+    bad_videos: BadVideos,
+) -> Batch:
+    """The examples that an unshuffled stream of `spec` has at `indices`, one after the other.
+
+    Raises what a stream raises, but for the judgement of many replacements.
+    """
+    attempts = ATTEMPTS if spec.bad == "replace" else 1
+    make = _MakeExample(source, transforms, spec.seed, attempts)
+    with ThreadPoolExecutor(spec.threads) as pool:
+        batch = _stack_examples(list(pool.map(lambda i: make(i, i % len(source)), indices)))
+    _list_failures(batch, source, bad_videos)
+    return batch
+
+
 _FAILURE_COLUMNS = ("failed_row", "failed_reason", "failed_detail")
+
+
+def _list_failures(batch: Batch, source: ClipSource, bad_videos: BadVideos) -> int:
+    """Takes the failure columns out of a batch into the list; returns the replaced examples."""
+    rows, reasons, details = (batch.pop(name) for name in _FAILURE_COLUMNS)
+    for row, reason, detail in zip(*map(np.ravel, (rows, reasons, details)), strict=True):
+        if row >= 0:
+            path = _name_example(source, int(row))
+            detail = detail.decode(errors="replace")  # it may have been cut in a letter
+            bad_videos.add(VideoError(path, reason.decode(), detail))
+    return int(np.sum(rows[:, 0] >= 0))
 
 
 @dataclass(frozen=True)

@@ -325,7 +325,8 @@ class DecodeRecord:
     """Decodes a window of `frames` frames at `fps` of the record's "clip" into "video".
 
     random: a uniformly drawn window, else the one in the centre; the same choice, for the same
-    generator, as `transforms.DecodeClip` makes for the source file. resize: for clips stored at
+    generator, as `transforms.DecodeClip` makes for the source file. A record may have a "window"
+    in [0, 1), the share of the possible starts, which is then taken. resize: for clips stored at
     another size. Raises `VideoError` for a clip that cannot be decoded or is too short.
     """
 
@@ -335,7 +336,7 @@ class DecodeRecord:
     resize: ShortSide | Squash | None = None
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
-        start = float(rng.random()) if self.random else None
+        start = float(rng.random()) if self.random else record.get("window")
         info: VideoInfo = record["info"]
         numbers = choose_frames(info, frames=self.frames, fps=self.fps, start=start)
         if len(numbers) < self.frames:
@@ -349,7 +350,7 @@ class DecodeRecord:
         return {**rest, "video": video}
 
 
-_CONSUMED = ("clip", "path", "info")
+_CONSUMED = ("clip", "path", "info", "window")
 
 
 def make_record_transforms(

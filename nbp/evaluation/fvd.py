@@ -27,34 +27,34 @@ import numpy as np
 
 from nbp.evaluation.batches import map_batches
 from nbp.evaluation.frechet import Moments, frechet_distance
-from nbp.evaluation.protocols import FeatureRule, Preparation
+from nbp.evaluation.rules import FeatureRule, Preparation
 from nbp.models.i3d import SIZE, I3dNetwork
 from nbp.shapes import Array, Float, PyTree
 
-# Prepares clips in [0, 1], antialiased where they shrink or not: [b t 224 224 c] in [-1, 1].
+# Prepares clips in [0, 1], antialiased where they shrink or not: [b t size size c] in [-1, 1].
 Prepare = Callable[..., Array]
 
 
 def prepare_videogpt(
-    pixels: Float[Array, "b t h w c"], *, antialias: bool = False
+    pixels: Float[Array, "b t h w c"], *, antialias: bool = False, size: int = SIZE
 ) -> Float[Array, "b t h2 w2 c"]:
-    """Clips in [0, 1] to [b t 224 224 c] in [-1, 1]: bytes, then the whole frame is squashed."""
-    squashed = resize_bilinear(truncate_to_bytes(pixels), SIZE, SIZE, antialias=antialias)
+    """Clips in [0, 1] to [b t size size c] in [-1, 1]: bytes, then the whole frame is squashed."""
+    squashed = resize_bilinear(truncate_to_bytes(pixels), size, size, antialias=antialias)
     return squashed * (2.0 / 255.0) - 1.0
 
 
 def prepare_styleganv(
-    pixels: Float[Array, "b t h w c"], *, antialias: bool = False
+    pixels: Float[Array, "b t h w c"], *, antialias: bool = False, size: int = SIZE
 ) -> Float[Array, "b t h2 w2 c"]:
-    """Clips in [0, 1] to [b t 224 224 c] in [-1, 1]: short side, then the centre."""
-    return (resize_short_side(pixels, SIZE, antialias=antialias) - 0.5) * 2.0
+    """Clips in [0, 1] to [b t size size c] in [-1, 1]: short side, then the centre."""
+    return (resize_short_side(pixels, size, antialias=antialias) - 0.5) * 2.0
 
 
 def prepare_videogpt_crop(
-    pixels: Float[Array, "b t h w c"], *, antialias: bool = False
+    pixels: Float[Array, "b t h w c"], *, antialias: bool = False, size: int = SIZE
 ) -> Float[Array, "b t h2 w2 c"]:
-    """Clips in [0, 1] to [b t 224 224 c] in [-1, 1]: bytes, short side, then the centre."""
-    return prepare_styleganv(truncate_to_bytes(pixels) / 255.0, antialias=antialias)
+    """Clips in [0, 1] to [b t size size c] in [-1, 1]: bytes, short side, then the centre."""
+    return prepare_styleganv(truncate_to_bytes(pixels) / 255.0, antialias=antialias, size=size)
 
 
 PREPARATIONS: dict[Preparation, Prepare] = {
@@ -153,7 +153,8 @@ def _extract_features(
         pixels = pixels.astype(jnp.float32) / 255.0
     for size in rule.sizes:
         pixels = resize_short_side(pixels, size, antialias=rule.antialias)
-    prepared = PREPARATIONS[rule.preparation](pixels, antialias=rule.antialias)
+    prepare = PREPARATIONS[rule.preparation]
+    prepared = prepare(pixels, antialias=rule.antialias, size=network.spec.size)
     return network.features(params, prepared)
 
 

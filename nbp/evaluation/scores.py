@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -159,3 +160,13 @@ class PairedMoments:
     def distance(self) -> float:
         """Raises ValueError below two clips."""
         return frechet_distance(self.real, self.made)
+
+
+def name_fvd(prefix: Literal["fvd", "rfvd"], *, count: int, complete: int, published: bool) -> str:
+    """Under which name a Frechet video distance is reported, so that no other is taken for it.
+
+    `prefix` alone is a complete set with the features of the protocol. Random features give
+    `PREFIX_random_features`; count < complete clips add `_COUNT`.
+    """
+    name = prefix if published else f"{prefix}_random_features"
+    return name if count >= complete else f"{name}_{count}"

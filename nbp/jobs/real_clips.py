@@ -3,8 +3,10 @@
 """The real clips of a protocol: what the workdir must offer, which clips, how they are read."""
 
 import dataclasses
+import functools
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ import numpy as np
 
 from nbp import datasets
 from nbp.config import Config
+from nbp.data.pipeline import PipelineSpec, read_examples
 from nbp.data.records import PREPARED, DecodeRecord
+from nbp.data.sources import BadVideos
 from nbp.data.transforms import Crop, Record, Transform
 from nbp.data.video import resample_frames
 from nbp.errors import ConfigError, DataError
-from nbp.evaluation.protocols import NAMED, ClipRule, Protocol
+from nbp.evaluation.rules import NAMED, ClipRule, Protocol
 
 # Fields of a rule that are keys of `data` as well.
 KEYS = ("frames", "size", "fps", "spatial")
@@ -38,17 +42,23 @@ def choose_rule(
     protocol = protocol.choose(name if name in NAMED else "", data.kind)
     (rule,) = protocol.clips
     problems = []
-    for key in ("size", "frames"):
-        wanted, found = getattr(rule, key), getattr(data, key)
+    made = protocol.generation and protocol.generation.size
+    for key, wanted in (("size", made or rule.size), ("frames", rule.frames)):
+        found = getattr(data, key)
         if wanted not in (None, found):
             unit = "px" if key == "size" else "frames"
-            problems.append(f"it scores clips of {wanted} {unit}, the workdir's have {found}")
+            does = "generates" if made and key == "size" else "scores"
+            problems.append(f"it {does} clips of {wanted} {unit}, the workdir's have {found}")
     fixed = {f"data.{key}": getattr(rule, key) for key in KEYS if getattr(rule, key) is not None}
     if rule.split != "held out":
-        fixed["data.validation_split"] = rule.split
+        wanted = rule.split.split("+")
+        fixed["data.validation_split"] = wanted[-1]
         splits = datasets.list_splits(config)
-        if rule.split not in splits:
-            problems.append(f"it needs the split {rule.split}, {data.root} has {', '.join(splits)}")
+        problems += [
+            f"it needs the split {split}, {data.root} has {', '.join(splits)}"
+            for split in wanted
+            if split not in splits
+        ]
         problems += check_prepared(rule, prepared)
     problems += [
         f"it fixes {key} at {fixed[key]!r}, so --config.{key}={text} cannot be"
@@ -93,8 +103,9 @@ def read_prepared(config: Config) -> dict[str, Any]:
 class RealClips:
     """The clips of one evaluation: row `rows[i]` of the source is clip i.
 
-    complete: how many clips the protocol scores; fewer `rows` make another score. skipped: videos
-    that were known as unusable beforehand, and are not among the rows.
+    complete: how many clips the protocol scores; fewer `rows` make another score. distinct: clip i
+    is the same as clip i % distinct. skipped: videos that were known as unusable beforehand, and
+    are not among the rows.
     """
 
     config: Config
@@ -103,6 +114,8 @@ class RealClips:
     complete: int
     seed: int
     skipped: int
+    distinct: int
+    rule: ClipRule
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -113,11 +126,33 @@ class RealClips:
         """What could not be read while clips were drawn; other clips stood in for it."""
         return [str(error) for error in self.data.bad_videos or ()][self.skipped :]
 
+    @functools.cached_property
+    def chosen(self) -> datasets.ClipData:
+        """The rows as data of their own."""
+        return dataclasses.replace(self.data, source=_Chosen(self.data.source, self.rows))
+
     def batches(self, batch: int) -> Iterator[dict[str, np.ndarray]]:
         """ "video", "label" and "index" (of the clip) in order; the last may be shorter."""
-        chosen = dataclasses.replace(self.data, source=_Chosen(self.data.source, self.rows))
         config = dataclasses.replace(self.config, seed=self.seed)
-        yield from datasets.iterate_clips(config, chosen, limit=len(self.rows), batch=batch)
+        yield from datasets.iterate_clips(config, self.chosen, limit=len(self.rows), batch=batch)
+
+    def read(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
+        """The same of any clips, by their numbers."""
+        spec = PipelineSpec(
+            batch=1,
+            seed=self.seed,
+            shuffle=False,
+            threads=os.cpu_count() or 1,
+            bad=self.config.data.bad_records,
+        )
+        data = self.chosen
+        bad = BadVideos() if data.bad_videos is None else data.bad_videos
+        indices = [int(number) % self.distinct for number in numbers]
+        return read_examples(data.source, data.transforms, spec, indices=indices, bad_videos=bad)
+
+    def find_label(self, number: int) -> int:
+        """The class id of a clip, as its record has it."""
+        return int(self.chosen.source[number % self.distinct]["label"])
 
     def describe(self, index: int) -> dict[str, Any]:
         """Label and, for real videos, path of a clip."""
@@ -145,30 +180,44 @@ class RealClips:
 def open_clips(config: Config, protocol: Protocol, limit: int | None) -> RealClips:
     """The clips that the protocol scores; `limit` takes that many, spread evenly over them."""
     (rule,) = protocol.clips
-    _, data = datasets.make_data(config)
+    train, data = datasets.make_data(config)
+    if "+" in rule.split:
+        data = dataclasses.replace(data, source=Joined((train.source, data.source)))
+    whole = rule.videos is None or len(data.source) >= rule.videos
+    if rule.window == "all":
+        scored = protocol.features and protocol.features.frames
+        source = cut_windows(data.source, frames=config.data.frames, step=scored or 1)
+        data = dataclasses.replace(data, source=source)
     total = len(data.source)
-    rows = choose_rows(rule, total, protocol.seed)
+    rows = choose_rows(rule, total, protocol.seed, whole=whole)
     complete = rule.clips or rule.videos or len(rows)
+    distinct = min(len(rows), total) if rule.duplicates == "cycle" else len(rows)
     if rule.limit == "validation_clips":
         rows = rows[: config.data.validation_clips]
         complete = len(rows)
     if limit is not None and limit < len(rows):
         rows = rows[np.arange(limit) * len(rows) // limit]
+        distinct = limit
     if rule.window != "centre" or rule.crop != "centre" or rule.short != "left out":
         data = dataclasses.replace(data, transforms=make_transforms(config, rule))
     skipped = len(data.bad_videos or ())
-    return RealClips(config, data, rows, complete, protocol.seed, skipped)
+    return RealClips(config, data, rows, complete, protocol.seed, skipped, distinct, rule)
 
 
-def choose_rows(rule: ClipRule, total: int, seed: int) -> np.ndarray:
-    """The row of each clip: all `total` once, then duplicates up to `rule.clips`."""
+def choose_rows(rule: ClipRule, total: int, seed: int, *, whole: bool = True) -> np.ndarray:
+    """The row of each clip: all `total` once, then duplicates up to `rule.clips`.
+
+    whole: whether all of the listed videos are there; else there are no duplicates.
+    """
     count = rule.clips or total
-    if count <= total or rule.duplicates == "none":
-        return np.arange(min(count, total))
-    if rule.duplicates == "cycle":
-        return np.arange(count) % total
-    rng = np.random.default_rng(seed)
     rows = np.arange(total)
+    if rule.order == "shuffled":
+        rows = np.random.default_rng(seed).permutation(total)
+    if count <= total or rule.duplicates == "none" or not whole:
+        return rows[:count]
+    if rule.duplicates == "cycle":
+        return rows[np.arange(count) % total]
+    rng = np.random.default_rng(seed)
     while len(rows) < count:
         more = min(count - len(rows), total)
         rows = np.concatenate([rows, rng.choice(total, more, replace=False)])
@@ -200,18 +249,24 @@ class BlackEnd:
         return {**decoded, "video": np.pad(decoded["video"], ends)}
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """Rows of a source in another order, or some of them more than once."""
+class _Source:
+    """What sources that are made of others have in common."""
 
     source: Any
-    rows: np.ndarray
 
     @property
     def label_names(self) -> tuple[str, ...]:
         return self.source.label_names
 
-    @property
+
+@dataclass(frozen=True)
+class _Chosen(_Source):
+    """Rows of a source in another order, or some of them more than once."""
+
+    source: Any
+    rows: np.ndarray
+
+    @functools.cached_property
     def fingerprint(self) -> str:
         return f"{self.source.fingerprint}-{datasets.hash_settings({'rows': self.rows.tolist()})}"
 
@@ -220,3 +275,57 @@ class _Chosen:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.source[int(self.rows[index])]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Sources of the same classes, one after the other."""
+
+    sources: tuple[Any, ...]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.sources[0].label_names
+
+    @property
+    def fingerprint(self) -> str:
+        return "+".join(source.fingerprint for source in self.sources)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        for source in self.sources:
+            if index < len(source):
+                return source[index]
+            index -= len(source)
+        raise IndexError(index)
+
+
+@dataclass(frozen=True)
+class Windows(_Source):
+    """Windows of a source's videos: (row, share of the possible starts) of each."""
+
+    source: Any
+    places: tuple[tuple[int, float], ...]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return f"{self.source.fingerprint}-{datasets.hash_settings({'windows': self.places})}"
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row, start = self.places[index]
+        return {**self.source[row], "window": start}
+
+
+def cut_windows(source: Any, *, frames: int, step: int) -> Windows:
+    """All windows of `frames` frames that start at multiples of `step`, at the videos' own rate."""
+    places = []
+    for row in range(len(source)):
+        starts = source[row]["info"].frames - frames + 1
+        # In the middle of its share, where rounding cannot move it.
+        places += [(row, (start + 0.5) / starts) for start in range(0, starts, step)]
+    return Windows(source, tuple(places))

@@ -102,13 +102,17 @@ class Measures:
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """Scores of a pass; `rfvd` is None without features. shown: [n t h w 3] clips, then outputs."""
+    """Scores of a pass; `rfvd` is None without features. shown: [n t h w 3] clips, then outputs.
+
+    codes: how often each code occurred.
+    """
 
     scores: dict[str, float]
     rfvd: float | None
     psnr_per_frame: list[float]
     worst: list[BadClip]
     shown: tuple[Clips, Clips]
+    codes: np.ndarray
 
 
 def score_reconstruction(
@@ -158,7 +162,8 @@ def score_reconstruction(
     if distances:
         scores["lpips"] = float(np.mean(distances))
     rfvd = None if moments is None else moments.distance
-    return Reconstructed(scores, rfvd, fidelity.psnr_per_frame, worst.result(), shown[0])
+    curve = fidelity.psnr_per_frame
+    return Reconstructed(scores, rfvd, curve, worst.result(), shown[0], counter.counts)
 
 
 def write_reconstruction(
@@ -195,12 +200,6 @@ def _write_worst(
     write_video(file, picture.repeat(scale, axis=1).repeat(scale, axis=2), fps=fps)
     shown = {"index": bad.index, "psnr": round(bad.psnr, 4), **clips.describe(bad.index)}
     return {**shown, "file": str(Path(*file.parts[-3:]))}
-
-
-def name_rfvd(count: int, complete: int, *, published: bool) -> str:
-    """`rfvd` of a complete set with published features; else the name says what is different."""
-    name = "rfvd" if published else "rfvd_random_features"
-    return name if count >= complete else f"{name}_{count}"
 
 
 def list_deviations(

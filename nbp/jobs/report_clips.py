@@ -51,7 +51,7 @@ class _Found:
 def collect_clips(workdir: Path, config: Config, reports: Sequence[Mapping[str, Any]]) -> Shown:
     """Clips that evaluations kept, else the worst reconstructions and the samples of training."""
     folder = workdir / "report"
-    found, left_out = read_listed(folder)
+    found, left_out = read_listed(folder, config.data.size)
     if not found:
         found = [
             *(clip for report in reports for clip in split_worst(folder, report, config)),
@@ -63,8 +63,11 @@ def collect_clips(workdir: Path, config: Config, reports: Sequence[Mapping[str, 
     return Shown(clips, tuple(left_out))
 
 
-def read_listed(folder: Path) -> tuple[list[_Found], list[str]]:
-    """The clips of `clips.json` (see `nbp.jobs.gallery`), those of an extreme first."""
+def read_listed(folder: Path, size: int) -> tuple[list[_Found], list[str]]:
+    """The clips of `clips.json` (see `nbp.jobs.gallery`), those of an extreme first.
+
+    size: the side of the model's clips in pixels, to which enlarged ones are taken back.
+    """
     path = folder / "clips.json"
     if not path.is_file():
         return [], []
@@ -88,10 +91,19 @@ def read_listed(folder: Path) -> tuple[list[_Found], list[str]]:
             bad.append(f"{row.get('file')}: {error.reason}")
             continue
         group = f"{row.get('protocol', '')} clip {row.get('id', '')}"
-        found.append(_Found(pixels, {**row, "group": group}, info.fps))
+        found.append(_Found(shrink(pixels, size), {**row, "group": group}, info.fps))
     found.sort(key=lambda clip: clip.row.get("why") not in ("best", "worst"))
     missing = [f"{len(bad)} clips are left out, the first: {bad[0]}"] if bad else []
     return found, missing
+
+
+def shrink(pixels: Clip, size: int) -> Clip:
+    """Takes one pixel of each square of an enlarged clip; others come back as they are."""
+    height, width = pixels.shape[1:3]
+    scale = height // size
+    if height != width or height % size or scale < 2:
+        return pixels
+    return pixels[:, scale // 2 :: scale, scale // 2 :: scale]
 
 
 def split_worst(folder: Path, report: Mapping[str, Any], config: Config) -> Iterable[_Found]:

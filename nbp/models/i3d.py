@@ -80,16 +80,25 @@ STAGES: dict[str, Unit | Pool | Mixed] = {
     "Mixed_5b": Mixed(256, (160, 320), (32, 128), 128),
     "Mixed_5c": Mixed(384, (192, 384), (48, 128), 128),
 }
-AVERAGE_WINDOW = (2, 7, 7)
+AVERAGE_FRAMES = 2  # of the last pooling window
 FEATURES = 1024  # channels of the last stage
 
 
 @dataclass(frozen=True)
 class I3dSpec:
-    """Number of classes (features), and the epsilon of the normalisation (see the constants)."""
+    """Number of classes (features), and the epsilon of the normalisation (see the constants).
+
+    size: px of the input, a multiple of 32; published weights are for 224.
+    """
 
     classes: int = 400
     epsilon: float = PYTORCH_EPSILON
+    size: int = SIZE
+
+    @property
+    def average_window(self) -> Stride:
+        """Of the last pooling: all of the map, which five strides have halved."""
+        return (AVERAGE_FRAMES, self.size // 32, self.size // 32)
 
 
 class ConvUnit(nnx.Module):
@@ -161,7 +170,7 @@ class Logits(nnx.Module):
 
 
 class I3d(nnx.Module):
-    """Clips of floats in [-1, 1], RGB, [b t 224 224 3] with t >= 9, to logits."""
+    """Clips of floats in [-1, 1], RGB, [b t size size 3] with t >= 9, to logits."""
 
     def __init__(self, spec: I3dSpec, backend: ConvBackend, *, rngs: nnx.Rngs) -> None:
         units: dict[str, nnx.Module] = {}
@@ -174,6 +183,7 @@ class I3d(nnx.Module):
             else:
                 units[name] = MixedUnit(width, stage, backend, epsilon=spec.epsilon, rngs=rngs)
             width = stage.width
+        self.spec = spec
         self.units = nnx.Dict(units)
         self.logits = Logits(FEATURES, spec.classes, rngs=rngs)
 
@@ -188,8 +198,8 @@ class I3d(nnx.Module):
 
     def pool(self, pixels: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 o"]:
         """The averages under the logits, [b t2 1 1 1024]; t2 is 1 for 16 frames."""
-        _check_clip_shape(pixels.shape)
-        return average_pool(list(self.endpoints(pixels).values())[-1], AVERAGE_WINDOW)
+        _check_clip_shape(pixels.shape, self.spec.size)
+        return average_pool(list(self.endpoints(pixels).values())[-1], self.spec.average_window)
 
     def __call__(self, pixels: Float[Array, "b t h w c"]) -> Float[Array, "b o"]:
         """Logits averaged over time: the features of FVD."""
@@ -212,7 +222,7 @@ class I3dNetwork(Network[I3d]):
         return I3d(self.spec, self.conv, rngs=nnx.Rngs(key))
 
     def features(self, params: PyTree, pixels: Float[Array, "b t h w c"]) -> Float[Array, "b o"]:
-        """Features of prepared clips: [b t 224 224 3], t >= 9, in [-1, 1]; ValueError if not."""
+        """Features of prepared clips: [b t size size 3], t >= 9, in [-1, 1]; ValueError if not."""
         with jax.default_matmul_precision("highest"):
             return self.bind(params)(pixels)
 
@@ -265,14 +275,14 @@ def _reduce_axis(x: Any, axis: int, *, window: int, stride: int) -> Any:
     return result
 
 
-def _check_clip_shape(shape: tuple[int, ...]) -> None:
+def _check_clip_shape(shape: tuple[int, ...], size: int) -> None:
     if shape[1] < LEAST_FRAMES:
         raise ValueError(
             f"I3D: clips of {shape[1]} frames; it needs at least {LEAST_FRAMES}. Score longer "
             "clips or use a measure of single frames."
         )
-    if shape[2:] != (SIZE, SIZE, RGB):
+    if shape[2:] != (size, size, RGB):
         raise ValueError(
-            f"I3D: frames of shape {shape[2:]}; it takes ({SIZE}, {SIZE}, {RGB}). Prepare clips "
+            f"I3D: frames of shape {shape[2:]}; it takes ({size}, {size}, {RGB}). Prepare clips "
             "with nbp.evaluation.fvd first."
         )

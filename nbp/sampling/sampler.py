@@ -4,7 +4,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Sampler:
 
     Clip i of a request depends on (seed, i) and its own condition, not on the batch size.
     `generator_params` may be stacked, as training has them, or `GeneratorNetwork.unstack`ed, which
-    needs half the memory.
+    needs half the memory. place: puts the rows of a batch where the parameters are.
     """
 
     generator: GeneratorNetwork
@@ -43,6 +43,7 @@ class Sampler:
     filtering: Filter = PLAIN
     guidance: Guidance = UNGUIDED
     batch: int = 32
+    place: Callable[[Any], Any] = np.asarray
 
     def sample(
         self,
@@ -54,6 +55,7 @@ class Sampler:
         codes: Int[np.ndarray, "b T H W"] | None = None,
         given_frames: int = 0,
         params: PyTree = None,
+        numbers: Int[np.ndarray, "b"] | None = None,
     ) -> Samples:
         """Draws `count` clips.
 
@@ -66,6 +68,7 @@ class Sampler:
           codes: the codes of such clips, in their place.
           given_frames: latent frames that are not generated.
           params: generator parameters to use instead of the sampler's own.
+          numbers: i of each clip, by default 0, 1, ...: clips of a larger request one by one.
 
         Raises ValueError where the given frames are no whole blocks or are needed and missing, or
         labels, clips or codes are not one per sample.
@@ -75,7 +78,8 @@ class Sampler:
         plan.schedule(given)  # says what is wrong before anything is compiled
         if given and clips is None and codes is None:
             raise ValueError(f"{given_frames} given latent frames, but no clips to take them from")
-        for name, values in (("labels", labels), ("clips", clips), ("codes", codes)):
+        given_rows = (("labels", labels), ("clips", clips), ("codes", codes), ("numbers", numbers))
+        for name, values in given_rows:
             if values is not None and len(values) != count:
                 raise ValueError(f"{len(values)} {name} for {count} samples: give one for each")
         grids = np.zeros((count, *plan.grid.shape), np.int32) if codes is None else codes
@@ -84,11 +88,14 @@ class Sampler:
         for start in range(0, count, size):
             ids = np.arange(start, start + size)
             rows = np.minimum(ids, count - 1)  # the last batch is filled up, then cut
-            known = np.asarray(grids[rows], np.int32)
+            known = self.place(np.asarray(grids[rows], np.int32))
             if clips is not None:
-                known = self._encode(self.tokenizer_params, clips[rows])
+                known = self._encode(self.tokenizer_params, self.place(clips[rows]))
             known = self.generator.arrange(known)
-            label_rows = None if labels is None else np.asarray(labels, np.int32)[rows]
+            label_rows = None
+            if labels is not None:
+                label_rows = self.place(np.asarray(labels, np.int32)[rows])
+            ids = self.place(ids if numbers is None else numbers[rows])
             drawn = self.draw_program(given)(
                 params or self.generator_params, jax.random.key(seed), ids, label_rows, known
             )

@@ -18,6 +18,7 @@ from nbp.evaluation.scores import (
     PairedMoments,
     ReconstructionScores,
     WorstClips,
+    name_fvd,
 )
 
 
@@ -140,3 +141,10 @@ def test_paired_moments_are_those_of_the_whole_sets() -> None:
     same = PairedMoments(6)
     same.add(real, real)
     assert 0 <= same.distance < 1e-9
+
+
+def test_names_say_how_a_frechet_distance_differs() -> None:
+    assert name_fvd("fvd", count=2048, complete=2048, published=True) == "fvd"
+    assert name_fvd("fvd", count=256, complete=2048, published=True) == "fvd_256"
+    assert name_fvd("rfvd", count=9, complete=9, published=False) == "rfvd_random_features"
+    assert name_fvd("fvd", count=8, complete=9, published=False) == "fvd_random_features_8"

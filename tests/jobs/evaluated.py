@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nbp import build
+from nbp import build, datasets
 from nbp.config import load_config
 from nbp.data.records import PREPARED
-from nbp.jobs.workdir import CONVERTED, adopt_config, write_text
+from nbp.jobs.workdir import CONVERTED, adopt_config, read_config, save_labels, write_text
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
@@ -50,12 +50,24 @@ def save_params(folder: Path, stage: str, params: Any) -> None:
 
 def make_workdir(folder: Path, changes: Mapping[str, str]) -> Path:
     """A workdir with the tiny tokenizer and no generator."""
-    keys = {"stages": "('tokenizer',)", "train.tokenizer.ema": "0", **changes}
+    averages = {f"train.{stage}.ema": "0" for stage in ("tokenizer", "generator")}
+    keys = {"stages": "('tokenizer',)", **averages, **changes}
     config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, **keys})
     folder.mkdir(parents=True)
     adopt_config(config, folder, report=lambda text: None)
     save_params(folder, "tokenizer", build.make_tokenizer_network(config).init(jax.random.key(0)))
     return folder
+
+
+def add_generator(workdir: Path) -> Path:
+    """A generator of random weights for the workdir's tokenizer."""
+    config = read_config(workdir)
+    labels = datasets.make_data(config)[0].label_names
+    save_labels(workdir, labels)
+    network = build.make_generator_network(config, labels)
+    params = jax.jit(network.init)(jax.random.key(1))
+    save_params(workdir, "generator", params)
+    return workdir
 
 
 def make_features(folder: Path, network: I3dNetwork, *, kind: str) -> Path:

@@ -66,7 +66,7 @@ def trained_on_videos(tmp_path_factory: pytest.TempPathFactory, prepared: Path) 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "I3dNetwork", SmallNetwork)
-    monkeypatch.setattr(weights, "I3dSpec", lambda: SMALL)
+    monkeypatch.setattr(weights, "I3dSpec", lambda **_: SMALL)
 
 
 def run(workdir: Path, protocol: str, *arguments: object) -> dict[str, Any]:

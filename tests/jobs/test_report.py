@@ -75,7 +75,8 @@ def add_clips(workdir: Path, count: int) -> list[dict[str, Any]]:
     for number in range(count):
         for place, kind in enumerate(KINDS):
             file = f"media/moving-shapes/{kind}-{number}.mp4"
-            write_video(workdir / "report" / file, make_clip(3 * number + place), fps=8.0)
+            clip = make_clip(3 * number + place).repeat(6, axis=1).repeat(6, axis=2)
+            write_video(workdir / "report" / file, clip, fps=8.0)
             made = kind == "generated"
             rows.append(
                 {
@@ -170,6 +171,7 @@ def test_clips_that_were_kept_are_shown_in_groups(workdir: Path) -> None:
         f"moving-shapes clip {number}" for number in (1, 0, 2)
     ], "the worst and the best come first: a page that grows too large loses others"
     real, reconstructed, generated = page.clips[:3]
+    assert real.picture.width == real.picture.height == 16, "as the model made it"
     assert generated.feature_distance == 6.0
     assert reconstructed.psnr is None, "infinity has no place on an axis"
     assert generated.psnr_per_frame == (20.0, 21.0, 22.0, 23.0, 24.0)
@@ -178,6 +180,14 @@ def test_clips_that_were_kept_are_shown_in_groups(workdir: Path) -> None:
     assert page.clips[3].label == EVIL
     assert page.facts["clips shown"] == "3 real, 3 reconstructed, 3 generated"
     assert EVIL not in write_page(workdir).read_text(encoding="utf8")
+
+
+def test_only_enlarged_clips_are_shrunk() -> None:
+    clip = make_clip(1)
+    large = clip.repeat(6, axis=1).repeat(6, axis=2)
+    np.testing.assert_array_equal(report_clips.shrink(large, 16), clip)
+    for kept, size in ((clip, 16), (clip, 12), (large[:, :, :32], 16)):
+        assert report_clips.shrink(kept, size) is kept
 
 
 def test_clips_that_cannot_be_read_are_counted(workdir: Path) -> None:

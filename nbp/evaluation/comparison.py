@@ -1,0 +1,79 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Two reports side by side, and whether their numbers may be compared at all."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nbp.errors import ConfigError
+
+# Conditions outside the protocol that may differ, and are told: they are what is compared.
+TOLD = ("workdir", "checkpoints", "sampling", "seed", "deviations", "device")
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A report of nbp.evaluate; ConfigError where the file is none."""
+    try:
+        report = json.loads(path.read_text(encoding="utf8"))
+        if not (isinstance(report["protocol"], dict) and isinstance(report["scores"], dict)):
+            raise TypeError("it has no protocol or no scores")
+    except OSError as error:
+        raise ConfigError(f"--compare {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"--compare {path}: no report of nbp.evaluate ({error})") from error
+    return report
+
+
+def list_differences(first: Any, second: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted path and both values of every field that differs; a missing one is None."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        for key in {**first, **second}:
+            inner = f"{path}.{key}" if path else str(key)
+            yield from list_differences(first.get(key), second.get(key), inner)
+    elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        for i, pair in enumerate(zip(first, second, strict=True)):
+            yield from list_differences(*pair, f"{path}[{i}]")
+    elif first != second:
+        yield path, first, second
+
+
+def check_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    """Refuses reports of different protocols or features: ConfigError names the fields."""
+    found = [
+        f"{path} {a!r} and {b!r}"
+        for path, a, b in list_differences(first["protocol"], second["protocol"])
+    ]
+    pairs = list_differences(first.get("features"), second.get("features"), "features")
+    found += [f"{path} {a!r} and {b!r}" for path, a, b in pairs]
+    if found:
+        raise ConfigError(
+            f"these numbers cannot be compared, as they were made differently: {'; '.join(found)}. "
+            "Evaluate both under one protocol"
+        )
+
+
+def compare_reports(first: Path, second: Path) -> str:
+    """A table of the scores of two reports and their differences; ConfigError where they differ."""
+    a, b = read_report(first), read_report(second)
+    check_comparable(a, b)
+    protocol = a["protocol"]
+    title = f"protocol {protocol['name']} v{protocol['version']}"
+    names = list({**a["scores"], **b["scores"]})
+    width = max(map(len, names), default=0)
+    lines = [title, "-" * len(title), f"A  {first}", f"B  {second}"]
+    for key in TOLD:
+        for path, x, y in list_differences(a.get(key), b.get(key), key):
+            lines.append(f"{path}: A {x}, B {y}")
+    lines.append(f"{'':<{width}}  {'A':>12}  {'B':>12}  {'B - A':>12}")
+    for name in names:
+        values = [report["scores"].get(name, math.nan) for report in (a, b)]
+        cells = [*values, values[1] - values[0]]
+        lines.append(f"{name:<{width}}  " + "  ".join(_show(value) for value in cells))
+    return "\n".join(lines)
+
+
+def _show(value: float) -> str:
+    return f"{'-' if math.isnan(value) else f'{value:.4f}':>12}"

@@ -1,0 +1,337 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Protocols of published repositories. Where a value comes from stands beside it.
+
+`unknown` of a record names what its repository does not tell, with the choice made here; `differs`
+what is done otherwise on purpose. A wrong value is corrected with a higher `version`.
+"""
+
+from dataclasses import replace
+
+from nbp.evaluation.rules import ClipRule, FeatureRule, GenerationRule, Protocol
+
+# UCF101, split 1: train and test list. Kinetics-600: the validation list of the NBP release.
+UCF_TRAIN, UCF_TEST, K600_VALIDATION = 9_537, 3_783, 29_739
+
+# NBP: tokenizer_eval.py and nbp/data.py (parser defaults: fps 16), with the resolution and length
+# of scripts/recons/eval_tokenizer.sh. The script is for Kinetics-600; UCF101's has no published
+# one, so the same defaults stand. Frames are squashed by the decoder, and short clips end in black.
+_NBP_UCF_CLIPS = ClipRule(
+    "ucf101",
+    split="test",
+    videos=UCF_TEST,
+    frames=17,
+    size=128,
+    fps=16.0,
+    spatial="squash",
+    short="black",
+)
+NBP_RFVD = Protocol(
+    "nbp-rfvd",
+    1,
+    source="RenShuhuai-Andy/NBP: tokenizer_eval.py, nbp/data.py, nbp/fvd/fvd.py",
+    unknown=("UCF101 has no script: the parser's defaults of the Kinetics-600 script stand",),
+    differs=("moments in float64 instead of float32", "LPIPS of all frames, not of frame 5"),
+    clips=(
+        _NBP_UCF_CLIPS,
+        replace(_NBP_UCF_CLIPS, dataset="k600", split="validation", videos=K600_VALIDATION),
+    ),
+    fidelity_frames=16,  # tokenizer_eval.py: all but the last frame
+    features=FeatureRule("videogpt-pt", "videogpt", frames=17),  # nbp/fvd/fvd.py
+)
+
+# OmniTokenizer: vqgan_eval.py and OmniTokenizer/data.py (fps 16), at the 256 pixels of
+# scripts/recons/eval_video.sh. The loader is the one that NBP took over.
+OMNI_RFVD = replace(
+    NBP_RFVD,
+    name="omni-rfvd",
+    clips=tuple(replace(rule, size=256) for rule in NBP_RFVD.clips),
+    fidelity_frames=None,
+    source="FoundationVision/OmniTokenizer: vqgan_eval.py, OmniTokenizer/data.py",
+    unknown=(),
+    differs=("moments in float64 instead of float32",),
+)
+
+# LARP: eval/eval_larp_tokenizer.py, eval/rfvd_evaluator.py, datasets/video_dataset.py: the train
+# list, a random window of 16 frames at the file's rate, short side and centre crop, one pass. A
+# causal tokenizer of time stride 4 takes 17 frames: that many are read and the first 16 scored.
+LARP_RFVD = Protocol(
+    "larp-rfvd",
+    1,
+    clips=(
+        ClipRule(
+            "ucf101",
+            split="train",
+            videos=UCF_TRAIN,
+            frames=17,
+            size=128,
+            fps=0.0,
+            spatial="crop",
+            window="random",
+        ),
+    ),
+    fidelity_frames=16,
+    features=FeatureRule("styleganv-ts", "styleganv", frames=16),
+    source="hywang66/LARP: eval/eval_larp_tokenizer.py, eval/rfvd_evaluator.py",
+    differs=("17 frames are read, for causal tokenizers, and the first 16 scored",),
+)
+
+# SEED-Voken (Open-MAGVIT2): evaluation_video.py, Open_MAGVIT2/data/ucf101.py: the train folder,
+# filled up to 10,000 by random.sample, centre windows of 17 frames, short side and random crop.
+SEED_RFVD = Protocol(
+    "seed-rfvd",
+    1,
+    clips=(
+        ClipRule(
+            "ucf101",
+            split="train",
+            videos=UCF_TRAIN,
+            clips=10_000,
+            duplicates="random",
+            frames=17,
+            size=128,
+            fps=0.0,
+            spatial="crop",
+            crop="random",
+        ),
+    ),
+    features=FeatureRule("videogpt-pt", "videogpt", frames=17),
+    source="TencentARC/SEED-Voken: evaluation_video.py, Open_MAGVIT2/data/ucf101.py",
+    unknown=("random.sample is not seeded: ours is, with the protocol's seed",),
+    differs=("moments in float64 instead of float32",),
+)
+
+# Generation --------------------------------------------------------------------------------------
+
+_BYTES = "generated clips are rounded to bytes before they are scored"
+_CAUSAL = "17 frames are read and generated, for causal tokenizers, and the first 16 scored"
+
+# NBP: transformer_eval.py. The train list from its start again up to 10,000; the text of each
+# listed clip. StyleGAN-V's I3D on float clips, resize and rescale of the file switched off.
+NBP_UCF = Protocol(
+    "nbp-ucf",
+    1,
+    clips=(
+        ClipRule(
+            "ucf101",
+            split="train",
+            videos=UCF_TRAIN,
+            clips=10_000,
+            duplicates="cycle",
+            frames=17,
+            size=128,
+            fps=8.0,
+            spatial="squash",
+            short="black",
+        ),
+    ),
+    reconstruction=False,
+    features=FeatureRule("styleganv-ts", "styleganv", frames=16),
+    generation=GenerationRule(10_000, labels="paired"),
+    seed=1234,
+    source="RenShuhuai-Andy/NBP: transformer_eval.py:165-260,462, evaluation/metrics.py",
+    differs=(_BYTES,),
+)
+
+# NBP: transformer_eval.py:263-340. The parser's 25 fps and random start; the loader keeps its
+# batches when it starts again, so a repeated video is the same clip. Both sets go through 64 px.
+NBP_K600 = Protocol(
+    "nbp-k600",
+    1,
+    clips=(
+        ClipRule(
+            "k600",
+            split="validation",
+            videos=K600_VALIDATION,
+            clips=50_000,
+            duplicates="cycle",
+            frames=17,
+            size=128,
+            fps=25.0,
+            spatial="squash",
+            window="random",
+            short="black",
+        ),
+    ),
+    reconstruction=False,
+    fidelity_frames=16,
+    features=FeatureRule("styleganv-ts", "styleganv", frames=16, sizes=(64,)),
+    generation=GenerationRule(50_000, given_frames=5, condition="reconstructed"),
+    seed=1234,
+    source="RenShuhuai-Andy/NBP: transformer_eval.py:263-340, evaluation/metrics.py",
+    differs=(_BYTES, "PSNR and SSIM of the frames after the given ones, not of all 16"),
+)
+
+# LARP: sample.py, utils/fvd/fvd.py: all windows of 16 frames at a distance of 16, of which seed 42
+# draws the real ones; labels are those of the real clips.
+LARP_UCF = Protocol(
+    "larp-ucf",
+    1,
+    clips=(
+        ClipRule(
+            "ucf101",
+            split="train",
+            videos=UCF_TRAIN,
+            clips=10_000,
+            order="shuffled",
+            frames=17,
+            size=128,
+            fps=0.0,
+            spatial="crop",
+            window="all",
+        ),
+    ),
+    reconstruction=False,
+    features=FeatureRule("styleganv-ts", "styleganv", frames=16, antialias=True),
+    generation=GenerationRule(10_000, labels="paired"),
+    seed=42,
+    source="hywang66/LARP: sample.py:82-215, utils/fvd/fvd.py",
+    unknown=("the draw of seed 42 is their generator's: ours draws other clips of the same set",),
+    differs=(_BYTES, _CAUSAL),
+)
+LARP_K600 = replace(
+    LARP_UCF,
+    name="larp-k600",
+    clips=(
+        replace(
+            LARP_UCF.clips[0],
+            dataset="k600",
+            split="validation",
+            videos=K600_VALIDATION,
+            clips=50_000,
+        ),
+    ),
+    fidelity_frames=16,
+    features=FeatureRule("styleganv-ts", "styleganv", frames=16, sizes=(64,), antialias=True),
+    generation=GenerationRule(50_000, given_frames=5, condition="regenerated"),
+    source="hywang66/LARP: sample.py:234-330, utils/fvd/fvd.py",
+)
+
+# MAGVIT: configs/maskgvt_ucf101_config.py:119-120, train_lib/eval_utils.py: 10,000 samples, four
+# times; the real clips are those of the train split; frames are scaled straight to 224 x 224.
+MAGVIT_UCF = Protocol(
+    "magvit-ucf",
+    1,
+    clips=(
+        ClipRule(
+            "ucf101",
+            split="train",
+            videos=UCF_TRAIN,
+            clips=10_000,
+            duplicates="cycle",
+            frames=17,
+            size=128,
+            fps=0.0,
+            spatial="crop",
+        ),
+    ),
+    reconstruction=False,
+    features=FeatureRule("any", "videogpt", frames=16),
+    generation=GenerationRule(10_000, labels="in turn"),
+    repeats=4,
+    source="google-research/magvit: configs/maskgvt_ucf101_config.py, train_lib/eval_utils.py",
+    unknown=(
+        "the offset of a video's one clip is set in another repository: the centre",
+        "the number of real clips: as many as generated ones, from the list's start again",
+        "the cut to 128 px: short side and centre crop",
+        "the distribution of the classes: all in turn",
+        "its I3D is a Flax port of the same Kinetics-400 network, which nbp.convert does not read: "
+        "either file may be given, and the report says which",
+    ),
+    differs=(_BYTES, _CAUSAL),
+)
+
+# OmniTokenizer: evaluation/fvd_external.py:12-90, evaluation/README.md, scripts/lm_gen/ucf_gen.sh:
+# every avi file of UCF101, without a seed; clips of 256 px are written as mp4 and read at 128.
+OMNI_UCF = Protocol(
+    "omni-ucf",
+    1,
+    clips=(
+        ClipRule(
+            "ucf101",
+            split="train+test",
+            videos=UCF_TRAIN + UCF_TEST,
+            clips=2_048,
+            order="shuffled",
+            frames=17,
+            size=128,
+            fps=0.0,
+            spatial="squash",
+        ),
+    ),
+    reconstruction=False,
+    features=FeatureRule("videogpt-pt", "videogpt", frames=17),
+    generation=GenerationRule(2_048, size=256, labels="in turn", storage="mp4"),
+    source="FoundationVision/OmniTokenizer: evaluation/fvd_external.py, scripts/lm_gen/ucf_gen.sh",
+    unknown=(
+        "random.shuffle is not seeded: ours is, with the protocol's seed",
+        "which 2,048 of 2,222 generated clips: the first, labels in turn",
+        "the codec settings of the mp4 files: H.264 as this package writes it",
+    ),
+    differs=("of the distances of 10 to 17 frames, which it prints, the one of 17",),
+)
+# The real clips are those of the train list, which nobody has published.
+OMNI_K600 = replace(
+    OMNI_UCF,
+    name="omni-k600",
+    clips=(replace(OMNI_UCF.clips[0], dataset="k600", split="train", videos=None, size=64),),
+    generation=GenerationRule(
+        2_048, size=256, given_frames=5, condition="reconstructed", storage="mp4"
+    ),
+    source="FoundationVision/OmniTokenizer: scripts/lm_gen/k600_fp.sh, evaluation/README.md",
+    unknown=(
+        *OMNI_UCF.unknown[:1],
+        OMNI_UCF.unknown[2],
+        "k600_train.txt is in no repository: any number of train videos is taken as complete",
+        "the rate of the given frames: each file's own, as the real clips are read",
+    ),
+)
+
+# TATS: scripts/sample_vqgan_transformer_short_videos.py, tats/fvd/fvd.py: the train loader,
+# shuffled, random clips; as many generated ones of balanced classes.
+TATS_UCF = Protocol(
+    "tats-ucf",
+    1,
+    clips=(
+        ClipRule(
+            "ucf101",
+            split="train",
+            videos=UCF_TRAIN,
+            clips=2_048,
+            order="shuffled",
+            frames=17,
+            size=128,
+            fps=0.0,
+            spatial="crop",
+            window="random",
+        ),
+    ),
+    reconstruction=False,
+    features=FeatureRule("videogpt-pt", "videogpt", frames=16),
+    generation=GenerationRule(2_048, labels="in turn"),
+    source="songweige/TATS: scripts/sample_vqgan_transformer_short_videos.py, tats/fvd/fvd.py",
+    unknown=("how classes are balanced where 101 does not divide 2,048: all in turn",),
+    differs=(_BYTES, _CAUSAL, "one clip of a video at most, where its loader may draw several"),
+)
+TATS_UCF_UNCOND = replace(
+    TATS_UCF,
+    name="tats-ucf-uncond",
+    generation=GenerationRule(2_048, labels="none"),
+    unknown=(),
+)
+
+PUBLISHED = (
+    NBP_RFVD,
+    OMNI_RFVD,
+    LARP_RFVD,
+    SEED_RFVD,
+    NBP_UCF,
+    NBP_K600,
+    LARP_UCF,
+    LARP_K600,
+    MAGVIT_UCF,
+    OMNI_UCF,
+    OMNI_K600,
+    TATS_UCF,
+    TATS_UCF_UNCOND,
+)

@@ -1,0 +1,172 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a protocol is made of: rules for real clips, for generated ones, and for features.
+
+A record fixes every choice that is known to move a number; None leaves one to the workdir, which
+only the protocols without a published counterpart do.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from nbp.errors import ConfigError
+
+DataSet = Literal["any", "videos", "moving_shapes", "ucf101", "k600"]
+Detector = Literal["any", "videogpt-pt", "styleganv-ts"]
+Preparation = Literal["videogpt", "styleganv", "videogpt_crop"]
+Split = Literal["held out", "train", "validation", "test", "train+test"]
+
+# Data sets that nbp.prepare knows by these names as well.
+NAMED = ("ucf101", "k600")
+# Kinds of data (`data.kind`) that can be the data set of a rule. Only a prepared data set is known
+# to be UCF101 or Kinetics-600 and to have its official splits.
+KINDS: dict[DataSet, tuple[str, ...]] = {
+    "any": ("moving_shapes", "folder", "records"),
+    "videos": ("folder", "records"),
+    "moving_shapes": ("moving_shapes",),
+    "ucf101": ("records",),
+    "k600": ("records",),
+}
+# The protocols that any data of a kind can be scored under.
+GENERAL = {
+    "moving_shapes": ("moving-shapes", "reconstruction"),
+    "folder": ("folder", "reconstruction"),
+    "records": ("folder", "reconstruction"),
+}
+
+
+@dataclass(frozen=True)
+class ClipRule:
+    """Which real clips, and how they are read.
+
+    split: of a prepared data set; "held out" is the workdir's own choice.
+    videos: length of the official list, which a complete set has; None where it is not published.
+    clips: how many are scored; None takes each video once. order: the list's, or drawn from the
+      protocol's seed; fewer clips than videos are the first of it. duplicates: how fewer videos
+      become that many clips: the same clips from the start again (cycle), or further ones of
+      videos drawn without replacement (random).
+    limit: "all", or the first `data.validation_clips` of the split.
+    frames, size: of a clip. fps: rate that videos are resampled to, 0 for each file's own.
+    spatial: as `data.spatial`; crop: where the square is cut.
+    window: of frames in a video; "all" takes every one at a distance of the scored frames, so that
+      a long video is many clips.
+    short: a video with too few frames gets black ones at its end, or is left out.
+    """
+
+    dataset: DataSet
+    split: Split = "held out"
+    videos: int | None = None
+    clips: int | None = None
+    order: Literal["listed", "shuffled"] = "listed"
+    duplicates: Literal["none", "cycle", "random"] = "none"
+    limit: Literal["all", "validation_clips"] = "all"
+    frames: int | None = None
+    size: int | None = None
+    fps: float | None = None
+    spatial: Literal["crop", "squash"] | None = None
+    crop: Literal["centre", "random"] = "centre"
+    window: Literal["centre", "random", "all"] = "centre"
+    short: Literal["left out", "black"] = "left out"
+
+
+@dataclass(frozen=True)
+class FeatureRule:
+    """How clips become the features of a Frechet distance: 400 logits of I3D, float64 moments.
+
+    detector: the published weights. preparation: see `nbp.evaluation.fvd`. frames: scored ones from
+    `first_frame` on; None all. sizes: in pixels, that clips are scaled to before the preparation.
+    antialias: of these and of the preparation, where a side shrinks. moments, root: mean and
+      covariance in float64, and the trace of the root by eigenvalues, without regularisation.
+    """
+
+    detector: Detector
+    preparation: Preparation
+    frames: int | None = None
+    first_frame: int = 0
+    sizes: tuple[int, ...] = ()
+    antialias: bool = False
+    feature: Literal["logits"] = "logits"
+    moments: Literal["float64"] = "float64"
+    root: Literal["eigenvalues"] = "eigenvalues"
+
+
+@dataclass(frozen=True)
+class GenerationRule:
+    """Which clips a model generates.
+
+    clips: how many; None leaves it to the workdir. size: their pixels where the real clips have
+      others, to which they are then scaled.
+    given_frames: pixel frames that a clip continues, 0 for none; None as the model needs them.
+    condition: how these look in a generated clip: as the tokenizer reconstructs them, as the
+      model's decoder makes them again, or pasted from the real clip. The first two are the same
+      for a causal decoder, as it makes the first frames of the given codes alone.
+    labels: none, all in turn, those of the real clips (clip i has the label of real clip i), or
+      "any": in turn where the model has labels.
+    storage: what a clip goes through before it is scored.
+    """
+
+    clips: int | None = None
+    size: int | None = None
+    given_frames: int | None = 0
+    condition: Literal["none", "reconstructed", "regenerated", "pasted"] = "none"
+    labels: Literal["none", "in turn", "paired", "any"] = "none"
+    storage: Literal["none", "mp4"] = "none"
+
+    @property
+    def follows_real(self) -> bool:
+        """Whether clip i depends on real clip i."""
+        return self.labels == "paired" or self.given_frames != 0
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is measured on which clips.
+
+    clips: one rule for each data set; a report holds the one that was used (`choose`).
+    reconstruction: whether the tokenizer's reconstructions of the clips are scored.
+    fidelity_frames: the first frames, on which PSNR, SSIM and GMS are computed; None all.
+    features: for Frechet distances; None computes none. features_optional: they may be left out.
+    likelihood: whether a generator's bits per token are measured on the same clips.
+    label_agreement: whether generated clips are checked against the label they were asked for.
+    repeats: evaluations with seeds `seed`, `seed` + 1, ...; the score is their mean.
+    source: repository and files that the values were read from. unknown: what these do not tell,
+      with the choice made here. differs: what is done otherwise on purpose.
+    """
+
+    name: str
+    version: int
+    clips: tuple[ClipRule, ...]
+    reconstruction: bool = True
+    fidelity_frames: int | None = None
+    features: FeatureRule | None = None
+    features_optional: bool = False
+    generation: GenerationRule | None = None
+    likelihood: bool = False
+    label_agreement: bool = False
+    repeats: int = 1
+    seed: int = 0
+    source: str = ""
+    unknown: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """Kinds of data that its clips may come from."""
+        kinds = (kind for rule in self.clips for kind in KINDS[rule.dataset])
+        return tuple(dict.fromkeys(kinds))
+
+    def choose(self, dataset: str, kind: str) -> "Protocol":
+        """This protocol with the one rule for a data set; ConfigError where it has none.
+
+        dataset: "ucf101", "k600", or "" for any other; kind: of the data, see `KINDS`.
+        """
+        for rule in self.clips:
+            named = rule.dataset in NAMED
+            if rule.dataset == dataset if named else kind in KINDS[rule.dataset]:
+                return replace(self, clips=(rule,))
+        known = " or ".join(rule.dataset for rule in self.clips)
+        there = dataset or "another data set"
+        raise ConfigError(
+            f"protocol {self.name} scores clips of {known}, as nbp.prepare writes them; this is "
+            f"{there}. Use {' or '.join(GENERAL[kind])}, or --data DIR"
+        )

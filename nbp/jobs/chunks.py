@@ -1,0 +1,157 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Long work over numbered items as files of a fixed number of items each: killed, it goes on.
+
+A file is there whole or not at all, and its arrays depend on the numbers of its items alone. What
+is computed from all files in their order is therefore the same bits however often the work was
+stopped, and however many processes shared it.
+"""
+
+import contextlib
+import functools
+import hashlib
+import io
+import itertools
+import json
+import os
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nbp.data import durable
+from nbp.errors import RestartError
+from nbp.jobs.progress import Progress
+from nbp.training import distributed
+
+CHUNK = 64  # items in a file
+SETTINGS = "settings.json"
+# A file that another host has just written may show late on a shared file system.
+LATE_SECONDS = 120.0
+
+# Arrays whose names begin like this are no rows of items, but sums over those of a chunk.
+SUM = "sum_"
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class ChunkStore:
+    """The files of one piece of work: items 0 .. count - 1 in `folder`."""
+
+    folder: Path
+    count: int
+
+    @classmethod
+    def open(
+        cls, cache: Path, kind: str, settings: Mapping[str, Any], *, count: int
+    ) -> "ChunkStore":
+        """The store of work with these settings (JSON), new or begun; others are not touched."""
+        store = cls(cache / f"{kind}-{hash_values({'chunk': CHUNK, **settings})}", count)
+        if distributed.is_main():
+            store.folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
+            durable.write_text(store.folder / SETTINGS, text)
+        return store
+
+    def __len__(self) -> int:
+        return -(-self.count // CHUNK)
+
+    def items(self, chunk: int) -> np.ndarray:
+        """The numbers of the items of a chunk."""
+        return np.arange(chunk * CHUNK, min((chunk + 1) * CHUNK, self.count))
+
+    def save(self, chunk: int, arrays: Arrays) -> None:
+        """Writes a chunk, and returns when it is on the disk."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        target = self._file(chunk)
+        part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        data = io.BytesIO()
+        np.savez_compressed(data, allow_pickle=False, **arrays)
+        with durable.full_disk_named(part):
+            part.write_bytes(data.getvalue())
+            durable.sync(part)
+        os.replace(part, target)
+        durable.sync(self.folder)
+
+    def load(self, chunk: int) -> Arrays | None:
+        """The arrays of a chunk; None where it is not there, or damaged."""
+        try:
+            with np.load(self._file(chunk), allow_pickle=False) as found:
+                return {name: found[name] for name in found.files}  # checks their checksums
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            return None
+
+    def load_all(self) -> Arrays:
+        """Every array, joined over all chunks in their order; those of `SUM` are added.
+
+        Raises RestartError if one is missing.
+        """
+        chunks = [self._wait_for(chunk) for chunk in range(len(self))]
+        found: Arrays = {}
+        for name in chunks[0]:
+            parts = [chunk[name] for chunk in chunks if name in chunk]
+            added = name.startswith(SUM)
+            found[name] = functools.reduce(np.add, parts) if added else np.concatenate(parts)
+        return found
+
+    def _wait_for(self, chunk: int) -> Arrays:
+        end = time.monotonic() + (LATE_SECONDS if distributed.find_place()[1] > 1 else 0.0)
+        while (arrays := self.load(chunk)) is None:
+            if time.monotonic() > end:
+                raise RestartError(
+                    f"{self._file(chunk)} is missing, which another process has written: all "
+                    "processes need the same workdir on a shared file system. Start again"
+                )
+            with contextlib.suppress(OSError):
+                os.listdir(self.folder)  # asks the server again
+            time.sleep(1.0)
+        return arrays
+
+    def _file(self, chunk: int) -> Path:
+        return self.folder / f"{chunk:06d}.npz"
+
+
+def fill_stores(
+    stores: Sequence[ChunkStore],
+    make: Callable[[np.ndarray, Sequence[int]], Sequence[Arrays]],
+    *,
+    unit: str,
+    report: Callable[[str], None],
+) -> float:
+    """Makes what is missing in stores over the same items; returns the seconds that it took.
+
+    make: from the numbers of a chunk, and the places of the stores that lack it, to the arrays of
+      each of these. A store with fewer items, a multiple of `CHUNK`, has the first ones. Chunks
+      are divided among the processes of the job; every process returns once all are there.
+    """
+    place, processes = distributed.find_place()
+    longest = max(stores, key=lambda store: store.count)
+    began = time.monotonic()
+    mine = range(place, len(longest), processes)
+    with Progress(sum(len(longest.items(c)) for c in mine), unit, report) as progress:
+        for chunk in mine:
+            lacking = [
+                i for i, store in enumerate(stores) if chunk < len(store) and not store.load(chunk)
+            ]
+            if lacking:
+                found = make(longest.items(chunk), lacking)
+                for i, arrays in zip(lacking, found, strict=True):
+                    stores[i].save(chunk, arrays)
+            for _ in longest.items(chunk):
+                progress.step()
+    distributed.wait_for_all(f"{unit} {next(_works)} {longest.folder.name}")
+    return time.monotonic() - began
+
+
+_works = itertools.count()
+
+
+def hash_values(values: Mapping[str, Any]) -> str:
+    """A short name for settings (JSON), equal where they are."""
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

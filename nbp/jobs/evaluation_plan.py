@@ -1,0 +1,270 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""All that an evaluation needs, found and checked before anything is computed."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nbp import build, datasets
+from nbp.config import Config
+from nbp.errors import ConfigError
+from nbp.evaluation.frames import FrameFeatures, make_random_frames, make_vgg_frames
+from nbp.evaluation.perceptual import LpipsScorer
+from nbp.evaluation.protocols import find_protocol
+from nbp.evaluation.rules import Protocol
+from nbp.jobs.chunks import CHUNK
+from nbp.jobs.fitting import check_classes, check_generation
+from nbp.jobs.real_clips import KEYS, RealClips, choose_rule, open_clips
+from nbp.jobs.reconstruct import Codec, Devices
+from nbp.jobs.sample import SampleRequest, make_drawing
+from nbp.jobs.weights import Features, load_features, load_lpips
+from nbp.jobs.workdir import has_begun, read_config, read_labels
+from nbp.models.lpips import LEAST_SIZE
+from nbp.sampling.sampler import Sampler
+
+FEATURE_BATCH = 16  # clips at a time through I3D and VGG
+CACHE = "cache"  # below the report: features of real and of generated clips
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What `nbp.evaluate` was asked for; None and "" leave a choice to the workdir's configuration.
+
+    clips: generated clips where the protocol generates some, else clips to score, which then are
+      not all that the protocol wants. seed: of the generated clips, by default the protocol's.
+    data, overrides: other clips than the configured ones; needed after training from tokens.
+    features, lpips: folders that `nbp.convert` wrote, or `random-i3d`. statistics: names of
+    `nbp.evaluation.statistics`. cache: folder for features, by default in the report's.
+    """
+
+    workdir: Path
+    protocol: str
+    clips: int | None = None
+    seed: int | None = None
+    data: Path | None = None
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    features: str = ""
+    lpips: str = ""
+    statistics: tuple[str, ...] = ()
+    cache: Path | None = None
+
+    @property
+    def report_folder(self) -> Path:
+        return self.workdir / "report"
+
+    @property
+    def cache_folder(self) -> Path:
+        return self.cache or self.report_folder / CACHE
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is scored. sampler: None where the workdir has no generator, or it is not wanted."""
+
+    network: Any
+    params: Any
+    sampler: Sampler | None
+    labels: tuple[str, ...]
+    origin: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An evaluation under one protocol.
+
+    config: how the real clips are read; model_config: as the model has them, which differs in size
+    for some protocols. given: latent frames that are given, `pixels` frames. generated: clips to
+    generate, 0 for none.
+    """
+
+    request: EvaluateRequest
+    config: Config
+    model_config: Config
+    protocol: Protocol
+    model: Model
+    devices: Devices
+    codec: Codec
+    clips: RealClips
+    features: Features | None
+    frames: FrameFeatures | None
+    lpips: tuple[LpipsScorer | None, dict[str, Any] | None]
+    given: int
+    generated: int
+
+    @property
+    def pixels(self) -> int:
+        stride = self.config.tokenizer_spec.stride[0]
+        return (self.given - 1) * stride + 1 if self.given else 0
+
+    @property
+    def seed(self) -> int:
+        asked = self.request.seed
+        return self.protocol.seed if asked is None else asked
+
+
+def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[Plan] = ()) -> Plan:
+    """Finds and checks what an evaluation needs, the cheap and the likely mistakes first.
+
+    others: plans for the same workdir, whose model is used again.
+    """
+    find_protocol(request.protocol)
+    trained_on = read_config(request.workdir)
+    config = datasets.change_data(trained_on, request.data, request.overrides)
+    protocol = find_protocol(request.protocol, config.data.kind)
+    protocol, reading = choose_rule(protocol, config, request.overrides)
+    model_config = choose_model_config(trained_on, reading)
+    given = check_generation(model_config, protocol, request.workdir)
+    if request.clips is not None and request.clips < 1:
+        raise ConfigError(f"--clips {request.clips}: score at least 1 clip")
+    devices = Devices()
+    on_devices: dict[str, Any] = {"place": devices.place, "copy": devices.copy}
+    choice = request.features or (config.evaluation.features if protocol.features else "")
+    features = load_features(choice, protocol, frames=config.data.frames, **on_devices)
+    if protocol.features and features is None and protocol.name == "reconstruction":
+        report("rFVD is left out: give --features DIR, or --features random-i3d for trends")
+    lpips, lpips_origin = load_lpips(choose_lpips(request, reading, report), **on_devices)
+    alike = [p.model for p in others if p.protocol.reconstruction == protocol.reconstruction]
+    model = alike[0] if alike else load_model(model_config, request.workdir, protocol, report)
+    clips = open_clips(reading, protocol, find_limit(request, protocol, model))
+    if model.sampler is not None and (given or protocol.likelihood or _pairs(protocol)):
+        check_classes(config, protocol, model.labels, clips.label_names)
+    if features is not None and len(clips.rows) < 2:
+        raise ConfigError("a Frechet distance needs at least 2 clips: --clips 2 or more")
+    generated = count_generated(request, protocol, model, config=model_config, clips=clips)
+    if generated == 1 and features is not None:
+        raise ConfigError("a Frechet distance needs at least 2 clips: --clips 2 or more")
+    if request.statistics and (features is None or not generated):
+        raise ConfigError(
+            f"--statistics {', '.join(request.statistics)}: these compare features of generated "
+            "and real clips: give --features, and a protocol and a workdir that generate clips"
+        )
+    tell_reading(trained_on, reading, report)
+    batch = devices.round_up(min(config.sampling.batch, len(clips.rows)))
+    # More clips at a time would fill memory, not the devices.
+    small = devices.round_up(min(batch, FEATURE_BATCH))
+    if features is not None:
+        extractor = dataclasses.replace(features.extractor, batch=small)
+        features = dataclasses.replace(features, extractor=extractor)
+    if lpips is not None:
+        lpips = dataclasses.replace(lpips, batch=small)
+    codec = Codec(model.network, model.params, devices, batch=batch)
+    return Plan(
+        request=request,
+        config=reading,
+        model_config=model_config,
+        protocol=protocol,
+        model=model,
+        devices=devices,
+        codec=codec,
+        clips=clips,
+        features=features,
+        frames=load_frames(request, lpips, batch=small, devices=devices),
+        lpips=(lpips, lpips_origin),
+        given=given,
+        generated=generated,
+    )
+
+
+def _pairs(protocol: Protocol) -> bool:
+    return protocol.generation is not None and protocol.generation.labels == "paired"
+
+
+def choose_model_config(trained_on: Config, reading: Config) -> Config:
+    """The configuration of the model's own clips: as they are read, at the size it has."""
+    data = dataclasses.replace(reading.data, size=trained_on.data.size)
+    return dataclasses.replace(reading, data=data)
+
+
+def find_limit(request: EvaluateRequest, protocol: Protocol, model: Model) -> int | None:
+    """How many real clips are wanted: all, but where `--clips` means real ones."""
+    ours = protocol.generation is not None and protocol.reconstruction
+    return None if ours and model.sampler is not None else request.clips
+
+
+def count_generated(
+    request: EvaluateRequest,
+    protocol: Protocol,
+    model: Model,
+    *,
+    config: Config,
+    clips: RealClips,
+) -> int:
+    """Clips to generate: as many as real ones under a published protocol; 0 for none."""
+    rule = protocol.generation
+    if rule is None or model.sampler is None:
+        return 0
+    if rule.clips is None:
+        return request.clips or config.evaluation.clips
+    return min(rule.clips, len(clips.rows), request.clips or rule.clips)
+
+
+def tell_reading(trained_on: Config, reading: Config, report: Report) -> None:
+    """Says where clips are read otherwise than in training."""
+    for key in KEYS:
+        before, now = getattr(trained_on.data, key), getattr(reading.data, key)
+        if before != now:
+            report(f"clips are read with {key} {now}; the workdir was trained with {before}")
+
+
+def choose_lpips(request: EvaluateRequest, config: Config, report: Report) -> str:
+    """The folder of LPIPS's weights: the request's, else the one of training if it serves."""
+    if config.data.size < LEAST_SIZE:
+        if request.lpips:
+            raise ConfigError(f"--lpips: frames of {config.data.size} px, {LEAST_SIZE} are needed")
+        return ""
+    folder = request.lpips or config.losses.lpips_root
+    if folder and not request.lpips and not Path(folder).is_dir():
+        report(f"LPIPS is left out: no folder {folder}; name another with --lpips DIR")
+        return ""
+    return folder
+
+
+def load_frames(
+    request: EvaluateRequest, lpips: LpipsScorer | None, *, batch: int, devices: Devices
+) -> FrameFeatures | None:
+    """Features of frames, where STREAM is asked for: VGG's where its weights are given."""
+    if "stream" not in request.statistics:
+        return None
+    if lpips is not None:
+        return make_vgg_frames(lpips.params, batch=batch, place=devices.place)
+    frames = make_random_frames(batch=batch, place=devices.place)
+    return dataclasses.replace(frames, params=devices.copy(frames.params))
+
+
+def load_model(config: Config, workdir: Path, protocol: Protocol, report: Report) -> Model:
+    """The tokenizer, and the generator where there is one that the protocol has scores for."""
+    wanted = protocol.likelihood or protocol.generation is not None
+    if not wanted or not has_begun(workdir, "generator"):
+        trained = build.load_tokenizer(config, workdir)
+        if wanted:
+            report(f"{workdir} has no trained generator: its scores are left out")
+        origin = {"tokenizer_step": trained.step, "tokenizer_sha256": trained.sha256}
+        return Model(build.make_tokenizer_network(config), trained.params, None, (), origin)
+    labels = read_labels(workdir)
+    filtering, guidance = make_drawing(config, SampleRequest(1))
+    sampler, origin = build.load_sampler(
+        config, workdir, labels=labels, filtering=filtering, guidance=guidance
+    )
+    if not protocol.likelihood:
+        sampler = sampler.unstacked()
+    return Model(sampler.tokenizer, sampler.tokenizer_params, sampler, labels, origin)
+
+
+def share_sampler(plan: Plan) -> tuple[Sampler, int]:
+    """The sampler on all devices of this host, and how many clips it draws at a time."""
+    sampler, devices = plan.model.sampler, plan.devices
+    assert sampler is not None
+    batch = devices.round_up(min(sampler.batch, CHUNK, plan.generated))
+    shared = dataclasses.replace(
+        sampler,
+        generator_params=devices.copy(sampler.generator_params),
+        tokenizer_params=devices.copy(sampler.tokenizer_params),
+        batch=batch,
+        place=devices.place,
+    )
+    return shared, batch

@@ -1,0 +1,230 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Generated clips of an evaluation: drawn by their numbers, finished as a protocol says, measured.
+
+Clip i depends on the seed, on i, and on real clip i where the protocol pairs them. Clips are drawn
+in batches of one shape, so the same numbers give the same bits however the work was divided.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nbp.data.transforms import resize_frame
+from nbp.data.video import read_clip, write_video
+from nbp.evaluation.batches import fill_batch
+from nbp.evaluation.frames import FrameFeatures
+from nbp.evaluation.fvd import FeatureExtractor
+from nbp.evaluation.label_agreement import ShapeTracker, label_agreement
+from nbp.evaluation.reconstruction import SSIM_LEAST, psnr_per_clip, psnr_per_frame, ssim_per_clip
+from nbp.evaluation.rules import GenerationRule
+from nbp.evaluation.scores import PSNR_LIMIT
+from nbp.evaluation.stream import Spectra
+from nbp.jobs.chunks import SUM, Arrays
+from nbp.jobs.real_clips import RealClips
+from nbp.sampling.sampler import Sampler
+from nbp.shapes import Clips
+
+SHOWN_BYTES, SHOWN = 16_000_000, 64  # clips of the first chunk that are kept for a picture
+AGREEMENTS = ("label", "colour", "shape", "motion")
+
+
+@dataclass(frozen=True)
+class Made:
+    """Generated clips: uint8 [n t h w 3], their codes [n T H W], class ids (-1 for none), seconds.
+
+    real: the clips whose first frames were given, of the same shape; None without.
+    """
+
+    videos: Clips
+    tokens: np.ndarray
+    labels: np.ndarray
+    seconds: np.ndarray
+    real: Clips | None = None
+
+
+@dataclass(frozen=True)
+class ClipMaker:
+    """Draws clips by their numbers, always `batch` at a time.
+
+    labels: class id of each clip, None for none. conditions: clips whose first `given` latent
+    frames are continued. pixels: frames that these are.
+    """
+
+    sampler: Sampler
+    seed: int
+    batch: int
+    labels: np.ndarray | None = None
+    conditions: RealClips | None = None
+    given: int = 0
+    pixels: int = 0
+
+    def __call__(self, numbers: np.ndarray) -> Made:
+        """Clips `numbers`. While a batch is drawn, the conditions of the next are read."""
+        parts = [numbers[i : i + self.batch] for i in range(0, len(numbers), self.batch)]
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(self._read, parts[0])
+            made = []
+            for i, part in enumerate(parts):
+                real = coming.result()
+                if i + 1 < len(parts):
+                    coming = reader.submit(self._read, parts[i + 1])
+                made.append(self._draw(part, real))
+        joined = {
+            name: np.concatenate([getattr(m, name) for m in made])
+            for name in ("videos", "tokens", "labels", "seconds")
+        }
+        real = None if made[0].real is None else np.concatenate([m.real for m in made])
+        return Made(**joined, real=real)
+
+    def _read(self, numbers: np.ndarray) -> Clips | None:
+        if self.conditions is None:
+            return None
+        return self.conditions.read(numbers.tolist())["video"]
+
+    def _draw(self, numbers: np.ndarray, real: Clips | None) -> Made:
+        began = time.monotonic()
+        filled = fill_batch(numbers, self.batch)
+        labels = None if self.labels is None else self.labels[numbers]
+        samples = self.sampler.sample(
+            self.batch,
+            seed=self.seed,
+            labels=None if labels is None else fill_batch(labels, self.batch).tolist(),
+            clips=None if real is None else fill_batch(real, self.batch),
+            given_frames=self.given,
+            numbers=np.asarray(filled),
+        )
+        count = len(numbers)
+        seconds = (time.monotonic() - began) / count
+        return Made(
+            samples.videos[:count],
+            samples.tokens[:count],
+            np.full(count, -1, np.int32) if labels is None else labels.astype(np.int32),
+            np.full(count, seconds, np.float32),
+            real,
+        )
+
+
+@dataclass(frozen=True)
+class ClipMeasure:
+    """What one protocol keeps of generated clips.
+
+    size: px at which they are scored. pixels: given frames at their start. tracker: checks the
+    clips against `label_names`. codes: size of the codebook. fidelity_frames: the first frames, of
+    which PSNR and SSIM are taken after the given ones; None all.
+    """
+
+    rule: GenerationRule
+    size: int
+    fps: float
+    codes: int
+    pixels: int = 0
+    fidelity_frames: int | None = None
+    extractor: FeatureExtractor | None = None
+    frame_features: FrameFeatures | None = None
+    tracker: ShapeTracker | None = None
+    label_names: tuple[str, ...] = ()
+    seconds_of: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, numbers: np.ndarray, made: Made) -> Arrays:
+        """Rows for a chunk file; see `nbp.jobs.chunks`."""
+        began = time.monotonic()
+        counts = np.bincount(made.tokens.ravel(), minlength=self.codes)
+        arrays: Arrays = {"label": made.labels, "seconds": made.seconds, SUM + "codes": counts}
+        videos = finish_clips(made, self.rule, size=self.size, pixels=self.pixels, fps=self.fps)
+        arrays |= measure_features(videos, self.extractor, self.frame_features)
+        if made.real is not None:
+            arrays |= self._compare(made.videos, made.real)
+        if self.tracker is not None:
+            arrays["agreement"] = self._track(made)
+        if not numbers[0]:
+            few = min(SHOWN, max(8, SHOWN_BYTES // videos[0].size))
+            arrays[SUM + "shown"] = made.videos[:few]  # the only one
+        self.seconds_of["features"] = (
+            self.seconds_of.get("features", 0.0) + time.monotonic() - began
+        )
+        self.seconds_of["draw"] = self.seconds_of.get("draw", 0.0) + float(made.seconds.sum())
+        return arrays
+
+    def _compare(self, videos: Clips, real: Clips) -> Arrays:
+        """PSNR and SSIM of the frames after the given ones; PSNR of every frame."""
+        a, b = (clips[:, self.pixels : self.fidelity_frames] for clips in (real, videos))
+        found = {
+            "psnr": np.minimum(psnr_per_clip(a, b), PSNR_LIMIT),
+            "psnr_per_frame": np.minimum(psnr_per_frame(real, videos), PSNR_LIMIT),
+        }
+        if min(real.shape[2:4]) >= SSIM_LEAST:
+            found["ssim"] = ssim_per_clip(a, b)
+        return {name: values.astype(np.float32) for name, values in found.items()}
+
+    def _track(self, made: Made) -> np.ndarray:
+        """Whether each clip shows what its label says: [n 4], the parts of `AGREEMENTS`."""
+        assert self.tracker is not None
+        rows = []
+        for clip, label in zip(made.videos, made.labels, strict=True):
+            names = [self.label_names[label]]
+            found = label_agreement(self.tracker, clip[None], names)
+            rows.append([found[f"{part}_agreement"] > 0 for part in AGREEMENTS])
+        return np.array(rows, bool)
+
+
+def finish_clips(made: Made, rule: GenerationRule, *, size: int, pixels: int, fps: float) -> Clips:
+    """Generated clips as a protocol scores them: condition, storage, size."""
+    videos = made.videos
+    if rule.condition == "pasted" and made.real is not None:
+        videos = np.concatenate([made.real[:, :pixels], videos[:, pixels:]], axis=1)
+    if rule.storage == "mp4":
+        videos = np.stack([store_as_video(clip, fps=fps) for clip in videos])
+    if videos.shape[2] != size:
+        scaled = [[resize_frame(frame, size, size) for frame in clip] for clip in videos]
+        videos = np.array(scaled, np.uint8)
+    return videos
+
+
+def store_as_video(clip: np.ndarray, *, fps: float) -> np.ndarray:
+    """A clip as it is after it was written to an mp4 file and read again."""
+    with tempfile.TemporaryDirectory(prefix="nbp-clip-") as folder:
+        file = Path(folder) / "clip.mp4"
+        write_video(file, clip, fps=fps)
+        return read_clip(file, frames=len(clip), start=0.0)[:, : clip.shape[1], : clip.shape[2]]
+
+
+def measure_features(
+    videos: Clips, extractor: FeatureExtractor | None, frames: FrameFeatures | None
+) -> Arrays:
+    """Features of clips as float32 [n d], which they were computed in; spectra for STREAM."""
+    arrays: Arrays = {}
+    if extractor is not None:
+        arrays["features"] = extractor(videos).astype(np.float32)
+    if frames is not None:
+        rule = None if extractor is None else extractor.rule
+        last = None if rule is None or rule.frames is None else rule.first_frame + rule.frames
+        scored = videos[:, rule.first_frame if rule else 0 : last]
+        spectra = Spectra.of(frames(scored))
+        arrays |= {f"stream_{n}": getattr(spectra, n).astype(np.float32) for n in Spectra.names()}
+    return arrays
+
+
+def choose_labels_of(
+    rule: GenerationRule, count: int, *, classes: int, real: Callable[[], np.ndarray] | None
+) -> np.ndarray | None:
+    """The class id of each clip, None for clips without; `real` gives those of the real clips."""
+    if rule.labels == "none" or not classes:
+        return None
+    if rule.labels == "paired":
+        assert real is not None
+        return real()
+    return np.arange(count) % classes
+
+
+def count_seconds(measures: Sequence[ClipMeasure]) -> Mapping[str, Any]:
+    """Seconds of this run by part, summed over protocols that share their clips."""
+    draw = max((m.seconds_of.get("draw", 0.0) for m in measures), default=0.0)
+    features = sum(m.seconds_of.get("features", 0.0) for m in measures)
+    return {"draw": round(draw, 1), "features": round(features, 1)}

@@ -1,0 +1,383 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of generated clips under one protocol or several that can share the clips.
+
+Features of the real clips come from a cache, those of the generated ones are computed in chunks
+that a killed job finds again; every number is computed from all chunks, in their order, at the end.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nbp import build
+from nbp.evaluation.distances import FeatureMetric
+from nbp.evaluation.estimates import Repeats
+from nbp.evaluation.scores import CodeCounter, name_fvd
+from nbp.evaluation.statistics import FeatureSet, compute_statistics, name_scores
+from nbp.jobs.chunks import CHUNK, SUM, Arrays, ChunkStore, fill_stores, hash_values
+from nbp.jobs.evaluation_plan import Plan, share_sampler
+from nbp.jobs.generate import (
+    AGREEMENTS,
+    ClipMaker,
+    ClipMeasure,
+    choose_labels_of,
+    count_seconds,
+)
+from nbp.jobs.real_clips import RealClips, open_clips
+from nbp.jobs.reference import Reference, join_features, measure_reference
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """What an evaluation of generated clips found, for the report.
+
+    arrays: rows of the first repeat. maker: draws its clips again. distances: feature distances of
+    its clips.
+    """
+
+    scores: dict[str, float]
+    entries: dict[str, Any]
+    arrays: Arrays
+    maker: ClipMaker
+    conditions: RealClips | None
+    reference: Reference | None
+    distances: np.ndarray | None
+
+
+def can_generate(plan: Plan) -> bool:
+    """Whether there is anything to measure of generated clips."""
+    return bool(plan.generated) and (plan.features is not None or _tracks(plan))
+
+
+def _tracks(plan: Plan) -> bool:
+    return plan.protocol.label_agreement and plan.model_config.generator.prompt == "label"
+
+
+def group_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Plans that score the same clips, or a beginning of them, together.
+
+    A beginning ends with a chunk, else its last chunk would be another one.
+    """
+    groups: list[tuple[str, list[Plan]]] = []
+    for plan in sorted(plans, key=lambda plan: -plan.generated):
+        name = hash_values(describe_clips(plan))
+        for known, members in groups:
+            longest = members[0].generated
+            if name == known and (plan.generated == longest or not plan.generated % CHUNK):
+                members.append(plan)
+                break
+        else:
+            groups.append((name, [plan]))
+    return [members for _, members in groups]
+
+
+def describe_clips(plan: Plan) -> dict[str, Any]:
+    """What decides which clips are generated: plans that agree in this can share them."""
+    rule = plan.protocol.generation
+    assert rule is not None
+    settings = dataclasses.asdict(plan.model_config.sampling)
+    drawing = {name: value for name, value in settings.items() if name not in ("batch", "fps")}
+    paired = follows_real(plan)
+    return {
+        "model": plan.model.origin,
+        "sampling": drawing,
+        "seed": plan.seed,
+        "labels": rule.labels,
+        "given": plan.given,
+        "size": plan.model_config.data.size,
+        "real": {**describe_real(plan), "count": plan.generated} if paired else None,
+    }
+
+
+def follows_real(plan: Plan) -> bool:
+    """Whether clip i has the label or the first frames of real clip i."""
+    rule = plan.protocol.generation
+    return bool(plan.given) or (rule is not None and rule.labels == "paired")
+
+
+def describe_real(plan: Plan) -> dict[str, Any]:
+    clips = plan.clips
+    rule = dataclasses.asdict(clips.rule)
+    read = {"rule": rule, "seed": clips.seed, "distinct": clips.distinct}
+    return {"clips": clips.chosen.source.fingerprint, **read}
+
+
+def score_group(plans: Sequence[Plan], report: Report) -> list[Generated]:
+    """The scores of each plan; their clips are generated once."""
+    references = [find_reference(plan, report) for plan in plans]
+    sampler, batch = share_sampler(max(plans, key=lambda plan: plan.generated))
+    sets: list[list[tuple[Arrays, ClipMaker, dict[str, Any]]]] = [[] for _ in plans]
+    longest = max(range(len(plans)), key=lambda i: plans[i].generated)
+    conditions = find_conditions(plans[longest])
+    for repeat in range(max(plan.protocol.repeats for plan in plans)):
+        active = [i for i, plan in enumerate(plans) if repeat < plan.protocol.repeats]
+        lead = plans[longest] if longest in active else plans[active[0]]
+        reference = references[plans.index(lead)]
+        maker = ClipMaker(
+            sampler,
+            lead.seed + repeat,
+            batch,
+            labels=find_labels(lead, reference, conditions),
+            conditions=conditions,
+            given=lead.given,
+            pixels=lead.pixels,
+        )
+        found = generate_set([plans[i] for i in active], maker, repeat, report)
+        for i, (arrays, speed) in zip(active, found, strict=True):
+            sets[i].append((arrays, maker, speed))
+    return [
+        summarize(plan, rows, reference, conditions)
+        for plan, rows, reference in zip(plans, sets, references, strict=True)
+    ]
+
+
+def generate_set(
+    plans: Sequence[Plan], maker: ClipMaker, repeat: int, report: Report
+) -> list[tuple[Arrays, dict[str, Any]]]:
+    """The rows of all clips for each plan, from its chunks, and how long they took."""
+    measures = [make_measure(plan) for plan in plans]
+    stores = [open_store(plan, maker.seed) for plan in plans]
+    began = time.monotonic()
+
+    def make(numbers: np.ndarray, lacking: Sequence[int]) -> list[Arrays]:
+        made = maker(numbers)
+        return [measures[i](numbers, made) for i in lacking]
+
+    unit = f"generated clips{f' (repeat {repeat + 1})' if repeat else ''}"
+    fill_stores(stores, make, unit=unit, report=report)
+    speed = {"seconds": round(time.monotonic() - began, 1), "seconds_of": count_seconds(measures)}
+    return [(store.load_all(), speed) for store in stores]
+
+
+def open_store(plan: Plan, seed: int) -> ChunkStore:
+    """Where the chunks of a plan lie: another protocol, model or setting is another place."""
+    settings = {
+        "clips": {**describe_clips(plan), "count": plan.generated, "seed": seed},
+        "protocol": dataclasses.asdict(plan.protocol),
+        "features": None if plan.features is None else plan.features.origin,
+        "frames": None if plan.frames is None else plan.frames.name,
+        "fps": plan.config.sampling.fps,
+    }
+    kind = f"generated-{plan.protocol.name}"
+    return ChunkStore.open(plan.request.cache_folder, kind, settings, count=plan.generated)
+
+
+def make_measure(plan: Plan) -> ClipMeasure:
+    rule = plan.protocol.generation
+    assert rule is not None
+    return ClipMeasure(
+        rule,
+        size=plan.config.data.size,
+        fps=plan.config.sampling.fps,
+        codes=plan.codec.codes,
+        pixels=plan.pixels,
+        fidelity_frames=plan.protocol.fidelity_frames,
+        extractor=None if plan.features is None else plan.features.extractor,
+        frame_features=plan.frames,
+        tracker=build.make_tracker(plan.model_config) if _tracks(plan) else None,
+        label_names=plan.model.labels,
+    )
+
+
+def find_reference(plan: Plan, report: Report) -> Reference | None:
+    if plan.features is None:
+        return None
+    return measure_reference(
+        plan.clips,
+        plan.features.extractor,
+        plan.frames,
+        origin=plan.features.origin,
+        cache=plan.request.cache_folder,
+        report=report,
+    )
+
+
+def find_conditions(plan: Plan) -> RealClips | None:
+    """The real clips at the model's size, where their first frames are given."""
+    if not plan.given:
+        return None
+    if plan.model_config == plan.config:
+        return plan.clips
+    return open_clips(plan.model_config, plan.protocol, plan.request.clips)
+
+
+def find_labels(
+    plan: Plan, reference: Reference | None, conditions: RealClips | None
+) -> np.ndarray | None:
+    """The class id of each generated clip."""
+    rule = plan.protocol.generation
+    assert rule is not None
+    prompted = plan.model_config.generator.prompt != "none"
+    classes = len(plan.model.labels) if prompted else 0
+    if conditions is not None and rule.labels == "any":
+        rule = dataclasses.replace(rule, labels="paired")
+
+    def real() -> np.ndarray:
+        if reference is not None:
+            labels = reference.labels
+        else:
+            assert conditions is not None
+            rows = range(min(plan.generated, len(conditions.rows)))
+            labels = np.array([conditions.find_label(i) for i in rows], np.int32)
+        return labels[np.arange(plan.generated) % len(labels)]
+
+    return choose_labels_of(rule, plan.generated, classes=classes, real=real)
+
+
+# What was found --------------------------------------------------------------------------------
+
+
+def summarize(
+    plan: Plan,
+    sets: Sequence[tuple[Arrays, ClipMaker, dict[str, Any]]],
+    reference: Reference | None,
+    conditions: RealClips | None,
+) -> Generated:
+    """Scores from the rows of every repeat, and what else a report says of them."""
+    first, maker, speed = sets[0]
+    scores: dict[str, float] = {}
+    distances, repeats = None, []
+    if reference is not None and plan.features is not None:
+        rows = [join_features(arrays, np.arange(plan.generated)) for arrays, *_ in sets]
+        scores, repeats = score_features(plan, reference.set, rows)
+        distances = FeatureMetric.of(reference.set.moments)(rows[0].features)
+    if "agreement" in first:
+        scores |= mean_agreement(plan, first["agreement"])
+    for name in ("psnr", "ssim"):
+        if name in first:
+            scores[f"{name}_after_given"] = float(np.mean(first[name], dtype=np.float64))
+    per_frame = first.get("psnr_per_frame")
+    plan_of_blocks = plan.model_config.plan
+    passes = plan_of_blocks.passes(plan_of_blocks.tokens_of_frames(plan.given))
+    frames = plan.generated * plan.model_config.data.frames
+    entries = {
+        "generation": {
+            "clips": plan.generated,
+            "seed": maker.seed,
+            "passes": passes,
+            **speed,
+            "clips_per_second": _rate(plan.generated, float(first["seconds"].sum())),
+            "frames_per_second": _rate(frames, float(first["seconds"].sum())),
+        },
+        "reference": None if reference is None else reference.provenance,
+        "per_class": describe_classes(plan.model.labels, first, distances),
+        "code_usage": {"generated": describe_codes(first[SUM + "codes"])},
+        "repeats": repeats,
+    }
+    if per_frame is not None:
+        entries["generated_psnr_per_frame"] = np.round(
+            per_frame.mean(axis=0, dtype=np.float64), 4
+        ).tolist()
+    return Generated(scores, entries, first, maker, conditions, reference, distances)
+
+
+def score_features(
+    plan: Plan, real: FeatureSet, sets: Sequence[FeatureSet]
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Means over the repeats, their deviation, and the distance of each."""
+    assert plan.features is not None
+    named = name_set(plan)
+    frames = plan.frames.name if plan.frames else ""
+    found = [compute_statistics(real, made, plan.request.statistics) for made in sets]
+    renamed = [name_scores(scores, named, frames=frames) for scores in found]
+    scores = {name: float(np.mean([r[name] for r in renamed])) for name in renamed[0]}
+    values = [scores[named] for scores in renamed]
+    if len(values) > 1:
+        scores[f"{named}_std"] = Repeats.of(values).deviation
+    repeats = [
+        {"seed": plan.seed + i, "score": named, "value": value} for i, value in enumerate(values)
+    ]
+    return scores, repeats
+
+
+def name_set(plan: Plan) -> str:
+    """`fvd` for all that the protocol asks for, else what the name has to tell."""
+    assert plan.features is not None
+    assert plan.protocol.generation is not None
+    wanted, count = plan.protocol.generation.clips, plan.generated
+    # A protocol that leaves the number to the workdir has no complete set: the name always tells.
+    complete = max(count + 1, wanted or 0)
+    if wanted == count and len(plan.clips.rows) >= plan.clips.complete:
+        complete = count
+    return name_fvd("fvd", count=count, complete=complete, published=plan.features.published)
+
+
+def mean_agreement(plan: Plan, rows: np.ndarray) -> dict[str, float]:
+    tracker = build.make_tracker(plan.model_config)
+    chances = {
+        "colour": 1 / len(tracker.palette),
+        "shape": 1 / len(tracker.shapes),
+        "motion": 1 / len(tracker.motions),
+    }
+    chances["label"] = float(np.prod(list(chances.values())))
+    means = {f"{part}_agreement": float(rows[:, i].mean()) for i, part in enumerate(AGREEMENTS)}
+    return means | {f"{part}_chance": chances[part] for part in AGREEMENTS}
+
+
+def describe_classes(
+    names: Sequence[str], arrays: Arrays, distances: np.ndarray | None
+) -> list[dict[str, Any]]:
+    """Means over the generated clips of each class."""
+    rows = []
+    for label in np.unique(arrays["label"][arrays["label"] >= 0]):
+        here = arrays["label"] == label
+        agreement = arrays["agreement"][here, 0].mean() if "agreement" in arrays else None
+        rows.append(
+            {
+                "label": names[label],
+                "count": int(here.sum()),
+                "feature_distance": _round(None if distances is None else distances[here].mean()),
+                "label_agreement": _round(agreement),
+            }
+        )
+    return rows
+
+
+def describe_codes(counts: np.ndarray) -> dict[str, Any]:
+    """Use of the codes; `curve`: the share of tokens of the k/64 most frequent codes."""
+    counter = CodeCounter(len(counts))
+    counter.counts = counts.astype(np.int64)
+    found = counter.result()
+    falling = np.cumsum(np.sort(counter.counts)[::-1]) / max(counter.counts.sum(), 1)
+    places = np.maximum(np.arange(1, 65) * len(counts) // 64, 1) - 1
+    return {
+        "codes": len(counts),
+        "used": int((counter.counts > 0).sum()),
+        "usage": found["code_usage"],
+        "perplexity": found["code_perplexity"],
+        "curve": np.round(falling[places], 5).tolist(),
+    }
+
+
+def list_problems(plan: Plan) -> list[str]:
+    """How the generated and the real set differ from the protocol's, in words."""
+    rule, protocol = plan.protocol.generation, plan.protocol
+    assert rule is not None
+    found = []
+    if rule.clips and plan.generated < rule.clips:
+        found.append(f"{plan.generated} of {rule.clips} generated clips")
+    if not protocol.reconstruction and len(plan.clips.rows) < plan.clips.complete:
+        found.append(f"{len(plan.clips.rows)} of {plan.clips.complete} real clips")
+    return found
+
+
+def _rate(count: int, seconds: float) -> float:
+    return round(count / max(seconds, 1e-9), 3)
+
+
+def _round(value: Any) -> float | None:
+    return None if value is None else round(float(value), 4)
+
+
+def find_gallery_clips(plan: Plan, conditions: RealClips | None) -> RealClips | None:
+    """Real clips at the model's size, to be shown beside generated ones."""
+    if conditions is not None:
+        return conditions
+    return plan.clips if plan.model_config == plan.config else None
