@@ -17,7 +17,7 @@ from nbp.data.files import VideoError
 from nbp.data.sheets import Sheet, make_sheet
 from nbp.data.video import probe_video, read_clip
 from nbp.evaluation.page_records import KINDS, Picture, ShownClip
-from nbp.shapes import Clip
+from nbp.shapes import Clip, UInt8
 
 BYTES = 6_000_000  # of all clips in a page, as text
 # From the best that fits on: (quality, None keeps every pixel; every n-th pixel).
@@ -97,7 +97,7 @@ def read_listed(folder: Path, size: int) -> tuple[list[_Found], list[str]]:
     return found, missing
 
 
-def shrink(pixels: Clip, size: int) -> Clip:
+def shrink(pixels: Clip, size: int) -> UInt8[np.ndarray, "t rows columns c"]:
     """Takes one pixel of each square of an enlarged clip; others come back as they are."""
     height, width = pixels.shape[1:3]
     scale = height // size
