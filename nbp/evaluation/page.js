@@ -128,10 +128,13 @@
     function arrange() {
       const kinds = new Set(all("[name=kind]:checked").map((box) => box.value));
       const label = find("label") ? find("label").value : "";
+      const protocol = find("protocol") ? find("protocol").value : null; // one for all
       for (const figure of all("figure", gallery)) figure.hidden = !kinds.has(figure.dataset.kind);
       const fitting = cards.filter(
         (card) =>
-          (!label || card.dataset.label === label) && card.querySelector("figure:not([hidden])"),
+          (!label || card.dataset.label === label) &&
+          (protocol === null || card.dataset.protocol === protocol) &&
+          card.querySelector("figure:not([hidden])"),
       );
       const [by, direction] = find("sort").value.split("-");
       fitting.sort((a, b) => a.dataset.place - b.dataset.place);

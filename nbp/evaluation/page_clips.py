@@ -23,11 +23,15 @@ def show_clips(page: Page) -> str:
     cards = [show_group(page, members) for members in groups.values()]
     return (
         f"{show_transport(max(c.picture.frames for c in page.clips), page.clips[0].fps)}"
-        f"{show_extremes(page, list(groups.values()))}"
+        f"{''.join(show_extremes(page, groups.values(), name) for name in list_protocols(page))}"
         f"<h3>All clips</h3>{show_filters(page)}"
         f'<div class="cards" id="gallery">{"".join(cards)}</div>'
         '<p class="more"><button type="button" id="more" hidden>Show more</button></p>'
     )
+
+
+def list_protocols(page: Page) -> list[str]:
+    return list(dict.fromkeys(clip.protocol for clip in page.clips))
 
 
 def show_transport(frames: int, fps: float) -> str:
@@ -74,6 +78,9 @@ def show_filters(page: Page) -> str:
         if labels
         else ""
     )
+    if len(protocols := list_protocols(page)) > 1:  # one at a time: their distances do not compare
+        names = "".join(f"<option>{escape(name)}</option>" for name in protocols)
+        choice += f' <label>Protocol <select id="protocol">{names}</select></label>'
     return (
         f'<form class="filters" id="filters" aria-label="Sort and filter the clips">'
         f'<label>Sort by <select id="sort">{options}</select></label>{choice}'
@@ -89,7 +96,8 @@ def show_group(page: Page, members: Sequence[int]) -> str:
     title = label or clips[0].group
     figures = "".join(show_clip(page, place) for place in members)
     return (
-        f'<article class="card" data-label="{escape(label)}" aria-label="{escape(title)}">'
+        f'<article class="card" data-label="{escape(label)}" aria-label="{escape(title)}" '
+        f'data-protocol="{escape(clips[0].protocol)}">'
         f'<h4>{escape(title)}</h4><div class="row">{figures}</div></article>'
     )
 
@@ -140,16 +148,18 @@ def rank_groups(
     return "", []
 
 
-def show_extremes(page: Page, groups: list[list[int]]) -> str:
-    """Worst and best side by side; nothing where there are too few to tell them apart."""
-    by, ranked = rank_groups(page, groups)
+def show_extremes(page: Page, groups: Iterable[Sequence[int]], protocol: str) -> str:
+    """Worst and best of a protocol; nothing where there are too few to tell them apart."""
+    by, ranked = rank_groups(page, (m for m in groups if page.clips[m[0]].protocol == protocol))
     count = min(EXTREMES, len(ranked) // 2)
     if not count:
         return ""
+    if len(list_protocols(page)) > 1:
+        by = f"{by}, {protocol}"
     worst = "".join(show_group(page, members) for _, members in ranked[::-1][:count])
     best = "".join(show_group(page, members) for _, members in ranked[:count])
     return (
         f'<div class="extremes"><div><h3>Worst by {escape(by)}</h3>'
-        f'<div class="cards" id="worst">{worst}</div></div><div><h3>Best by {escape(by)}</h3>'
-        f'<div class="cards" id="best">{best}</div></div></div>'
+        f'<div class="cards worst">{worst}</div></div><div><h3>Best by {escape(by)}</h3>'
+        f'<div class="cards best">{best}</div></div></div>'
     )

@@ -27,7 +27,8 @@ class Picture:
 class ShownClip:
     """A clip of the page.
 
-    group: clips of one group (a real one, what was made of it) stand side by side. label: "" where
+    protocol: of the evaluation that it is from, "" if of none. group: clips of one group (a real
+    one, what was made of it) stand side by side. label: "" where
     there are no classes. feature_distance: how far from the real clips, in the space of the
     features; psnr in dB, also of each frame. None and () where not measured. given_frames: the
     first ones, which the model was given. paired: a generated clip has the condition (label or
@@ -40,6 +41,7 @@ class ShownClip:
     label: str
     picture: Picture
     fps: float
+    protocol: str = ""
     feature_distance: float | None = None
     psnr: float | None = None
     psnr_per_frame: tuple[float, ...] = ()

@@ -175,7 +175,7 @@ def _describe(clip: _Found, sheet: Sheet) -> ShownClip:
     row = clip.row
     facts = {
         name: row[name]
-        for name in ("protocol", "id", "why", "given_frames", "seconds", "file")
+        for name in ("id", "why", "given_frames", "seconds", "file")
         if row.get(name) not in (None, "")
     }
     return ShownClip(
@@ -185,6 +185,7 @@ def _describe(clip: _Found, sheet: Sheet) -> ShownClip:
         label=str(row.get("label") or ""),
         picture=Picture(**dataclasses.asdict(sheet)),
         fps=clip.fps,
+        protocol=str(row.get("protocol") or ""),
         feature_distance=_read_number(row.get("feature_distance")),
         psnr=_read_number(row.get("psnr")),
         psnr_per_frame=tuple(map(float, row.get("psnr_per_frame") or ())),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nbp.evaluation.page import build_page
+from nbp.evaluation.page_clips import rank_groups
 from nbp.evaluation.page_records import Evaluation, Page
 from nbp.evaluation.page_sections import find_meaning
 from tests.browser import Browser, find_browser
@@ -130,7 +131,28 @@ def test_what_is_missing_is_left_out() -> None:
     page = make_page(2)
     real = tuple(clip for clip in page.clips if clip.kind == "real")
     only_real = Reader(build_page(dataclasses.replace(page, clips=real)))
-    assert not [d for d in only_real.find("div") if d.get("id") in ("worst", "best")]
+    assert not [d for d in only_real.find("div") if "worst" in str(d.get("class"))]
+
+
+def make_two_protocols() -> Page:
+    """Groups of clips in turn of the protocols p0 and p1."""
+    page = make_page(8)
+    clips = tuple(
+        dataclasses.replace(clip, protocol=f"p{int(clip.group[-1]) % 2}") for clip in page.clips
+    )
+    return dataclasses.replace(page, clips=clips)
+
+
+def test_clips_of_two_protocols_are_not_ranked_together() -> None:
+    """Distances of two protocols do not compare."""
+    page = make_two_protocols()
+    reader = Reader(build_page(page))
+    titles = [data for tag, data in reader.texts if tag == "h3" and data.startswith("Worst")]
+    assert titles == [f"Worst by distance of features, {name}" for name in ("p0", "p1")]
+    groups = [list(range(3 * n, 3 * n + 3)) for n in range(8)]
+    odd = [members for members in groups if page.clips[members[0]].protocol == "p1"]
+    _, ranked = rank_groups(page, odd)
+    assert [value for value, _ in ranked] == sorted(7.0 * n % 20 for n in (1, 3, 5, 7))
 
 
 @pytest.mark.parametrize(
@@ -256,6 +278,21 @@ def test_the_gallery_sorts_and_filters(browser: Browser) -> None:
     assert browser.run(psnr) == [35.0 - n for n in range(12)]
     choose(browser, "sort", "order")
     assert browser.run(distances) == expected[:12]
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_gallery_shows_one_protocol_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "index.html"
+    path.write_text(build_page(make_two_protocols()), encoding="utf8")
+    with Browser() as opened:
+        opened.open(path)
+        names = f"[...new Set({SHOWN}.map(c => c.dataset.protocol))]"
+        assert opened.run(names) == ["p0"]
+        choose(opened, "protocol", "p1")
+        assert opened.run(names) == ["p1"]
+        assert opened.run("document.getElementById('count').textContent") == "4 of 8 shown"
+        assert not opened.errors
 
 
 @needs_browser
