@@ -152,6 +152,9 @@ def validate(config: Config) -> None:
         text = f"{evaluation.protocol} needs I3D features: --config.evaluation.features=DIR"
         needed = needs_features(evaluation.protocol)
         require(bool(evaluation.features) or not needed, "evaluation.features", text)
+    if data.kind == "tokens":
+        text = "compares clips, which tokens are not: --config.evaluation.every=0"
+        require(not config.evaluation.every, "evaluation.every", text)
     images = config.images
     if images.batch:
         text = "only the tokenizer stage learns from images: --config.images.batch=0"

@@ -279,6 +279,8 @@ class EvaluationConfig:
     wrote, or random-i3d, for protocols that compute a Frechet distance. clips: clips to generate
     and score. samples: clips written to `workdir/samples`. given_frames: latent frames taken from
     held-out clips instead of generated.
+    every: steps of the generator between Frechet distances of `every_clips` clips during training,
+    0 for none; under `protocol`, else the data's own, with `features`, else random ones.
     """
 
     protocol: str = ""
@@ -286,6 +288,8 @@ class EvaluationConfig:
     clips: Count = 256
     samples: Natural = 16
     given_frames: Natural = 0
+    every: Natural = 0
+    every_clips: Annotated[int, Range(2)] = 64
 
 
 @dataclass(frozen=True)

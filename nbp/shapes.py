@@ -7,6 +7,7 @@
 | b | batch (clips) |
 | t, h, w | video frames, height, width in pixels; in a latent grid its three axes |
 | c | channels (3 for RGB) |
+| s | samples drawn for one condition |
 | n, m | query positions, key positions of a sequence |
 | d | width of the residual stream, or of one head where `k` heads are named |
 | k | attention heads |

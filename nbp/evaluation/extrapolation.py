@@ -51,15 +51,15 @@ def extrapolate_frechet(
     """
     (rows,) = check_features(made, least=4, statistic="FVD-infinity")
     count, width = rows.shape
-    if least is None:
-        least = max(round(LEAST_SHARE * count), LEAST_PER_DIMENSION * width)
-    if points < 3 or not 2 <= least <= count // 2:
+    chosen = max(round(LEAST_SHARE * count), LEAST_PER_DIMENSION * width)
+    first = chosen if least is None else least
+    if points < 3 or not 2 <= first <= count // 2:
         raise ValueError(
-            f"FVD-infinity of {count} clips from {least} clips on with {points} points: it needs "
+            f"FVD-infinity of {count} clips from {first} clips on with {points} points: it needs "
             "3 points and twice the smallest subset. Score more clips, or name a smaller `least`."
         )
     rng = np.random.default_rng(seed)
-    sizes = np.linspace(least, count, points).round().astype(int)
+    sizes = np.linspace(first, count, points).round().astype(int)
     distances = [
         frechet_distance(Moments.of(rows[rng.permutation(count)[:size]]), reference)
         for size in sizes

@@ -14,10 +14,23 @@ from nbp.jobs.workdir import has_begun
 
 
 def check_generation(config: Config, protocol: Protocol, workdir: Path) -> int:
-    """The latent frames that a clip continues. config: of the model.
+    """The same as `check_model` for the model in a workdir.
 
-    Raises ConfigError, naming every problem, where the model cannot generate the protocol's clips,
-    and CheckpointError where there is no generator but the protocol scores nothing else.
+    Raises CheckpointError where there is no generator, but the protocol scores nothing else.
+    """
+    given = check_model(config, protocol)
+    if not (protocol.reconstruction or has_begun(workdir, "generator")):
+        raise CheckpointError(
+            f"protocol {protocol.name} scores generated clips, and {workdir} has no trained "
+            f"generator: python -m nbp.train --config FILE --workdir {workdir}"
+        )
+    return given
+
+
+def check_model(config: Config, protocol: Protocol) -> int:
+    """The latent frames that a generated clip continues. config: of the model.
+
+    Raises ConfigError, naming every problem, where the model cannot generate the protocol's clips.
     """
     rule = protocol.generation
     if rule is None:
@@ -27,11 +40,6 @@ def check_generation(config: Config, protocol: Protocol, workdir: Path) -> int:
     if problems:
         raise ConfigError(
             f"protocol {protocol.name}: {'; '.join(problems)}. {name_way_out(config, protocol)}"
-        )
-    if not protocol.reconstruction and not has_begun(workdir, "generator"):
-        raise CheckpointError(
-            f"protocol {protocol.name} scores generated clips, and {workdir} has no trained "
-            f"generator: python -m nbp.train --config FILE --workdir {workdir}"
         )
     return given
 

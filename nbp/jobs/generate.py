@@ -29,7 +29,7 @@ from nbp.evaluation.stream import Spectra
 from nbp.jobs.chunks import SUM, Arrays
 from nbp.jobs.real_clips import RealClips
 from nbp.sampling.sampler import Sampler
-from nbp.shapes import Clips
+from nbp.shapes import Clips, PyTree
 
 SHOWN_BYTES, SHOWN = 16_000_000, 64  # clips of the first chunk that are kept for a picture
 AGREEMENTS = ("label", "colour", "shape", "motion")
@@ -54,7 +54,7 @@ class ClipMaker:
     """Draws clips by their numbers, always `batch` at a time.
 
     labels: class id of each clip, None for none. conditions: clips whose first `given` latent
-    frames are continued. pixels: frames that these are.
+    frames are continued. pixels: frames that these are. params: in place of the sampler's.
     """
 
     sampler: Sampler
@@ -64,6 +64,7 @@ class ClipMaker:
     conditions: RealClips | None = None
     given: int = 0
     pixels: int = 0
+    params: PyTree = None
 
     def __call__(self, numbers: np.ndarray) -> Made:
         """Clips `numbers`. While a batch is drawn, the conditions of the next are read."""
@@ -98,6 +99,7 @@ class ClipMaker:
             labels=None if labels is None else fill_batch(labels, self.batch).tolist(),
             clips=None if real is None else fill_batch(real, self.batch),
             given_frames=self.given,
+            params=self.params,
             numbers=np.asarray(filled),
         )
         count = len(numbers)

@@ -48,6 +48,10 @@ class Devices:
     def __init__(self) -> None:
         self._mesh = make_mesh(devices=jax.local_devices())
 
+    def context(self) -> Any:
+        """Computations inside are these devices' alone, whatever mesh training has."""
+        return jax.set_mesh(self._mesh)
+
     def round_up(self, batch: int) -> int:
         """The least batch that they can share."""
         return -(-batch // self._mesh.size) * self._mesh.size

@@ -3,7 +3,7 @@
 """Trains the stages of a configuration in order, then draws samples and scores the result."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.scores import CodeCounter, ReconstructionScores
 from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
 from nbp.jobs.host_memory import keep_freed_memory
+from nbp.jobs.periodic import NAME as PERIODIC
+from nbp.jobs.periodic import PeriodicScore
 from nbp.jobs.report import write_page
 from nbp.jobs.sample import (
     SampleRequest,
@@ -77,6 +79,7 @@ def train_workdir(config: Config, workdir: Path) -> None:
         trained = build.load_tokenizer(config, workdir)
         build.check_cache(datasets.open_tokens(config), trained)
     labels = train.label_names
+    score = PeriodicScore(config, workdir, labels) if config.evaluation.every else None
     if distributed.is_main():
         adopt_config(config, workdir, report=lambda text: print(f"[train] {text}", flush=True))
         save_labels(workdir, labels)
@@ -104,6 +107,8 @@ def train_workdir(config: Config, workdir: Path) -> None:
                 build.check_tokenizer(begun, trained)
             sampler = make_preview_sampler(config, task, tokenizer_params)
             evaluators = generator_evaluators(config, task, clips, sampler=sampler)
+            if score is not None:
+                evaluators.score = partial(score, sampler)
             origin = {"tokenizer_step": trained.step, "tokenizer_sha256": trained.sha256}
         train_stage(
             config, workdir, task=task, data=learned[stage], evaluators=evaluators, origin=origin
@@ -213,10 +218,14 @@ class Validation:
 
 
 class StageEvaluators:
-    """The periodic measurements and previews of a stage, made once its writer exists."""
+    """The periodic measurements and previews of a stage, made once its writer exists.
+
+    score: a measure of generated clips, at a cadence of its own.
+    """
 
     def __init__(self, config: Config, measure: Any, preview: Any) -> None:
         self._config, self._measure, self._preview = config, measure, preview
+        self.score: Callable[[PyTree], dict[str, float]] | None = None
 
     def make(self, writer: MetricsWriter) -> list[Evaluator]:
         cadence = self._config.train
@@ -233,6 +242,9 @@ class StageEvaluators:
                 return {}
 
             evaluators.append(Evaluator("preview", cadence.preview_every, show))
+        if (score := self.score) is not None:
+            every = self._config.evaluation.every
+            evaluators.append(Evaluator(PERIODIC, every, lambda state: score(averaged(state))))
         return evaluators
 
 

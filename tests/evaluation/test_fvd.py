@@ -20,7 +20,7 @@ from nbp.evaluation.fvd import (
     resize_short_side,
     truncate_to_bytes,
 )
-from nbp.evaluation.protocols import FeatureRule
+from nbp.evaluation.rules import FeatureRule
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.nn.conv3d import lax_conv
 

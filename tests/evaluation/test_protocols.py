@@ -8,9 +8,22 @@ import json
 import pytest
 
 from nbp.errors import ConfigError
-from nbp.evaluation.protocols import KINDS, PROTOCOLS, find_protocol, needs_features
+from nbp.evaluation.protocols import PROTOCOLS, find_protocol, needs_features
+from nbp.evaluation.rules import KINDS
 
-PUBLISHED = ("nbp-rfvd", "omni-rfvd", "larp-rfvd", "seed-rfvd")
+RECONSTRUCTION = ("nbp-rfvd", "omni-rfvd", "larp-rfvd", "seed-rfvd")
+GENERATION = (
+    "nbp-ucf",
+    "nbp-k600",
+    "larp-ucf",
+    "larp-k600",
+    "magvit-ucf",
+    "omni-ucf",
+    "omni-k600",
+    "tats-ucf",
+    "tats-ucf-uncond",
+)
+PUBLISHED = (*RECONSTRUCTION, *GENERATION)
 
 
 def test_protocols_are_found_by_name() -> None:
@@ -43,15 +56,70 @@ def test_unknown_or_unfit_protocols_are_refused() -> None:
 def test_published_records_leave_nothing_open(name: str) -> None:
     protocol = PROTOCOLS[name]
     assert protocol.features is not None
-    assert protocol.features.detector != "any"
     assert protocol.features.frames is not None
+    # What a repository does not tell is named, with the choice made.
+    assert protocol.features.detector != "any" or "either file" in " ".join(protocol.unknown)
+    assert protocol.source.count("/") >= 1
     assert needs_features(name)
     for rule in protocol.clips:
         assert rule.split != "held out"
-        fixed = (rule.videos, rule.frames, rule.size, rule.fps, rule.spatial)
-        assert None not in fixed, rule
-        assert rule.clips is None or rule.duplicates != "none" or rule.clips <= (rule.videos or 0)
+        assert None not in (rule.frames, rule.size, rule.fps, rule.spatial), rule
+        assert rule.videos or "in no repository" in " ".join(protocol.unknown)
+        enough = rule.duplicates != "none" or rule.window == "all" or rule.videos is None
+        assert enough or (rule.clips or 0) <= (rule.videos or 0)
     assert not any(needs_features(other) for other in PROTOCOLS if other not in PUBLISHED)
+
+
+@pytest.mark.parametrize("name", GENERATION)
+def test_generation_is_fixed_too(name: str) -> None:
+    protocol = PROTOCOLS[name]
+    rule = protocol.generation
+    assert rule is not None
+    assert not protocol.reconstruction
+    assert (rule.given_frames == 5) == name.endswith("k600")
+    assert (rule.condition == "none") == (rule.given_frames == 0)
+    assert rule.labels != "any"
+    for clips in protocol.clips:
+        assert rule.clips == clips.clips  # as many real ones
+
+
+def test_generation_records_differ_where_the_repositories_do() -> None:
+    def read(name: str) -> tuple[object, ...]:
+        protocol = PROTOCOLS[name]
+        (clips,), made, features = protocol.clips, protocol.generation, protocol.features
+        assert made is not None
+        assert features is not None
+        real = (clips.split, clips.clips, clips.duplicates, clips.fps, clips.spatial, clips.window)
+        scored = (made.condition, made.labels, features.frames, features.sizes, features.antialias)
+        return (*real, *scored, protocol.repeats)
+
+    train, held_out, again = "train", "validation", "cycle"
+    real = {
+        "nbp-ucf": (train, 10_000, again, 8.0, "squash", "centre"),
+        "nbp-k600": (held_out, 50_000, again, 25.0, "squash", "random"),
+        "larp-ucf": (train, 10_000, "none", 0.0, "crop", "all"),
+        "larp-k600": (held_out, 50_000, "none", 0.0, "crop", "all"),
+        "magvit-ucf": (train, 10_000, again, 0.0, "crop", "centre"),
+        "omni-ucf": ("train+test", 2_048, "none", 0.0, "squash", "centre"),
+        "omni-k600": (train, 2_048, "none", 0.0, "squash", "centre"),
+        "tats-ucf": (train, 2_048, "none", 0.0, "crop", "random"),
+        "tats-ucf-uncond": (train, 2_048, "none", 0.0, "crop", "random"),
+    }
+    scored = {
+        "nbp-ucf": ("none", "paired", 16, (), False, 1),
+        "nbp-k600": ("reconstructed", "none", 16, (64,), False, 1),
+        "larp-ucf": ("none", "paired", 16, (), True, 1),
+        "larp-k600": ("regenerated", "none", 16, (64,), True, 1),
+        "magvit-ucf": ("none", "in turn", 16, (), False, 4),
+        "omni-ucf": ("none", "in turn", 17, (), False, 1),
+        "omni-k600": ("reconstructed", "none", 17, (), False, 1),
+        "tats-ucf": ("none", "in turn", 16, (), False, 1),
+        "tats-ucf-uncond": ("none", "none", 16, (), False, 1),
+    }
+    assert {name: read(name) for name in GENERATION} == {n: (*real[n], *scored[n]) for n in real}
+    rules = {name: PROTOCOLS[name].generation for name in GENERATION}
+    stored = [name for name, rule in rules.items() if rule and rule.storage == "mp4"]
+    assert stored == ["omni-ucf", "omni-k600"]
 
 
 def test_published_records_differ_where_the_repositories_do() -> None:
@@ -64,7 +132,7 @@ def test_published_records_differ_where_the_repositories_do() -> None:
     assert read("omni-rfvd", "ucf101") == ("test", 3783, 256, 16.0, "centre", "centre")
     assert read("larp-rfvd", "ucf101") == ("train", 9537, 128, 0.0, "random", "centre")
     assert read("seed-rfvd", "ucf101") == ("train", 10000, 128, 0.0, "centre", "random")
-    scored = {name: PROTOCOLS[name].features for name in PUBLISHED}
+    scored = {name: PROTOCOLS[name].features for name in RECONSTRUCTION}
     assert [rule.frames for rule in scored.values() if rule] == [17, 17, 16, 17]
     assert [rule.detector for rule in scored.values() if rule] == [
         "videogpt-pt",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nbp import build, datasets
-from nbp.config import load_config
+from nbp.config import Config, load_config
 from nbp.data.records import PREPARED
 from nbp.jobs.workdir import CONVERTED, adopt_config, read_config, save_labels, write_text
 from nbp.models.i3d import I3dNetwork, I3dSpec
@@ -48,11 +48,11 @@ def save_params(folder: Path, stage: str, params: Any) -> None:
         checkpointer.wait()
 
 
-def make_workdir(folder: Path, changes: Mapping[str, str]) -> Path:
-    """A workdir with the tiny tokenizer and no generator."""
+def make_workdir(folder: Path, changes: Mapping[str, str], *, config: Config | None = None) -> Path:
+    """A workdir with the tiny tokenizer, or that of `config`, and no generator."""
     averages = {f"train.{stage}.ema": "0" for stage in ("tokenizer", "generator")}
     keys = {"stages": "('tokenizer',)", **averages, **changes}
-    config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, **keys})
+    config = config or load_config(tiny.CONFIG, {**tiny.OVERRIDES, **keys})
     folder.mkdir(parents=True)
     adopt_config(config, folder, report=lambda text: None)
     save_params(folder, "tokenizer", build.make_tokenizer_network(config).init(jax.random.key(0)))

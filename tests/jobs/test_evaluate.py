@@ -19,8 +19,9 @@ from nbp.data.video import read_clip
 from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
 from nbp.evaluation.fvd import FeatureExtractor, frechet_video_distance
 from nbp.evaluation.gradients import gms_per_frame
-from nbp.evaluation.protocols import PROTOCOLS, FeatureRule
+from nbp.evaluation.protocols import PROTOCOLS
 from nbp.evaluation.reconstruction import psnr_per_clip, psnr_per_frame
+from nbp.evaluation.rules import FeatureRule
 from nbp.interop.reading import open_tensors
 from nbp.jobs import weights
 from nbp.jobs.train import Validation, tokenizer_evaluators
@@ -291,7 +292,8 @@ def test_features_of_another_file_are_refused(
         ("folder", (), "Use moving-shapes or reconstruction"),
         ("reconstruction", ("--clips", "0"), "--clips 0: score at least 1 clip"),
         ("reconstruction", ("--features", "random-i3d", "--clips", "1"), "at least 2 clips"),
-        ("moving-shapes", ("--features", "random-i3d"), "moving-shapes computes no features"),
+        ("reconstruction", ("--statistics", "kid"), "--statistics kid: there is only kvd, prec"),
+        ("reconstruction", ("--statistics", "kvd"), "these compare features of generated"),
         (
             "reconstruction",
             ("--features", "random-i3d", "--config.data.frames=5"),

@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluations of generated clips on models of random weights: numbers, files, resuming."""
 
+import dataclasses
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,26 @@ import numpy as np
 import pytest
 
 from nbp import build, datasets, evaluate
+from nbp.errors import EXIT_USAGE, run_main
 from nbp.evaluation.frechet import Moments, frechet_distance
 from nbp.evaluation.fvd import FeatureExtractor
-from nbp.evaluation.rules import FeatureRule
+from nbp.evaluation.protocols import PROTOCOLS
+from nbp.evaluation.rules import FeatureRule, GenerationRule
 from nbp.jobs import chunks, weights
+from nbp.jobs.generate import Made, finish_clips
+from nbp.jobs.leaks import find_duplicates
+from nbp.jobs.real_clips import open_clips
 from nbp.jobs.sample import SampleRequest, make_drawing
 from nbp.jobs.workdir import read_config, read_labels
 from nbp.nn.conv3d import taps_conv
 from nbp.sampling.sampler import Sampler
-from tests.jobs.evaluated import SMALL, SmallNetwork, add_generator, make_workdir
+from tests.jobs.evaluated import (
+    SMALL,
+    SmallNetwork,
+    add_generator,
+    make_prepared,
+    make_workdir,
+)
 
 SHAPES = {"data.frames": "9", "data.size": "32", "data.validation_clips": "11"}
 FEATURES = ("--features", "random-i3d")
@@ -72,3 +86,298 @@ def test_the_score_is_that_of_all_clips_at_once(workdir: Path) -> None:
     assert report["scores"]["fvd_random_features_21"] == pytest.approx(want, rel=1e-6)
     assert "fvd" not in report["scores"]
     assert report["generated"]["clips"] == 21
+
+
+def shrink(name: str, monkeypatch: pytest.MonkeyPatch, clips: int = 13) -> str:
+    """A published protocol for toy data: fewer videos, smaller and shorter clips."""
+    protocol = PROTOCOLS[name]
+    assert protocol.generation is not None
+    assert protocol.features is not None
+    rules = tuple(
+        dataclasses.replace(rule, videos=6, clips=clips, frames=9, size=16)
+        for rule in protocol.clips
+    )
+    made = dataclasses.replace(protocol.generation, clips=clips, size=None)
+    features = dataclasses.replace(protocol.features, frames=9)
+    small = dataclasses.replace(protocol, clips=rules, generation=made, features=features)
+    monkeypatch.setitem(PROTOCOLS, name, small)
+    return name
+
+
+def make_ucf(folder: Path, kind: str = "ucf101", **changes: str) -> Path:
+    splits = {"train": 6, "test": 3} if kind == "ucf101" else {"train": 6, "validation": 6}
+    data = make_prepared(folder / "data", splits, kind=kind)
+    keys = {"data.kind": "records", "data.root": str(data), "data.frames": "9", "data.size": "16"}
+    return add_generator(make_workdir(folder / "run", {**keys, **changes}))
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_ucf(tmp_path_factory.mktemp("ucf"), **{"generator.prompt": "label"})
+
+
+@pytest.fixture(scope="module")
+def predicting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    changes = {"generator.prompt": "none", "generator.opening": "prefix"}
+    return make_ucf(tmp_path_factory.mktemp("k600"), kind="k600", **changes)
+
+
+def list_chunks(workdir: Path) -> list[Path]:
+    return sorted((workdir / "report" / "cache").glob("generated-*/*.npz"))
+
+
+def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_bits(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (*FEATURES, "--clips", 20, "--seed", 3)
+    whole = run(workdir, "moving-shapes", *arguments)
+    files = {path: path.read_bytes() for path in list_chunks(workdir)}
+    shutil.rmtree(workdir / "report" / "cache")
+    save, drawn = chunks.ChunkStore.save, []
+
+    def stop(store: chunks.ChunkStore, chunk: int, arrays: chunks.Arrays) -> None:
+        save(store, chunk, arrays)
+        if store.folder.name.startswith("generated"):
+            drawn.append(chunk)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(chunks.ChunkStore, "save", stop)
+    for _ in range(3):  # of chunks of 8 clips
+        with pytest.raises(KeyboardInterrupt):
+            run(workdir, "moving-shapes", *arguments)
+    assert drawn == [0, 1, 2]
+    again = run(workdir, "moving-shapes", *arguments)
+    assert drawn == [0, 1, 2]  # it found all of them
+    assert again["scores"] == whole["scores"]
+    assert again["per_class"] == whole["per_class"]
+    monkeypatch.setattr(chunks.ChunkStore, "save", save)
+    (first, *_) = [path for path in list_chunks(workdir) if path in files]
+    first.write_bytes(files[first][:-200])  # damaged: made again
+    assert run(workdir, "moving-shapes", *arguments)["scores"] == whole["scores"]
+    assert run(workdir, "moving-shapes", *arguments[:-1], 4)["scores"] != whole["scores"]
+
+
+def test_paired_labels_and_repeated_videos(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nbp-ucf: 13 clips of six videos, which come again in their order, with their labels."""
+    report = run(labelled, shrink("nbp-ucf", monkeypatch), *FEATURES)
+    assert report["reference"]["distinct"] == 6
+    assert report["reference"]["clips"] == 13
+    assert report["seed"] == 1234
+    assert [(row["label"], row["count"]) for row in report["per_class"]] == [("one", 7), ("two", 6)]
+    assert report["deviations"] == ["features of random-i3d"]
+    assert list(report["scores"]) == ["fvd_random_features"]
+    # A smaller number is another score.
+    part = run(labelled, "nbp-ucf", *FEATURES, "--clips", 4)
+    assert "fvd_random_features_4" in part["scores"]
+    assert part["deviations"][:2] == ["4 of 13 generated clips", "4 of 13 real clips"]
+    assert not part["complete"]
+
+
+def test_protocols_share_their_clips_and_repeat_them(
+    labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """magvit-ucf has four repeats; tats-ucf scores a beginning of the first."""
+    names = [shrink("magvit-ucf", monkeypatch), shrink("tats-ucf", monkeypatch, clips=8)]
+    monkeypatch.setitem(
+        PROTOCOLS, "tats-ucf", dataclasses.replace(PROTOCOLS["tats-ucf"], repeats=1)
+    )
+    rules = [
+        dataclasses.replace(PROTOCOLS["tats-ucf"].clips[0], clips=8, duplicates="random", videos=6)
+    ]
+    shared = dataclasses.replace(PROTOCOLS["tats-ucf"], clips=tuple(rules))
+    monkeypatch.setitem(PROTOCOLS, "tats-ucf", shared)
+    calls = count_draws(monkeypatch)
+    flags = [f"--protocol={name}" for name in names]
+    arguments = [*flags, "--workdir", str(labelled), *FEATURES, "--statistics=kvd,precision,stream"]
+    evaluate.main(arguments)
+    drawn = [numbers for numbers in calls if numbers[0] == 0]
+    magvit, tats = (json.loads((labelled / "report" / f"{n}.json").read_text()) for n in names)
+    values = [row["value"] for row in magvit["repeats"]]
+    assert [row["seed"] for row in magvit["repeats"]] == [0, 1, 2, 3]
+    assert magvit["scores"]["fvd_random_features"] == pytest.approx(np.mean(values))
+    assert magvit["scores"]["fvd_random_features_std"] == pytest.approx(np.std(values, ddof=1))
+    assert {"kvd_random_features", "precision_random_features"} <= set(tats["scores"])
+    assert 0 <= tats["scores"]["stream_random_temporal"] <= 1
+    assert len(drawn) >= 4
+    # Alone, tats-ucf gives the same bits.
+    shutil.rmtree(labelled / "report" / "cache")
+    alone = run(labelled, "tats-ucf", *FEATURES, "--statistics=kvd,precision,stream")
+    assert alone["scores"] == tats["scores"]
+
+
+def count_draws(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    calls: list[list[int]] = []
+    sample = Sampler.sample
+
+    def note(self: Sampler, *arguments: Any, **keywords: Any) -> Any:
+        calls.append(np.asarray(keywords["numbers"]).tolist())
+        return sample(self, *arguments, **keywords)
+
+    monkeypatch.setattr(Sampler, "sample", note)
+    return calls
+
+
+def test_given_frames_are_those_of_the_real_clips(
+    predicting: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = shrink("nbp-k600", monkeypatch, clips=7)
+    report = run(predicting, name, *FEATURES)
+    scores = report["scores"]
+    assert {"fvd_random_features", "psnr_after_given"} <= set(scores)
+    assert len(report["generated_psnr_per_frame"]) == 9
+    rows = json.loads((predicting / "report" / "clips.json").read_text())
+    assert {row["protocol"] for row in rows} == {name}
+    by_kind = {kind: [r for r in rows if r["kind"] == kind] for kind in KINDS}
+    assert all(len(found) == 7 for found in by_kind.values())
+    for made, again in zip(by_kind["generated"], by_kind["reconstructed"], strict=True):
+        assert (predicting / "report" / made["file"]).is_file()
+        assert made["given_frames"] == 5
+        assert made["paired"]
+        # The given frames are as the tokenizer reconstructs them: the same error.
+        np.testing.assert_allclose(
+            made["psnr_per_frame"][:5], again["psnr_per_frame"][:5], atol=2e-3
+        )
+    # Frames that are pasted have none.
+    rule = dataclasses.replace(PROTOCOLS[name].generation, condition="pasted")  # pyright: ignore
+    made = Made(
+        videos=np.zeros((1, 9, 16, 16, 3), np.uint8),
+        tokens=np.zeros((1, 5, 4, 4), np.int32),
+        labels=np.zeros(1, np.int32),
+        seconds=np.zeros(1, np.float32),
+        real=np.full((1, 9, 16, 16, 3), 7, np.uint8),
+    )
+    finished = finish_clips(made, rule, size=16, pixels=5, fps=8.0)
+    assert (finished[:, :5] == 7).all()
+    assert (finished[:, 5:] == 0).all()
+
+
+KINDS = ("real", "reconstructed", "generated")
+
+
+def test_stored_and_scaled_clips_stay_close() -> None:
+    ramp = np.linspace(0, 255, 32).astype(np.uint8)
+    clip = np.broadcast_to(ramp[None, None, None, :, None], (1, 9, 32, 32, 3)).copy()
+    made = Made(clip, np.zeros(1), np.zeros(1), np.zeros(1))
+    found = finish_clips(made, GenerationRule(storage="mp4"), size=16, pixels=0, fps=8.0)
+    assert found.shape == (1, 9, 16, 16, 3)
+    want = clip.reshape(1, 9, 16, 2, 16, 2, 3).mean(axis=(3, 5))
+    assert np.abs(found - want)[..., 2:-2, :].mean() < 6
+
+
+# Refusals and warnings ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "model,protocol,message",
+    [
+        ("predicting", "nbp-ucf", "scores clips of ucf101"),
+        ("labelled", "nbp-k600", "scores clips of k600"),
+        ("labelled", "tats-ucf", "generates clips of 128 px|scores clips of 128 px"),
+    ],
+)
+def test_other_data_or_sizes_are_refused_beforehand(
+    model: str,
+    protocol: str,
+    message: str,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = refuse(request.getfixturevalue(model), protocol, capsys)
+    assert re.search(message, line)
+
+
+def refuse(workdir: Path, protocol: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    """The line of a request that ends with exit code 2 before anything is made."""
+    before = sorted(workdir.rglob("*"))
+    arguments = ["--workdir", str(workdir), "--protocol", protocol, *FEATURES, *more]
+    with pytest.raises(SystemExit) as caught:
+        run_main(evaluate.main, arguments)
+    assert caught.value.code == EXIT_USAGE
+    assert sorted(workdir.rglob("*")) == before
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_models_that_cannot_generate_it_are_refused_beforehand(
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("nbp-ucf", "tats-ucf", "tats-ucf-uncond"):
+        shrink(name, monkeypatch, clips=6)
+    prediction = dataclasses.replace(
+        PROTOCOLS["tats-ucf-uncond"],
+        name="prediction",
+        generation=GenerationRule(6, given_frames=4, condition="reconstructed"),
+    )
+    monkeypatch.setitem(PROTOCOLS, "prediction", prediction)
+    line = refuse(labelled, "prediction", capsys)
+    assert "it gives 4 frames, which are no whole latent frames" in line
+    unlabelled = make_ucf(tmp_path / "a", **{"generator.prompt": "none"})
+    line = refuse(unlabelled, "nbp-ucf", capsys)
+    assert "it asks for clips of given classes, and this model was trained without labels" in line
+    assert "Use tats-ucf-uncond" in line
+    never = {"generator.prompt": "label", "generator.null_probability": "0"}
+    line = refuse(make_ucf(tmp_path / "b", **never), "tats-ucf-uncond", capsys)
+    assert "it gives no labels, and this model always had one in training" in line
+    only = {"generator.prompt": "none", "generator.opening": "prefix"}
+    line = refuse(make_ucf(tmp_path / "c", **only), "tats-ucf-uncond", capsys)
+    assert "it gives no frames to continue, and this model was not trained for that" in line
+
+
+def test_leaks_are_told(labelled: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    report = labelled.parent / "report.csv"  # beside the data, as nbp.prepare leaves it
+    report.write_text(
+        "heading,split,class,path,detail\n"
+        "overlap,test,one,test/1.avi,same content as train/1.avi of train\n"
+        "too short,test,one,test/2.avi,\n"
+    )
+    found = run(labelled, shrink("tats-ucf", monkeypatch, clips=6), *FEATURES)
+    report.unlink()
+    assert found["leaks"]["train_test_names"] == ["test/1.avi"]
+    assert found["leaks"]["duplicate_clips"] == 0
+    printed = capsys.readouterr().out
+    assert "leak: 1 names or videos are in both splits, the first: test/1.avi" in printed
+    assert printed.index("leak:") < printed.index("generated clips")
+
+
+def test_equal_real_clips_are_found(labelled: Path) -> None:
+    config = read_config(labelled)
+    clips = open_clips(config, PROTOCOLS["reconstruction"], None)
+    hashes = np.array([5, 6, 5], np.uint64)
+    pairs, count = find_duplicates(clips, hashes, distinct=3)
+    assert (pairs, count) == ([["test/0.avi", "test/2.avi"]], 1)
+    assert find_duplicates(clips, hashes, distinct=2) == ([], 0)
+
+
+def test_only_numbers_of_one_protocol_are_compared(
+    labelled: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    files = []
+    for seed in (1, 2):
+        shrink("tats-ucf", monkeypatch, clips=6)
+        report = run(labelled, "tats-ucf", *FEATURES, "--seed", seed)
+        files.append(tmp_path / f"{seed}.json")
+        files[-1].write_text(json.dumps(report))
+        monkeypatch.undo()
+        monkeypatch.setattr(weights, "I3dNetwork", SmallNetwork)
+        monkeypatch.setattr(weights, "I3dSpec", lambda **_: SMALL)
+    capsys.readouterr()
+    evaluate.main(["--compare", *map(str, files)])
+    printed = capsys.readouterr().out
+    scores = [json.loads(file.read_text())["scores"]["fvd_random_features"] for file in files]
+    assert "seed: A 1, B 2" in printed
+    assert f"{scores[1] - scores[0]:.4f}" in printed
+    other = json.loads(files[1].read_text())
+    other["protocol"]["clips"][0]["fps"] = 8.0
+    other["protocol"]["version"] = 2
+    files[1].write_text(json.dumps(other))
+    with pytest.raises(SystemExit) as caught:
+        run_main(evaluate.main, ["--compare", *map(str, files)])
+    assert caught.value.code == EXIT_USAGE
+    line = capsys.readouterr().err
+    assert "version 1 and 2; clips[0].fps 0.0 and 8.0" in line

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from nbp.config import Config, load_config
-from nbp.evaluation.protocols import PROTOCOLS, ClipRule, Protocol
+from nbp.evaluation.protocols import PROTOCOLS
+from nbp.evaluation.rules import ClipRule, Protocol
 from nbp.jobs.real_clips import RealClips, choose_rows, choose_rule, open_clips
 from tests import tiny
 from tests.jobs.evaluated import make_prepared
