@@ -56,8 +56,9 @@ class Evaluation:
 
     protocol: all fields of its record. conditions: the rest of the JSON file, by name. notes: what
     a reader must know before the numbers: deviations from the protocol, leaks.
-    per_class: rows of a table, each with "label". code_curves: by name, which share of all tokens
-    the most frequent codes make: at equal steps up to all codes. codes: how many there are.
+    frame_curves: by name, PSNR (dB) of each frame. per_class: rows of a table, each with "label".
+    code_curves: by name, which share of all tokens the most frequent codes make: at equal steps up
+    to all codes. codes: how many there are.
     stride: frames of a latent frame, for marks in the curve over frames.
     """
 
@@ -67,7 +68,7 @@ class Evaluation:
     protocol: Mapping[str, Any]
     conditions: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    psnr_per_frame: tuple[float, ...] = ()
+    frame_curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     per_class: tuple[Mapping[str, Any], ...] = ()
     code_curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     codes: int = 0

@@ -195,24 +195,21 @@ def show_frames(evaluations: Sequence[Evaluation]) -> str:
     """PSNR over the frames of a clip, borders of latent frames marked."""
     panels = ""
     for evaluation in evaluations:
-        if len(evaluation.psnr_per_frame) > 1:
-            count = len(evaluation.psnr_per_frame)
+        curves = tuple(
+            Curve(name, tuple((float(t), value) for t, value in enumerate(values)))
+            for name, values in evaluation.frame_curves.items()
+            if len(values) > 1
+        )
+        if curves:
+            count = max(len(curve.points) for curve in curves)
             borders = tuple(at - 0.5 for at in range(1, count, evaluation.stride))
-            points = tuple((float(t), v) for t, v in enumerate(evaluation.psnr_per_frame))
-            panels += show_chart(
-                Chart(
-                    f"{evaluation.name}: PSNR of each frame",
-                    (Curve("PSNR", points),),
-                    x_name="frame",
-                    unit="dB",
-                    borders=borders,
-                )
-            )
+            title = f"{evaluation.name}: PSNR of each frame, {' and '.join(c.name for c in curves)}"
+            panels += show_chart(Chart(title, curves, x_name="frame", unit="dB", borders=borders))
     if not panels:
         return ""
     return (
-        "<p>Of reconstructions, mean over clips. Faint lines are borders of latent frames, where "
-        f'errors usually jump.</p><div class="panels wide">{panels}</div>'
+        "<p>Against the real clip, mean over clips. Faint lines are borders of latent frames, "
+        f'where errors usually jump.</p><div class="panels wide">{panels}</div>'
     )
 
 

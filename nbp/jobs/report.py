@@ -19,6 +19,7 @@ from nbp.errors import DataError
 from nbp.evaluation.charts import Chart, Curve
 from nbp.evaluation.page import build_page
 from nbp.evaluation.page_records import Evaluation, Page, Speed
+from nbp.jobs.leaks import describe_leaks
 from nbp.jobs.report_clips import Shown, collect_clips
 from nbp.jobs.workdir import make_folder, read_config
 from nbp.training.curves import MACHINE, UNITS, Panel, arrange_panels
@@ -27,7 +28,8 @@ from nbp.training.metrics import MetricsTable
 STAGES = ("tokenizer", "generator")
 MOST_POINTS = 300  # of a curve: more than a panel has pixels would make the page large
 # Of an evaluation's JSON, what has a place of its own on the page.
-PLACED = ("protocol", "scores", "deviations", "psnr_per_frame", "per_class", "code_usage", "worst")
+PLACED = ("protocol", "scores", "deviations", "per_class", "code_usage", "worst")
+FRAMES = (("reconstructed", "psnr_per_frame"), ("generated", "generated_psnr_per_frame"))
 SPEEDS = (  # metric, what it is, unit
     ("step_time_s", "one update", "s"),
     ("clips_per_s", "clips in training", "1/s"),
@@ -98,15 +100,22 @@ def read_reports(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
 def read_evaluation(report: Mapping[str, Any], config: Config) -> Evaluation:
     protocol = report["protocol"]
     usage = report.get("code_usage") or {}
-    notes = [f"Not the whole protocol: {text}" for text in report.get("deviations", ())]
+    notes = [f"not the whole protocol: {text}" for text in report.get("deviations", ())]
+    split = next((rule.get("split", "") for rule in protocol.get("clips") or ()), "")
     return Evaluation(
         name=str(protocol.get("name", "")),
         version=int(protocol.get("version", 0)),
         scores=report["scores"],
         protocol=protocol,
-        conditions={name: value for name, value in report.items() if name not in PLACED},
-        notes=(*notes, *describe_leaks(report.get("leaks") or {})),
-        psnr_per_frame=tuple(map(float, report.get("psnr_per_frame") or ())),
+        conditions={
+            name: value
+            for name, value in report.items()
+            if name not in PLACED and not name.endswith("psnr_per_frame")
+        },
+        notes=(*notes, *describe_leaks(report.get("leaks") or {}, split=split)),
+        frame_curves={
+            name: tuple(map(float, report[key])) for name, key in FRAMES if report.get(key)
+        },
         per_class=tuple(report.get("per_class") or ()),
         code_curves={
             name: tuple(map(float, use["curve"])) for name, use in usage.items() if use.get("curve")
@@ -114,18 +123,6 @@ def read_evaluation(report: Mapping[str, Any], config: Config) -> Evaluation:
         codes=next((use["codes"] for use in usage.values() if "codes" in use), 0),
         stride=config.tokenizer_spec.stride[0],
     )
-
-
-def describe_leaks(leaks: Mapping[str, Any]) -> list[str]:
-    """Lines on what may make a score too good; none where nothing was found."""
-    found = []
-    if names := leaks.get("train_test_names"):
-        found.append(f"Leak: {len(names)} names are in both splits, the first: {names[0]}")
-    if pairs := leaks.get("duplicates"):
-        count = leaks.get("duplicate_clips", len(pairs))
-        first = " and ".join(str(part) for part in pairs[0])
-        found.append(f"Leak: {count} clips have duplicates, the first: {first}")
-    return found
 
 
 def list_facts(

@@ -57,7 +57,10 @@ def make_page(groups: int = 16) -> Page:
         protocol={"name": "moving-shapes", "clips": [{"dataset": EVIL}], "limit": None},
         conditions={"seed": 0, "data": {"root": EVIL}},
         notes=(f"Not the whole protocol: {EVIL}",),
-        psnr_per_frame=(30.0, 28.0, 29.0, 27.5, 28.5),
+        frame_curves={
+            "reconstructed": (30.0, 28.0, 29.0, 27.5, 28.5),
+            "generated": (30.0, 25.0, 22.0, 20.0, 19.0),
+        },
         per_class=classes,
         code_curves={"real": tuple(1 - 0.5**k for k in range(1, 65))},
         codes=1000,

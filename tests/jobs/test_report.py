@@ -33,7 +33,12 @@ REPORT: dict[str, Any] = {
     "generation": {"clips_per_second": 4, "seconds_of": {"draw": 2.5}},
     "per_class": [{"label": EVIL, "count": 2, "feature_distance": 3.5, "label_agreement": None}],
     "code_usage": {"real": {"codes": 16, "used": 4, "curve": [0.5, 0.75, 1, 1]}},
-    "leaks": {"train_test_names": ["v_1"], "duplicates": [["a", "b"]], "duplicate_clips": 2},
+    "leaks": {
+        "train_test_names": ["v_1"],
+        "train_test_count": 1,
+        "duplicates": [["a", "b"]],
+        "duplicate_clips": 2,
+    },
 }
 
 
@@ -148,12 +153,13 @@ def test_an_evaluation_is_shown_with_all_its_parts(workdir: Path) -> None:
     assert evaluation.scores == REPORT["scores"]
     assert evaluation.code_curves == {"real": (0.5, 0.75, 1.0, 1.0)}
     assert evaluation.codes == 16
+    assert evaluation.frame_curves == {"reconstructed": (30.0, 28.5, 29.0, 28.0, 27.5)}
     assert evaluation.conditions["seed"] == 3
     assert "scores" not in evaluation.conditions
     assert evaluation.notes == (
-        "Not the whole protocol: 8 of 256 clips",
-        "Leak: 1 names are in both splits, the first: v_1",
-        "Leak: 2 clips have duplicates, the first: a and b",
+        "not the whole protocol: 8 of 256 clips",
+        "leak: 1 names or videos are in both splits, the first: v_1",
+        "leak: 2 real clips are copies of others, the first pair: a and b",
     )
     speeds = {speed.what: speed.value for speed in page.speeds}
     assert speeds == {"clips generated": 4.0, "time of draw": 2.5, "whole evaluation": 12.0}
