@@ -6,9 +6,9 @@
 
 A model of the quickstart's size with random weights (an evaluation costs the same), on moving
 shapes of --size pixels, is scored with random features: first undisturbed, then killed with
-SIGKILL at moments drawn evenly over what is left of the time and started again until it ends. All
-scores must be the same, bit for bit; the exit status is 1 if one differs. On a shared machine the
-seconds of processor time say more than those on the clock.
+SIGKILL at random moments of its work and started again until it ends. All scores must be the same,
+bit for bit; the exit status is 1 if one differs. On a shared machine the seconds of processor time
+say more than those on the clock.
 """
 
 import argparse
@@ -48,10 +48,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         workdir = make_model(Path(folder) / "run", arguments.size, arguments.frames)
         whole, row = measure(workdir, arguments.clips)
         print_row("evaluate_generated", {"size": arguments.size, **row})
+        chunks = count_files(workdir)
         shutil.rmtree(workdir / "report")
-        killed, points = kill(workdir, arguments, seconds=row["seconds"])
+        killed, points = kill(
+            workdir,
+            clips=arguments.clips,
+            chunks=chunks,
+            kills=arguments.kills,
+            seed=arguments.seed,
+            seconds=row["seconds"],
+        )
         same = killed["scores"] == whole["scores"]
-        print_row("evaluate_killed", {"same_bits": same, "killed_after": points})
+        row = {"same_bits": same, "killed_after": points, "chunks": chunks}
+        print_row("evaluate_killed", {"clips": arguments.clips, "size": arguments.size, **row})
     if not same:
         raise SystemExit(1)
 
@@ -105,23 +114,32 @@ def processor_seconds() -> float:
 
 
 def kill(
-    workdir: Path, arguments: argparse.Namespace, *, seconds: float
+    workdir: Path, *, clips: int, chunks: int, kills: int, seed: int, seconds: float
 ) -> tuple[dict[str, Any], list[int]]:
-    """The report after all kills, and how many chunks of generated clips each kill found."""
-    rng = random.Random(arguments.seed)
+    """The report after all kills, and how many of the `chunks` files each kill found.
+
+    A kill comes a random moment after a random number of files, real or generated, is there.
+    seconds: of the whole evaluation; a moment is shorter than a chunk.
+    """
+    rng = random.Random(seed)
     points: list[int] = []
-    while True:
-        process = start(workdir, arguments.clips)
-        try:
-            # Each start spends part of its time on compiling: so that every kill meets the work.
-            patience = rng.uniform(0.3, 0.8) * seconds / max(1, len(points))
-            finish(process, patience if len(points) < arguments.kills else None)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            points.append(len(list((workdir / "report" / "cache").glob("generated-*/*.npz"))))
-            continue
-        return read(workdir), points
+    for target in sorted(rng.sample(range(chunks), kills)):
+        process = start(workdir, clips)
+        while count_files(workdir) < target and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0.0, 0.3 * seconds / chunks))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if process.returncode != -signal.SIGKILL:
+            raise SystemExit(f"an evaluation ended before it was killed: {process.returncode}")
+        points.append(count_files(workdir))
+    finish(start(workdir, clips))
+    return read(workdir), points
+
+
+def count_files(workdir: Path) -> int:
+    """Chunks that are there."""
+    return len(list((workdir / "report" / "cache").glob("*/*.npz")))
 
 
 if __name__ == "__main__":

@@ -289,7 +289,7 @@ class EvaluationConfig:
     samples: Natural = 16
     given_frames: Natural = 0
     every: Natural = 0
-    every_clips: Annotated[int, Range(2)] = 64
+    every_clips: Annotated[int, Range(2.0)] = 64
 
 
 @dataclass(frozen=True)

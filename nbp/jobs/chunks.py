@@ -133,15 +133,20 @@ def fill_stores(
     longest = max(stores, key=lambda store: store.count)
     began = time.monotonic()
     mine = range(place, len(longest), processes)
-    with Progress(sum(len(longest.items(c)) for c in mine), unit, report) as progress:
-        for chunk in mine:
-            lacking = [
-                i for i, store in enumerate(stores) if chunk < len(store) and not store.load(chunk)
-            ]
-            if lacking:
-                found = make(longest.items(chunk), lacking)
-                for i, arrays in zip(lacking, found, strict=True):
-                    stores[i].save(chunk, arrays)
+    missing = {
+        chunk: [i for i, store in enumerate(stores) if chunk < len(store) and not store.load(chunk)]
+        for chunk in mine
+    }
+    work = {chunk: lacking for chunk, lacking in missing.items() if lacking}
+    left = sum(len(longest.items(chunk)) for chunk in work)
+    there = sum(len(longest.items(chunk)) for chunk in mine) - left
+    if there:
+        report(f"{there} of {there + left} {unit} are there already")
+    with Progress(left, unit, report) as progress:
+        for chunk, lacking in work.items():
+            found = make(longest.items(chunk), lacking)
+            for i, arrays in zip(lacking, found, strict=True):
+                stores[i].save(chunk, arrays)
             for _ in longest.items(chunk):
                 progress.step()
     distributed.wait_for_all(f"{unit} {next(_works)} {longest.folder.name}")

@@ -83,7 +83,7 @@ def evaluate_protocols(requests: Sequence[EvaluateRequest], report: Report) -> l
 
 def check_leaks(plan: Plan, report: Report) -> dict[str, Any]:
     """What is known of leaks beforehand, told at once."""
-    found = {**find_leaks(plan.config), "duplicates": [], "duplicate_clips": 0}
+    found = {**find_leaks(plan.clips), "duplicates": [], "duplicate_clips": 0}
     for line in describe_leaks(found, split=plan.clips.rule.split):
         report(line)
     return found
@@ -114,6 +114,8 @@ def finish(
         show(plan, generated)
     other = "" if features is None or features.published else features.origin["detector"]
     complete = clips.complete if protocol.reconstruction else count
+    if clips.missing and clips.rule.clips:
+        problems.append(f"{clips.missing} of {clips.rule.videos} videos are missing")
     problems += list_deviations(count, complete, clips.replaced, features=other)
     return {
         "protocol": dataclasses.asdict(protocol),
@@ -159,7 +161,7 @@ def reconstruct(plan: Plan, report: Report) -> tuple[Reconstructed, dict[str, fl
         name = name_fvd(
             "rfvd",
             count=len(clips.rows),
-            complete=clips.complete,
+            complete=len(clips.rows) + (not clips.is_complete),
             published=features.published,
         )
         scores = {name: found.rfvd, **scores}

@@ -22,7 +22,9 @@ from nbp.evaluation.batches import fill_batch
 from nbp.evaluation.frames import FrameFeatures
 from nbp.evaluation.fvd import FeatureExtractor
 from nbp.evaluation.label_agreement import ShapeTracker, label_agreement
-from nbp.evaluation.reconstruction import SSIM_LEAST, psnr_per_clip, psnr_per_frame, ssim_per_clip
+from nbp.evaluation.perceptual import LpipsScorer
+from nbp.evaluation.prediction import score_predictions
+from nbp.evaluation.reconstruction import psnr_per_frame
 from nbp.evaluation.rules import GenerationRule
 from nbp.evaluation.scores import PSNR_LIMIT
 from nbp.evaluation.stream import Spectra
@@ -119,7 +121,7 @@ class ClipMeasure:
 
     size: px at which they are scored. pixels: given frames at their start. tracker: checks the
     clips against `label_names`. codes: size of the codebook. fidelity_frames: the first frames, of
-    which PSNR and SSIM are taken after the given ones; None all.
+    which PSNR, SSIM and LPIPS are taken after the given ones; None all.
     """
 
     rule: GenerationRule
@@ -130,6 +132,7 @@ class ClipMeasure:
     fidelity_frames: int | None = None
     extractor: FeatureExtractor | None = None
     frame_features: FrameFeatures | None = None
+    lpips: LpipsScorer | None = None
     tracker: ShapeTracker | None = None
     label_names: tuple[str, ...] = ()
     seconds_of: dict[str, float] = field(default_factory=dict)
@@ -155,15 +158,12 @@ class ClipMeasure:
         return arrays
 
     def _compare(self, videos: Clips, real: Clips) -> Arrays:
-        """PSNR and SSIM of the frames after the given ones; PSNR of every frame."""
-        a, b = (clips[:, self.pixels : self.fidelity_frames] for clips in (real, videos))
-        found = {
-            "psnr": np.minimum(psnr_per_clip(a, b), PSNR_LIMIT),
-            "psnr_per_frame": np.minimum(psnr_per_frame(real, videos), PSNR_LIMIT),
-        }
-        if min(real.shape[2:4]) >= SSIM_LEAST:
-            found["ssim"] = ssim_per_clip(a, b)
-        return {name: values.astype(np.float32) for name, values in found.items()}
+        """PSNR, SSIM and LPIPS of the frames after the given ones; PSNR of every frame."""
+        a, b = (clips[:, : self.fidelity_frames] for clips in (real, videos))
+        found = score_predictions(a, b[:, None], given=self.pixels, lpips=self.lpips)
+        rows = {f"{name}_after_given": values[:, 0] for name, values in found.items()}
+        rows["psnr_per_frame"] = np.minimum(psnr_per_frame(real, videos), PSNR_LIMIT)
+        return {name: values.astype(np.float32) for name, values in rows.items()}
 
     def _track(self, made: Made) -> np.ndarray:
         """Whether each clip shows what its label says: [n 4], the parts of `AGREEMENTS`."""

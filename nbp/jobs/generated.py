@@ -163,6 +163,7 @@ def open_store(plan: Plan, seed: int) -> ChunkStore:
         "protocol": dataclasses.asdict(plan.protocol),
         "features": None if plan.features is None else plan.features.origin,
         "frames": None if plan.frames is None else plan.frames.name,
+        "lpips": plan.lpips[1] if plan.given else None,
         "fps": plan.config.sampling.fps,
     }
     kind = f"generated-{plan.protocol.name}"
@@ -181,6 +182,7 @@ def make_measure(plan: Plan) -> ClipMeasure:
         fidelity_frames=plan.protocol.fidelity_frames,
         extractor=None if plan.features is None else plan.features.extractor,
         frame_features=plan.frames,
+        lpips=plan.lpips[0],
         tracker=build.make_tracker(plan.model_config) if _tracks(plan) else None,
         label_names=plan.model.labels,
     )
@@ -250,9 +252,8 @@ def summarize(
         distances = FeatureMetric.of(reference.set.moments)(rows[0].features)
     if "agreement" in first:
         scores |= mean_agreement(plan, first["agreement"])
-    for name in ("psnr", "ssim"):
-        if name in first:
-            scores[f"{name}_after_given"] = float(np.mean(first[name], dtype=np.float64))
+    for name in (name for name in first if name.endswith("_after_given")):
+        scores[name] = float(np.mean(first[name], dtype=np.float64))
     per_frame = first.get("psnr_per_frame")
     plan_of_blocks = plan.model_config.plan
     passes = plan_of_blocks.passes(plan_of_blocks.tokens_of_frames(plan.given))
@@ -303,10 +304,9 @@ def name_set(plan: Plan) -> str:
     assert plan.protocol.generation is not None
     wanted, count = plan.protocol.generation.clips, plan.generated
     # A protocol that leaves the number to the workdir has no complete set: the name always tells.
-    complete = max(count + 1, wanted or 0)
-    if wanted == count and len(plan.clips.rows) >= plan.clips.complete:
-        complete = count
-    return name_fvd("fvd", count=count, complete=complete, published=plan.features.published)
+    whole = wanted == count and plan.clips.is_complete
+    published = plan.features.published
+    return name_fvd("fvd", count=count, complete=count + (not whole), published=published)
 
 
 def mean_agreement(plan: Plan, rows: np.ndarray) -> dict[str, float]:

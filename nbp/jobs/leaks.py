@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from nbp import datasets
-from nbp.config import Config
 from nbp.data.moving_shapes import MovingShapes
 from nbp.data.sources import VideoFolder
 from nbp.jobs.real_clips import RealClips
@@ -24,9 +23,9 @@ SHOWN = 20  # names and pairs in a report
 LEAKS = ("overlap", "group overlap", "duplicate")
 
 
-def find_leaks(config: Config) -> dict[str, Any]:
+def find_leaks(clips: RealClips) -> dict[str, Any]:
     """What is known before anything is computed: names in both splits, findings of nbp.prepare."""
-    train, held_out = datasets.make_data(config)
+    train, held_out, config = clips.train, clips.data, clips.config
     found: dict[str, Any] = {"checked": "nothing: the data have no names", "train_test_names": []}
     if isinstance(train.source, MovingShapes):
         found["checked"] = "the index ranges of the splits, which cannot overlap"

@@ -105,7 +105,7 @@ class RealClips:
 
     complete: how many clips the protocol scores; fewer `rows` make another score. distinct: clip i
     is the same as clip i % distinct. skipped: videos that were known as unusable beforehand, and
-    are not among the rows.
+    are not among the rows. missing: listed videos that are not there. train: the training split.
     """
 
     config: Config
@@ -116,6 +116,8 @@ class RealClips:
     skipped: int
     distinct: int
     rule: ClipRule
+    missing: int
+    train: datasets.ClipData
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -125,6 +127,11 @@ class RealClips:
     def replaced(self) -> list[str]:
         """What could not be read while clips were drawn; other clips stood in for it."""
         return [str(error) for error in self.data.bad_videos or ()][self.skipped :]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether these are the clips that the protocol asks for."""
+        return len(self.rows) >= self.complete and not self.missing
 
     @functools.cached_property
     def chosen(self) -> datasets.ClipData:
@@ -183,13 +190,13 @@ def open_clips(config: Config, protocol: Protocol, limit: int | None) -> RealCli
     train, data = datasets.make_data(config)
     if "+" in rule.split:
         data = dataclasses.replace(data, source=Joined((train.source, data.source)))
-    whole = rule.videos is None or len(data.source) >= rule.videos
+    missing = max(0, (rule.videos or 0) - len(data.source))
     if rule.window == "all":
         scored = protocol.features and protocol.features.frames
         source = cut_windows(data.source, frames=config.data.frames, step=scored or 1)
         data = dataclasses.replace(data, source=source)
     total = len(data.source)
-    rows = choose_rows(rule, total, protocol.seed, whole=whole)
+    rows = choose_rows(rule, total, protocol.seed)
     complete = rule.clips or rule.videos or len(rows)
     distinct = min(len(rows), total) if rule.duplicates == "cycle" else len(rows)
     if rule.limit == "validation_clips":
@@ -201,19 +208,18 @@ def open_clips(config: Config, protocol: Protocol, limit: int | None) -> RealCli
     if rule.window != "centre" or rule.crop != "centre" or rule.short != "left out":
         data = dataclasses.replace(data, transforms=make_transforms(config, rule))
     skipped = len(data.bad_videos or ())
-    return RealClips(config, data, rows, complete, protocol.seed, skipped, distinct, rule)
+    return RealClips(
+        config, data, rows, complete, protocol.seed, skipped, distinct, rule, missing, train
+    )
 
 
-def choose_rows(rule: ClipRule, total: int, seed: int, *, whole: bool = True) -> np.ndarray:
-    """The row of each clip: all `total` once, then duplicates up to `rule.clips`.
-
-    whole: whether all of the listed videos are there; else there are no duplicates.
-    """
+def choose_rows(rule: ClipRule, total: int, seed: int) -> np.ndarray:
+    """The row of each clip: all `total` once, then duplicates up to `rule.clips`."""
     count = rule.clips or total
     rows = np.arange(total)
     if rule.order == "shuffled":
         rows = np.random.default_rng(seed).permutation(total)
-    if count <= total or rule.duplicates == "none" or not whole:
+    if count <= total or rule.duplicates == "none":
         return rows[:count]
     if rule.duplicates == "cycle":
         return rows[np.arange(count) % total]

@@ -18,7 +18,7 @@ from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.workdir import find_label, make_folder, read_config, read_labels
 from nbp.sampling.decode import Guidance
 from nbp.sampling.filters import Filter
-from nbp.sampling.sampler import Samples
+from nbp.sampling.sampler import Sampler, Samples
 from nbp.shapes import Clips
 from nbp.training.distributed import is_main
 
@@ -161,3 +161,11 @@ def write_grid(path: Path, clips: Clips, *, fps: float, columns: int | None = No
     path.parent.mkdir(parents=True, exist_ok=True)
     scale = max(1, GRID_SIDE // clips.shape[2] if len(clips) <= 32 else 2)
     write_gif(path, tile_clips(clips, columns=columns), fps=fps, scale=scale)
+
+
+def draw_for_labels(
+    sampler: Sampler, labels: Sequence[str], *, count: int, seed: int
+) -> tuple[Samples, list[str]]:
+    """`count` clips with all labels in turn, and the label of each."""
+    ids = [i % len(labels) for i in range(count)]
+    return sampler.sample(count, seed=seed, labels=ids), [labels[i] for i in ids]

@@ -34,7 +34,7 @@ from tests.jobs.evaluated import (
     make_workdir,
 )
 
-SHAPES = {"data.frames": "9", "data.size": "32", "data.validation_clips": "11"}
+SHAPES = {"data.frames": "9", "data.size": "16", "data.validation_clips": "11"}
 FEATURES = ("--features", "random-i3d")
 
 
@@ -47,7 +47,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Moving shapes of 9x32x32, with label prompts."""
+    """Moving shapes of 9x16x16, with label prompts."""
     folder = tmp_path_factory.mktemp("shapes") / "run"
     return add_generator(make_workdir(folder, {**SHAPES, "generator.prompt": "label"}))
 
@@ -118,7 +118,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def predicting(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    changes = {"generator.prompt": "none", "generator.opening": "prefix"}
+    changes = {"generator.prompt": "none", "generator.opening": "prefix", "sampling.guidance": "0"}
     return make_ucf(tmp_path_factory.mktemp("k600"), kind="k600", **changes)
 
 
@@ -142,19 +142,20 @@ def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_bits(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(chunks.ChunkStore, "save", stop)
-    for _ in range(3):  # of chunks of 8 clips
+    for _ in range(2):  # of three chunks
         with pytest.raises(KeyboardInterrupt):
             run(workdir, "moving-shapes", *arguments)
-    assert drawn == [0, 1, 2]
+    monkeypatch.setattr(chunks.ChunkStore, "save", save)
+    (first, second) = list_chunks(workdir)
+    second.write_bytes(files[second][:-200])  # damaged: made again
+    calls = count_draws(monkeypatch)
     again = run(workdir, "moving-shapes", *arguments)
-    assert drawn == [0, 1, 2]  # it found all of them
+    assert drawn == [0, 1]
+    assert first.name == "000000.npz"
+    drawn_again = {number for numbers in calls[:4] for number in numbers}
+    assert drawn_again == set(range(8, 20))  # two batches of each chunk
     assert again["scores"] == whole["scores"]
     assert again["per_class"] == whole["per_class"]
-    monkeypatch.setattr(chunks.ChunkStore, "save", save)
-    (first, *_) = [path for path in list_chunks(workdir) if path in files]
-    first.write_bytes(files[first][:-200])  # damaged: made again
-    assert run(workdir, "moving-shapes", *arguments)["scores"] == whole["scores"]
-    assert run(workdir, "moving-shapes", *arguments[:-1], 4)["scores"] != whole["scores"]
 
 
 def test_paired_labels_and_repeated_videos(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,15 +315,16 @@ def test_models_that_cannot_generate_it_are_refused_beforehand(
     monkeypatch.setitem(PROTOCOLS, "prediction", prediction)
     line = refuse(labelled, "prediction", capsys)
     assert "it gives 4 frames, which are no whole latent frames" in line
-    unlabelled = make_ucf(tmp_path / "a", **{"generator.prompt": "none"})
+    none = {"generator.prompt": "none", "sampling.guidance": "0"}
+    unlabelled = make_ucf(tmp_path / "a", **none)
     line = refuse(unlabelled, "nbp-ucf", capsys)
     assert "it asks for clips of given classes, and this model was trained without labels" in line
     assert "Use tats-ucf-uncond" in line
     never = {"generator.prompt": "label", "generator.null_probability": "0"}
     line = refuse(make_ucf(tmp_path / "b", **never), "tats-ucf-uncond", capsys)
     assert "it gives no labels, and this model always had one in training" in line
-    only = {"generator.prompt": "none", "generator.opening": "prefix"}
-    line = refuse(make_ucf(tmp_path / "c", **only), "tats-ucf-uncond", capsys)
+    only = make_ucf(tmp_path / "c", **none, **{"generator.opening": "prefix"})
+    line = refuse(only, "tats-ucf-uncond", capsys)
     assert "it gives no frames to continue, and this model was not trained for that" in line
 
 

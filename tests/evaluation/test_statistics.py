@@ -1,0 +1,72 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics by name, and what the names of their scores tell."""
+
+import numpy as np
+import pytest
+
+from nbp.errors import ConfigError
+from nbp.evaluation.estimates import Estimate
+from nbp.evaluation.frechet import Moments, frechet_distance
+from nbp.evaluation.kernel import kernel_distance
+from nbp.evaluation.statistics import (
+    FeatureSet,
+    compute_statistics,
+    name_scores,
+    parse_statistics,
+)
+from nbp.evaluation.stream import Spectra
+
+
+def make_sets() -> tuple[FeatureSet, FeatureSet]:
+    rng = np.random.default_rng(0)
+    sets = []
+    for shift in (0.0, 0.5):
+        features = rng.standard_normal((40, 5)) + shift
+        spectra = Spectra.of(rng.standard_normal((40, 6, 3)) + shift)
+        sets.append(FeatureSet(features, 16, spectra))
+    return sets[0], sets[1]
+
+
+def test_statistics_are_those_of_their_modules() -> None:
+    real, made = make_sets()
+    found = compute_statistics(real, made, parse_statistics("kvd, precision,bootstrap,stream"))
+    want = frechet_distance(Moments.of(real.features), Moments.of(made.features))
+    assert found["fvd"] == pytest.approx(want, rel=1e-12)
+    kernel = kernel_distance(real.features, made.features)
+    assert Estimate(found["kvd"], found["kvd_error"]) == kernel
+    rest = {"precision", "recall", "density", "coverage", "fvd_bootstrap_error"}
+    rest |= {"stream_temporal", "stream_fidelity", "stream_diversity"}
+    assert set(found) == {"fvd", "kvd", "kvd_error", *rest}
+
+
+def test_moments_are_merged_in_chunks_of_a_fixed_size() -> None:
+    real, _ = make_sets()
+    merged = Moments.empty(5)
+    for rows in (slice(0, 16), slice(16, 32), slice(32, 48)):
+        merged = merged.add(real.features[rows])
+    np.testing.assert_array_equal(real.moments.mean, merged.mean)
+    np.testing.assert_array_equal(real.moments.scatter, merged.scatter)
+
+
+def test_too_small_sets_and_unknown_names_are_the_users_mistakes() -> None:
+    real, made = make_sets()
+    few = FeatureSet(made.features[:2], 16)
+    with pytest.raises(ConfigError, match="--statistics kvd: a kernel distance needs at least 3"):
+        compute_statistics(real, few, ("kvd",))
+    with pytest.raises(ConfigError, match="--statistics fid: there is only kvd"):
+        parse_statistics("kvd,fid")
+
+
+def test_names_tell_what_a_score_is_not() -> None:
+    scores = {"fvd": 1.0, "fvd_infinity": 2.0, "kvd": 3.0, "precision": 4.0, "stream_temporal": 5.0}
+    whole = name_scores(scores, "fvd", frames="vgg")
+    assert list(whole) == ["fvd", "fvd_infinity", "kvd", "precision", "stream_vgg_temporal"]
+    part = name_scores(scores, "fvd_random_features_64", frames="random")
+    assert list(part) == [
+        "fvd_random_features_64",
+        "fvd_random_features_64_infinity",
+        "kvd_random_features_64",
+        "precision_random_features_64",
+        "stream_random_temporal_64",
+    ]
