@@ -34,7 +34,7 @@ class Chart:
     """What is drawn in one frame.
 
     borders: x of faint vertical lines; events: (x, name) of dashed ones. from_zero: the y axis
-    begins at zero. logarithmic: for positive values.
+    begins at zero. logarithmic: for positive values. ends: whether last values are worth reading.
     """
 
     title: str
@@ -43,6 +43,7 @@ class Chart:
     unit: str = ""
     logarithmic: bool = False
     from_zero: bool = False
+    ends: bool = True
     borders: tuple[float, ...] = ()
     events: tuple[tuple[float, str], ...] = ()
 

@@ -112,7 +112,7 @@ def show_clip(page: Page, place: int) -> str:
         values.append(f"{clip.psnr:.1f} dB")
         data += f' data-psnr="{clip.psnr:.6g}"'
     if not clip.paired:
-        values.append("for no real clip")
+        values.append(f"of another condition: {clip.label}" if clip.label else "without condition")
     facts = "; ".join(f"{name}: {value}" for name, value in clip.facts.items())
     spoken = f"{clip.kind} clip, {clip.label or clip.group}, {clip.picture.frames} frames"
     return (

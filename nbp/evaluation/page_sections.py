@@ -23,6 +23,9 @@ SCORES = (
     ("rfvd_random_features", "the same with random features: good for trends only", "lower"),
     ("kvd", "kernel distance of generated clips from real ones", "lower"),
     ("label_agreement", "share of generated clips that show what their label says", "higher"),
+    ("colour_agreement", "the same of the label's colour alone", "higher"),
+    ("shape_agreement", "the same of the label's shape alone", "higher"),
+    ("motion_agreement", "the same of the label's motion alone", "higher"),
     ("psnr", "peak signal-to-noise ratio, mean over clips", "higher"),
     ("bits_per_token", "bits that the generator needs for a code of a real clip", "lower"),
     ("ssim", "structural similarity", "higher"),
@@ -36,6 +39,7 @@ SCORES = (
     ("gmsd", "deviation of the gradient similarity", "lower"),
     ("gms", "gradient magnitude similarity", "higher"),
     ("accuracy", "share of codes that the generator finds most likely", "higher"),
+    ("accuracy_top5", "share of codes among the five that it finds most likely", "higher"),
     ("loss", "cross-entropy", "lower"),
     ("code_usage", "share of codes used at all", "higher"),
     ("code_perplexity", "number of equally used codes with the same entropy", "higher"),
@@ -81,6 +85,9 @@ def find_meaning(name: str) -> tuple[int, str, str]:
     if name.endswith("_std"):
         place, _, _ = find_meaning(name.removesuffix("_std"))
         return place, "standard deviation over repeats", ""
+    if name.endswith("_chance"):
+        place, _, _ = find_meaning(f"{name.removesuffix('_chance')}_agreement")
+        return place, "what chance alone would give", ""
     base = re.sub(r"_\d+$", "", name)  # `rfvd_256`: a score of fewer clips than the protocol's
     fitting = [
         (len(start), place, meaning if base == start else "", better)
@@ -103,6 +110,8 @@ def show_scores(evaluation: Evaluation) -> str:
     names = sorted(evaluation.scores, key=lambda name: (find_meaning(name)[0], name))
     families: dict[int, str] = {}
     for name in names:  # one of each kind
+        if name.startswith(("colour_", "shape_", "motion_")):
+            continue  # parts of label_agreement
         families.setdefault(find_meaning(name)[0], name)
     large = [name for place, name in families.items() if place < len(SCORES)][:HEADLINES]
     tiles, rows = "", ""
@@ -169,14 +178,16 @@ def list_fields(values: Mapping[str, Any], prefix: str = "") -> str:
 def show_chart(chart: Chart) -> str:
     """A chart under its title; several curves get a legend with their last values."""
     unit = f' <span class="unit">({escape(chart.unit)})</span>' if chart.unit else ""
-    ends = [(curve.name, format_number(curve.points[-1][1], 3)) for curve in chart.curves]
+    ends = [
+        (escape(curve.name), f" <b>{format_number(curve.points[-1][1], 3)}</b>" * chart.ends)
+        for curve in chart.curves
+    ]
     keys = "".join(
-        f'<span class="key"><i class="series-{place % SERIES + 1}"></i>{escape(name)} '
-        f"<b>{end}</b></span>"
+        f'<span class="key"><i class="series-{place % SERIES + 1}"></i>{name}{end}</span>'
         for place, (name, end) in enumerate(ends)
     )
     if len(ends) == 1:
-        unit, keys = f"{unit} <b>{ends[0][1]}</b>", ""
+        unit, keys = f"{unit}{ends[0][1]}", ""
     return (
         f'<figure class="panel"><figcaption>{escape(chart.title)}{unit}</figcaption>'
         f'{draw_chart(chart)}<div class="keys">{keys}</div></figure>'
@@ -218,7 +229,8 @@ def show_classes(evaluation: Evaluation) -> str:
     rows = evaluation.per_class
     if not rows:
         return ""
-    names = list(dict.fromkeys(["label", *(name for row in rows for name in row)]))
+    measured = (name for row in rows for name, value in row.items() if value is not None)
+    names = list(dict.fromkeys(["label", *measured]))
     head = "".join(
         f'<th scope="col" aria-sort="none"{" class=num" if name != "label" else ""}>'
         f'<button type="button">{escape(name.replace("_", " "))}</button></th>'
@@ -258,11 +270,12 @@ def show_codes(evaluations: Sequence[Evaluation]) -> str:
         codes = f" of {evaluation.codes:,}" if evaluation.codes else ""
         panels += show_chart(
             Chart(
-                f"{evaluation.name}: share of the tokens that the most frequent codes{codes} make",
+                f"{evaluation.name}: share of tokens made of the most frequent codes{codes}",
                 (*curves, Curve("all codes used alike", ((0.0, 0.0), (100.0, 100.0)))),
                 x_name="% of the codes",
                 unit="%",
                 from_zero=True,
+                ends=False,
             )
         )
     return f'<div class="panels wide">{panels}</div>' if panels else ""

@@ -118,7 +118,11 @@ def read_evaluation(report: Mapping[str, Any], config: Config) -> Evaluation:
         },
         per_class=tuple(report.get("per_class") or ()),
         code_curves={
-            name: tuple(map(float, use["curve"])) for name, use in usage.items() if use.get("curve")
+            f"{name}: {use['used']:,} used" if "used" in use else name: tuple(
+                map(float, use["curve"])
+            )
+            for name, use in usage.items()
+            if use.get("curve")
         },
         codes=next((use["codes"] for use in usage.values() if "codes" in use), 0),
         stride=config.tokenizer_spec.stride[0],

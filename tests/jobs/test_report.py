@@ -151,7 +151,7 @@ def test_an_evaluation_is_shown_with_all_its_parts(workdir: Path) -> None:
     (evaluation,) = page.evaluations
     assert (evaluation.name, evaluation.version, evaluation.stride) == ("moving-shapes", 1, 2)
     assert evaluation.scores == REPORT["scores"]
-    assert evaluation.code_curves == {"real": (0.5, 0.75, 1.0, 1.0)}
+    assert evaluation.code_curves == {"real: 4 used": (0.5, 0.75, 1.0, 1.0)}
     assert evaluation.codes == 16
     assert evaluation.frame_curves == {"reconstructed": (30.0, 28.5, 29.0, 28.0, 27.5)}
     assert evaluation.conditions["seed"] == 3
