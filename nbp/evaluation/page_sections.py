@@ -135,10 +135,11 @@ def show_scores(evaluation: Evaluation) -> str:
         f'<div class="evaluation"><h3>Protocol <code>{escape(evaluation.name)}</code> '
         f"v{evaluation.version}</h3>{notes}"
         f'<div class="tiles">{tiles}</div>'
-        f'<div class="scroll"><table class="scores"><thead><tr><th scope="col">score</th>'
+        f'<details open><summary>All {len(names)} scores</summary><div class="scroll">'
+        f'<table class="scores"><thead><tr><th scope="col">score</th>'
         f'<th scope="col" class="num">value</th><th scope="col">unit</th>'
         f'<th scope="col">better</th><th scope="col">what it is</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
+        f"<tbody>{rows}</tbody></table></div></details>"
         f"{fold('Everything that the protocol fixes', evaluation.protocol)}"
         f"{fold('Under which conditions this was measured', evaluation.conditions)}</div>"
     )
