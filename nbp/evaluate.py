@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         print(compare_reports(*arguments.compare))
         return
     if arguments.workdir is None or not arguments.protocol:
-        raise ConfigError("name what to score: --workdir DIR --protocol NAME (docs/protocols.md)")
+        parser.error("name what to score: --workdir DIR --protocol NAME (docs/protocols.md)")
     if arguments.out and len(arguments.protocol) > 1:
         raise ConfigError("--out is for one protocol; several are written to WORKDIR/report")
 

@@ -12,6 +12,7 @@ from nbp.shapes import Array, Float
 # Smaller variances, relative to the largest, count as this: a set of fewer clips than dimensions
 # has directions without any variance, along which every other clip would be infinitely far.
 LEAST_VARIANCE = 1e-3
+NO_VARIANCE = 1e-12  # of a set of equal clips
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class FeatureMetric:
     def of(cls, reference: Moments) -> "FeatureMetric":
         """Raises ValueError below two vectors."""
         values, vectors = np.linalg.eigh(reference.covariance)
-        floor = max(LEAST_VARIANCE * float(values[-1]), np.finfo(np.float64).tiny)
+        floor = max(LEAST_VARIANCE * float(values[-1]), NO_VARIANCE)
         return cls(reference.mean, vectors / np.sqrt(np.maximum(values, floor)))
 
     def __call__(self, features: Float[Array, "n d"]) -> Float[np.ndarray, "n"]:

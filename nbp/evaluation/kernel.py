@@ -12,7 +12,7 @@ import numpy as np
 from nbp.evaluation.estimates import Estimate, Repeats, check_features
 from nbp.shapes import Array, Float
 
-DEGREE, OFFSET = 3, 1.0
+OFFSET = 1.0
 CHUNK = 1024  # rows of a kernel matrix at a time: 80 MiB against 10,000 columns
 
 
@@ -66,7 +66,12 @@ def _sum_rows(x: np.ndarray, y: np.ndarray, *, itself: bool = False) -> np.ndarr
     sums = np.empty(len(x))
     for start in range(0, len(x), CHUNK):
         rows = slice(start, start + CHUNK)
-        sums[rows] = np.sum((x[rows] @ y.T / width + OFFSET) ** DEGREE, axis=1)
+        sums[rows] = _cube(x[rows] @ y.T / width + OFFSET).sum(axis=1)
     if itself:
-        sums -= (np.sum(x * x, axis=1) / width + OFFSET) ** DEGREE
+        sums -= _cube(np.sum(x * x, axis=1) / width + OFFSET)
     return sums
+
+
+def _cube(x: np.ndarray) -> np.ndarray:
+    """The kernel's degree as products: a power of floats takes several times as long."""
+    return x * x * x

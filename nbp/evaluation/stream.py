@@ -112,8 +112,8 @@ def temporal_agreement(real: Float[Array, "n d"], made: Float[Array, "m d"]) -> 
 def _skewness(slopes: np.ndarray, count: int) -> np.ndarray:
     """Of the density proportional to k^slope on k = 1 .. count.
 
-    The authors' code divides by the root of the second moment where a skewness has its third power.
-    The statistic stays a rising function of the slope alone.
+    The authors' code divides by the root of the second moment where a skewness has that root's third
+    power. Published scores are of this form, which rises with the slope (the other does not).
     """
     k = np.arange(1, count + 1, dtype=np.float64)
     total, second, third = (np.sum(k ** (slopes[..., None] + p), axis=-1) for p in (0, 2, 3))

@@ -4,9 +4,13 @@
 
 287 tensors: 57 units of kernel and four normalisation vectors, and the logits. A file saved from a
 training module also has 57 counters, which are dropped (REFERENCE 7, STATE_DICT_TABLES 3).
+
+StyleGAN-V's TorchScript (`i3d_torchscript.pt`) was made from another port of the same network,
+hassony2/kinetics_i3d_pytorch (src/i3dpt.py), with other names: `rename_ported` translates them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +23,18 @@ _NORM = {
     "mean": "bn.running_mean",
     "variance": "bn.running_var",
 }
+# This port's names of the units inside a Mixed stage, and of the other parts.
+_BRANCHES = {
+    "b0": "branch_0",
+    "b1a": "branch_1.0",
+    "b1b": "branch_1.1",
+    "b2a": "branch_2.0",
+    "b2b": "branch_2.1",
+    "b3b": "branch_3.1",
+}
+_PORTED_LOGITS = "conv3d_0c_1x1"
+
+T = TypeVar("T")
 
 
 def i3d_rules() -> list[Rule]:
@@ -48,6 +64,27 @@ def i3d_shapes(spec: I3dSpec) -> dict[str, Shape]:
     shapes["logits.conv3d.weight"] = (spec.classes, FEATURES, 1, 1, 1)
     shapes["logits.conv3d.bias"] = (spec.classes,)
     return shapes
+
+
+def rename_ported(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Tensors of the port that the TorchScript file was made from, under the names of the rules.
+
+    Names that are not the port's stay, so a file of the release passes through as it is.
+    """
+    units = {_port_name(name): name for name, _ in _walk_units()} | {_PORTED_LOGITS: "logits"}
+    renamed = {}
+    for name, tensor in tensors.items():
+        for part, ours in ((".conv3d.", ".conv3d."), (".batch3d.", ".bn.")):
+            unit, found, leaf = name.partition(part)
+            if found and unit in units:
+                name = f"{units[unit]}{ours}{leaf}"
+        renamed[name] = tensor
+    return renamed
+
+
+def _port_name(unit: str) -> str:
+    stage, _, branch = unit.partition(".")
+    return f"{stage.lower()}.{_BRANCHES[branch]}" if branch else stage.lower()
 
 
 def _walk_units() -> Iterator[tuple[str, Shape]]:

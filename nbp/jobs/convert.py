@@ -20,7 +20,7 @@ from nbp import __version__, build
 from nbp.config import Config, to_json
 from nbp.errors import CheckpointError
 from nbp.interop import official
-from nbp.interop.i3d import i3d_drops, i3d_rules
+from nbp.interop.i3d import i3d_drops, i3d_rules, rename_ported
 from nbp.interop.lpips import clean_names, lpips_drops, lpips_rules
 from nbp.interop.mapping import Drop, Rule, Tensor, check_rules, convert_tensors
 from nbp.interop.reading import TensorFile, open_tensors
@@ -96,7 +96,8 @@ def convert_i3d(request: ConvertRequest, report: Report) -> None:
     file = open_tensors(request.source)
     _require_free(request.out, "i3d")
     network = I3dNetwork(I3dSpec(), taps_conv)
-    conversion = _Conversion("i3d", file.tensors, i3d_rules(), i3d_drops(), network)
+    tensors = rename_ported(file.tensors)
+    conversion = _Conversion("i3d", tensors, i3d_rules(), i3d_drops(), network)
     write_conversions(file, request.out, [conversion], config=None, report=report)
 
 

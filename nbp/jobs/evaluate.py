@@ -37,6 +37,7 @@ from nbp.jobs.reconstruct import (
     score_reconstruction,
     write_reconstruction,
 )
+from nbp.jobs.reference import Reference
 from nbp.jobs.sample import write_grid
 from nbp.training.distributed import is_main
 
@@ -100,7 +101,7 @@ def finish(
     entries: dict[str, Any] = {"psnr_per_frame": [], "worst": [], "code_usage": {}}
     problems: list[str] = []
     if protocol.reconstruction:
-        found, scores = reconstruct(plan, report)
+        found, scores = reconstruct(plan, generated and generated.reference, report)
         entries["psnr_per_frame"] = [round(value, 4) for value in found.psnr_per_frame]
         entries["code_usage"]["real"] = describe_codes(found.codes)
         entries["worst"] = write_pictures(plan, found)
@@ -143,7 +144,9 @@ def finish(
     }
 
 
-def reconstruct(plan: Plan, report: Report) -> tuple[Reconstructed, dict[str, float]]:
+def reconstruct(
+    plan: Plan, reference: Reference | None, report: Report
+) -> tuple[Reconstructed, dict[str, float]]:
     """One pass of the tokenizer over the real clips, with the generator's likelihood of them."""
     sampler, clips, features = plan.model.sampler, plan.clips, plan.features
     likelihood = None
@@ -152,6 +155,7 @@ def reconstruct(plan: Plan, report: Report) -> tuple[Reconstructed, dict[str, fl
     measures = Measures(
         frames=plan.protocol.fidelity_frames,
         extractor=None if features is None else features.extractor,
+        real=None if reference is None else reference.set.features,
         lpips=plan.lpips[0],
         also=likelihood,
     )

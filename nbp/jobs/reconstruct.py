@@ -33,7 +33,7 @@ from nbp.jobs.progress import Progress
 from nbp.jobs.real_clips import RealClips
 from nbp.jobs.sample import GRID_SIDE, write_grid
 from nbp.models.tokenizer import TokenizerNetwork, round_pixels
-from nbp.shapes import Clips, PyTree
+from nbp.shapes import Clips, Float, PyTree
 from nbp.training.sharding import make_mesh, place_batch, place_state
 
 SHOWN = 8  # clips in a side-by-side GIF
@@ -95,11 +95,13 @@ class Measures:
     """What is measured beside PSNR, SSIM, GMS and the use of the codes.
 
     frames: the first frames, on which PSNR, SSIM and GMS are computed; None all.
+    real: features of the clips, in their order, where they are known already.
     also: called with "codes" and "label" of each batch.
     """
 
     frames: int | None = None
     extractor: FeatureExtractor | None = None
+    real: Float[np.ndarray, "n d"] | None = None
     lpips: LpipsScorer | None = None
     also: Callable[[Rows], None] | None = None
 
@@ -135,7 +137,9 @@ def score_reconstruction(
         video, count = rows["video"], len(rows["video"])
         outputs = np.asarray(decoded)[:count]
         if extractor is not None and moments is not None:
-            moments.add(extractor(video), extractor(pixels[:count]))
+            known = measures.real
+            real = extractor(video) if known is None else known[rows["index"]].astype(np.float64)
+            moments.add(real, extractor(pixels[:count]))
         if measures.lpips is not None:
             distances.extend(measures.lpips(video, outputs).tolist())
         codes = np.asarray(tokens)[:count]

@@ -5,7 +5,7 @@
 import json
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,14 @@ from nbp.evaluation.fvd import FeatureExtractor
 from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.rules import Detector, Protocol
 from nbp.jobs.workdir import CONVERTED
-from nbp.models.i3d import LEAST_FRAMES, SIZE, I3dNetwork, I3dSpec
+from nbp.models.i3d import (
+    LEAST_FRAMES,
+    PYTORCH_EPSILON,
+    SIZE,
+    TFHUB_EPSILON,
+    I3dNetwork,
+    I3dSpec,
+)
 from nbp.shapes import PyTree
 
 # In place of a folder: I3D with random weights, always the same. Good for trends and tests. It is
@@ -34,6 +41,8 @@ FILES: dict[str, tuple[str, str]] = {
 }
 # How these files are told apart: nbp.convert notes the format that a file had.
 FORMATS = {"torch": "videogpt-pt", "torchscript": "styleganv-ts"}
+# The epsilon of the normalisation is no tensor of a file: it is that of the code around it.
+EPSILONS = {"videogpt-pt": PYTORCH_EPSILON, "styleganv-ts": TFHUB_EPSILON}
 
 Place = Callable[[Any], Any]
 
@@ -98,6 +107,8 @@ def load_features(
                 f"{detector} ({weights.origin['file']}); {describe_remedy(rule.detector)}"
             )
         weights.origin["detector"] = detector
+        spec = replace(network.spec, epsilon=EPSILONS.get(detector, PYTORCH_EPSILON))
+        network = replace(network, spec=spec)
     weights.origin["epsilon"] = network.spec.epsilon
     extractor = FeatureExtractor(network, copy(weights.params), rule, place=place)
     return Features(extractor, weights.origin, published=choice != RANDOM)

@@ -21,9 +21,11 @@ from nbp.evaluation.protocols import FeatureRule
 from nbp.evaluation.stream import Spectra, StreamScores, stream_scores
 from nbp.jobs.weights import draw_i3d
 from nbp.models import i3d
-from nbp.nn.conv3d import lax_conv
+from nbp.nn.conv3d import taps_conv
 
 HELD_OUT = 1_000_000
+# Damage that a distance of few clips shows: half a pixel of blur is less than their chance.
+PLAIN = ((blur, (0.0, 1.0, 2.0, 4.0)), (add_noise, (0.0, 16.0, 32.0, 64.0)))
 
 
 @functools.cache
@@ -108,12 +110,13 @@ def test_temporal_score_falls_with_every_degradation(name):
     assert np.all(np.diff(temporal) < 0), temporal
 
 
-def test_spatial_scores_fall_with_blur_and_noise():
-    """Their sum: a little blur makes a clip look more typical, which costs recall alone."""
-    for name in ("blur", "noise"):
-        spatial = [scores.fidelity + scores.diversity for scores in stream_curve(name)]
-        assert np.all(np.diff(spatial) <= 0), (name, spatial)
-        assert spatial[-1] < spatial[0] - 0.3, (name, spatial)
+@pytest.mark.parametrize("name", ["blur", "noise"])
+def test_spatial_scores_fall_with_blur_and_noise(name):
+    """Precision only when it is strong: a little blur makes a clip look more typical, not less."""
+    first, *_, last = curve = stream_curve(name)
+    assert np.all(np.diff([scores.diversity for scores in curve]) <= 0)
+    assert last.diversity < first.diversity - 0.1
+    assert last.fidelity < first.fidelity - 0.2
 
 
 def test_spatial_scores_do_not_see_the_order_of_frames():
@@ -142,16 +145,37 @@ def narrow_i3d(monkeypatch: pytest.MonkeyPatch) -> FeatureExtractor:
     assert isinstance(last, i3d.Mixed)
     monkeypatch.setattr(i3d, "STAGES", stages)
     monkeypatch.setattr(i3d, "FEATURES", last.width)
-    network = i3d.I3dNetwork(i3d.I3dSpec(), lax_conv)
+    network = i3d.I3dNetwork(i3d.I3dSpec(), taps_conv)
     rule = FeatureRule("any", "videogpt")
     return FeatureExtractor(network, draw_i3d(network), rule, batch=8)
 
 
+@pytest.mark.slow
 def test_fvd_of_random_features_grows_with_blur_and_noise(narrow_i3d):
-    reference = narrow_i3d(shapes(16, frames=9))
-    made = shapes(16, start=HELD_OUT, frames=9)
-    for degrade, levels in ((blur, (0.0, 1.0, 2.0, 4.0)), (add_noise, (0.0, 16.0, 32.0, 64.0))):
+    """Damaged copies of the reference itself: with 8 other clips their chance would show more."""
+    clips = shapes(8, frames=9)
+    reference = narrow_i3d(clips)
+    for degrade, levels in PLAIN:
         distances = [
-            frechet_video_distance(narrow_i3d(degrade(made, level)), reference) for level in levels
+            frechet_video_distance(narrow_i3d(degrade(clips, level)), reference)
+            for level in levels[1:]
+        ]
+        assert distances[0] > 1e-3
+        assert np.all(np.diff(distances) > 0), (degrade, distances)
+
+
+def test_distance_of_frame_features_grows_with_blur_and_noise():
+    """What a Frechet distance does, without waiting for I3D: on mean features of the frames."""
+    features = make_random_frames()
+
+    def describe(clips):
+        return features(clips).mean(axis=1)
+
+    reference, made = describe(shapes(64)), shapes(64, start=HELD_OUT)
+    for degrade, levels in PLAIN:
+        distances = [
+            frechet_video_distance(describe(degrade(made, level)), reference) for level in levels
         ]
         assert np.all(np.diff(distances) > 0), (degrade, distances)
+    shuffled = frechet_video_distance(describe(shuffle_frames(made, 1.0)), reference)
+    assert shuffled == pytest.approx(frechet_video_distance(describe(made), reference), rel=1e-4)

@@ -65,6 +65,28 @@ def test_short_side_then_centre(shape):
     np.testing.assert_allclose(got[0, 0], whole[top : top + size, left : left + size], atol=1e-6)
 
 
+def plain_preparation(name: str, frame):
+    """Each preparation of one frame [h w c] in [0, 1] from its description, in numpy."""
+    pixels = frame if name == "styleganv" else np.trunc(frame * np.float32(255)) / 255
+    height, width = frame.shape[:2]
+    if name == "videogpt":
+        scaled = naive_bilinear(pixels, 224, 224)
+    else:
+        short = min(height, width)
+        sides = [224 if s == short else math.ceil(s * 224 / short) for s in (height, width)]
+        scaled = naive_bilinear(pixels, *sides)
+    top, left = ((side - 224) // 2 for side in scaled.shape[:2])
+    return 2 * scaled[top : top + 224, left : left + 224] - 1
+
+
+@pytest.mark.parametrize("name", PREPARATIONS)
+@pytest.mark.parametrize("shape", [(20, 31), (300, 226)])
+def test_preparations_are_the_plain_ones(name, shape):
+    frame = random_pixels(*shape, 3, seed=4)
+    got = np.asarray(PREPARATIONS[name](jnp.asarray(frame)[None, None]))[0, 0]
+    np.testing.assert_allclose(got, plain_preparation(name, frame), atol=2e-6)
+
+
 def test_variants_differ_where_they_should():
     wide = jnp.asarray(random_pixels(1, 1, 28, 56, 3))
     outputs = {name: np.asarray(prepare(wide)) for name, prepare in PREPARATIONS.items()}

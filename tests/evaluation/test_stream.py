@@ -52,6 +52,18 @@ def test_only_the_slope_counts_not_the_amount_of_motion():
     np.testing.assert_allclose(louder.skewness, spectra.skewness, rtol=1e-3)
 
 
+def test_skewness_rises_with_the_slope():
+    """From slow to quick signals: a sum of cosines with amplitudes k^b for growing b."""
+    time = np.arange(16)[:, None]
+    k = np.arange(1, 9)
+    waves = np.cos(2 * np.pi * k * time / 16)
+    skewness = [
+        Spectra.of((waves @ k ** np.float64(b))[None, :, None]).skewness[0, 0]
+        for b in (-3, -1.5, -0.5, 0, 1)
+    ]
+    assert np.all(np.diff(skewness) > 0)
+
+
 def test_temporal_agreement_is_that_of_histograms():
     rng = np.random.default_rng(1)
     real, made = rng.gamma(4, 20, (300, 6)), rng.gamma(5, 20, (200, 6))

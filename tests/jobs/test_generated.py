@@ -239,7 +239,7 @@ def test_given_frames_are_those_of_the_real_clips(
             made["psnr_per_frame"][:5], again["psnr_per_frame"][:5], atol=2e-3
         )
     # Frames that are pasted have none.
-    rule = dataclasses.replace(PROTOCOLS[name].generation, condition="pasted")  # pyright: ignore
+    rule = GenerationRule(7, given_frames=5, condition="pasted")
     made = Made(
         videos=np.zeros((1, 9, 16, 16, 3), np.uint8),
         tokens=np.zeros((1, 5, 4, 4), np.int32),

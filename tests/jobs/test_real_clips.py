@@ -4,6 +4,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,3 +133,51 @@ def test_the_workdirs_own_clips_are_the_first_of_its_limit(prepared: Path) -> No
     assert clips.complete == 2
     whole = open_clips(config, PROTOCOLS["reconstruction"], None)
     assert len(whole.rows) == 3
+
+
+def change(name: str, **changes: Any) -> Protocol:
+    (rule,) = shrink(name).clips
+    rules = (dataclasses.replace(rule, **changes),)
+    return dataclasses.replace(PROTOCOLS[name], clips=rules, generation=None)
+
+
+def test_clips_are_read_by_their_numbers_as_in_their_order(prepared: Path) -> None:
+    """Also with random windows; a clip that comes again is the very same one."""
+    clips = open_protocol(prepared, change("nbp-ucf", window="random", clips=8))
+    assert clips.distinct == 6
+    in_order = read(open_protocol(prepared, change("nbp-ucf", window="random", clips=6)))
+    found = clips.read([7, 3, 0, 6])
+    for clip, number in zip(found["video"], (1, 3, 0, 0), strict=True):
+        np.testing.assert_array_equal(clip, in_order[number])
+    assert found["label"].tolist() == [clips.find_label(i) for i in (7, 3, 0, 6)] == [1, 1, 0, 0]
+
+
+def test_all_windows_of_a_video_are_clips(prepared: Path) -> None:
+    """20 frames hold four windows of five at a distance of four: the features' number of frames."""
+    features = PROTOCOLS["larp-ucf"].features
+    assert features is not None
+    features = dataclasses.replace(features, frames=4)
+    protocol = dataclasses.replace(change("larp-ucf", clips=24), features=features)
+    clips = open_protocol(prepared, protocol)
+    assert len(clips.rows) == 24  # of six videos
+    assert sorted(clips.rows.tolist()) == list(range(24))
+    assert clips.rows.tolist() != list(range(24))
+    whole = change("larp-ucf", frames=19, window="centre", order="listed", clips=6)
+    videos = read(open_protocol(prepared, whole))  # from the second frame on
+    found = clips.read(range(24))["video"]
+    for clip, row in zip(found, clips.rows.tolist(), strict=True):
+        video, window = divmod(row, 4)
+        first = 4 * window - 1
+        skipped = int(first < 0)
+        want = videos[video][first + skipped : first + 5]
+        np.testing.assert_array_equal(clip[skipped:], want)
+    assert clips.is_complete
+
+
+def test_two_splits_are_one_set(prepared: Path) -> None:
+    clips = open_protocol(prepared, change("omni-ucf", videos=9, clips=9))
+    paths = {clips.describe(i)["path"] for i in range(9)}
+    assert paths == {*(f"train/{i}.avi" for i in range(6)), *(f"test/{i}.avi" for i in range(3))}
+    assert clips.is_complete
+    fewer = open_protocol(prepared, change("omni-ucf", videos=11, clips=9))
+    assert (fewer.missing, len(fewer.rows), fewer.is_complete) == (2, 9, False)
