@@ -18,9 +18,9 @@ HEADLINES = 4  # scores shown large
 # Scores in the order of what a reader asks for first: start of the name, what it is, better.
 SCORES = (
     ("fvd", "Frechet distance of generated clips from real ones", "lower"),
-    ("fvd_random_features", "the same with random features: good for trends only", "lower"),
+    ("fvd_random_features", "generated clips against real ones; only for trends", "lower"),
     ("rfvd", "Frechet distance of reconstructions from real clips", "lower"),
-    ("rfvd_random_features", "the same with random features: good for trends only", "lower"),
+    ("rfvd_random_features", "reconstructions against real clips; only for trends", "lower"),
     ("kvd", "kernel distance of generated clips from real ones", "lower"),
     ("label_agreement", "share of generated clips that show what their label says", "higher"),
     ("colour_agreement", "the same of the label's colour alone", "higher"),
