@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     from nbp.config import parse_overrides
     from nbp.evaluation.statistics import parse_statistics
     from nbp.jobs.evaluate import EvaluateRequest, evaluate_protocols, write_and_tell
+    from nbp.jobs.report import write_page
 
     shared = {
         name: getattr(arguments, name)
@@ -63,6 +64,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     if say:
         write_and_tell(arguments.workdir, reports, arguments.out)
+        if not arguments.out:  # it shows what lies in WORKDIR/report
+            print(f"to look at: {write_page(arguments.workdir)}")
 
 
 if __name__ == "__main__":

@@ -67,6 +67,8 @@ def test_from_training_to_a_report(tmp_path: Path, capsys: pytest.CaptureFixture
     check_samples(workdir / "samples", 3)
     report = json.loads((workdir / "report" / "moving-shapes.json").read_text())
     assert report["protocol"]["name"] == "moving-shapes"
+    page = (workdir / "report" / "index.html").read_text()
+    assert all(f'id="{name}"' in page for name in ("scores", "clips", "frames", "training"))
     assert report["held_out_clips"] == 8
     assert {"psnr", "ssim", "bits_per_token", "unigram_bits", "label_agreement"} <= set(
         report["scores"]

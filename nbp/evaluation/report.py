@@ -31,11 +31,15 @@ def format_table(title: str, scores: Mapping[str, float]) -> str:
     width = max(len(name) for name in scores)
     lines = [title, "-" * len(title)]
     for name, value in scores.items():
-        # `rfvd_256` and the like: a score under conditions that its name tells.
-        default = ("", 2) if name.startswith(("fvd", "rfvd")) else ("", 3)
-        unit, digits = UNITS.get(name, default)
+        unit, digits = find_unit(name)
         lines.append(f"{name:<{width}}  {value:>10.{digits}f}  {unit}".rstrip())
     return "\n".join(lines)
+
+
+def find_unit(name: str) -> tuple[str, int]:
+    """Unit of a score and the digits worth printing."""
+    # `rfvd_256` and the like: a score under conditions that its name tells.
+    return UNITS.get(name, ("", 2) if name.startswith(("fvd", "rfvd")) else ("", 3))
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:

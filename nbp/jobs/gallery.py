@@ -5,6 +5,7 @@
 `WORKDIR/report/media/PROTOCOL/KIND-ID.mp4` are at most 24 clips of each kind: `real`,
 `reconstructed` (the real one through the tokenizer) and `generated`. The same ID in all three means
 the same real clip; `generated` has its label or its first frames where the protocol pairs them.
+Where it does not, a real clip of the generated one's label is taken, if there is one.
 `WORKDIR/report/clips.json` is a list with an object for each file:
 
     protocol          name of the protocol
@@ -41,7 +42,7 @@ An evaluation replaces the rows and the files of its own protocol and leaves oth
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ from nbp.jobs.workdir import write_text
 from nbp.shapes import Clips
 
 EACH = 8  # clips of each reason to be shown
+LOOKED_AT = 2000  # real clips, in search of one with the label of a generated one
 LEAST_SIDE = 96  # px: smaller clips are enlarged, pixel by pixel, so that a player shows them
 
 Row = dict[str, Any]
@@ -111,7 +113,7 @@ def write_gallery(gallery: Gallery, folder: Path) -> list[Row]:
     sets: dict[str, Clips] = {"generated": made.videos}
     labels = {"generated": made.labels}
     if gallery.real is not None:
-        read = gallery.real.read((numbers % len(gallery.real.rows)).tolist())
+        read = gallery.real.read(find_partners(gallery, gallery.real, numbers, made.labels))
         sets["real"], sets["reconstructed"] = read["video"], reconstruct(gallery.codec, read)
         labels["real"] = labels["reconstructed"] = read["label"]
     rows = []
@@ -128,10 +130,56 @@ def write_gallery(gallery: Gallery, folder: Path) -> list[Row]:
             row = describe_clip(
                 gallery, kind, number, clip, sets["real"][i] if "real" in sets else None
             )
-            label = int(labels[kind][i])
-            name = gallery.label_names[label] if 0 <= label < len(gallery.label_names) else ""
+            name = name_label(gallery, labels[kind][i])
+            if "real" in labels and name and name == name_label(gallery, labels["real"][i]):
+                row["paired"] = True
             rows.append({**row, "label": name, "why": why, "file": file.as_posix()})
     return rows
+
+
+def name_label(gallery: Gallery, label: int | np.integer) -> str:
+    return gallery.label_names[int(label)] if 0 <= label < len(gallery.label_names) else ""
+
+
+def find_partners(
+    gallery: Gallery, real: RealClips, numbers: np.ndarray, labels: Sequence[int] | np.ndarray
+) -> list[int]:
+    """Numbers of the real clips to show beside generated ones."""
+    starts = [int(number) % len(real.rows) for number in numbers]
+    if gallery.paired or not gallery.label_names:
+        return starts
+    wanted = [name_label(gallery, label) for label in labels]
+
+    def find_label(index: int) -> str:
+        return str(real.describe(index).get("label", ""))
+
+    return choose_partners(starts, wanted, len(real.rows), find_label)
+
+
+def choose_partners(
+    starts: Sequence[int], wanted: Sequence[str], count: int, find_label: Callable[[int], str]
+) -> list[int]:
+    """For each start the first clip of the wanted label from there on, each clip once if it can be.
+
+    Looks at no more than LOOKED_AT clips; where none fits, the start itself is taken.
+    """
+    labels: dict[int, str] = {}
+    chosen: list[int] = []
+    for start, label in zip(starts, wanted, strict=True):
+        fitting: list[int] = []
+        for step in range(count):
+            index = (start + step) % count
+            if index not in labels:
+                if len(labels) >= LOOKED_AT:
+                    continue
+                labels[index] = find_label(index)
+            if labels[index] == label:
+                fitting.append(index)
+                if index not in chosen:
+                    break
+        fresh = [index for index in fitting if index not in chosen]
+        chosen.append((fresh or fitting or [start])[0])
+    return chosen
 
 
 def reconstruct(codec: Codec, rows: Mapping[str, np.ndarray]) -> Clips:

@@ -21,6 +21,7 @@ from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
 from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.periodic import NAME as PERIODIC
 from nbp.jobs.periodic import PeriodicScore
+from nbp.jobs.report import write_page
 from nbp.jobs.sample import (
     choose_given_frames,
     make_drawing,
@@ -191,7 +192,7 @@ def finish(config: Config, workdir: Path) -> None:
             return
         write_report(report_path(workdir, protocol), report)
         print(format_table(f"{config.name}, protocol {protocol}", report["scores"]))
-        print(f"[report] {report_path(workdir, protocol)}")
+        print(f"[report] {report_path(workdir, protocol)}; to look at: {write_page(workdir)}")
 
 
 def name_bad_videos() -> str:

@@ -29,7 +29,7 @@ ALARM_COLOURS = ("tab:red", "tab:pink", "tab:cyan", "tab:gray", "tab:olive")
 
 
 @dataclass
-class _Panel:
+class Panel:
     """Curves by (metric, source), each a list of (step, value)."""
 
     title: str
@@ -55,7 +55,7 @@ def write_curves_png(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels, alarms = _arrange(MetricsTable(Path(csv_path)))
+    panels, alarms = arrange_panels(MetricsTable(Path(csv_path)))
     if not panels:
         raise DataError(
             f"{csv_path} holds no metrics to draw. Train for at least one log interval."
@@ -93,10 +93,10 @@ def write_curves_png(
     os.replace(temporary, png_path)
 
 
-def _arrange(table: MetricsTable) -> tuple[list[_Panel], dict[str, list[int]]]:
+def arrange_panels(table: MetricsTable) -> tuple[list[Panel], dict[str, list[int]]]:
     """Sorts the columns of a table into panels and alarms."""
     homes = {metric: title for title, metrics in PANELS.items() for metric in metrics}
-    panels: dict[str, _Panel] = {}
+    panels: dict[str, Panel] = {}
     alarms: dict[str, list[int]] = {}
     # Side by side in the order of the table above, each metric next to its evaluations.
     names = [name.rpartition("/") for name in table.columns[1:]]
@@ -112,13 +112,13 @@ def _arrange(table: MetricsTable) -> tuple[list[_Panel], dict[str, list[int]]]:
         points = [(s, value) for s, value in points if math.isfinite(value) and value not in off]
         if points:
             home = homes.get(metric, metric)
-            panels.setdefault(home, _Panel(home)).curves[metric, source] = points
+            panels.setdefault(home, Panel(home)).curves[metric, source] = points
     # How well it learned first, how it ran last.
     order = sorted(panels.values(), key=lambda panel: panel.title.endswith(MACHINE))
     return order, {kind: steps for kind, steps in alarms.items() if steps}
 
 
-def _draw(axes: Any, panel: _Panel) -> None:
+def _draw(axes: Any, panel: Panel) -> None:
     metrics = list(dict.fromkeys(metric for metric, _ in panel.curves))
     shades = itertools.cycle(COLOURS)
     for (metric, source), points in panel.curves.items():

@@ -44,7 +44,7 @@ def test_what_is_read_side_by_side_shares_a_panel(tmp_path):
     table.add(400, {"adversarial_weight": 0.5, "quantizer": float("nan")})
     table.add(230, {"alarm/grad_norm": 1.0})
     table.add(100, {"alarm/rollback": 260.0})
-    panels, alarms = curves._arrange(table)
+    panels, alarms = curves.arrange_panels(table)
     assert {panel.title: list(panel.curves) for panel in panels} == {
         "losses": [("loss", ""), ("loss", "validation"), ("reconstruction", "")],
         "psnr": [("psnr", "")],

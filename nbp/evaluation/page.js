@@ -1,0 +1,241 @@
+// Copyright 2026 The NBP Authors
+// SPDX-License-Identifier: Apache-2.0
+"use strict";
+(() => {
+  const BATCH = 12; // cards of the gallery that are shown before one asks for more
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const find = (id) => document.getElementById(id);
+
+  // Clips: one clock for all, so that every clip shows the same frame -------------------------
+
+  const clips = JSON.parse(find("clip-data").textContent);
+  const players = all("canvas[data-clip]").map((canvas) => ({
+    canvas,
+    clip: clips[Number(canvas.dataset.clip)],
+    context: canvas.getContext("2d"),
+    figure: canvas.closest("figure"),
+    dynamic: null,
+  }));
+  const total = Math.max(0, ...clips.map((clip) => clip.frames));
+  const rate = clips.length ? clips[0].fps : 8;
+  const clock = { frame: 0, playing: false, since: 0 };
+
+  function draw(player) {
+    const { canvas, clip, context, figure } = player;
+    if (!clip.image || canvas.offsetParent === null) return;
+    const frame = Math.min(clock.frame, clip.frames - 1); // a shorter clip waits at its end
+    const left = (frame % clip.columns) * clip.width;
+    const top = Math.floor(frame / clip.columns) * clip.height;
+    context.drawImage(clip.image, left, top, clip.width, clip.height, 0, 0, clip.width, clip.height);
+    canvas.dataset.frame = String(frame);
+    figure.classList.toggle("given", frame < clip.given);
+    if (clip.psnr.length) {
+      if (!player.dynamic) {
+        player.dynamic = document.createElement("span");
+        figure.querySelector("figcaption").append(player.dynamic);
+      }
+      const value = clip.psnr[frame];
+      player.dynamic.textContent = value === undefined ? "" : `frame: ${value.toFixed(1)} dB`;
+    }
+  }
+
+  function drawAll() {
+    for (const player of players) draw(player);
+    const bar = find("frame");
+    if (!bar) return;
+    bar.value = String(clock.frame);
+    bar.setAttribute("aria-valuetext", `frame ${clock.frame + 1} of ${total}`);
+    find("shown").textContent = `${clock.frame + 1} / ${total}`;
+  }
+
+  function show(frame) {
+    clock.frame = ((frame % total) + total) % total;
+    drawAll();
+  }
+
+  function tick(now) {
+    if (!clock.playing) return;
+    const period = 1000 / (rate * Number(find("rate").value));
+    const steps = Math.floor((now - clock.since) / period);
+    if (steps > 0) {
+      clock.since = steps > 4 ? now : clock.since + steps * period; // a tab that slept goes on
+      show(clock.frame + steps);
+    }
+    requestAnimationFrame(tick);
+  }
+
+  function play(on) {
+    clock.playing = on;
+    const button = find("play");
+    button.textContent = on ? "Pause" : "Play";
+    button.setAttribute("aria-pressed", String(on));
+    if (on) {
+      clock.since = performance.now();
+      requestAnimationFrame(tick);
+    }
+  }
+
+  function step(by) {
+    play(false);
+    show(clock.frame + by);
+  }
+
+  if (clips.length) {
+    for (const clip of clips) {
+      const image = new Image();
+      image.onload = () => {
+        clip.image = image;
+        for (const player of players) if (player.clip === clip) draw(player);
+      };
+      image.onerror = () => console.error("a clip cannot be decoded");
+      image.src = clip.uri;
+    }
+    find("play").addEventListener("click", () => play(!clock.playing));
+    find("back").addEventListener("click", () => step(-1));
+    find("forward").addEventListener("click", () => step(1));
+    find("frame").addEventListener("input", (event) => {
+      play(false);
+      show(Number(event.target.value));
+    });
+    if (!matchMedia("(prefers-reduced-motion: reduce)").matches) play(true);
+  }
+
+  // Sort and filter of the gallery ------------------------------------------------------------
+
+  const gallery = find("gallery");
+  if (gallery) {
+    const cards = all(".card", gallery);
+    cards.forEach((card, place) => (card.dataset.place = String(place)));
+    let limit = BATCH;
+
+    // The value of the generated clip, else of the reconstruction, among those that are shown.
+    function measure(card, name) {
+      const shown = all("figure:not([hidden])", card).reverse();
+      const figure = shown.find((f) => name in f.dataset && f.dataset.kind !== "real");
+      return figure ? Number(figure.dataset[name]) : null;
+    }
+
+    function compare(by, sign) {
+      if (by === "order") return (a, b) => a.dataset.place - b.dataset.place;
+      if (by === "label") return (a, b) => sign * a.dataset.label.localeCompare(b.dataset.label);
+      return (a, b) => {
+        const [x, y] = [measure(a, by), measure(b, by)];
+        if (x === null || y === null) return (x === null) - (y === null); // unmeasured last
+        return sign * (x - y);
+      };
+    }
+
+    function arrange() {
+      const kinds = new Set(all("[name=kind]:checked").map((box) => box.value));
+      const label = find("label") ? find("label").value : "";
+      const protocol = find("protocol") ? find("protocol").value : null; // one for all
+      for (const figure of all("figure", gallery)) figure.hidden = !kinds.has(figure.dataset.kind);
+      const fitting = cards.filter(
+        (card) =>
+          (!label || card.dataset.label === label) &&
+          (protocol === null || card.dataset.protocol === protocol) &&
+          card.querySelector("figure:not([hidden])"),
+      );
+      const [by, direction] = find("sort").value.split("-");
+      fitting.sort((a, b) => a.dataset.place - b.dataset.place);
+      fitting.sort(compare(by, direction === "down" ? -1 : 1));
+      for (const card of cards) card.hidden = true;
+      fitting.forEach((card, place) => {
+        card.hidden = place >= limit;
+        gallery.append(card);
+      });
+      const shown = Math.min(limit, fitting.length);
+      find("count").textContent = `${shown} of ${cards.length} shown`;
+      const more = find("more");
+      more.hidden = fitting.length <= limit;
+      more.textContent = `Show ${Math.min(BATCH, fitting.length - limit)} more`;
+      drawAll();
+    }
+
+    find("filters").addEventListener("input", () => {
+      limit = BATCH;
+      arrange();
+    });
+    find("filters").addEventListener("submit", (event) => event.preventDefault());
+    find("more").addEventListener("click", () => {
+      limit += BATCH;
+      arrange();
+    });
+    arrange();
+  }
+
+  // Tables -------------------------------------------------------------------------------------
+
+  for (const box of all(".classes")) {
+    const body = box.querySelector("tbody");
+    const heads = all("thead th", box);
+    const read = (row, column) => {
+      const cell = row.children[column];
+      if (!("value" in cell.dataset)) return cell.textContent;
+      return cell.dataset.value === "" ? null : Number(cell.dataset.value);
+    };
+    heads.forEach((head, column) => {
+      head.querySelector("button").addEventListener("click", () => {
+        const up = head.getAttribute("aria-sort") !== "ascending";
+        for (const other of heads) other.setAttribute("aria-sort", "none");
+        head.setAttribute("aria-sort", up ? "ascending" : "descending");
+        const rows = all("tr", body).sort((a, b) => {
+          const [x, y] = [read(a, column), read(b, column)];
+          if (x === null || y === null) return (x === null) - (y === null);
+          const order = typeof x === "string" ? x.localeCompare(y) : x - y;
+          return up ? order : -order;
+        });
+        body.append(...rows);
+      });
+    });
+    box.querySelector("input").addEventListener("input", (event) => {
+      const part = event.target.value.toLowerCase();
+      for (const row of all("tr", body)) {
+        row.hidden = !row.children[0].textContent.toLowerCase().includes(part);
+      }
+    });
+  }
+
+  // Values under the pointer in charts -----------------------------------------------------------
+
+  const tip = find("tip");
+  const form = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+
+  for (const chart of all(".chart")) {
+    const data = JSON.parse(chart.dataset.chart);
+    const [left, top, right, bottom] = data.frame;
+    const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
+    for (const [name, value] of [["class", "cursor"], ["y1", top], ["y2", bottom]]) {
+      line.setAttribute(name, String(value));
+    }
+    const hide = () => {
+      line.remove();
+      tip.hidden = true;
+    };
+    chart.addEventListener("pointermove", (event) => {
+      const box = chart.getBoundingClientRect();
+      const place = ((event.clientX - box.left) / box.width) * chart.viewBox.baseVal.width;
+      const x = data.x[0] + ((place - left) / (right - left)) * (data.x[1] - data.x[0]);
+      const near = data.curves.map((curve) =>
+        curve.points.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a)),
+      );
+      const at = near.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a))[0];
+      const spot = String(left + ((at - data.x[0]) / (data.x[1] - data.x[0])) * (right - left));
+      line.setAttribute("x1", spot);
+      line.setAttribute("x2", spot);
+      chart.append(line);
+      const values = data.curves.map(
+        (curve, i) => `${curve.name}: ${form.format(near[i][1])} ${data.unit}`,
+      );
+      tip.textContent = [`${data.xName} ${form.format(at)}`, ...values].join("\n");
+      tip.hidden = false;
+      const wide = tip.offsetWidth;
+      tip.style.left = `${Math.max(8, Math.min(innerWidth - wide - 8, event.clientX + 14))}px`;
+      tip.style.top = `${event.clientY + 16}px`;
+    });
+    chart.addEventListener("pointerleave", hide);
+    chart.addEventListener("pointercancel", hide);
+  }
+
+  document.documentElement.dataset.ready = "true";
+})();

@@ -1,0 +1,63 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The report as one HTML page that holds all it shows and asks no network for anything.
+
+Scores, tables and curves are plain HTML and SVG: they are there without the script, which plays
+clips, sorts, filters and shows values. The page's own policy forbids every request and every script
+but this one, so that even a name that slipped through the escaping could not run.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import json
+from html import escape
+from importlib import resources
+from string import Template
+from typing import Any
+
+from nbp.evaluation.page_records import Page, ShownClip
+from nbp.evaluation.page_sections import make_header, make_sections
+
+
+def build_page(page: Page) -> str:
+    """The page as one HTML document."""
+    style, script = _read_part("page.css"), _read_part("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf8")).digest()).decode("ascii")
+    sections = make_sections(page)
+    links = "".join(f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in sections)
+    return Template(_read_part("page.html")).substitute(
+        title=escape(page.title),
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'",
+        style=style,
+        script=script,
+        links=links,
+        header=make_header(page),
+        sections="\n".join(
+            f'<section id="{s.anchor}" aria-labelledby="{s.anchor}-title">'
+            f'<h2 id="{s.anchor}-title">{escape(s.title)}</h2>\n{s.html}\n</section>'
+            for s in sections
+        ),
+        clips=_embed_json([_describe_picture(clip) for clip in page.clips]),
+    )
+
+
+def _describe_picture(clip: ShownClip) -> dict[str, Any]:
+    """What the script needs to show a clip; the rest is in the HTML."""
+    return {
+        **dataclasses.asdict(clip.picture),
+        "fps": clip.fps,
+        "given": clip.given_frames,
+        "psnr": [round(value, 1) for value in clip.psnr_per_frame],
+    }
+
+
+def _embed_json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _read_part(name: str) -> str:
+    return resources.files("nbp.evaluation").joinpath(name).read_text(encoding="utf8")

@@ -1,0 +1,303 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The sections of the report page as HTML. Every text from outside goes through `escape`."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+from nbp.evaluation.charts import SERIES, Chart, Curve, draw_chart, format_number
+from nbp.evaluation.page_clips import show_clips
+from nbp.evaluation.page_records import Evaluation, Page
+from nbp.evaluation.report import find_unit
+
+HEADLINES = 4  # scores shown large
+
+# Scores in the order of what a reader asks for first: start of the name, what it is, better.
+SCORES = (
+    ("fvd", "Frechet distance of generated clips from real ones", "lower"),
+    ("fvd_random_features", "generated clips against real ones; only for trends", "lower"),
+    ("rfvd", "Frechet distance of reconstructions from real clips", "lower"),
+    ("rfvd_random_features", "reconstructions against real clips; only for trends", "lower"),
+    ("kvd", "kernel distance of generated clips from real ones", "lower"),
+    ("label_agreement", "share of generated clips that show what their label says", "higher"),
+    ("colour_agreement", "the same of the label's colour alone", "higher"),
+    ("shape_agreement", "the same of the label's shape alone", "higher"),
+    ("motion_agreement", "the same of the label's motion alone", "higher"),
+    ("psnr", "peak signal-to-noise ratio, mean over clips", "higher"),
+    ("bits_per_token", "bits that the generator needs for a code of a real clip", "lower"),
+    ("ssim", "structural similarity", "higher"),
+    ("lpips", "learned perceptual distance", "lower"),
+    ("psnr_worst", "PSNR of the worst clip", "higher"),
+    ("stream_t", "temporal part of STREAM", "higher"),
+    ("stream", "STREAM", "higher"),
+    ("precision", "share of generated clips among real ones", "higher"),
+    ("recall", "share of real clips among generated ones", "higher"),
+    ("inception_score", "Inception score", "higher"),
+    ("gmsd", "deviation of the gradient similarity", "lower"),
+    ("gms", "gradient magnitude similarity", "higher"),
+    ("accuracy", "share of codes that the generator finds most likely", "higher"),
+    ("accuracy_top5", "share of codes among the five that it finds most likely", "higher"),
+    ("loss", "cross-entropy", "lower"),
+    ("code_usage", "share of codes used at all", "higher"),
+    ("code_perplexity", "number of equally used codes with the same entropy", "higher"),
+    ("unigram_bits", "entropy of the codes' frequencies", ""),
+)
+
+
+class Section(NamedTuple):
+    anchor: str
+    title: str
+    html: str
+
+
+def make_sections(page: Page) -> list[Section]:
+    """The sections that have something to show, in reading order."""
+    found = [
+        Section("scores", "Scores", "".join(show_scores(e) for e in page.evaluations)),
+        Section("clips", "Clips", show_clips(page)),
+        Section("frames", "Error per frame", show_frames(page.evaluations)),
+        Section("classes", "Classes", "".join(show_classes(e) for e in page.evaluations)),
+        Section("codes", "Use of the codes", show_codes(page.evaluations)),
+        Section("training", "Training", show_stages(page.curves)),
+        Section("speed", "Speed", show_speed(page)),
+        Section("configuration", "Configuration", show_config(page)),
+    ]
+    return [section for section in found if section.html]
+
+
+def make_header(page: Page) -> str:
+    facts = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in page.facts.items()
+    )
+    notes = "".join(f'<p class="note">{escape(text)}</p>' for text in page.left_out)
+    return f'<header><h1>{escape(page.title)}</h1><dl class="facts">{facts}</dl>{notes}</header>'
+
+
+# Scores ------------------------------------------------------------------------------------------
+
+
+def find_meaning(name: str) -> tuple[int, str, str]:
+    """Place in the order of reading, meaning, and which direction is better ("" if neither)."""
+    if name.endswith("_std"):
+        place, _, _ = find_meaning(name.removesuffix("_std"))
+        return place, "standard deviation over repeats", ""
+    if name.endswith("_chance"):
+        place, _, _ = find_meaning(f"{name.removesuffix('_chance')}_agreement")
+        return place, "what chance alone would give", ""
+    base = re.sub(r"_\d+$", "", name)  # `rfvd_256`: a score of fewer clips than the protocol's
+    fitting = [
+        (len(start), place, meaning if base == start else "", better)
+        for place, (start, meaning, better) in enumerate(SCORES)
+        if base == start or base.startswith(f"{start}_")
+    ]
+    return max(fitting)[1:] if fitting else (len(SCORES), "", "")
+
+
+def format_score(name: str, value: Any) -> tuple[str, str]:
+    """(number, unit) of a score."""
+    if not isinstance(value, int | float):
+        return str(value), ""
+    unit, digits = find_unit(name)
+    return f"{value:,.{digits}f}", unit
+
+
+def show_scores(evaluation: Evaluation) -> str:
+    """Large: what is asked for first. Then all scores, and all that fixes them, folded."""
+    names = sorted(evaluation.scores, key=lambda name: (find_meaning(name)[0], name))
+    families: dict[int, str] = {}
+    for name in names:  # one of each kind
+        if name.startswith(("colour_", "shape_", "motion_")):
+            continue  # parts of label_agreement
+        families.setdefault(find_meaning(name)[0], name)
+    large = [name for place, name in families.items() if place < len(SCORES)][:HEADLINES]
+    tiles, rows = "", ""
+    for name in large:
+        number, unit = format_score(name, evaluation.scores[name])
+        meaning = find_meaning(name)[1] or name.replace("_", " ")
+        tiles += (
+            f'<div class="tile"><div class="name">{escape(name)}</div><div class="number">{number}'
+            f' <span class="unit">{escape(unit)}</span></div><div class="hint">{escape(meaning)}'
+            "</div></div>"
+        )
+    for name in names:
+        number, unit = format_score(name, evaluation.scores[name])
+        _, meaning, better = find_meaning(name)
+        rows += (
+            f'<tr><th scope="row"><code>{escape(name)}</code></th><td class="num">{escape(number)}'
+            f"</td><td>{escape(unit)}</td><td>{better}</td><td>{escape(meaning)}</td></tr>"
+        )
+    notes = "".join(f'<p class="note">{escape(text)}</p>' for text in evaluation.notes)
+    return (
+        f'<div class="evaluation"><h3>Protocol <code>{escape(evaluation.name)}</code> '
+        f"v{evaluation.version}</h3>{notes}"
+        f'<div class="tiles">{tiles}</div>'
+        f'<details open><summary>All {len(names)} scores</summary><div class="scroll">'
+        f'<table class="scores"><thead><tr><th scope="col">score</th>'
+        f'<th scope="col" class="num">value</th><th scope="col">unit</th>'
+        f'<th scope="col">better</th><th scope="col">what it is</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></details>"
+        f"{fold('Everything that the protocol fixes', evaluation.protocol)}"
+        f"{fold('Under which conditions this was measured', evaluation.conditions)}</div>"
+    )
+
+
+def fold(title: str, values: Mapping[str, Any]) -> str:
+    """Names and values under a title that opens them."""
+    if not values:
+        return ""
+    return (
+        f"<details><summary>{escape(title)}</summary>"
+        f'<div class="scroll"><table class="fields"><tbody>{list_fields(values)}</tbody></table>'
+        "</div></details>"
+    )
+
+
+def list_fields(values: Mapping[str, Any], prefix: str = "") -> str:
+    """Rows of a table; nested names are joined by dots."""
+    rows = ""
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            rows += list_fields(value, f"{path}.")
+        elif isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
+            rows += list_fields({f"{path}[{i}]": inner for i, inner in enumerate(value)})
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            rows += (
+                f'<tr><th scope="row"><code>{escape(path)}</code></th><td>{escape(text)}</td></tr>'
+            )
+    return rows
+
+
+# Curves and tables -------------------------------------------------------------------------------
+
+
+def show_chart(chart: Chart) -> str:
+    """A chart under its title; several curves get a legend with their last values."""
+    unit = f' <span class="unit">({escape(chart.unit)})</span>' if chart.unit else ""
+    ends = [
+        (escape(curve.name), f" <b>{format_number(curve.points[-1][1], 3)}</b>" * chart.ends)
+        for curve in chart.curves
+    ]
+    keys = "".join(
+        f'<span class="key"><i class="series-{place % SERIES + 1}"></i>{name}{end}</span>'
+        for place, (name, end) in enumerate(ends)
+    )
+    if len(ends) == 1:
+        unit, keys = f"{unit}{ends[0][1]}", ""
+    return (
+        f'<figure class="panel"><figcaption>{escape(chart.title)}{unit}</figcaption>'
+        f'{draw_chart(chart)}<div class="keys">{keys}</div></figure>'
+    )
+
+
+def show_stages(stages: Mapping[str, tuple[Chart, ...]]) -> str:
+    return "".join(
+        f'<h3>{escape(stage)}</h3><div class="panels">{"".join(map(show_chart, charts))}</div>'
+        for stage, charts in stages.items()
+        if charts
+    )
+
+
+def show_frames(evaluations: Sequence[Evaluation]) -> str:
+    """PSNR over the frames of a clip, borders of latent frames marked."""
+    panels = ""
+    for evaluation in evaluations:
+        curves = tuple(
+            Curve(name, tuple((float(t), value) for t, value in enumerate(values)))
+            for name, values in evaluation.frame_curves.items()
+            if len(values) > 1
+        )
+        if curves:
+            count = max(len(curve.points) for curve in curves)
+            borders = tuple(at - 0.5 for at in range(1, count, evaluation.stride))
+            title = f"{evaluation.name}: PSNR of each frame, {' and '.join(c.name for c in curves)}"
+            panels += show_chart(Chart(title, curves, x_name="frame", unit="dB", borders=borders))
+    if not panels:
+        return ""
+    return (
+        "<p>Against the real clip, mean over clips. Faint lines are borders of latent frames, "
+        f'where errors usually jump.</p><div class="panels wide">{panels}</div>'
+    )
+
+
+def show_classes(evaluation: Evaluation) -> str:
+    """A table that sorts by any column and shows only the classes that are typed."""
+    rows = evaluation.per_class
+    if not rows:
+        return ""
+    measured = (name for row in rows for name, value in row.items() if value is not None)
+    names = list(dict.fromkeys(["label", *measured]))
+    head = "".join(
+        f'<th scope="col" aria-sort="none"{" class=num" if name != "label" else ""}>'
+        f'<button type="button">{escape(name.replace("_", " "))}</button></th>'
+        for name in names
+    )
+    body = ""
+    for row in rows:
+        cells = f'<th scope="row">{escape(str(row.get("label", "")))}</th>'
+        for name in names[1:]:
+            value = row.get(name)
+            number = isinstance(value, int | float)
+            text = format_score(name, value)[0] if isinstance(value, float) else value
+            cells += (
+                f'<td class="num" data-value="{value if number else ""}">'
+                f"{'' if value is None else escape(str(text))}</td>"
+            )
+        body += f"<tr>{cells}</tr>"
+    return (
+        f'<div class="classes"><label class="search">Filter {len(rows)} classes of '
+        f"<code>{escape(evaluation.name)}</code> "
+        f'<input type="search" placeholder="part of a name"></label>'
+        f'<div class="scroll tall"><table class="sortable"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div></div>"
+    )
+
+
+def show_codes(evaluations: Sequence[Evaluation]) -> str:
+    """Share of all tokens against share of the codes, the most frequent first, beside equal use."""
+    panels = ""
+    for evaluation in evaluations:
+        if not evaluation.code_curves:
+            continue
+        curves = [
+            Curve(name, ((0.0, 0.0), *((100 * (k + 1) / len(c), 100 * v) for k, v in enumerate(c))))
+            for name, c in evaluation.code_curves.items()
+        ]
+        codes = f" of {evaluation.codes:,}" if evaluation.codes else ""
+        panels += show_chart(
+            Chart(
+                f"{evaluation.name}: share of tokens made of the most frequent codes{codes}",
+                (*curves, Curve("all codes used alike", ((0.0, 0.0), (100.0, 100.0)))),
+                x_name="% of the codes",
+                unit="%",
+                from_zero=True,
+                ends=False,
+            )
+        )
+    return f'<div class="panels wide">{panels}</div>' if panels else ""
+
+
+def show_speed(page: Page) -> str:
+    rows = "".join(
+        f'<tr><th scope="row">{escape(speed.what)}</th>'
+        f'<td class="num">{format_number(speed.value, 3)}</td><td>{escape(speed.unit)}</td>'
+        f"<td>{escape(speed.source)}</td></tr>"
+        for speed in page.speeds
+    )
+    table = (
+        '<div class="scroll"><table><thead><tr><th scope="col">what</th><th scope="col" '
+        'class="num">value</th><th scope="col">unit</th><th scope="col">of</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+        if rows
+        else ""
+    )
+    return table + show_stages(page.machine)
+
+
+def show_config(page: Page) -> str:
+    return fold("The resolved configuration", page.config)

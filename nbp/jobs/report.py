@@ -1,0 +1,231 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the report page of a workdir from its files; what is missing is left out of the page.
+
+Read are `config.json`, `STAGE/metrics.csv`, and below `report/` the `PROTOCOL.json` of every
+evaluation and `clips.json` with its media.
+"""
+
+import json
+import os
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nbp.build import stage_directory
+from nbp.config import Config
+from nbp.errors import DataError
+from nbp.evaluation.charts import Chart, Curve
+from nbp.evaluation.page import build_page
+from nbp.evaluation.page_records import Evaluation, Page, Speed
+from nbp.jobs.leaks import describe_leaks
+from nbp.jobs.report_clips import Shown, collect_clips
+from nbp.jobs.workdir import make_folder, read_config
+from nbp.training.curves import MACHINE, UNITS, Panel, arrange_panels
+from nbp.training.metrics import MetricsTable
+
+STAGES = ("tokenizer", "generator")
+MOST_POINTS = 300  # of a curve: more than a panel has pixels would make the page large
+# Of an evaluation's JSON, what has a place of its own on the page.
+PLACED = ("protocol", "scores", "deviations", "per_class", "code_usage", "worst")
+FRAMES = (("reconstructed", "psnr_per_frame"), ("generated", "generated_psnr_per_frame"))
+SPEEDS = (  # metric, what it is, unit
+    ("step_time_s", "one update", "s"),
+    ("clips_per_s", "clips in training", "1/s"),
+    ("tokens_per_s", "tokens in training", "1/s"),
+    ("host_memory_mib", "peak memory of the host", "MiB"),
+    ("device_memory_mib", "peak memory of the fullest device", "MiB"),
+)
+
+
+def write_page(workdir: Path, out: Path | None = None) -> Path:
+    """Writes the page, whole or not at all, and returns its path.
+
+    Raises CheckpointError where there is no workdir, DataError where it has nothing to show, and
+    ConfigError where the place cannot be written.
+    """
+    out = out or workdir / "report" / "index.html"
+    text = build_page(collect_page(workdir))
+    make_folder(out.parent)
+    temporary = out.with_name(f".{out.name}.tmp")
+    temporary.write_text(text, encoding="utf8")
+    os.replace(temporary, out)
+    return out
+
+
+def collect_page(workdir: Path) -> Page:
+    """Everything of a workdir that the page shows."""
+    config = read_config(workdir)
+    reports, left_out = read_reports(workdir / "report")
+    tables = {
+        stage: MetricsTable(path)
+        for stage in STAGES
+        if (path := stage_directory(workdir, stage) / "metrics.csv").is_file()
+    }
+    shown = collect_clips(workdir, config, reports)
+    charts = {stage: make_charts(table) for stage, table in tables.items()}
+    if not reports and not any(charts.values()) and not shown.clips:
+        raise DataError(
+            f"{workdir} has nothing to show yet. Train it, or score it: "
+            f"python -m nbp.evaluate --workdir {workdir} --protocol {_suggest(config)}"
+        )
+    return Page(
+        title=config.name,
+        facts=list_facts(workdir, tables, reports, shown),
+        evaluations=tuple(read_evaluation(report, config) for report in reports),
+        clips=shown.clips,
+        curves={s: tuple(c for c in found if not _is_machine(c)) for s, found in charts.items()},
+        machine={s: tuple(c for c in found if _is_machine(c)) for s, found in charts.items()},
+        speeds=(*list_drawing(reports), *list_training(tables)),
+        config=json.loads((workdir / "config.json").read_text(encoding="utf8")),
+        left_out=(*left_out, *shown.left_out),
+    )
+
+
+def read_reports(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every evaluation's JSON in the order of their names, and what could not be read."""
+    found, left_out = [], []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            report = json.loads(path.read_text(encoding="utf8"))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            left_out.append(f"{path.name} is left out: it cannot be read")
+            continue
+        if isinstance(report, dict) and isinstance(report.get("protocol"), dict):
+            found.append({"scores": {}, **report})
+    return found, left_out
+
+
+def read_evaluation(report: Mapping[str, Any], config: Config) -> Evaluation:
+    protocol = report["protocol"]
+    usage = report.get("code_usage") or {}
+    notes = [f"not the whole protocol: {text}" for text in report.get("deviations", ())]
+    split = next((rule.get("split", "") for rule in protocol.get("clips") or ()), "")
+    return Evaluation(
+        name=str(protocol.get("name", "")),
+        version=int(protocol.get("version", 0)),
+        scores=report["scores"],
+        protocol=protocol,
+        conditions={
+            name: value
+            for name, value in report.items()
+            if name not in PLACED and not name.endswith("psnr_per_frame")
+        },
+        notes=(*notes, *describe_leaks(report.get("leaks") or {}, split=split)),
+        frame_curves={
+            name: tuple(map(float, report[key])) for name, key in FRAMES if report.get(key)
+        },
+        per_class=tuple(report.get("per_class") or ()),
+        code_curves={
+            f"{name}: {use['used']:,} used" if "used" in use else name: tuple(
+                map(float, use["curve"])
+            )
+            for name, use in usage.items()
+            if use.get("curve")
+        },
+        codes=next((use["codes"] for use in usage.values() if "codes" in use), 0),
+        stride=config.tokenizer_spec.stride[0],
+    )
+
+
+def list_facts(
+    workdir: Path,
+    tables: Mapping[str, MetricsTable],
+    reports: list[dict[str, Any]],
+    shown: Shown,
+) -> dict[str, str]:
+    """What is said under the title."""
+    facts = {"workdir": workdir.resolve().name}
+    for stage, table in tables.items():
+        if table.rows:
+            facts[stage] = f"{max(table.rows):,} updates"
+    if reports:
+        last = reports[-1]
+        facts["scored on"] = str(last.get("device", "unknown"))
+        facts["versions"] = ", ".join(f"{k} {v}" for k, v in last.get("versions", {}).items())
+    if shown.clips:
+        facts["clips shown"] = shown.summary
+    return {name: value for name, value in facts.items() if value}
+
+
+# Curves and speed --------------------------------------------------------------------------------
+
+
+def make_charts(table: MetricsTable) -> list[Chart]:
+    """The panels of `nbp.training.curves` as charts of the page."""
+    panels, alarms = arrange_panels(table)
+    events = tuple((float(step), kind) for kind, steps in alarms.items() for step in steps)
+    return [make_chart(panel, events) for panel in panels]
+
+
+def make_chart(panel: Panel, events: tuple[tuple[float, str], ...]) -> Chart:
+    metrics = list(dict.fromkeys(metric for metric, _ in panel.curves))
+    curves = []
+    for (metric, source), points in panel.curves.items():
+        words = [metric.replace("_", " ")] if len(metrics) > 1 else []
+        words += [source] if source else [] if words else ["training"]
+        curves.append(Curve(" ".join(words), thin_out(points)))
+    title = metrics[0] if len(metrics) == 1 else panel.title
+    unit = next((unit for ending, unit in UNITS.items() if metrics[0].endswith(ending)), "")
+    machine = metrics[0].endswith(MACHINE)
+    if title.endswith("_per_s"):
+        title, unit = f"{title.removesuffix('_s')}_second", ""
+    title = title.removesuffix("_s").removesuffix("_mib").removesuffix("_db")
+    return Chart(
+        title.replace("_", " "),
+        tuple(curves),
+        unit=unit,
+        logarithmic=panel.logarithmic,
+        from_zero=machine,  # so that noise does not look like a trend
+        events=() if machine else events,
+    )
+
+
+def thin_out(points: list[tuple[int, float]]) -> tuple[tuple[float, float], ...]:
+    """At most MOST_POINTS: means of neighbours where there are more."""
+    size = -(-len(points) // MOST_POINTS)
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return tuple((float(g[-1][0]), statistics.fmean(value for _, value in g)) for g in groups)
+
+
+def _is_machine(chart: Chart) -> bool:
+    return chart.from_zero
+
+
+def list_training(tables: Mapping[str, MetricsTable]) -> list[Speed]:
+    """Medians over the logged windows of each stage; memory is the last value, its peak."""
+    found = []
+    for stage, table in tables.items():
+        for metric, what, unit in SPEEDS:
+            values = [float(row[metric]) for row in table.rows.values() if row.get(metric)]
+            if values:
+                peak = metric.endswith("_mib")
+                value = max(values) if peak else statistics.median(values)
+                found.append(Speed(what, value, unit, f"{stage} training"))
+    return found
+
+
+def list_drawing(reports: list[dict[str, Any]]) -> list[Speed]:
+    """How fast clips were drawn in each evaluation, and how long it took in all."""
+    found = []
+    for report in reports:
+        source = f"evaluation {report['protocol'].get('name', '')}"
+        drawn = report.get("generation") or report.get("generated") or {}
+        for key, what, unit in (
+            ("clips_per_second", "clips generated", "1/s"),
+            ("frames_per_second", "frames generated", "1/s"),
+            ("frames_per_second_with_compilation", "frames generated, with compilation", "1/s"),
+            ("passes", "passes of the generator for a clip", ""),
+        ):
+            if isinstance(drawn.get(key), int | float):
+                found.append(Speed(what, float(drawn[key]), unit, source))
+        parts = drawn.get("seconds_of") or {}
+        found += [Speed(f"time of {k}", float(v), "s", source) for k, v in parts.items()]
+        if isinstance(report.get("seconds"), int | float):
+            found.append(Speed("whole evaluation", float(report["seconds"]), "s", source))
+    return found
+
+
+def _suggest(config: Config) -> str:
+    return config.evaluation.protocol or "reconstruction"

@@ -1,0 +1,200 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""The clips of a report page: found, decoded, and packed into as many bytes as a page may have."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nbp.config import Config
+from nbp.data.files import VideoError
+from nbp.data.sheets import Sheet, make_sheet
+from nbp.data.video import probe_video, read_clip
+from nbp.evaluation.page_records import KINDS, Picture, ShownClip
+from nbp.shapes import Clip, UInt8
+
+BYTES = 6_000_000  # of all clips in a page, as text
+# From the best that fits on: (quality, None keeps every pixel; every n-th pixel).
+QUALITIES: tuple[tuple[int | None, int], ...] = ((None, 1), (92, 1), (80, 1), (75, 2), (60, 4))
+PROBES = 6  # clips from which the size of all is foretold
+SAMPLES = 24  # clips taken from samples.npz where no evaluation kept any
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Clips for the page; left_out says in words what is not among them."""
+
+    clips: tuple[ShownClip, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        counts = {kind: sum(clip.kind == kind for clip in self.clips) for kind in KINDS}
+        return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A clip that is not packed yet. group, kind and so on: as of `ShownClip`."""
+
+    pixels: Clip
+    row: Mapping[str, Any]
+    fps: float
+
+
+def collect_clips(workdir: Path, config: Config, reports: Sequence[Mapping[str, Any]]) -> Shown:
+    """Clips that evaluations kept, else the worst reconstructions and the samples of training."""
+    folder = workdir / "report"
+    found, left_out = read_listed(folder, config.data.size)
+    if not found:
+        found = [
+            *(clip for report in reports for clip in split_worst(folder, report, config)),
+            *read_samples(workdir, config),
+        ]
+    clips, dropped = pack(found)
+    if dropped:
+        left_out.append(f"{dropped} clips are left out: the page would be too large with them")
+    return Shown(clips, tuple(left_out))
+
+
+def read_listed(folder: Path, size: int) -> tuple[list[_Found], list[str]]:
+    """The clips of `clips.json` (see `nbp.jobs.gallery`), those of an extreme first.
+
+    size: the side of the model's clips in pixels, to which enlarged ones are taken back.
+    """
+    path = folder / "clips.json"
+    if not path.is_file():
+        return [], []
+    try:
+        rows = json.loads(path.read_text(encoding="utf8"))
+        if not isinstance(rows, list):
+            raise ValueError("no list")
+        rows = [row for row in rows if isinstance(row, dict) and row.get("kind") in KINDS]
+    except ValueError:
+        return [], [f"{path.name} is left out: it cannot be read"]
+    found: list[_Found] = []
+    bad: list[str] = []
+    for row in rows:
+        file = (folder / str(row.get("file", ""))).resolve()
+        try:
+            if not file.is_relative_to(folder.resolve()):
+                raise VideoError(str(file), "unreadable", "outside the report")
+            info = probe_video(file)
+            pixels = read_clip(file, frames=info.frames, info=info)
+        except VideoError as error:
+            bad.append(f"{row.get('file')}: {error.reason}")
+            continue
+        group = f"{row.get('protocol', '')} clip {row.get('id', '')}"
+        found.append(_Found(shrink(pixels, size), {**row, "group": group}, info.fps))
+    found.sort(key=lambda clip: clip.row.get("why") not in ("best", "worst"))
+    missing = [f"{len(bad)} clips are left out, the first: {bad[0]}"] if bad else []
+    return found, missing
+
+
+def shrink(pixels: Clip, size: int) -> UInt8[np.ndarray, "t rows columns c"]:
+    """Takes one pixel of each square of an enlarged clip; others come back as they are."""
+    height, width = pixels.shape[1:3]
+    scale = height // size
+    if height != width or height % size or scale < 2:
+        return pixels
+    return pixels[:, scale // 2 :: scale, scale // 2 :: scale]
+
+
+def split_worst(folder: Path, report: Mapping[str, Any], config: Config) -> Iterable[_Found]:
+    """The original and the reconstruction in the pictures of the worst reconstructions."""
+    size = config.data.size
+    for row in report.get("worst") or ():
+        file = folder / str(row.get("file", ""))
+        try:
+            info = probe_video(file)
+            picture = read_clip(file, frames=info.frames, info=info)
+        except VideoError:
+            continue
+        scale = picture.shape[1] // size  # three squares beside each other, two pixels between
+        if scale < 1 or picture.shape[2] < scale * (3 * size + 4):
+            continue
+        middle = scale // 2
+        small = picture[:, middle::scale, middle::scale][:, :size]
+        group = f"clip {row.get('index')}"
+        shared = {"label": row.get("label") or "", "group": group, "id": row.get("index")}
+        yield _Found(small[:, :, :size], {**shared, "kind": "real"}, info.fps)
+        beside = small[:, :, size + 2 : 2 * size + 2]
+        made = {**shared, "kind": "reconstructed", "psnr": row.get("psnr")}
+        yield _Found(beside, made, info.fps)
+
+
+def read_samples(workdir: Path, config: Config) -> Iterable[_Found]:
+    """The first clips of `samples/`, with the labels that their files are named after."""
+    path = workdir / "samples" / "samples.npz"
+    if not path.is_file():
+        return
+    with np.load(path) as arrays:
+        videos = arrays["videos"][:SAMPLES]
+    names = {file.stem[:4]: file.stem[5:] for file in path.parent.glob("[0-9]*-*.mp4")}
+    prompted = config.generator.prompt == "label"
+    for i, video in enumerate(videos):
+        label = names.get(f"{i:04d}", "").replace("-", " ") if prompted else ""
+        row = {"kind": "generated", "label": label, "group": f"sample {i}", "id": i}
+        yield _Found(video, row, config.sampling.fps)
+
+
+def pack(found: Sequence[_Found], limit: int = BYTES) -> tuple[tuple[ShownClip, ...], int]:
+    """Clips as pictures of at most `limit` bytes, and how many did not fit: whole groups."""
+    probes = found[:: max(1, len(found) // PROBES)]
+    quality, step = QUALITIES[-1]
+    for quality, step in QUALITIES:
+        mean = sum(len(_make(clip, quality, step).uri) for clip in probes) / max(1, len(probes))
+        if mean * len(found) <= limit:
+            break
+    groups: dict[str, list[_Found]] = {}
+    for clip in found:
+        groups.setdefault(clip.row["group"], []).append(clip)
+    shown: list[ShownClip] = []
+    used = 0
+    for members in groups.values():
+        sheets = [_make(clip, quality, step) for clip in members]
+        size = sum(len(sheet.uri) for sheet in sheets)
+        if used + size > limit:
+            break
+        used += size
+        shown += [_describe(clip, sheet) for clip, sheet in zip(members, sheets, strict=True)]
+    return tuple(shown), len(found) - len(shown)
+
+
+def _make(clip: _Found, quality: int | None, step: int) -> Sheet:
+    return make_sheet(clip.pixels[:, ::step, ::step], quality=quality)
+
+
+def _describe(clip: _Found, sheet: Sheet) -> ShownClip:
+    row = clip.row
+    facts = {
+        name: row[name]
+        for name in ("id", "why", "given_frames", "seconds", "file")
+        if row.get(name) not in (None, "")
+    }
+    return ShownClip(
+        name=str(row.get("file") or row["group"]),
+        group=row["group"],
+        kind=row["kind"],
+        label=str(row.get("label") or ""),
+        picture=Picture(**dataclasses.asdict(sheet)),
+        fps=clip.fps,
+        protocol=str(row.get("protocol") or ""),
+        feature_distance=_read_number(row.get("feature_distance")),
+        psnr=_read_number(row.get("psnr")),
+        psnr_per_frame=tuple(map(float, row.get("psnr_per_frame") or ())),
+        given_frames=int(row.get("given_frames") or 0) if row["kind"] == "generated" else 0,
+        paired=row["kind"] != "generated" or bool(row.get("paired", True)),
+        facts=facts,
+    )
+
+
+def _read_number(value: Any) -> float | None:
+    """A number that can be drawn and sorted by; None for null and for what is not finite."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
