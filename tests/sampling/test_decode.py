@@ -236,7 +236,7 @@ def test_a_cache_that_grows_draws_the_same(monkeypatch):
 
     monkeypatch.setattr("nbp.sampling.decode.choose_lengths", choose)
     np.testing.assert_array_equal(make_run(network, filtering=PLAIN)(params), whole)
-    assert lengths == [network.plan.length]
+    assert set(lengths) == {network.plan.length}
 
 
 def test_a_pass_copies_neither_weights_nor_cache():
