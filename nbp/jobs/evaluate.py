@@ -16,6 +16,7 @@ from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.rules import Protocol
 from nbp.evaluation.scores import name_fvd
 from nbp.jobs.clip_files import write_grid
+from nbp.jobs.compiled import keep_compiled
 from nbp.jobs.evaluation_plan import EvaluateRequest, Plan, plan_evaluation
 from nbp.jobs.gallery import Gallery, update_listing, write_gallery
 from nbp.jobs.generated import (
@@ -60,6 +61,7 @@ def evaluate_protocols(requests: Sequence[EvaluateRequest], report: Report) -> l
     features are missing; CheckpointError without a trained tokenizer.
     """
     keep_freed_memory()
+    keep_compiled()
     plans: list[Plan] = []
     for request in requests:
         plans.append(plan_evaluation(request, report, plans))

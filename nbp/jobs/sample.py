@@ -14,6 +14,7 @@ from nbp.config import Config
 from nbp.data.video import read_clip
 from nbp.errors import ConfigError
 from nbp.jobs.clip_files import Files, write_samples
+from nbp.jobs.compiled import keep_compiled
 from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.long_videos import draw_long_videos, plan_long_videos
 from nbp.jobs.sample_request import SampleRequest
@@ -99,6 +100,7 @@ def find_levels(config: Config) -> tuple[int, ...]:
 def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str]:
     """Draws `request.count` clips into `out`; returns the name of each clip's condition."""
     keep_freed_memory()
+    keep_compiled()
     config = read_config(workdir)
     labels = read_labels(workdir)
     request = count_conditions(config, labels, request)
