@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -16,7 +17,8 @@ def keep_compiled() -> None:
     A folder that was chosen before (JAX_COMPILATION_CACHE_DIR) is kept, and none is used where JAX
     was told not to (JAX_ENABLE_COMPILATION_CACHE=0) or the folder cannot be made.
     """
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    config: Any = jax.config  # its fields are made at run time
+    if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return
     folder = find_folder()
     try:

@@ -2,15 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where compiled programs are kept."""
 
+from typing import Any
+
 import jax
 import pytest
 
 from nbp.jobs.compiled import find_folder, keep_compiled
 
 
+def find_cache() -> str | None:
+    config: Any = jax.config
+    return config.jax_compilation_cache_dir
+
+
 @pytest.fixture
 def unset(monkeypatch, tmp_path):
-    before = jax.config.jax_compilation_cache_dir
+    before = find_cache()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     jax.config.update("jax_compilation_cache_dir", None)
     yield tmp_path / "cache"
@@ -21,7 +28,7 @@ def unset(monkeypatch, tmp_path):
 def test_they_are_kept_in_the_users_cache(unset):
     keep_compiled()
     folder = find_folder()
-    assert jax.config.jax_compilation_cache_dir == str(folder)
+    assert find_cache() == str(folder)
     assert folder.is_relative_to(unset)
     assert folder.is_dir()
 
@@ -29,17 +36,17 @@ def test_they_are_kept_in_the_users_cache(unset):
 def test_a_chosen_folder_stays(unset, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
     keep_compiled()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
+    assert find_cache() == str(tmp_path / "mine")
     assert not unset.exists()
 
 
 def test_nothing_is_kept_against_the_users_will(unset):
     jax.config.update("jax_enable_compilation_cache", False)
     keep_compiled()
-    assert jax.config.jax_compilation_cache_dir is None
+    assert find_cache() is None
 
 
 def test_a_folder_that_cannot_be_made_is_done_without(unset):
     unset.write_text("a file in its place")
     keep_compiled()
-    assert jax.config.jax_compilation_cache_dir is None
+    assert find_cache() is None
