@@ -53,9 +53,9 @@ class Batch:
 
     first: int
     keep: int
-    ids: Int[np.ndarray, "b"]
-    labels: Int[np.ndarray, "b"] | None
-    known: Array
+    ids: Int[Array, "b"]
+    labels: Int[Array, "b"] | None
+    known: Int[Array, "b size"]
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity: it holds arrays
@@ -151,14 +151,14 @@ class Sampler:
         for start in range(0, count, size):
             ids = np.arange(start, start + size)
             rows = np.minimum(ids, count - 1)  # the last batch is filled up, then cut
-            known = self.place(np.asarray(grids[rows], np.int32))
+            known = self.put(np.asarray(grids[rows], np.int32))
             if clips is not None:
-                known = self.encode(self.tokenizer_params, self.place(clips[rows]))
+                known = self.encode(self.tokenizer_params, self.put(clips[rows]))
             known = self.generator.arrange(known)
             label_rows = None
             if labels is not None:
-                label_rows = self.place(np.asarray(labels, np.int32)[rows])
-            ids = self.place(ids if numbers is None else numbers[rows])
+                label_rows = self.put(np.asarray(labels, np.int32)[rows])
+            ids = self.put(ids if numbers is None else numbers[rows])
             yield Batch(start, min(size, count - start), ids, label_rows, known)
 
     def run(
@@ -166,7 +166,7 @@ class Sampler:
     ) -> Any:
         """Calls a program (parameters, key, ids, labels, known codes, ...) on the devices."""
         with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
-            rows = self._split((batch.ids, batch.labels, batch.known))
+            rows = (batch.ids, batch.labels, batch.known)
             return program(params or self.generator_params, key, *rows, *more)
 
     def laid_out(self) -> "Sampler":
@@ -174,7 +174,10 @@ class Sampler:
         params = lay_out_params(
             self.generator, self.generator_params, weights=self.weights, mesh=self.mesh
         )
-        return dataclasses.replace(self, generator_params=params)
+        tokenizer = self.tokenizer_params
+        whole = jax.tree.map(lambda p: (None,) * p.ndim, tokenizer)
+        tokenizer = put_on_mesh(tokenizer, whole, self.mesh)
+        return dataclasses.replace(self, generator_params=params, tokenizer_params=tokenizer)
 
     def bind(self, params: PyTree) -> Decoder:
         """The generator for `nbp.sampling.decode`, within a program."""
@@ -185,10 +188,11 @@ class Sampler:
         parts = 1 if self.mesh is None else count_parts(RULES["batch"], self.mesh.shape)
         return -(-batch // parts) * parts
 
-    def _split(self, rows: PyTree) -> PyTree:
-        """Rows of a batch, each on its devices."""
-        axes = jax.tree.map(lambda row: ("batch", *(None,) * (row.ndim - 1)), rows)
-        return put_on_mesh(rows, axes, self.mesh)
+    def put(self, rows: Array) -> Array:
+        """Rows of a batch where they are worked on."""
+        if self.mesh is None:
+            return self.place(rows)
+        return put_on_mesh(rows, ("batch", *(None,) * (rows.ndim - 1)), self.mesh)
 
     @functools.cached_property
     def encode(self) -> Any:

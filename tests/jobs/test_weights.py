@@ -18,7 +18,7 @@ def test_each_published_file_has_the_epsilon_of_its_code(
     kind: str, epsilon: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights, "I3dNetwork", SmallNetwork)
-    monkeypatch.setattr(weights, "I3dSpec", lambda: SMALL)
+    monkeypatch.setattr(weights, "I3dSpec", lambda **_: SMALL)
     folder = make_features(tmp_path / "f", SmallNetwork(SMALL, taps_conv), kind=kind)
     features = weights.load_features(
         str(folder),
