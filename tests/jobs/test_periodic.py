@@ -44,6 +44,7 @@ def read_params(workdir: Path) -> list[np.ndarray]:
         return [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
 
 
+@pytest.mark.slow
 def test_training_is_scored_and_not_changed(tmp_path: Path) -> None:
     states = []
     for every in (0, 2):

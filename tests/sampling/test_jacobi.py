@@ -188,7 +188,13 @@ GREEDY_CASES = [
 ]
 
 
-@pytest.mark.parametrize("block, opening, recipe, prompt_length, given", GREEDY_CASES)
+@pytest.mark.parametrize(
+    "block, opening, recipe, prompt_length, given",
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] * (i not in (2, 5)))
+        for i, case in enumerate(GREEDY_CASES)
+    ],
+)
 def test_without_chance_it_is_plain_decoding(block, opening, recipe, prompt_length, given):
     network = make_network(GRID, block, opening, recipe=recipe, prompt=prompt_length)
     params = draw_params(network, seed=1)
