@@ -10,6 +10,7 @@ tokenizer is not part of their update.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -77,7 +78,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", choices=runs, default=list(runs))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/precompile"))
+    parser.add_argument("--table", action="store_true", help="print what is there, compile nothing")
     arguments = parser.parse_args(argv)
+    if arguments.table:
+        print_table(arguments.out)
+        return
     failed = []
     for name in arguments.only:
         file = arguments.out / f"{name}.json"
@@ -90,6 +95,33 @@ def main(argv: list[str] | None = None) -> None:
         failed += [name] if done.returncode else []
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def print_table(folder: Path) -> None:
+    """The updates of the reports in a folder, for docs/scaling.md."""
+    print(
+        "| run | chips | mesh | clips | GiB | compute, memory, network ms | MFU at most | sent GB |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name in list_runs():
+        file = folder / f"{name}.json"
+        if not file.is_file():
+            continue
+        report = json.loads(file.read_text(encoding="utf8"))
+        found, mesh = report["programs"]["generator.update"], report["mesh"]
+        times = [found["seconds"][kind] for kind in ("compute", "memory", "network")]
+        batch = report["settings"]["generator"]
+        cells = [
+            name,
+            f"{report['devices']} {report['chip']['name']}",
+            " x ".join(str(mesh[axis]) for axis in ("data", "fsdp", "tensor")),
+            f"{batch['batch']}" + (f" in {batch['accumulate']}" if batch["accumulate"] > 1 else ""),
+            f"{found['bytes']['peak'] / 2**30:.2f}",
+            ", ".join(f"{seconds * 1e3:.0f}" for seconds in times),
+            f"{found['mfu_bound']:.0%}",
+            f"{found['wire_bytes'] / 1e9:.1f}",
+        ]
+        print(f"| {' | '.join(cells)} |")
 
 
 def make_flags(run: Run, file: Path) -> list[str]:

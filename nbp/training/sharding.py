@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from nbp.axes import (
@@ -63,12 +64,14 @@ def make_mesh(
             f"mesh (data {data}, fsdp {fsdp}, tensor {tensor}) needs {needed} devices, "
             f"{len(devices)} are here. Make the mesh smaller."
         )
-    return jax.make_mesh(
-        (data, fsdp, tensor),
-        MESH_AXES,
-        axis_types=(AxisType.Auto,) * len(MESH_AXES),
-        devices=devices[:needed],
-    )
+    sizes, types = (data, fsdp, tensor), (AxisType.Auto,) * len(MESH_AXES)
+    try:
+        return jax.make_mesh(sizes, MESH_AXES, axis_types=types, devices=devices[:needed])
+    except NotImplementedError:  # an axis of the slice has to be cut, e.g. 8x8 chips into 32 x 2
+        grid = mesh_utils.create_device_mesh(
+            sizes, devices[:needed], allow_split_physical_axes=True
+        )
+        return Mesh(grid, MESH_AXES, axis_types=types)
 
 
 def replicate(mesh: Mesh) -> NamedSharding:

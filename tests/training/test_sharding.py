@@ -28,6 +28,18 @@ def test_the_default_mesh_takes_every_device():
     assert make_mesh(data=3).size == 3
 
 
+def test_a_slice_whose_axes_have_to_be_cut(monkeypatch):
+    """As 8x8 chips for 32 x 2 devices: JAX refuses unless it may split an axis of the slice."""
+
+    def refuse(*_, **__):
+        raise NotImplementedError
+
+    monkeypatch.setattr(jax, "make_mesh", refuse)
+    mesh = make_mesh(data=1, fsdp=4, tensor=2)
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 2}
+    assert len({device.id for device in mesh.devices.flat}) == 8
+
+
 @pytest.mark.parametrize(
     "sizes,message",
     [
