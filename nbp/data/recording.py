@@ -19,8 +19,9 @@ from nbp.shapes import Clip
 
 # The first of these that the installed PyAV has. Every published wheel has libx264.
 H264_ENCODERS = ("libx264", "libopenh264")
-# Near-transparent: the files are looked at and scored, and clips are small. With several threads
-# the encoder makes another file of the same tiny clip in one run of five.
+# Near-transparent: the files are looked at and scored, and clips are small. The encoder does not
+# make the same file of the same tiny clip every time: one of five differed with several threads,
+# one of fifty with one.
 X264_OPTIONS = {"crf": "14", "preset": "medium", "threads": "1"}
 
 

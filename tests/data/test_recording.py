@@ -19,7 +19,11 @@ def test_pieces_make_the_file_of_the_whole(tmp_path):
             writer.add(piece)
         assert not (tmp_path / "pieces.mp4").exists(), "not before it is complete"
     found, wanted = (read_clip(tmp_path / f"{name}.mp4", frames=11) for name in ("pieces", "whole"))
-    np.testing.assert_array_equal(found, wanted)
+    # The encoder rarely makes another file of the same frames (see `X264_OPTIONS`).
+    assert found.shape == wanted.shape
+    assert np.abs(found.astype(int) - wanted).mean() < 4
+    others = np.abs(found.astype(int) - wanted[::-1]).mean()
+    assert others > 20, "frames out of order would be seen"
     write_gif(tmp_path / "whole.gif", clip, fps=8.0, scale=2)
     with GifWriter(tmp_path / "pieces.gif", fps=8.0, scale=2) as writer:
         for piece in np.split(clip, [3]):
