@@ -1,5 +1,7 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
+from unittest.mock import Mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,10 +33,7 @@ def test_the_default_mesh_takes_every_device():
 def test_a_slice_whose_axes_have_to_be_cut(monkeypatch):
     """As 8x8 chips for 32 x 2 devices: JAX refuses unless it may split an axis of the slice."""
 
-    def refuse(*_, **__):
-        raise NotImplementedError
-
-    monkeypatch.setattr(jax, "make_mesh", refuse)
+    monkeypatch.setattr(jax, "make_mesh", Mock(side_effect=NotImplementedError))
     mesh = make_mesh(data=1, fsdp=4, tensor=2)
     assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 2}
     assert len({device.id for device in mesh.devices.flat}) == 8
