@@ -269,7 +269,7 @@ class Trained:
 
 def load_trained(
     workdir: Path,
-    stage: Literal["tokenizer", "generator", "lpips", "i3d"],
+    stage: Literal["tokenizer", "generator", "lpips", "i3d", "c3d"],
     *,
     network: Any,
     ema: bool,

@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m nbp.convert {generator,tokenizer,i3d,lpips} --source FILE --out DIR [flags]`."""
+"""`python -m nbp.convert {generator,tokenizer,i3d,lpips,c3d} --source FILE --out DIR [flags]`."""
 
 import argparse
 import ast
@@ -13,7 +13,7 @@ from nbp.errors import ConfigError, run_main
 def main(argv: list[str] | None = None) -> None:
     """Converts published PyTorch weights into a workdir; needs no PyTorch."""
     parser = argparse.ArgumentParser(prog="python -m nbp.convert", description=main.__doc__)
-    parser.add_argument("what", choices=("generator", "tokenizer", "i3d", "lpips"))
+    parser.add_argument("what", choices=("generator", "tokenizer", "i3d", "lpips", "c3d"))
     parser.add_argument("--source", required=True, type=Path, help=".ckpt, .pt, .safetensors, .npz")
     parser.add_argument("--out", required=True, type=Path, help="workdir to make or to complete")
     parser.add_argument("--levels", help="FSQ levels; default 8,8,8,5,5,5")
@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         "tokenizer": convert.convert_tokenizer,
         "i3d": convert.convert_i3d,
         "lpips": convert.convert_lpips,
+        "c3d": convert.convert_c3d,
     }
     jobs[what](convert.ConvertRequest(**given), report=lambda text: print(f"[convert] {text}"))
 

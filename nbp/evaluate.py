@@ -25,6 +25,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--lpips", default="", help="folder that nbp.convert lpips wrote")
     parser.add_argument(
+        "--c3d", default="", help="folder that nbp.convert c3d wrote: the Inception score"
+    )
+    parser.add_argument(
         "--statistics", default="", help="more scores: kvd,precision,infinity,bootstrap,stream"
     )
     parser.add_argument("--cache", type=Path, help="of features; default: WORKDIR/report/cache")
@@ -53,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
 
     shared = {
         name: getattr(arguments, name)
-        for name in ("workdir", "clips", "seed", "data", "features", "lpips", "cache")
+        for name in ("workdir", "clips", "seed", "data", "features", "lpips", "c3d", "cache")
     }
     shared["statistics"] = parse_statistics(arguments.statistics)
     shared["overrides"] = parse_overrides(rest)

@@ -47,7 +47,12 @@ ALLOWED = {
         "nbp.training.precision",
     ),
     "nbp.sampling": ("nbp.sampling", "nbp.models", "nbp.nn", "nbp.layout"),
-    "nbp.evaluation": ("nbp.evaluation", "nbp.models.i3d", "nbp.models.lpips"),
+    "nbp.evaluation": (
+        "nbp.evaluation",
+        "nbp.models.c3d",
+        "nbp.models.i3d",
+        "nbp.models.lpips",
+    ),
     "nbp.interop": ("nbp.interop", "nbp.models", "nbp.nn", "nbp.layout"),
     "nbp.sections": ("nbp.schema", "nbp.layout"),
     "nbp.config": (

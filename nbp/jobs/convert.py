@@ -19,7 +19,7 @@ import numpy as np
 from nbp import __version__, build
 from nbp.config import Config, to_json
 from nbp.errors import CheckpointError
-from nbp.interop import official
+from nbp.interop import c3d, official
 from nbp.interop.i3d import i3d_drops, i3d_rules, rename_ported
 from nbp.interop.lpips import clean_names, lpips_drops, lpips_rules
 from nbp.interop.mapping import Drop, Rule, Tensor, check_rules, convert_tensors
@@ -27,6 +27,7 @@ from nbp.interop.reading import TensorFile, open_tensors
 from nbp.jobs import foreign
 from nbp.jobs.foreign import ConvertRequest, Report
 from nbp.jobs.workdir import CONVERTED, read_config, save_labels, write_text
+from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.models.lpips import LpipsNetwork
 from nbp.nn.conv3d import taps_conv
@@ -117,6 +118,16 @@ def convert_lpips(request: ConvertRequest, report: Report) -> None:
     conversion = _Conversion(
         "lpips", clean_names(tensors), lpips_rules(), lpips_drops(), LpipsNetwork()
     )
+    write_conversions(file, request.out, [conversion], config=None, report=report)
+
+
+def convert_c3d(request: ConvertRequest, report: Report) -> None:
+    """Converts the classifier of the Inception score, with UCF101's classes, into `out/c3d`."""
+    file = open_tensors(request.source)
+    _require_free(request.out, "c3d")
+    tensors = c3d.clean_names(file.tensors)
+    network = C3dNetwork(C3dSpec(), taps_conv)
+    conversion = _Conversion("c3d", tensors, c3d.c3d_rules(), [], network)
     write_conversions(file, request.out, [conversion], config=None, report=report)
 
 

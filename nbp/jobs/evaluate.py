@@ -130,6 +130,7 @@ def finish(
         "data": clips.provenance(),
         "features": None if features is None else features.origin,
         "lpips": plan.lpips[1],
+        **({} if plan.c3d[1] is None else {"c3d": plan.c3d[1]}),
         "seed": plan.seed,
         "sampling": dataclasses.asdict(plan.config.sampling),
         "generated": {} if generated is None else describe_speed(generated.entries["generation"]),

@@ -12,6 +12,7 @@ from nbp import build, datasets
 from nbp.config import Config
 from nbp.errors import ConfigError
 from nbp.evaluation.frames import FrameFeatures, make_random_frames, make_vgg_frames
+from nbp.evaluation.inception import SPLITS, ClassProbabilities
 from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.protocols import find_protocol
 from nbp.evaluation.rules import Protocol
@@ -20,8 +21,9 @@ from nbp.jobs.fitting import check_classes, check_generation
 from nbp.jobs.real_clips import KEYS, RealClips, choose_rule, open_clips
 from nbp.jobs.reconstruct import Codec, Devices
 from nbp.jobs.sample import SampleRequest, make_drawing
-from nbp.jobs.weights import Features, load_features, load_lpips
+from nbp.jobs.weights import Features, load_c3d, load_features, load_lpips
 from nbp.jobs.workdir import has_begun, read_config, read_labels
+from nbp.models.c3d import C3dSpec
 from nbp.models.lpips import LEAST_SIZE
 from nbp.sampling.sampler import Sampler
 
@@ -38,7 +40,7 @@ class EvaluateRequest:
     clips: generated clips where the protocol generates some, else clips to score, which then are
       not all that the protocol wants. seed: of the generated clips, by default the protocol's.
     data, overrides: other clips than the configured ones; needed after training from tokens.
-    features, lpips: folders that `nbp.convert` wrote, or `random-i3d`. statistics: names of
+    features, lpips, c3d: folders that `nbp.convert` wrote, or `random-i3d`. statistics: names of
     `nbp.evaluation.statistics`. cache: folder for features, by default in the report's.
     """
 
@@ -50,6 +52,7 @@ class EvaluateRequest:
     overrides: Mapping[str, str] = field(default_factory=dict)
     features: str = ""
     lpips: str = ""
+    c3d: str = ""
     statistics: tuple[str, ...] = ()
     cache: Path | None = None
 
@@ -93,6 +96,7 @@ class Plan:
     features: Features | None
     frames: FrameFeatures | None
     lpips: tuple[LpipsScorer | None, dict[str, Any] | None]
+    c3d: tuple[ClassProbabilities | None, dict[str, Any] | None]
     given: int
     generated: int
 
@@ -138,6 +142,8 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
     generated = count_generated(request, protocol, model, config=model_config, clips=clips)
     if generated == 1 and features is not None:
         raise ConfigError("a Frechet distance needs at least 2 clips: --clips 2 or more")
+    check_classifier(request, model_config, generated)
+    classifier, classifier_origin = load_c3d(request.c3d, **on_devices)
     if request.statistics and (features is None or not generated):
         raise ConfigError(
             f"--statistics {', '.join(request.statistics)}: these compare features of generated "
@@ -152,6 +158,8 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
         features = dataclasses.replace(features, extractor=extractor)
     if lpips is not None:
         lpips = dataclasses.replace(lpips, batch=small)
+    if classifier is not None:
+        classifier = dataclasses.replace(classifier, batch=small)
     codec = Codec(model.network, model.params, devices, batch=batch)
     return Plan(
         request=request,
@@ -165,6 +173,7 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
         features=features,
         frames=load_frames(request, lpips, batch=small, devices=devices),
         lpips=(lpips, lpips_origin),
+        c3d=(classifier, classifier_origin),
         given=given,
         generated=generated,
     )
@@ -222,6 +231,18 @@ def choose_lpips(request: EvaluateRequest, config: Config, report: Report) -> st
         report(f"LPIPS is left out: no folder {folder}; name another with --lpips DIR")
         return ""
     return folder
+
+
+def check_classifier(request: EvaluateRequest, config: Config, generated: int) -> None:
+    """Refuses `--c3d` where there is nothing that it could score."""
+    if request.c3d and generated < SPLITS:
+        raise ConfigError(
+            f"--c3d: an inception score needs at least {SPLITS} generated clips, there would be "
+            f"{generated}: give --clips, and a protocol and a workdir that generate clips"
+        )
+    frames = C3dSpec().frames
+    if request.c3d and config.data.frames < frames:
+        raise ConfigError(f"--c3d: clips of {config.data.frames} frames, {frames} are needed")
 
 
 def load_frames(

@@ -21,6 +21,7 @@ from nbp.data.video import read_clip, write_video
 from nbp.evaluation.batches import fill_batch
 from nbp.evaluation.frames import FrameFeatures
 from nbp.evaluation.fvd import FeatureExtractor
+from nbp.evaluation.inception import ClassProbabilities
 from nbp.evaluation.label_agreement import ShapeTracker, label_agreement
 from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.prediction import score_predictions
@@ -133,6 +134,7 @@ class ClipMeasure:
     extractor: FeatureExtractor | None = None
     frame_features: FrameFeatures | None = None
     lpips: LpipsScorer | None = None
+    classes: ClassProbabilities | None = None
     tracker: ShapeTracker | None = None
     label_names: tuple[str, ...] = ()
     seconds_of: dict[str, float] = field(default_factory=dict)
@@ -144,6 +146,8 @@ class ClipMeasure:
         arrays: Arrays = {"label": made.labels, "seconds": made.seconds, SUM + "codes": counts}
         videos = finish_clips(made, self.rule, size=self.size, pixels=self.pixels, fps=self.fps)
         arrays |= measure_features(videos, self.extractor, self.frame_features)
+        if self.classes is not None:
+            arrays["classes"] = self.classes(videos).astype(np.float32)
         if made.real is not None:
             arrays |= self._compare(made.videos, made.real)
         if self.tracker is not None:

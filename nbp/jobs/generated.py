@@ -17,6 +17,7 @@ import numpy as np
 from nbp import build
 from nbp.evaluation.distances import FeatureMetric
 from nbp.evaluation.estimates import Repeats
+from nbp.evaluation.inception import score_classes
 from nbp.evaluation.scores import CodeCounter, name_fvd
 from nbp.evaluation.statistics import FeatureSet, compute_statistics, name_scores
 from nbp.jobs.chunks import CHUNK, SUM, Arrays, ChunkStore, fill_stores, hash_values
@@ -53,7 +54,8 @@ class Generated:
 
 def can_generate(plan: Plan) -> bool:
     """Whether there is anything to measure of generated clips."""
-    return bool(plan.generated) and (plan.features is not None or _tracks(plan))
+    wanted = plan.features is not None or plan.c3d[0] is not None
+    return bool(plan.generated) and (wanted or _tracks(plan))
 
 
 def _tracks(plan: Plan) -> bool:
@@ -166,6 +168,8 @@ def open_store(plan: Plan, seed: int) -> ChunkStore:
         "lpips": plan.lpips[1] if plan.given else None,
         "fps": plan.config.sampling.fps,
     }
+    if plan.c3d[1] is not None:  # not a key of chunks without
+        settings["c3d"] = plan.c3d[1]
     kind = f"generated-{plan.protocol.name}"
     return ChunkStore.open(plan.request.cache_folder, kind, settings, count=plan.generated)
 
@@ -183,6 +187,7 @@ def make_measure(plan: Plan) -> ClipMeasure:
         extractor=None if plan.features is None else plan.features.extractor,
         frame_features=plan.frames,
         lpips=plan.lpips[0],
+        classes=plan.c3d[0],
         tracker=build.make_tracker(plan.model_config) if _tracks(plan) else None,
         label_names=plan.model.labels,
     )
@@ -252,6 +257,8 @@ def summarize(
         distances = FeatureMetric.of(reference.set.moments)(rows[0].features)
     if "agreement" in first:
         scores |= mean_agreement(plan, first["agreement"])
+    if "classes" in first:
+        scores |= score_classes(first["classes"], name=name_inception(plan))
     for name in (name for name in first if name.endswith("_after_given")):
         scores[name] = float(np.mean(first[name], dtype=np.float64))
     per_frame = first.get("psnr_per_frame")
@@ -302,11 +309,17 @@ def name_set(plan: Plan) -> str:
     """`fvd` for all that the protocol asks for, else what the name has to tell."""
     assert plan.features is not None
     assert plan.protocol.generation is not None
-    wanted, count = plan.protocol.generation.clips, plan.generated
+    count, published = plan.generated, plan.features.published
     # A protocol that leaves the number to the workdir has no complete set: the name always tells.
-    whole = wanted == count and plan.clips.is_complete
-    published = plan.features.published
+    whole = plan.protocol.generation.clips == count and plan.clips.is_complete
     return name_fvd("fvd", count=count, complete=count + (not whole), published=published)
+
+
+def name_inception(plan: Plan) -> str:
+    """As `name_set`; no real clips are compared."""
+    rule = plan.protocol.generation
+    whole = rule is not None and rule.clips == plan.generated
+    return "inception_score" if whole else f"inception_score_{plan.generated}"
 
 
 def mean_agreement(plan: Plan, rows: np.ndarray) -> dict[str, float]:

@@ -16,9 +16,11 @@ import numpy as np
 from nbp import build
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.fvd import FeatureExtractor
+from nbp.evaluation.inception import ClassProbabilities
 from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.rules import Detector, Protocol
 from nbp.jobs.workdir import CONVERTED
+from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.models.i3d import (
     LEAST_FRAMES,
     PYTORCH_EPSILON,
@@ -122,6 +124,23 @@ def load_lpips(
         return None, None
     params = build.load_lpips(folder)
     return LpipsScorer(copy(params), place=place), read_origin(Path(folder), "lpips")
+
+
+def load_c3d(
+    folder: str, *, place: Place, copy: Place
+) -> tuple[ClassProbabilities | None, dict[str, Any] | None]:
+    """C3D with the weights in a folder, and what they are; None for no folder ("")."""
+    if not folder:
+        return None, None
+    if not (build.stage_directory(Path(folder), "c3d") / "checkpoints").is_dir():
+        raise ConfigError(
+            f"{folder} holds no converted C3D: get a PyTorch file of C3D with UCF101's classes, "
+            f"then: python -m nbp.convert c3d --source FILE --out {folder}"
+        )
+    network = C3dNetwork(C3dSpec(), build.make_conv())
+    trained = build.load_trained(Path(folder), "c3d", network=network, ema=False)
+    classes = ClassProbabilities(network, copy(trained.params), place=place)
+    return classes, read_origin(Path(folder), "c3d")
 
 
 def load_i3d(folder: Path, network: I3dNetwork, remedy: str) -> Weights:

@@ -2,10 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inception score against its definition, its bounds and hand-made cases."""
 
+import jax
 import numpy as np
 import pytest
 
-from nbp.evaluation.inception import inception_score
+from nbp.evaluation.inception import (
+    ClassProbabilities,
+    inception_score,
+    prepare_c3d,
+    score_classes,
+)
+from nbp.models.c3d import C3dNetwork, C3dSpec
+from nbp.nn.conv3d import taps_conv
 
 
 def test_is_the_published_formula_of_each_part():
@@ -37,3 +45,51 @@ def test_what_is_no_probability_is_refused():
         inception_score(np.tile([2.0, -1.0], (20, 1)))
     with pytest.raises(ValueError, match="at least 10 vectors"):
         inception_score(np.full((9, 4), 0.25))
+
+
+def test_clips_in_the_order_of_their_classes_score_as_in_any():
+    sure = np.eye(10)[np.repeat(np.arange(10), 100)]
+    assert inception_score(sure).value == pytest.approx(1)
+    found = score_classes(sure, name="x")
+    assert found["x"] > 9
+    assert 0 < found["x_std"] < 0.5
+
+
+SPEC = C3dSpec(
+    classes=5, widths=(2, 2, 2, 2, 3), hidden=4, size=16, resized=(20, 27), mean=(1.0, 2.0, 3.0)
+)
+
+
+def test_clips_are_prepared_as_the_port_does():
+    """Whole frames scaled at half-pixel centres, bytes again, then the crop of the ports' code."""
+    clip = np.random.default_rng(2).integers(0, 256, (1, 1, 24, 32, 3), dtype=np.uint8)
+
+    def weights(size, length):  # [size length]
+        centres = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
+        return np.maximum(1 - np.abs(centres[:, None] - np.arange(length)), 0)
+
+    whole = np.einsum("yh,xw,hwc->yxc", weights(20, 24), weights(27, 32), clip[0, 0])
+    found = np.asarray(prepare_c3d(clip, SPEC))[0, 0]
+    np.testing.assert_allclose(found, whole[2:18, 6:22], atol=0.501)
+    np.testing.assert_array_equal(found, np.round(found))
+    published = C3dSpec()  # the corner of the crop, 8 and 30, is written in the port
+    wide = np.broadcast_to(np.arange(171, dtype=np.uint8)[None, :, None], (1, 1, 128, 171, 3))
+    tall = np.broadcast_to(np.arange(128, dtype=np.uint8)[:, None, None], (1, 1, 128, 171, 3))
+    assert np.asarray(prepare_c3d(wide, published))[0, 0, 0, 0, 0] == 30
+    assert np.asarray(prepare_c3d(tall, published))[0, 0, 0, 0, 0] == 8
+
+
+def test_probabilities_of_clips():
+    network = C3dNetwork(SPEC, taps_conv)
+    params = network.init(jax.random.key(0))
+    params["fc8"] = jax.tree.map(lambda leaf: leaf * 0.01, params["fc8"])  # undecided
+    classes = ClassProbabilities(network, params, batch=2)
+    clips = np.random.default_rng(3).integers(0, 256, (3, 17, 12, 14, 3), dtype=np.uint8)
+    found = classes(clips)
+    assert found.shape == (3, 5)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 1e-4
+    np.testing.assert_allclose(classes(clips[:, :16]), found, atol=1e-6)
+    assert np.abs(classes(clips[:, 1:]) - found).max() > 1e-4
+    with pytest.raises(ValueError, match="it needs 16"):
+        classes(clips[:, :15])

@@ -3,6 +3,7 @@
 """`nbp.convert` from files of the published structure to a workdir, and what it refuses."""
 
 import contextlib
+import hashlib
 import json
 import pickle
 import zipfile
@@ -16,11 +17,14 @@ import pytest
 from nbp import build, convert, evaluate, sample
 from nbp.data.video import read_clip, write_video
 from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
+from nbp.interop.c3d import c3d_rules
 from nbp.interop.lpips import lpips_rules
 from nbp.interop.mapping import export_tensors
 from nbp.jobs.workdir import read_config, read_labels
 from nbp.layout import LatentGrid
+from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.models.lpips import LpipsNetwork
+from nbp.nn.conv3d import taps_conv
 from nbp.training.checkpoint import Checkpointer
 from tests.interop.official_files import (
     TINY_TOKENIZER,
@@ -159,6 +163,24 @@ def test_lpips_from_two_files_keeps_every_value(tmp_path):
     )
     template = jax.eval_shape(network.init, jax.random.key(0))
     with Checkpointer(tmp_path / "run" / "lpips" / "checkpoints", read_only=True) as checkpointer:
+        found = checkpointer.restore_params(template, use_ema=False)
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+
+
+def test_c3d_keeps_every_value_and_the_hash(tmp_path, monkeypatch):
+    """At small widths; the file is nested as training scripts save it."""
+    spec = C3dSpec(classes=5, widths=(2, 2, 2, 2, 3), hidden=4, size=16)
+    monkeypatch.setattr("nbp.jobs.convert.C3dSpec", lambda: spec)
+    network = C3dNetwork(spec, taps_conv)
+    params = network.init(jax.random.key(1))
+    tensors = export_tensors(params, c3d_rules())
+    source = tmp_path / "c3d.pth.tar"
+    write_torch(source, {"epoch": 40, "state_dict": tensors, "opt_dict": {"state": {}}})
+    run("c3d", "--source", source, "--out", tmp_path / "run")
+    origin = json.loads((tmp_path / "run" / "c3d" / "converted.json").read_text())
+    assert origin["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+    template = jax.eval_shape(network.init, jax.random.key(0))
+    with Checkpointer(tmp_path / "run" / "c3d" / "checkpoints", read_only=True) as checkpointer:
         found = checkpointer.restore_params(template, use_ema=False)
     jax.tree.map(np.testing.assert_array_equal, found, params)
 

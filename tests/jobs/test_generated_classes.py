@@ -1,0 +1,87 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""`nbp.evaluate --c3d`: the Inception score of generated clips, by C3D of random weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from nbp import build, evaluate
+from nbp.errors import run_main
+from nbp.evaluation.inception import ClassProbabilities, score_classes
+from nbp.evaluation.rules import GenerationRule
+from nbp.jobs import chunks, weights
+from nbp.jobs.generate import ClipMeasure, Made, finish_clips
+from nbp.jobs.sample import SampleRequest, make_drawing
+from nbp.jobs.workdir import read_config, read_labels
+from nbp.models.c3d import C3dNetwork, C3dSpec
+from nbp.nn.conv3d import taps_conv
+from tests.jobs.evaluated import add_generator, make_workdir, save_params
+
+SPEC = C3dSpec(classes=5, widths=(2, 2, 2, 2, 3), hidden=4, size=16, resized=(18, 20))
+NETWORK = C3dNetwork(SPEC, taps_conv)
+
+
+def make_params() -> Any:
+    params = NETWORK.init(jax.random.key(2))
+    params["fc8"] = jax.tree.map(lambda leaf: leaf * 0.01, params["fc8"])  # undecided
+    return params
+
+
+def test_a_chunk_holds_the_probabilities_of_the_scored_clips() -> None:
+    """At the protocol's size, not at the model's."""
+    classes = ClassProbabilities(NETWORK, make_params())
+    rng = np.random.default_rng(0)
+    videos = rng.integers(0, 256, (2, 16, 20, 20, 3), dtype=np.uint8)
+    made = Made(videos, np.zeros((2, 1, 1, 1), int), np.array([0, 1]), np.zeros(2))
+    rule = GenerationRule(2)
+    measure = ClipMeasure(rule, size=24, fps=8.0, codes=1, classes=classes)
+    rows = measure(np.arange(1, 3), made)["classes"]
+    scaled = finish_clips(made, rule, size=24, pixels=0, fps=8.0)
+    np.testing.assert_allclose(rows, classes(scaled), rtol=1e-5)
+    assert np.abs(rows - classes(videos)).max() > 1e-4
+    assert "classes" not in ClipMeasure(rule, size=24, fps=8.0, codes=1)(np.arange(1, 3), made)
+
+
+@pytest.mark.slow
+def test_the_inception_score_is_that_of_all_clips_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", 8)
+    monkeypatch.setattr(weights, "C3dSpec", lambda: SPEC)
+    params = make_params()
+    save_params(tmp_path, "c3d", params)
+    (tmp_path / "c3d" / "converted.json").write_text('{"file": "c3d.pth", "sha256": "ab"}')
+    changes = {
+        "data.size": "16",
+        "data.validation_clips": "3",
+        "data.frames": "17",
+        "generator.prompt": "label",
+    }
+    workdir = add_generator(make_workdir(tmp_path / "run", changes))
+    out = tmp_path / "scores.json"
+    asked = ["--workdir", str(workdir), "--protocol", "moving-shapes", "--out", str(out)]
+    asked += ["--c3d", str(tmp_path), "--clips"]
+    with pytest.raises(SystemExit):
+        run_main(evaluate.main, [*asked, "9"])
+    assert "an inception score needs at least 10 generated clips" in capsys.readouterr().err
+    evaluate.main([*asked, "21"])
+    report = json.loads(out.read_text())
+    config = read_config(workdir)
+    filtering, guidance = make_drawing(config, SampleRequest(1))
+    names = read_labels(workdir)
+    sampler, _ = build.load_sampler(
+        config, workdir, labels=names, filtering=filtering, guidance=guidance
+    )
+    labels = [i % len(names) for i in range(21)]
+    made = sampler.sample(21, seed=0, labels=labels)
+    rows = ClassProbabilities(NETWORK, params)(made.videos)
+    want = score_classes(rows, name="inception_score_21")
+    found = {name: report["scores"][name] for name in want}
+    assert found == pytest.approx(want, rel=1e-5)
+    assert found["inception_score_21"] > 1
+    assert report["c3d"] == {"file": "c3d.pth", "sha256": "ab"}
