@@ -5,8 +5,8 @@ r"""Kinetics-600 frame prediction at ten billion parameters: larger than any of 
     python -m nbp.train --config configs/k600/generator_10b.py \
         --workdir DIR --config.data.kind=tokens --config.data.root=TOKENS
 
-Made for v5p-512 (256 chips): 32 devices of fsdp times 8 of tensor. Nobody has trained it. As compiled
-for that slice an update takes 6.4 GiB of a chip's 95 (docs/scaling.md).
+Made for v5p-512 (256 chips): 32 devices of fsdp times 8 of tensor. Nobody has trained it. As
+compiled for that slice an update takes 6.4 GiB of a chip's 95 (docs/scaling.md).
 10,747,233,280 trained parameters.
 """
 
