@@ -14,6 +14,7 @@ from nbp.errors import ConfigError
 from nbp.evaluation.drift import measure_drift
 from nbp.evaluation.figures import write_drift_curves
 from nbp.evaluation.protocols import find_protocol
+from nbp.evaluation.scores import name_fvd
 from nbp.jobs.clip_files import Files, Recording
 from nbp.jobs.sample_request import LongRequest
 from nbp.jobs.weights import Features, load_features
@@ -102,7 +103,7 @@ def draw_long_videos(
         "window_frames": 1 + (window - 1) * stride,
         "slide": plan.slide.kind,
         "keep_frames": plan.slide.keep,
-        "fvd": None if features is None else name_fvd(len(files.names), features),
+        "fvd": None if features is None else name_drift(len(files.names), features),
         "features": None if features is None else features.origin,
         **drift.to_json(),
     }
@@ -111,7 +112,7 @@ def draw_long_videos(
     write_drift_curves(files.out / "drift.png", drift, title=title)
 
 
-def name_fvd(count: int, features: Features) -> str:
-    """What the report's FVD is: of how few videos, and with whose features."""
-    name = "fvd" if features.published else "fvd_random_features"
-    return f"{name}_{count}_to_first_segment"
+def name_drift(count: int, features: Features) -> str:
+    """What the report's FVD is: never of a complete set, and with whose features."""
+    name = name_fvd("fvd", count=count, complete=count + 1, published=features.published)
+    return f"{name}_to_first_segment"

@@ -21,7 +21,6 @@ from nbp.axes import Axes, constrain, gather
 from nbp.layout import SequencePlan, Vocabulary
 from nbp.models.network import Network
 from nbp.nn.attention import AttentionBackend
-from nbp.nn.decoding import Cache, CacheType
 from nbp.nn.transformer import (
     Initialisation,
     Parts,
@@ -268,12 +267,6 @@ class Generator(nnx.Module):
         kernel = gather(self.head.kernel[...], self.head.kernel.axes, self.spec.dtype)
         logits = jnp.einsum("bnd,dv->bnv", x, kernel.astype(self.spec.dtype))
         return constrain(logits, ("batch", None, "vocabulary")).astype(jnp.float32)
-
-    def make_cache(
-        self, batch: int, *, length: int | None = None, stored: CacheType = "compute"
-    ) -> Cache:
-        """An empty decoding cache for `batch` clips; `length`: positions, all of them if None."""
-        return self.transformer.make_cache(batch, length or self.plan.length, stored=stored)
 
 
 @dataclass(frozen=True)

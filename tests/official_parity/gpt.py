@@ -207,7 +207,8 @@ def _cached_logits(
     schedule = plan.schedule(given)
     table = model.input_table(jnp.asarray(ids), prompt)
     seen = model.key_mask(prompt, null)
-    layers, cache = model.transformer.lay_out(), model.make_cache(len(ids))
+    layers = model.transformer.lay_out()
+    cache = model.transformer.make_cache(len(ids), plan.length)
     passes = [(0, schedule.prefill, schedule.first_width)]
     for phase in schedule.phases:
         starts = range(phase.start, phase.start + phase.count * phase.width, phase.width)
