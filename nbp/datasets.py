@@ -9,15 +9,22 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, assert_never
 
 import numpy as np
 
 from nbp.config import Config, from_dict, to_json
-from nbp.data.images import MixedStream, TakeFrame, make_image_transforms, scan_images
+from nbp.data.images import (
+    MixedStream,
+    TakeFrame,
+    join_fingerprints,
+    make_image_transforms,
+    scan_images,
+)
 from nbp.data.moving_shapes import MovingShapes, MovingShapesSpec
-from nbp.data.pipeline import BatchStream, PipelineSpec
+from nbp.data.pipeline import BatchStream, PipelineSpec, make_fingerprint
 from nbp.data.records import RecordSource, make_record_transforms
 from nbp.data.sources import BadVideos, FolderSpec, scan_folder
 from nbp.data.tokens import PROVENANCE, TokenCache, open_cache
@@ -161,6 +168,7 @@ def make_training_stream(
 
     `rows` tells which of N rows are made here; None: all.
     """
+    spec, image_spec = make_pipeline_specs(config, stage)
 
     def stream(data: ClipData, spec: PipelineSpec) -> BatchStream:
         return BatchStream(
@@ -172,6 +180,14 @@ def make_training_stream(
             bad_videos=data.bad_videos,
         )
 
+    clips = stream(data, spec)
+    if data.images is None:
+        return clips
+    return MixedStream(clips, stream(data.images, image_spec))
+
+
+def make_pipeline_specs(config: Config, stage: StageConfig) -> tuple[PipelineSpec, PipelineSpec]:
+    """How the clips of a stage are batched, and its images if there are any."""
     spec = PipelineSpec(
         batch=stage.batch,
         seed=config.seed,
@@ -179,13 +195,21 @@ def make_training_stream(
         stall_seconds=config.data.stall_seconds,
         bad=config.data.bad_records,
     )
-    clips = stream(data, spec)
+    images = config.images.batch
+    if not images:
+        return spec, spec
+    workers = min(spec.workers, -(-spec.workers * images // spec.batch))
+    return spec, replace(spec, batch=images, seed=spec.seed ^ IMAGE_SEED, workers=workers)
+
+
+def find_fingerprint(config: Config, stage: StageConfig, data: ClipData) -> str:
+    """The fingerprint of `make_training_stream`, without a stream and its workers."""
+    spec, image_spec = make_pipeline_specs(config, stage)
+    clips = make_fingerprint(data.source, data.transforms, spec)
     if data.images is None:
         return clips
-    images = config.images.batch
-    workers = min(spec.workers, -(-spec.workers * images // spec.batch))
-    image_spec = replace(spec, batch=images, seed=spec.seed ^ IMAGE_SEED, workers=workers)
-    return MixedStream(clips, stream(data.images, image_spec))
+    images = make_fingerprint(data.images.source, data.images.transforms, image_spec)
+    return join_fingerprints(clips, images, Fraction(image_spec.batch, spec.batch))
 
 
 def iterate_clips(

@@ -31,11 +31,9 @@ def main(argv: list[str] | None = None) -> None:
 
     from nbp.jobs.train import train_workdir
 
-    if arguments.resume_from is not None:
-        from nbp.jobs.resuming import resume_from
-
-        resume_from(arguments.resume_from, arguments.workdir, step=arguments.resume_step)
-    train_workdir(config, arguments.workdir)
+    train_workdir(
+        config, arguments.workdir, source=arguments.resume_from, step=arguments.resume_step
+    )
 
 
 if __name__ == "__main__":

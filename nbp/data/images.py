@@ -230,7 +230,7 @@ class MixedStream:
     def fingerprint(self) -> str:
         """That of both streams, and how many images there are for each clip."""
         share = Fraction(self.images.spec.batch, self.clips.spec.batch)
-        return f"{self.clips.fingerprint} with {share} of {self.images.fingerprint}"
+        return join_fingerprints(self.clips.fingerprint, self.images.fingerprint, share)
 
     def __iter__(self) -> "MixedStream":
         return self
@@ -254,3 +254,8 @@ class MixedStream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def join_fingerprints(clips: str, images: str, share: Fraction) -> str:
+    """The fingerprint of a stream with `share` images for each clip, from those of both."""
+    return f"{clips} with {share} of {images}"

@@ -122,7 +122,7 @@ class BatchStream:
         self.position = start_batch
         self.replaced = 0
         self._drawn = 0
-        self._fingerprint = _make_fingerprint(source, transforms, spec)
+        self._fingerprint = make_fingerprint(source, transforms, spec)
         self._error: BaseException | None = None
         self._feeder = Feeder(
             lambda: _make_iterator(
@@ -365,8 +365,9 @@ def _stack_examples(examples: Sequence[Batch]) -> Batch:
     return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
 
 
-def _make_fingerprint(
+def make_fingerprint(
     source: ClipSource, transforms: tuple[Transform, ...], spec: PipelineSpec
 ) -> str:
+    """The `BatchStream.fingerprint` of these."""
     parts = (source.fingerprint, len(source), transforms, spec.seed, spec.shuffle)
     return "examples-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -9,7 +9,8 @@ run is bit for bit what the other would have become, until its configuration dif
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nbp import build
@@ -32,22 +33,36 @@ def resume_from(source: Path, workdir: Path, *, step: int | None = None) -> None
     Raises CheckpointError where `source` is no workdir or has no such checkpoint, or `workdir` has
     checkpoints of another origin.
     """
-    if distributed.is_main():
-        _copy(source, workdir, step)
-    distributed.wait_for_all("checkpoints to resume from")
+    if (resume := find_resume(source, workdir, step=step)) is not None:
+        copy_resume(resume, workdir)
 
 
-def _copy(source: Path, workdir: Path, step: int | None) -> None:
+@dataclass(frozen=True)
+class Resume:
+    """Where a new workdir goes on from: the steps of each stage there, oldest first."""
+
+    source: Path
+    steps: Mapping[str, Sequence[int]]
+
+
+def find_resume(source: Path, workdir: Path, *, step: int | None = None) -> Resume | None:
+    """What `resume_from` would copy; None where it has done so. Arguments and errors as there.
+
+    Nothing is changed.
+    """
     read_config(source)  # says what is missing
     name = str(source.absolute())
     note = workdir / RESUMED
     if note.is_file():
-        known = json.loads(note.read_text(encoding="utf8"))["workdir"]
+        try:
+            known = json.loads(note.read_text(encoding="utf8"))["workdir"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{note} cannot be read: {error}") from error
         if known != name:
             raise CheckpointError(
                 f"{workdir} was resumed from {known}, not from {name}. Use another --workdir."
             )
-        return
+        return None
     if (workdir / "config.json").is_file():
         raise CheckpointError(
             f"--resume_from {source}: {workdir} has begun already. Use a new --workdir, or leave "
@@ -59,18 +74,29 @@ def _copy(source: Path, workdir: Path, step: int | None) -> None:
     last = _list_steps(source, begun[-1])
     if step is not None and step not in last:
         raise CheckpointError(f"{source} has no {begun[-1]} checkpoint {step}: it has {last}")
-    steps = {}
-    for stage in begun:
-        wanted = _list_steps(source, stage)
-        if step is not None and stage == begun[-1]:
-            wanted = [step]
-        steps[stage] = _copy_stage(source, workdir, stage, wanted)
+    steps = {stage: _list_steps(source, stage) for stage in begun}
+    return Resume(source, steps if step is None else {**steps, begun[-1]: [step]})
+
+
+def copy_resume(resume: Resume, workdir: Path) -> None:
+    """Copies what `find_resume` found; the first process of a job does it for all."""
+    if distributed.is_main():
+        _copy(resume, workdir)
+    distributed.wait_for_all("checkpoints to resume from")
+
+
+def _copy(resume: Resume, workdir: Path) -> None:
+    source = resume.source
+    steps = {
+        stage: _copy_stage(source, workdir, stage, wanted) for stage, wanted in resume.steps.items()
+    }
     for file in ("config.json", "labels.json"):
         if (source / file).is_file():
             write_text(workdir / file, (source / file).read_text(encoding="utf8"))
-    write_text(note, json.dumps({"workdir": name, "steps": steps}, indent=1) + "\n")
-    told = ", ".join(f"{stage} {at}" for stage, at in steps.items())
-    print(f"[train] resumed from {source}: {told}", flush=True)
+    told = {"workdir": str(source.absolute()), "steps": steps}
+    write_text(workdir / RESUMED, json.dumps(told, indent=1) + "\n")
+    shown = ", ".join(f"{stage} {at}" for stage, at in steps.items())
+    print(f"[train] resumed from {source}: {shown}", flush=True)
 
 
 def _list_steps(workdir: Path, stage: str) -> list[int]:

@@ -21,13 +21,14 @@ from nbp import build
 from nbp.config import Config
 from nbp.errors import CheckpointError
 from nbp.jobs.workdir import has_begun, read_config, read_labels, write_text
-from nbp.models.inflation import inflate
+from nbp.models.inflation import compare_specs, inflate
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.shapes import PyTree
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState, compare_leaves, flatten_paths
 
 Stage = Literal["tokenizer", "generator"]
+START = "start.json"  # in the folder of a stage: what it began with
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,29 @@ def prepare_start(
 
 
 def find_start(config: Config, workdir: Path, stage: Stage) -> Start | None:
+    """As `look_for_start`, and writes it down before the first update."""
+    path = build.stage_directory(workdir, stage) / START
+    start = look_for_start(config, workdir, stage)
+    if has_begun(workdir, stage) or start == _read(path):
+        return start
+    if start is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_text(path, json.dumps(dataclasses.asdict(start), indent=1) + "\n")
+    return start
+
+
+def look_for_start(config: Config, workdir: Path, stage: Stage) -> Start | None:
     """What a stage begins or has begun with; None where that is nothing but its seed.
 
-    Raises CheckpointError where `start_from` names no workdir with this stage trained.
+    Changes nothing. Raises CheckpointError where `start_from` names no workdir with this stage
+    trained, and for a note that cannot be read.
     """
-    path = build.stage_directory(workdir, stage) / "start.json"
-    known = _read(path)
+    known = _read(build.stage_directory(workdir, stage) / START)
     wanted = _find_wanted(config, stage)
     if has_begun(workdir, stage):
         return known
     if not wanted:
-        path.unlink(missing_ok=True)
         return None
     if known is not None and known.workdir == wanted:
         return known
@@ -108,9 +121,20 @@ def find_start(config: Config, workdir: Path, stage: Stage) -> Start | None:
         raise CheckpointError(f"train.{stage}.start_from: {wanted} holds no trained {stage}")
     with Checkpointer(directory, read_only=True) as checkpointer:
         step = checkpointer.all_steps()[-1]
-        start = Start(wanted, step, checkpointer.checkpoint_hash(step))
-    write_text(path, json.dumps(dataclasses.asdict(start), indent=1) + "\n")
-    return start
+        return Start(wanted, step, checkpointer.checkpoint_hash(step))
+
+
+def check_start(start: Start, stage: Stage, network: Any) -> None:
+    """Raises CheckpointError as `read_params` does, without reading the parameters."""
+    other = _make_network(start, stage)
+    directory = build.stage_directory(Path(start.workdir), stage) / "checkpoints"
+    with Checkpointer(directory, read_only=True) as checkpointer:
+        _require_same(start, stage, checkpointer.checkpoint_hash(start.step))
+    shapes = jax.eval_shape(other.init, jax.random.key(0))
+    if isinstance(network, TokenizerNetwork) and network.spec.taps != other.spec.taps:
+        compare_specs(other.spec, network.spec)
+    else:
+        _check(shapes, network, start)
 
 
 def read_params(start: Start, stage: Stage, network: Any) -> PyTree:
@@ -119,23 +143,31 @@ def read_params(start: Start, stage: Stage, network: Any) -> PyTree:
     Raises CheckpointError where they are gone, damaged, others than before or do not fit.
     """
     workdir = Path(start.workdir)
-    config = read_config(workdir)
-    if stage == "tokenizer":
-        other: Any = build.make_tokenizer_network(config)
-    else:
-        other = build.make_generator_network(config, read_labels(workdir))
-    kept = getattr(config.train, stage).ema > 0
+    other = _make_network(start, stage)
+    kept = getattr(read_config(workdir).train, stage).ema > 0
     trained = build.load_trained(workdir, stage, network=other, ema=kept, step=start.step)
-    if trained.sha256 != start.sha256:
-        raise CheckpointError(
-            f"{workdir} has another {stage} than this one began with: step {start.step} was "
-            f"{start.sha256[:16]}, now {trained.sha256[:16]}. Start in another --workdir."
-        )
+    _require_same(start, stage, trained.sha256)
     # Off the device that they were read to: the state may live on others.
     params = jax.tree.map(np.asarray, trained.params)
     if isinstance(network, TokenizerNetwork) and network.spec.taps != other.spec.taps:
         return inflate(params, other.spec, network.spec)
     return _check(params, network, start)
+
+
+def _make_network(start: Start, stage: Stage) -> Any:
+    """The network whose parameters these are."""
+    config = read_config(Path(start.workdir))
+    if stage == "tokenizer":
+        return build.make_tokenizer_network(config)
+    return build.make_generator_network(config, read_labels(Path(start.workdir)))
+
+
+def _require_same(start: Start, stage: Stage, sha256: str) -> None:
+    if sha256 != start.sha256:
+        raise CheckpointError(
+            f"{start.workdir} has another {stage} than this one began with: step {start.step} was "
+            f"{start.sha256[:16]}, now {sha256[:16]}. Start in another --workdir."
+        )
 
 
 def _find_wanted(config: Config, stage: Stage) -> str:

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the stages of a configuration in order, then draws samples and scores the result."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ import jax
 import numpy as np
 
 from nbp import __version__, build, datasets
-from nbp.config import Config, to_json
+from nbp.config import Config
 from nbp.data.video import tile_clips, write_gif
+from nbp.errors import DataError, DivergedError, NonFiniteError
 from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.scores import CodeCounter, ReconstructionScores
 from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
 from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.periodic import NAME as PERIODIC
-from nbp.jobs.periodic import PeriodicScore
+from nbp.jobs.places import claim_workdir, explain
 from nbp.jobs.report import write_page
+from nbp.jobs.resuming import copy_resume
 from nbp.jobs.sample import (
     choose_given_frames,
     make_drawing,
@@ -30,13 +33,8 @@ from nbp.jobs.sample import (
 )
 from nbp.jobs.sample_request import SampleRequest
 from nbp.jobs.starting import prepare_start
-from nbp.jobs.workdir import (
-    adopt_config,
-    compare_config,
-    has_begun,
-    make_folder,
-    save_labels,
-)
+from nbp.jobs.train_plan import TrainPlan, check_places, plan_training
+from nbp.jobs.workdir import adopt_config, has_begun, save_labels
 from nbp.models.lpips import LEAST_SIZE
 from nbp.sampling.sampler import Sampler
 from nbp.sections import StageConfig
@@ -49,72 +47,93 @@ from nbp.training.curves import write_curves_png
 from nbp.training.guards import GuardSpec
 from nbp.training.loop import LoopSpec, run
 from nbp.training.metrics import MetricsWriter
-from nbp.training.sharding import check_batch, place_state, shard_batch
+from nbp.training.sharding import place_state, shard_batch
 from nbp.training.state import TrainState
 from nbp.training.task import Evaluator
 
 EVALUATED = 64  # held-out clips of an evaluation during training
 
 
-def train_workdir(config: Config, workdir: Path) -> None:
-    """Trains what is not trained yet. Rerunning the same command continues a stopped run."""
+def train_workdir(
+    config: Config, workdir: Path, *, source: Path | None = None, step: int | None = None
+) -> None:
+    """Trains what is not trained yet. Rerunning the same command continues a stopped run.
+
+    source, step: a new workdir goes on from another one; see `nbp.jobs.resuming`. A run that is
+    refused has changed nothing: errors as in `plan_training`, ConfigError where another trains.
+    """
     keep_freed_memory()
-    make_folder(workdir)
-    compare_config(config, workdir)  # before a long look at the data, which may fail in turn
-    if config.images.batch:  # before a long look at the data as well
-        check_batch(config.images.batch, build.make_mesh(config, "tokenizer"), what="images")
-    listed = workdir / name_bad_videos()
-    train, held_out = datasets.make_data(config, bad_videos=listed)
-    distributed.check_agreement(
-        {"configuration": to_json(config), "data set": train.source.fingerprint}
-    )
-    learned = {
-        "tokenizer": datasets.add_images(config, train, bad_videos=listed),
-        "generator": train,
-    }
-    if (bad := learned["tokenizer"].bad_videos) and distributed.is_main():
-        print(f"[data] {len(bad)} unusable files skipped ({bad.summarize()}), listed in {listed}")
-    trained = None
-    if config.data.kind == "tokens":
-        trained = build.load_tokenizer(config, workdir)
-        build.check_cache(datasets.open_tokens(config), trained)
-    labels = train.label_names
-    score = PeriodicScore(config, workdir, labels) if config.evaluation.every else None
-    if distributed.is_main():
-        adopt_config(config, workdir, report=lambda text: print(f"[train] {text}", flush=True))
-        save_labels(workdir, labels)
-    distributed.wait_for_all("configuration")
-    for stage in config.stages:
-        clips = Validation(config, held_out)
-        if stage == "tokenizer":
-            task: Any = build.make_tokenizer_task(config)
-            evaluators = tokenizer_evaluators(config, task, clips)
-            origin: dict[str, Any] = {}
-        else:
-            trained = trained or build.load_tokenizer(config, workdir)
-            # On every device of the mesh, as the parameters that are measured together with it.
-            mesh = build.make_mesh(config, stage)
-            tokenizer_params = place_state(trained.params, mesh)
-            task = build.make_generator_task(config, labels, tokenizer_params)
-            if distributed.decide(has_begun(workdir, stage)):
-                begun = build.load_trained(
-                    workdir,
-                    stage,
-                    network=task.network,
-                    ema=False,
-                    groups=task.optimizer.groups,
+    check_places(config, workdir)
+    with claim_workdir(workdir) as claim:
+        plan = plan_training(config, workdir, source=source, step=step)
+        distributed.wait_for_all("checked")
+        claim.keep()
+        begin(config, workdir, plan)
+        for stage in config.stages:
+            run_stage(config, workdir, stage, plan)
+        if "generator" in config.stages:
+            finish(config, workdir)
+
+
+def begin(config: Config, workdir: Path, plan: TrainPlan) -> None:
+    """The first writes: what is resumed, unusable files, the configuration, the class names."""
+    try:
+        if plan.resume is not None:
+            copy_resume(plan.resume, workdir)
+        if (bad := plan.bad_videos) is not None:
+            bad.file = workdir / name_bad_videos()
+            if len(bad) or config.data.kind == "folder":
+                bad.add()
+            if len(bad) and distributed.is_main():
+                text = (
+                    f"{len(bad)} unusable files skipped ({bad.summarize()}), listed in {bad.file}"
                 )
-                build.check_tokenizer(begun, trained)
-            sampler = make_preview_sampler(config, task, tokenizer_params)
-            evaluators = generator_evaluators(config, task, clips, sampler=sampler)
-            if score is not None:
-                evaluators.score = partial(score, sampler)
-            origin = {"tokenizer_step": trained.step, "tokenizer_sha256": trained.sha256}
-        train_stage(
-            config, workdir, task=task, data=learned[stage], evaluators=evaluators, origin=origin
-        )
-    if "generator" in config.stages:
-        finish(config, workdir)
+                print(f"[data] {text}", flush=True)
+        if distributed.is_main():
+            adopt_config(config, workdir, report=lambda text: print(f"[train] {text}", flush=True))
+            save_labels(workdir, plan.labels)
+    except OSError as error:
+        raise explain(error, workdir) from error
+    distributed.wait_for_all("configuration")
+
+
+def run_stage(config: Config, workdir: Path, stage: str, plan: TrainPlan) -> None:
+    """Trains one stage with its evaluations."""
+    clips = Validation(config, plan.held_out)
+    if stage == "tokenizer":
+        task: Any = plan.tokenizer_task or build.make_tokenizer_task(config)
+        evaluators = tokenizer_evaluators(config, task, clips)
+        origin: dict[str, Any] = {}
+    else:
+        trained = plan.trained or build.load_tokenizer(config, workdir)
+        # On every device of the mesh, as the parameters that are measured together with it.
+        mesh = build.make_mesh(config, "generator")
+        tokenizer_params = place_state(trained.params, mesh)
+        task = build.make_generator_task(config, plan.labels, tokenizer_params)
+        if distributed.decide(has_begun(workdir, stage)):
+            begun = build.load_trained(
+                workdir,
+                "generator",
+                network=task.network,
+                ema=False,
+                groups=task.optimizer.groups,
+            )
+            build.check_tokenizer(begun, trained)
+        sampler = make_preview_sampler(config, task, tokenizer_params)
+        evaluators = generator_evaluators(config, task, clips, sampler=sampler)
+        if plan.score is not None:
+            evaluators.score = partial(plan.score, sampler)
+        origin = {"tokenizer_step": trained.step, "tokenizer_sha256": trained.sha256}
+    found = plan.checked.get(stage)
+    train_stage(
+        config,
+        workdir,
+        task=task,
+        data=plan.clips[stage],
+        evaluators=evaluators,
+        origin=origin,
+        verified=(found.step,) if found is not None and found.sealed else (),
+    )
 
 
 def train_stage(
@@ -125,8 +144,12 @@ def train_stage(
     data: datasets.ClipData,
     evaluators: "StageEvaluators",
     origin: Mapping[str, Any],
+    verified: tuple[int, ...] = (),
 ) -> TrainState:
-    """Runs one stage in `workdir/<stage>` and draws its curves."""
+    """Runs one stage in `workdir/<stage>` and draws its curves, also of one that goes wrong.
+
+    verified: checkpoints whose files were just compared with their hashes.
+    """
     stage: StageConfig = getattr(config.train, task.name)
     directory = build.stage_directory(workdir, task.name)
     mesh = build.make_mesh(config, task.name)
@@ -141,12 +164,15 @@ def train_stage(
         **started,
     }
     with (
-        Checkpointer(directory / "checkpoints", keep=config.train.keep) as checkpointer,
+        Checkpointer(
+            directory / "checkpoints", keep=config.train.keep, verified=verified
+        ) as checkpointer,
+        drawn_curves(config, workdir, task.name),
         MetricsWriter(
             directory, name=task.name, save_gif=write_gif, silent=not distributed.is_main()
         ) as writer,
     ):
-        state = run(
+        return run(
             task,
             stream_factory=lambda batch: datasets.make_training_stream(
                 config, stage, data=data, start_batch=batch, rows=rows
@@ -167,11 +193,26 @@ def train_stage(
             seed=config.seed,
             evaluators=evaluators.make(writer),
         )
-    if distributed.is_main() and (directory / "metrics.csv").is_file():
-        curves = workdir / "report" / f"{task.name}_curves.png"
-        curves.parent.mkdir(exist_ok=True)
-        write_curves_png(directory / "metrics.csv", curves, title=f"{config.name}: {task.name}")
-    return state
+
+
+@contextlib.contextmanager
+def drawn_curves(config: Config, workdir: Path, stage: str) -> Iterator[None]:
+    """Draws the curves of a stage once it has ended, or was given up because it went wrong."""
+    table = build.stage_directory(workdir, stage) / "metrics.csv"
+    curves = workdir / "report" / f"{stage}_curves.png"
+
+    def draw() -> None:
+        if distributed.is_main() and table.is_file():
+            curves.parent.mkdir(exist_ok=True)
+            write_curves_png(table, curves, title=f"{config.name}: {stage}")
+
+    try:
+        yield
+    except (NonFiniteError, DivergedError):
+        with contextlib.suppress(DataError, OSError):  # what went wrong is what must be told
+            draw()
+        raise
+    draw()
 
 
 def finish(config: Config, workdir: Path) -> None:

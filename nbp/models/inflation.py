@@ -28,7 +28,7 @@ def inflate(params: PyTree, source: TokenizerSpec, target: TokenizerSpec) -> PyT
 
     Raises CheckpointError, which names both sides, where they differ in more than time.
     """
-    _compare(source, target)
+    compare_specs(source, target)
     shapes = jax.eval_shape(TokenizerNetwork(target, lax_conv).init, jax.random.key(0))
 
     def grow(old: Array, new: jax.ShapeDtypeStruct) -> Array:
@@ -42,7 +42,8 @@ def inflate(params: PyTree, source: TokenizerSpec, target: TokenizerSpec) -> PyT
     return jax.tree.map(grow, params, shapes)
 
 
-def _compare(source: TokenizerSpec, target: TokenizerSpec) -> None:
+def compare_specs(source: TokenizerSpec, target: TokenizerSpec) -> None:
+    """Raises CheckpointError, which names both sides, where `inflate` would."""
     sides = [
         f"{name} {there} there, {here} here"
         for name in SHARED

@@ -17,7 +17,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,19 @@ class Restored:
     meta: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What `Checkpointer.check` found: as `Restored`, without the state.
+
+    sealed: whether its files were compared with a list of hashes.
+    """
+
+    step: int
+    sealed: bool
+    data: dict[str, Any]
+    meta: dict[str, Any]
+
+
 class Checkpointer:
     """Saves and restores the state of one stage.
 
@@ -70,6 +83,7 @@ class Checkpointer:
         keep_best: metric whose best checkpoint is kept as well.
         best_mode: whether a low or a high value of that metric is better.
         read_only: never write, clean or rename; safe beside a running training.
+        verified: steps whose files `check` has compared just before; `restore` believes it.
         report: receives warnings, one line each.
 
     Raises:
@@ -85,6 +99,7 @@ class Checkpointer:
         keep_best: str | None = None,
         best_mode: Literal["min", "max"] = "min",
         read_only: bool = False,
+        verified: Collection[int] = (),
         report: Callable[[str], None] = integrity.print_warning,
     ) -> None:
         if keep < 1:
@@ -92,6 +107,7 @@ class Checkpointer:
         self.directory = Path(directory).absolute()
         self._keep, self._keep_best, self._best_mode = keep, keep_best, best_mode
         self._read_only, self._report = read_only, report
+        self._verified = frozenset(verified)
         self._failures = 0
         self._pending: int | None = None  # the step whose save has not been seen to end
         if read_only and not self.directory.is_dir():
@@ -224,6 +240,16 @@ class Checkpointer:
 
         return self._load_newest(load, items=ITEMS, step=step)
 
+    def check(self, template: TrainState, *, step: int | None = None) -> Checked:
+        """What `restore` would find, without reading arrays; arguments and errors as there."""
+
+        def look(step: int) -> Checked:
+            _, jsons = self._read(step, _split(template), arrays=False)
+            sealed = decide((self.directory / str(step) / integrity.MANIFEST).is_file())
+            return Checked(step, sealed, data=jsons["data"], meta=jsons["meta"]["user"])
+
+        return self._load_newest(look, items=ITEMS, step=step)
+
     def restore_params(self, template: PyTree, *, use_ema: bool, step: int | None = None) -> PyTree:
         """Reads the parameters alone, or their average; arguments and errors as in `restore`."""
         item = "ema" if use_ema else "model"
@@ -238,6 +264,10 @@ class Checkpointer:
         return self._load_newest(
             lambda step: self._read(step, {})[1]["meta"]["user"], items=JSON_ITEMS, step=step
         )
+
+    def find_whole(self, *items: str) -> int:
+        """Returns the newest step whose `items` are whole; errors as in `restore`."""
+        return self._load_newest(lambda step: step, items=(*items, *JSON_ITEMS), step=None)
 
     def checkpoint_hash(self, step: int) -> str:
         """Returns a sha256 that names the saved parameters of `step`.
@@ -256,23 +286,34 @@ class Checkpointer:
             raise CheckpointError(f"no checkpoint in {self.directory}. {why}")
         if not (self.directory / str(steps[-1])).is_dir():
             raise CheckpointError(f"no checkpoint {step} in {self.directory}: {self.all_steps()}.")
+        damaged: list[int] = []
         for candidate in reversed(steps):
             path = self.directory / str(candidate)
             try:
-                return integrity.load_whole(
-                    path, partial(load, candidate), items=items, report=self._report
+                found = integrity.load_whole(
+                    path,
+                    partial(load, candidate),
+                    items=items,
+                    report=self._report,
+                    verified=candidate in self._verified,
                 )
             except Damaged as damage:
                 if step is not None:
                     raise CheckpointError(f"checkpoint {path} is damaged: {damage}.") from damage
-                self._move_aside(candidate, str(damage))
+                self._report(f"checkpoint {path} is damaged ({damage}): not used")
+                damaged.append(candidate)
+                continue
+            self._move_aside(damaged)  # not before there is something to go on with
+            return found
         raise CheckpointError(
             f"no good checkpoint is left in {self.directory} ({len(steps)} damaged). "
             "Remove the directory to start again."
         )
 
-    def _read(self, step: int, wanted: Mapping[str, PyTree]) -> tuple[dict[str, PyTree], dict]:
-        """Reads the trees named in `wanted` and both JSON items."""
+    def _read(
+        self, step: int, wanted: Mapping[str, PyTree], *, arrays: bool = True
+    ) -> tuple[dict[str, PyTree], dict]:
+        """Reads the trees named in `wanted` and both JSON items; the former at most compared."""
         path = self.directory / str(step)
         if not all((path / name).is_dir() for name in JSON_ITEMS):
             raise Damaged("data or meta is missing")
@@ -303,6 +344,8 @@ class Checkpointer:
             raise CheckpointError(
                 "\n  ".join((f"checkpoint {path} does not fit this configuration:", *differences))
             )
+        if not arrays:
+            return {}, {name: jsons[name] for name in JSON_ITEMS}
         arguments = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items()}
         found = self._manager.restore(step, args=ocp.args.Composite(**arguments)) if targets else {}
         trees = {
@@ -311,11 +354,11 @@ class Checkpointer:
         }
         return trees, {name: jsons[name] for name in JSON_ITEMS}
 
-    def _move_aside(self, step: int, reason: str) -> None:
-        self._report(f"checkpoint {self.directory / str(step)} is damaged ({reason}): not used")
-        if self._read_only or jax.process_index() != 0:
+    def _move_aside(self, steps: Sequence[int]) -> None:
+        if not steps or self._read_only or jax.process_index() != 0:
             return
-        integrity.move_aside(self.directory / str(step))
+        for step in steps:
+            integrity.move_aside(self.directory / str(step))
         self._manager.reload()
 
     def _make_manager(self) -> ocp.CheckpointManager:

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What protects a checkpoint directory: hashes of files, the lock, the hunt for leftovers."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -11,13 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax.experimental import multihost_utils
 
 from nbp.errors import CheckpointError, ConfigError
 from nbp.training.distributed import decide
+from nbp.training.locks import NAME, Held, Lock, lock_file
 
 FORMAT = 1
 MANIFEST = "INTEGRITY.json"
@@ -29,23 +29,19 @@ class Damaged(Exception):
     """The files of a step are not what was written."""
 
 
-def take_lock(directory: Path) -> IO[str]:
+def take_lock(directory: Path) -> Lock:
     """Takes the lock that goes away with the process, however it ends.
 
     The processes of a job train in a directory together; the first one keeps others out.
     """
-    file = (directory / ".lock").open("w")
     if jax.process_index() > 0:
-        return file
+        return Lock(None)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        return lock_file(directory / NAME)
+    except Held:
         raise ConfigError(
             f"another process trains in {directory}. Wait for it or use another --workdir."
         ) from None
-    except OSError:  # file systems without locks: no protection, but no reason to stop
-        pass
-    return file
 
 
 def list_unfinished(directory: Path) -> list[Path]:
@@ -166,16 +162,17 @@ def load_whole(
     *,
     items: Sequence[str],
     report: Callable[[str], None],
+    verified: bool = False,
 ) -> T:
     """Returns `load()` of a step whose `items` are as written.
 
-    A step without hashes is accepted if it can be read.
+    A step without hashes is accepted if it can be read. verified: its files were compared before.
 
     Raises:
         Damaged: the files are not what was written.
         CheckpointError: they are, but cannot be read or do not fit.
     """
-    sealed = verify_once(directory, items)
+    sealed = verified or verify_once(directory, items)
     if not sealed:
         report(f"checkpoint {directory} has no {MANIFEST}: its contents are not verified")
     try:

@@ -141,8 +141,9 @@ def run(
         profiler = Profiler(writer.directory / "profile", spec.profile_steps)
         update: Callable[..., tuple[TrainState, dict[str, Array]]] | None = None
         step = start
-        with contextlib.closing(stream_factory(_find_batch(data, spec.global_batch))) as stream:
-            _compare_data(data, stream, spec, writer=writer)
+        with contextlib.closing(stream_factory(find_batch(data, spec.global_batch))) as stream:
+            if warning := compare_data(data, stream.fingerprint, spec.changed_data):
+                writer.note(f"warning: {warning}")
             while True:
                 # On the current state: go back if it went wrong, evaluate, save, stop.
                 stop.look(step)
@@ -310,8 +311,8 @@ def _make_key(seed: int, stream: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), stream)
 
 
-def _find_batch(data: Mapping[str, Any], global_batch: int) -> int:
-    """Returns the batch that starts at the saved example."""
+def find_batch(data: Mapping[str, Any], global_batch: int) -> int:
+    """Returns the batch that starts at the saved example; ConfigError where none does."""
     batch, rest = divmod(int(data.get("next", 0)), global_batch)
     if rest:
         raise ConfigError(
@@ -321,20 +322,23 @@ def _find_batch(data: Mapping[str, Any], global_batch: int) -> int:
     return batch
 
 
-def _compare_data(
-    data: Mapping[str, Any], stream: Stream, spec: LoopSpec, *, writer: MetricsWriter
-) -> None:
-    """Refuses to go on with other data than before, unless that is asked for."""
-    then, now = data.get("fingerprint", stream.fingerprint), stream.fingerprint
+def compare_data(
+    data: Mapping[str, Any], fingerprint: str, changed: Literal["refuse", "accept"]
+) -> str:
+    """Refuses other data than a checkpoint's by CheckpointError, unless they are asked for.
+
+    Returns a warning where they are; empty where nothing has changed.
+    """
+    then, now = data.get("fingerprint", fingerprint), fingerprint
     if then == now:
-        return
+        return ""
     text = f"the data differ from those before ({then} then, {now} now)"
-    if spec.changed_data == "refuse":
+    if changed == "refuse":
         raise CheckpointError(
             f"{text}: files, their order or their preprocessing have changed. Put the old data "
             "back, or go on with these: --config.train.changed_data=accept"
         )
-    writer.note(f"warning: {text}")
+    return text
 
 
 def _describe_start(

@@ -88,7 +88,7 @@ class Recovery:
         self._first_save = first_save
         self._axes = getattr(task, "axes", None)
         self._path = checkpointer.directory / JOURNAL
-        self.entries = _read_journal(self._path)
+        self.entries = read_journal(self._path)
         if jax.process_count() > 1:  # all must have read the same before one of them writes
             multihost_utils.sync_global_devices("read journal")
 
@@ -221,7 +221,8 @@ class Recovery:
         )
 
 
-def _read_journal(path: Path) -> list[Rollback]:
+def read_journal(path: Path) -> list[Rollback]:
+    """The entries of a journal, none without one; CheckpointError where it is unreadable."""
     if not path.exists():
         return []
     try:

@@ -1,0 +1,250 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that can refuse a training run, looked at before anything of its workdir changes.
+
+What is compared with the workdir: the configuration, the data, the class names, the shapes of all
+parameters, the tokenizer that a generator was trained on, the position in the data. What is looked
+at beside: devices, weights and features that are read, places that are written.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from nbp import build, datasets
+from nbp.config import Config, to_json
+from nbp.data.sources import BadVideos
+from nbp.errors import CheckpointError, ConfigError
+from nbp.evaluation.protocols import find_protocol
+from nbp.jobs.periodic import PeriodicScore
+from nbp.jobs.places import refuse_inside, require_writable
+from nbp.jobs.resuming import Resume, find_resume
+from nbp.jobs.sample import choose_given_frames, make_drawing
+from nbp.jobs.sample_request import SampleRequest
+from nbp.jobs.starting import Stage, check_start, look_for_start
+from nbp.jobs.weights import RANDOM, describe_remedy
+from nbp.jobs.workdir import BINDING, compare_config, has_begun, read_labels
+from nbp.tasks.generator import GeneratorTask
+from nbp.tasks.tokenizer import TokenizerTask
+from nbp.training import distributed
+from nbp.training.checkpoint import Checked, Checkpointer
+from nbp.training.loop import compare_data, find_batch
+from nbp.training.recovery import JOURNAL, read_journal
+from nbp.training.sharding import check_batch
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What a run has been found to need; nothing is written yet.
+
+    clips: of each stage that is trained. held_out: for evaluations. tokenizer_task: of its stage,
+    with its weights read. trained: the tokenizer, where tokens are read. score: the periodic one.
+    checked: of each stage that has begun, its newest whole checkpoint. resume: what is to be
+    copied before.
+    """
+
+    clips: Mapping[str, datasets.ClipData]
+    held_out: datasets.ClipData
+    tokenizer_task: TokenizerTask | None
+    trained: build.Trained | None
+    score: PeriodicScore | None
+    checked: Mapping[str, Checked]
+    resume: Resume | None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.held_out.label_names
+
+    @property
+    def bad_videos(self) -> BadVideos | None:
+        """Unusable files that were found; their list is not written yet."""
+        return next(iter(self.clips.values())).bad_videos
+
+
+def plan_training(
+    config: Config, workdir: Path, *, source: Path | None = None, step: int | None = None
+) -> TrainPlan:
+    """Looks at everything that training in `workdir` needs and changes nothing.
+
+    source, step: as in `nbp.jobs.resuming.find_resume`; the comparisons are made there then.
+
+    Raises ConfigError, DataError or CheckpointError for what would make the run fail or spoil what
+    lies in the workdir.
+    """
+    check_places(config, workdir)
+    resume = None if source is None else find_resume(source, workdir, step=step)
+    place = workdir if resume is None else resume.source
+    compare_config(config, place)  # before a long look at the data, which may fail in turn
+    check_devices(config)
+    check_features(config)
+    task = build.make_tokenizer_task(config) if "tokenizer" in config.stages else None
+    if "generator" in config.stages:
+        make_drawing(config, SampleRequest(1))
+        choose_given_frames(config, SampleRequest(1))
+    begun = distributed.decide([stage for stage in BINDING if has_begun(place, stage)])
+    if "tokenizer" not in [*config.stages, *begun]:
+        build.load_tokenizer(config, place)  # says what is missing
+    train, held_out = datasets.make_data(config)
+    distributed.check_agreement(
+        {"configuration": to_json(config), "data set": train.source.fingerprint}
+    )
+    clips = {}
+    for stage in config.stages:
+        clips[stage] = datasets.add_images(config, train) if stage == "tokenizer" else train
+    trained = None
+    if config.data.kind == "tokens":
+        trained = build.load_tokenizer(config, place)
+        build.check_cache(datasets.open_tokens(config), trained)
+    generator = None
+    if "generator" in config.stages:
+        generator = build.make_generator_task(config, held_out.label_names, {})
+    checked: dict[str, Checked] = {}
+    for stage, stage_task in (("tokenizer", task), ("generator", generator)):
+        if stage_task is None:
+            continue
+        chosen = None
+        if resume is not None and stage in begun:
+            last = stage == begun[-1]
+            chosen = step if last else None
+        found = check_stage(config, place, stage_task, clips[stage], step=chosen)
+        if found is not None:
+            checked[stage] = found
+    check_pair(config, place, begun, checked)
+    check_labels(config, place, begun, held_out.label_names)
+    labels = held_out.label_names
+    score = PeriodicScore(config, workdir, labels) if config.evaluation.every else None
+    if resume is not None:
+        whole = {stage: [found.step] for stage, found in checked.items()}
+        resume = dataclasses.replace(resume, steps={**resume.steps, **whole})
+    return TrainPlan(clips, held_out, task, trained, score, checked, resume)
+
+
+def check_places(config: Config, workdir: Path) -> None:
+    """Nothing that the run writes may become its data, and it must be able to write."""
+    if config.data.kind == "folder":
+        refuse_inside(workdir, "--workdir", config.data.root, "data.root")
+    if config.images.batch and config.images.root:
+        refuse_inside(workdir, "--workdir", config.images.root, "images.root")
+    if not distributed.is_main():
+        return
+    folders = ["", "report", "samples"]
+    for stage in config.stages:
+        folders += [stage, f"{stage}/checkpoints", f"{stage}/previews"]
+    for folder in folders:
+        require_writable(workdir / folder)
+
+
+def check_devices(config: Config) -> None:
+    """ConfigError where a batch does not divide among the devices."""
+    for stage in config.stages:
+        mesh = build.make_mesh(config, stage)
+        check_batch(getattr(config.train, stage).batch, mesh)
+    if config.images.batch:
+        check_batch(config.images.batch, build.make_mesh(config, "tokenizer"), what="images")
+
+
+def check_features(config: Config) -> None:
+    """ConfigError where evaluations at the end, or during training, would miss their features."""
+    evaluation = config.evaluation
+    choice = evaluation.features
+    used = evaluation.protocol or evaluation.every
+    if not (used and choice) or choice == RANDOM:
+        return
+    if not (build.stage_directory(Path(choice), "i3d") / "checkpoints").is_dir():
+        detector: Any = "any"
+        if evaluation.protocol:
+            rule = find_protocol(evaluation.protocol, config.data.kind).features
+            detector = "any" if rule is None else rule.detector
+        raise ConfigError(
+            f"evaluation.features: {choice} holds no converted I3D: {describe_remedy(detector)}"
+        )
+
+
+def check_stage(
+    config: Config,
+    place: Path,
+    task: TokenizerTask | GeneratorTask,
+    clips: datasets.ClipData,
+    *,
+    step: int | None,
+) -> Checked | None:
+    """The checkpoint that a stage goes on from, if it has begun, which fits task and data.
+
+    place: the workdir that holds it. step: which one, in place of the newest whole one.
+
+    Raises CheckpointError for parameters of other shapes, other data, damaged checkpoints, and a
+    start from elsewhere that is gone; ConfigError for a batch that does not fit the position.
+    """
+    name: Stage = task.name  # pyright: ignore[reportAssignmentType]
+    start = look_for_start(config, place, name)
+    directory = build.stage_directory(place, name) / "checkpoints"
+    if not distributed.decide(has_begun(place, name)):
+        if distributed.decide(any(directory.glob("corrupt-*"))):
+            raise CheckpointError(
+                f"no checkpoint in {directory}. Damaged ones were renamed to corrupt-*. "
+                "Remove the directory to start again."
+            )
+        if start is not None:
+            check_start(start, name, task.network)
+        return None
+    template = jax.eval_shape(task.init, jax.random.key(0))
+    with Checkpointer(directory, read_only=True, report=lambda text: None) as checkpointer:
+        found = checkpointer.check(template, step=step)
+    stage = getattr(config.train, name)
+    entries = read_journal(directory / JOURNAL)
+    ahead = max((entry.next for entry in entries), default=0)
+    position = {**found.data, "next": max(int(found.data.get("next", 0)), ahead)}
+    find_batch(position, stage.batch)
+    fingerprint = datasets.find_fingerprint(config, stage, clips)
+    compare_data(found.data, fingerprint, config.train.changed_data)
+    return found
+
+
+def check_pair(
+    config: Config, place: Path, begun: list[str], checked: Mapping[str, Checked]
+) -> None:
+    """CheckpointError where a generator that has begun would be left without its tokenizer."""
+    if "generator" not in begun or "generator" not in config.stages or "tokenizer" not in begun:
+        return
+    folders = {stage: build.stage_directory(place, stage) / "checkpoints" for stage in BINDING}
+    with Checkpointer(folders["tokenizer"], read_only=True, report=lambda text: None) as reader:
+        step = (
+            checked["tokenizer"].step
+            if "tokenizer" in checked
+            else reader.find_whole("model", "ema")
+        )
+        sha256 = reader.checkpoint_hash(step)
+    generator = checked["generator"]
+    tokenizer = build.Trained({}, step, sha256, {})
+    build.check_tokenizer(build.Trained({}, generator.step, "", generator.meta), tokenizer)
+    wanted = config.train.tokenizer.steps
+    if "tokenizer" in config.stages and wanted > step and "tokenizer_sha256" in generator.meta:
+        raise CheckpointError(
+            f"the generator (step {generator.step}) was trained on the tokenizer of step {step}, "
+            f"and train.tokenizer.steps={wanted} would change it. Use --config.train.tokenizer."
+            f"steps={step}, or train both in another workdir."
+        )
+
+
+def check_labels(config: Config, place: Path, begun: list[str], labels: tuple[str, ...]) -> None:
+    """CheckpointError where classes that a generator has learned would get other names."""
+    if "generator" not in begun or config.generator.prompt == "none":
+        return
+    if not (place / "labels.json").is_file():
+        return
+    known = read_labels(place)
+    if known == labels:
+        return
+    differ = [f"{i}: {a!r}, now {b!r}" for i, (a, b) in enumerate(zip(known, labels)) if a != b]
+    if len(known) != len(labels):
+        differ.append(f"{len(known)} classes, now {len(labels)}")
+    more = f" and {len(differ) - 3} more" if differ[3:] else ""
+    raise CheckpointError(
+        f"the generator of {place} was trained with other classes than the data have: "
+        f"{'; '.join(differ[:3])}{more}. Use the old data, or train in another --workdir, which "
+        f"may begin there: --config.train.generator.start_from={place}"
+    )
