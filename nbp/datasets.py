@@ -15,7 +15,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from nbp.config import Config, from_dict, to_json
+from nbp.config import Config, expand_paths, from_dict, to_json
 from nbp.data.images import (
     MixedStream,
     TakeFrame,
@@ -305,14 +305,21 @@ def change_data(config: Config, place: Path | None, overrides: Mapping[str, str]
     place: a folder of videos, or a dataset that `nbp.prepare` wrote; None leaves the configured.
     """
     values = json.loads(to_json(config))
+    problems: list[str] = []
     if place is not None:
         kind = "folder" if find_dataset(place) is None else "records"
         values["data"] |= {"kind": kind, "root": str(place), "validation_split": ""}
     for key, text in overrides.items():
         if not key.startswith("data."):
-            raise ConfigError(f"--config.{key}: only keys of data can be changed here")
-        set_override(values, Config, key, text=text)
-    changed = from_dict(values)
+            problems.append(f"--config.{key}: only keys of data can be changed here")
+            continue
+        try:
+            set_override(values, Config, key, text=text)
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("; ".join(problems))
+    changed = expand_paths(from_dict(values))
     try:
         _ = changed.grid
     except ValueError as error:

@@ -8,11 +8,14 @@ here knows what the keys mean.
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
 import inspect
 import math
+import os
+import sys
 import traceback
 import types
 import typing
@@ -23,6 +26,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from nbp.errors import ConfigError
 
 T = TypeVar("T")
+PACKAGE = "configs"  # the folder of configurations, which they import helpers from
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,13 @@ def call_get_config(path: str, variant: str) -> dict[str, Any]:
         raise ConfigError(f"{path} is no Python file; configurations end in .py")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        get_config = module.get_config
-        takes_variant = bool(inspect.signature(get_config).parameters)
-        if variant and not takes_variant:
-            raise ConfigError(f"{path} has no variants; use it without {variant!r}")
-        tree = get_config(variant) if takes_variant else get_config()
+        with importing_beside(path):
+            spec.loader.exec_module(module)
+            get_config = module.get_config
+            takes_variant = bool(inspect.signature(get_config).parameters)
+            if variant and not takes_variant:
+                raise ConfigError(f"{path} has no variants; use it without {variant!r}")
+            tree = get_config(variant) if takes_variant else get_config()
     except ConfigError:
         raise
     except KeyError as error:
@@ -86,6 +91,34 @@ def call_get_config(path: str, variant: str) -> dict[str, Any]:
             where += " (it must define get_config)"
         raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
     return tree.to_dict() if hasattr(tree, "to_dict") else dict(tree)
+
+
+@contextlib.contextmanager
+def importing_beside(path: str) -> Iterator[None]:
+    """Lets a configuration import what lies beside it, wherever it was started from.
+
+    A file in (a folder of) a folder `configs` finds that one as the package `configs`, before any
+    other of that name. Folders beside are looked through after all others.
+    """
+    folder = os.path.dirname(os.path.abspath(path))
+    first: list[str] = []
+    place = folder
+    while os.path.dirname(place) != place and not first:
+        if os.path.basename(place) == PACKAGE:
+            first = [os.path.dirname(place)]
+        place = os.path.dirname(place)
+    before = list(sys.path)
+    if first:  # what was imported from another folder of this name is not meant
+        for name, module in list(sys.modules.items()):
+            if name.split(".")[0] == PACKAGE:
+                file = getattr(module, "__file__", None) or ""
+                if not file.startswith(os.path.join(first[0], PACKAGE) + os.sep):
+                    del sys.modules[name]
+    sys.path[:] = [*first, *before, folder]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def set_override(values: dict[str, Any], schema: type, key: str, *, text: str) -> None:

@@ -38,7 +38,8 @@ class DataConfig:
     """Where clips come from and what they look like: uint8 [frames, size, size, 3].
 
     root: the folder of class sub-folders (kind `folder`), the dataset that `nbp.prepare` wrote
-      (`records`), or the cache that `nbp.encode` wrote (`tokens`, for the generator stage).
+      (`records`), or the cache that `nbp.encode` wrote (`tokens`, for the generator stage). `~` and
+      variables such as $HOME are replaced in this and all other paths.
     fps: frame rate that clips are resampled to; 0 keeps each file's own.
     spatial: short side to `size` and a square crop (random in training, else centred); squash both
       sides; or random_crop, which cuts the square from frames 1.5 times larger.

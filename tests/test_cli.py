@@ -94,12 +94,10 @@ def test_folders_without_a_usable_video(
     code, line = run(train.main, *arguments, f"--config.data.root={root}", capsys=capsys)
     assert code == EXIT_DATA
     assert str(root) in line
-    left = {"run", "run/bad_videos.csv"} if kind == "unreadable" else {"run"}
-    assert set(list_files(tmp_path)) - set(before) == left
+    assert list_files(tmp_path) == before, "a refused command makes nothing"
     if kind == "unreadable":
-        listed = (workdir / "bad_videos.csv").read_text()
-        assert "noise.mp4" in listed
-        assert "nothing.avi" in listed
+        assert "2 video files" in line
+        assert "noise.mp4" in line or "nothing.avi" in line
 
 
 def test_a_failing_folder_leaves_the_old_configuration(

@@ -33,7 +33,9 @@ def resume_from(source: Path, workdir: Path, *, step: int | None = None) -> None
     Raises CheckpointError where `source` is no workdir or has no such checkpoint, or `workdir` has
     checkpoints of another origin.
     """
-    if (resume := find_resume(source, workdir, step=step)) is not None:
+    resume = find_resume(source, workdir, step=step)
+    distributed.wait_for_all("looked what to resume")  # before the first one writes
+    if resume is not None:
         copy_resume(resume, workdir)
 
 

@@ -33,7 +33,7 @@ from nbp.jobs.sample import (
 )
 from nbp.jobs.sample_request import SampleRequest
 from nbp.jobs.starting import prepare_start
-from nbp.jobs.train_plan import TrainPlan, check_places, plan_training
+from nbp.jobs.train_plan import TrainPlan, check_places, make_loop_spec, plan_training
 from nbp.jobs.workdir import adopt_config, has_begun, save_labels
 from nbp.models.lpips import LEAST_SIZE
 from nbp.sampling.sampler import Sampler
@@ -44,8 +44,7 @@ from nbp.tasks.tokenizer import TokenizerTask
 from nbp.training import distributed
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.curves import write_curves_png
-from nbp.training.guards import GuardSpec
-from nbp.training.loop import LoopSpec, run
+from nbp.training.loop import run
 from nbp.training.metrics import MetricsWriter
 from nbp.training.sharding import place_state, shard_batch
 from nbp.training.state import TrainState
@@ -178,15 +177,7 @@ def train_stage(
                 config, stage, data=data, start_batch=batch, rows=rows
             ),
             checkpointer=checkpointer,
-            spec=LoopSpec(
-                total_steps=stage.steps,
-                global_batch=stage.batch,
-                log_every=config.train.log_every,
-                checkpoint_every=config.train.checkpoint_every,
-                changed_data=config.train.changed_data,
-                profile_steps=config.train.profile_steps,
-                guards=GuardSpec(**dataclasses.asdict(config.train.guards)),
-            ),
+            spec=make_loop_spec(config, stage),
             mesh=mesh,
             writer=writer,
             meta=meta,

@@ -28,11 +28,13 @@ from nbp.jobs.sample_request import SampleRequest
 from nbp.jobs.starting import Stage, check_start, look_for_start
 from nbp.jobs.weights import RANDOM, describe_remedy
 from nbp.jobs.workdir import BINDING, compare_config, has_begun, read_labels
+from nbp.sections import StageConfig
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
 from nbp.training import distributed
 from nbp.training.checkpoint import Checked, Checkpointer
-from nbp.training.loop import compare_data, find_batch
+from nbp.training.guards import GuardSpec
+from nbp.training.loop import LoopSpec, compare_data, find_batch
 from nbp.training.recovery import JOURNAL, read_journal
 from nbp.training.sharding import check_batch
 
@@ -79,8 +81,11 @@ def plan_training(
     resume = None if source is None else find_resume(source, workdir, step=step)
     place = workdir if resume is None else resume.source
     compare_config(config, place)  # before a long look at the data, which may fail in turn
-    check_devices(config)
+    if config.images.batch:
+        check_batch(config.images.batch, build.make_mesh(config, "tokenizer"), what="images")
     check_features(config)
+    for stage in config.stages:
+        make_loop_spec(config, getattr(config.train, stage))
     task = build.make_tokenizer_task(config) if "tokenizer" in config.stages else None
     if "generator" in config.stages:
         make_drawing(config, SampleRequest(1))
@@ -92,6 +97,7 @@ def plan_training(
     distributed.check_agreement(
         {"configuration": to_json(config), "data set": train.source.fingerprint}
     )
+    check_devices(config)
     clips = {}
     for stage in config.stages:
         clips[stage] = datasets.add_images(config, train) if stage == "tokenizer" else train
@@ -123,6 +129,19 @@ def plan_training(
     return TrainPlan(clips, held_out, task, trained, score, checked, resume)
 
 
+def make_loop_spec(config: Config, stage: StageConfig) -> LoopSpec:
+    """How a stage is run; ConfigError for guards and a trace that do not make sense."""
+    return LoopSpec(
+        total_steps=stage.steps,
+        global_batch=stage.batch,
+        log_every=config.train.log_every,
+        checkpoint_every=config.train.checkpoint_every,
+        changed_data=config.train.changed_data,
+        profile_steps=config.train.profile_steps,
+        guards=GuardSpec(**dataclasses.asdict(config.train.guards)),
+    )
+
+
 def check_places(config: Config, workdir: Path) -> None:
     """Nothing that the run writes may become its data, and it must be able to write."""
     if config.data.kind == "folder":
@@ -143,8 +162,6 @@ def check_devices(config: Config) -> None:
     for stage in config.stages:
         mesh = build.make_mesh(config, stage)
         check_batch(getattr(config.train, stage).batch, mesh)
-    if config.images.batch:
-        check_batch(config.images.batch, build.make_mesh(config, "tokenizer"), what="images")
 
 
 def check_features(config: Config) -> None:
@@ -212,11 +229,8 @@ def check_pair(
         return
     folders = {stage: build.stage_directory(place, stage) / "checkpoints" for stage in BINDING}
     with Checkpointer(folders["tokenizer"], read_only=True, report=lambda text: None) as reader:
-        step = (
-            checked["tokenizer"].step
-            if "tokenizer" in checked
-            else reader.find_whole("model", "ema")
-        )
+        known = checked.get("tokenizer")
+        step = reader.find_whole("model", "ema") if known is None else known.step
         sha256 = reader.checkpoint_hash(step)
     generator = checked["generator"]
     tokenizer = build.Trained({}, step, sha256, {})
@@ -239,7 +253,8 @@ def check_labels(config: Config, place: Path, begun: list[str], labels: tuple[st
     known = read_labels(place)
     if known == labels:
         return
-    differ = [f"{i}: {a!r}, now {b!r}" for i, (a, b) in enumerate(zip(known, labels)) if a != b]
+    pairs = enumerate(zip(known, labels, strict=False))
+    differ = [f"{i} was {a!r}, now {b!r}" for i, (a, b) in pairs if a != b]
     if len(known) != len(labels):
         differ.append(f"{len(known)} classes, now {len(labels)}")
     more = f" and {len(differ) - 3} more" if differ[3:] else ""

@@ -35,6 +35,8 @@ WAIT_SECONDS = 3600
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 # What JAX asks for before it takes a process for a task of SLURM.
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+SLURM_TASKS = "SLURM_STEP_NUM_TASKS"
+GPUS, PER_NODE = "SLURM_GPUS_ON_NODE", "SLURM_STEP_TASKS_PER_NODE"
 
 
 def initialize(environment: Mapping[str, str] | None = None) -> None:
@@ -84,7 +86,10 @@ def choose_arguments(environment: Mapping[str, str]) -> dict[str, Any] | None:
     if detection == "auto":
         return limits
     if all(name in environment for name in SLURM):
-        tasks = int(environment.get("SLURM_STEP_NUM_TASKS", environment["SLURM_NTASKS"]))
+        known = SLURM_TASKS in environment
+        tasks = _read_number(environment, SLURM_TASKS if known else "SLURM_NTASKS", None)
+        for name in ("SLURM_PROCID", "SLURM_LOCALID"):  # JAX reads them
+            _read_number(environment, name, None)
         gpus = choose_slurm_gpus(environment)
         return {**limits, "num_processes": tasks, "local_device_ids": gpus} if tasks > 1 else None
     hosts = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
@@ -102,15 +107,16 @@ def choose_slurm_gpus(environment: Mapping[str, str]) -> list[int] | None:
     if "JAX_LOCAL_DEVICE_IDS" in environment:  # chosen by the user; JAX reads it
         return None
     seen = [entry for entry in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if entry]
-    gpus = len(seen) or int(environment.get("SLURM_GPUS_ON_NODE") or 0)
+    given = {**environment, GPUS: environment.get(GPUS) or "0"}
+    gpus = len(seen) or _read_number(given, GPUS, None)
     if not gpus:
         return None
     # "4(x2),3": four tasks on each of the first two nodes. Nodes of a job are filled evenly.
-    per_node = environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split(",")[0].split("(")[0]
-    tasks = int(per_node)
+    per_node = environment.get(PER_NODE, "1").split(",")[0].split("(")[0]
+    tasks = _read_number({PER_NODE: per_node}, PER_NODE, None)
     if "SLURM_GPUS_PER_TASK" in environment or tasks == 1 or gpus < tasks:
         return list(range(gpus))
-    share, task = gpus // tasks, int(environment["SLURM_LOCALID"])
+    share, task = gpus // tasks, _read_number(environment, "SLURM_LOCALID", None)
     return list(range(task * share, (task + 1) * share))
 
 
@@ -143,8 +149,9 @@ def _read_names(
 
 def _read_number(environment: Mapping[str, str], name: str, default: int | None) -> int:
     text = environment.get(name, str(default))
-    if not text.isdecimal():
-        raise ConfigError(f"{name}={text}: write a whole number")
+    if not (text.isascii() and text.isdecimal()):
+        hint = f", or set {DETECTION}=off for a single process" if name.startswith("SLURM") else ""
+        raise ConfigError(f"{name}={text}: write a whole number{hint}")
     return int(text)
 
 
