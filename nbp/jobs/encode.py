@@ -96,6 +96,8 @@ def encode_workdir(request: EncodeRequest, report: Report) -> Path:
         for number, examples in enumerate(writer.list_shards(split))
         if number % request.hosts == request.host and not writer.is_made(split, number)
     ]
+    if todo:
+        report(f"compiling the tokenizer for {encoder.batch} clips at a time")
     with (
         Progress(sum(len(examples) for _, _, examples in todo), "clips", report) as progress,
         ThreadPoolExecutor(request.threads or os.cpu_count() or 1) as pool,

@@ -11,18 +11,23 @@ from nbp.errors import ConfigError
 
 # Seconds between two lines of progress where there is no terminal.
 QUIET = 30.0
+# Seconds within which items count as done together with the first: a batch of them.
+BATCH = 1.0
 
 
 class Progress:
     """A bar on a terminal, else a line now and then and at the end; both with the time left.
 
-    A context manager. unit: what is counted, in the plural.
+    The first items take much longer where a program is compiled for them, so the time left counts
+    from them on. A context manager. unit: what is counted, in the plural.
     """
 
     def __init__(self, total: int, unit: str, report: Callable[[str], None]) -> None:
         self._total, self._unit, self._report = total, unit, report
         self._done = self._bad = 0
-        self._began = self._told = time.monotonic()
+        self._told = time.monotonic()
+        self._first = 0.0  # when the first items were done, and how many came at once
+        self._head = 0
         self._bar: Any = None
 
     def __enter__(self) -> "Progress":
@@ -41,17 +46,20 @@ class Progress:
         self._done += 1
         self._bad += bad
         now = time.monotonic()
+        if self._head == self._done - 1 and (not self._head or now - self._first < BATCH):
+            self._head = self._done
+            self._first = self._first if self._done > 1 else now
         if self._bar is not None:
             self._bar.set_postfix(bad=self._bad, refresh=False)
             self._bar.update()
         elif now - self._told > QUIET or self._done == self._total:
             self._told = now
-            rate = self._done / max(now - self._began, 1e-9)
-            left = (self._total - self._done) / rate / 60
-            self._report(
-                f"{self._done}/{self._total} {self._unit}, {self._bad} bad, {rate:.1f}/s, "
-                f"{left:.0f} min left"
-            )
+            text = f"{self._done}/{self._total} {self._unit}, {self._bad} bad"
+            if self._done > self._head:
+                rate = (self._done - self._head) / max(now - self._first, 1e-9)
+                left = (self._total - self._done) / rate / 60
+                text += f", {rate:.1f}/s, {left:.0f} min left"
+            self._report(text)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -56,6 +56,8 @@ def write_curves_png(
     from matplotlib.figure import Figure
 
     panels, alarms = arrange_panels(MetricsTable(Path(csv_path)))
+    if alarms and not panels:  # it went wrong before there was anything to average
+        panels = [Panel("no healthy update")]
     if not panels:
         raise DataError(
             f"{csv_path} holds no metrics to draw. Train for at least one log interval."
@@ -119,6 +121,9 @@ def arrange_panels(table: MetricsTable) -> tuple[list[Panel], dict[str, list[int
 
 
 def _draw(axes: Any, panel: Panel) -> None:
+    if not panel.curves:
+        axes.set_title(panel.title, fontsize=9)
+        return
     metrics = list(dict.fromkeys(metric for metric, _ in panel.curves))
     shades = itertools.cycle(COLOURS)
     for (metric, source), points in panel.curves.items():

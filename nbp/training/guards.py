@@ -26,6 +26,8 @@ from nbp.training.state import TrainState
 WINDOW = 100  # healthy updates whose median a value is compared with
 SETTLED = 20  # healthy updates that make a median worth comparing with
 
+ADVERSARY = "adversarial.learning_rate"  # the key for the discriminator's
+
 Action = Literal["warn", "skip", "rollback", "stop"]
 
 
@@ -164,7 +166,12 @@ class Guards:
                 what=f"{spec.patience} updates in a row were not finite and were left out ({what})",
                 remedy="Lower the learning rate or lengthen the warm-up.",
             )
-        remedy = "Lower the learning rate, lengthen the warm-up or look at the data of this step."
+        rate = "the learning rate"
+        if all(name.startswith(("discriminator_", "adversarial")) for name in bad):
+            rate = ADVERSARY
+        elif any(name.startswith(("discriminator_", "adversarial")) for name in bad):
+            rate = f"the learning rate or {ADVERSARY}"
+        remedy = f"Lower {rate}, lengthen the warm-up or look at the data of this step."
         return Alarm("non_finite", spec.non_finite, step=step, since=step, what=what, remedy=remedy)
 
 
@@ -242,10 +249,10 @@ class _Detector(abc.ABC):
 class _Ratio(_Detector):
     """A magnitude stays above a multiple of the median of the last healthy updates."""
 
-    remedy = "Lower the learning rate or the adversarial weight."
-
     def __init__(self, metric: str, spec: GuardSpec) -> None:
         super().__init__(metric, spec)
+        learns = metric.startswith("discriminator_")
+        self.remedy = _TAME if learns else "Lower the learning rate or adversarial.weight."
         self._ratio = spec.gradient_ratio if metric in _GRADIENTS else spec.loss_ratio
         self._restart()
 
@@ -272,7 +279,7 @@ class _Ratio(_Detector):
         return f"{self._metric} is {value:.4g}, over {self._ratio:g} times its usual {usual:.4g}"
 
 
-_TAME = "Lower the discriminator's learning rate or regularize it more."
+_TAME = f"Lower {ADVERSARY}, or regularize the discriminator more (adversarial.regularizer_weight)."
 
 
 class _Astray(_Detector):
@@ -308,7 +315,7 @@ class _Collapse(_Detector):
     A perplexity counts from 1, which is that of a single code.
     """
 
-    remedy = "Lower the learning rate or the adversarial weight, or use fewer codes."
+    remedy = "Lower the learning rate or adversarial.weight, or use fewer codes."
 
     def __init__(self, metric: str, spec: GuardSpec) -> None:
         super().__init__(metric, spec)

@@ -137,6 +137,7 @@ def run(
         reader = _MetricsReader(
             task, spec, writer=writer, checkpointer=checkpointer, goodput=goodput, mesh=mesh
         )
+        reader.meter.load(data.get("window", {}))
         goodput.go_on_from(start)
         profiler = Profiler(writer.directory / "profile", spec.profile_steps)
         update: Callable[..., tuple[TrainState, dict[str, Array]]] | None = None
@@ -169,6 +170,8 @@ def run(
                         "next": stream.position * spec.global_batch,
                         "fingerprint": stream.fingerprint,
                     }
+                    if window := reader.meter.save():  # the row that it ends in will be whole
+                        position["window"] = window
                     with goodput.timed("checkpoint"):
                         checkpointer.save(step, state, data=position, meta=meta, metrics=scores)
                 if stop:
@@ -197,6 +200,7 @@ def run(
                     with goodput.timed("compile"):
                         update = _compile(task, state, frozen, batch, key, spec=spec, writer=writer)
                         wait_for_all("compiled")
+                    writer.start_clock(step)
                 with reader.timed():
                     state, metrics = update(state, frozen, batch, key)
                     step += 1
@@ -219,6 +223,7 @@ class _MetricsReader:
 
     Attributes:
         alarm: why the run must go back, if it must.
+        meter: the window that the next row of metrics averages.
     """
 
     def __init__(
@@ -243,7 +248,7 @@ class _MetricsReader:
         """Forgets everything, also metrics that were not yet read."""
         self.alarm: Alarm | None = None
         self._guards.restart()
-        self._meter = WindowMeter(self._items)
+        self.meter = WindowMeter(self._items)
         self._unread: tuple[int, dict[str, Array], Sequence[int]] | None = None
 
     @contextlib.contextmanager
@@ -252,7 +257,7 @@ class _MetricsReader:
         began = time.perf_counter()
         with self._goodput.timed("input" if waiting_for_input else "step"):
             yield
-        self._meter.add_time(time.perf_counter() - began, waiting_for_input=waiting_for_input)
+        self.meter.add_time(time.perf_counter() - began, waiting_for_input=waiting_for_input)
 
     def push(self, step: int, metrics: dict[str, Array], rows: Mapping[str, Any]) -> None:
         """Takes the metrics of update `step`, still running, and reads those of the one before."""
@@ -276,13 +281,16 @@ class _MetricsReader:
                 list_examples(self._writer.directory / "skipped.csv", step, examples)
                 values = {name: values[name] for name in ("skipped",) if name in values}
             self._handle(alarm)
-        self._meter.add(values)
+        self.meter.add(values)
         if step % self._spec.log_every == 0 or step == self._spec.total_steps:
-            row = self._meter.pop()
-            flops, mesh = self._speed
-            row |= measure_mfu(flops / row["step_time_s"], mesh.devices.flat[0])
-            self._writer.write(step, {**row, "goodput": self._goodput.share})
-            self._goodput.save()
+            self._write_row(step)
+
+    def _write_row(self, step: int) -> None:
+        row = self.meter.pop()
+        flops, mesh = self._speed
+        row |= measure_mfu(flops / row["step_time_s"], mesh.devices.flat[0])
+        self._writer.write(step, {**row, "goodput": self._goodput.share})
+        self._goodput.save()
 
     def _handle(self, alarm: Alarm) -> None:
         match alarm.action:
@@ -294,6 +302,9 @@ class _MetricsReader:
             case "rollback":
                 self.alarm = self.alarm or alarm
             case "stop":
+                if self.meter.steps:  # the last updates that were healthy
+                    self._write_row(alarm.step)
+                self._writer.write_alarm(alarm.step, alarm.kind, value=1.0, text=str(alarm))
                 self._checkpointer.wait()
                 latest = self._checkpointer.latest_step()
                 saved = (
@@ -371,6 +382,7 @@ def _compile(
             return leave_out_non_finite(state, after, metrics)
         return after, metrics
 
+    writer.note("compiling")
     began = time.perf_counter()
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     compiled = jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))

@@ -114,6 +114,34 @@ class WindowMeter:
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
 
+    def save(self) -> dict[str, Any]:
+        """What was counted since the last `pop`, as JSON; empty for nothing."""
+        if not self._steps:
+            return {}
+        return {
+            "sums": dict(self._sums),
+            "counts": dict(self._counts),
+            "steps": self._steps,
+            "seconds": self._seconds,
+            "input_seconds": self._input_seconds,
+        }
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Goes on with what `save` gave: the next means are those of a run without a stop."""
+        self._reset()
+        if not saved:
+            return
+        self._sums = {name: float(value) for name, value in saved["sums"].items()}
+        self._counts = {name: int(count) for name, count in saved["counts"].items()}
+        self._steps = int(saved["steps"])
+        self._seconds = float(saved["seconds"])
+        self._input_seconds = float(saved["input_seconds"])
+
+    @property
+    def steps(self) -> int:
+        """Updates since the last `pop`."""
+        return self._steps
+
     def pop(self) -> dict[str, float]:
         """Returns the means since the last call, with speed and memory, and starts anew."""
         steps, seconds = max(self._steps, 1), max(self._seconds, 1e-9)
@@ -204,6 +232,12 @@ class MetricsWriter:
             from tqdm import tqdm
 
             self._bar = tqdm(total=total_steps, initial=step, desc=self._name, dynamic_ncols=True)
+
+    def start_clock(self, step: int) -> None:
+        """The time left counts from here on: what was compiled before `step` is no measure."""
+        self._started = (step, time.monotonic())
+        if self._bar is not None:
+            self._bar.unpause()
 
     def rewind(self, step: int) -> None:
         """Goes back to `step`: the same as `start` for a run that goes on."""

@@ -125,10 +125,12 @@ class Recovery:
         if len(self.entries) >= self._spec.rollbacks:
             good = max((saved for saved in steps if saved <= alarm.last_good), default=None)
             error = NonFiniteError if alarm.kind in ("non_finite", "skipped") else DivergedError
+            self._writer.write_alarm(alarm.step, alarm.kind, value=1.0, text=str(alarm))
+            times = len(self.entries)
+            count = f"{times} times" if times != 1 else "once"
             raise error(
-                f"{alarm} The run has gone back {len(self.entries)} times already, as often as "
-                f"train.guards.rollbacks allows. The last checkpoint above suspicion is {good}; "
-                "remove younger ones to go on from there."
+                f"{alarm} The run has gone back {count} already, as often as "
+                f"train.guards.rollbacks allows. {_tell_way_on(good, steps)}"
             )
         restored = self._read_before(alarm.last_good, steps)
         entry = Rollback(
@@ -219,6 +221,20 @@ class Recovery:
             f"{f'checkpoint {entry.step}' if entry.step else 'the start'}, with other data{weaker} "
             f"(time {len(self.entries)} of {self._spec.rollbacks}).",
         )
+
+
+def _tell_way_on(good: int | None, steps: list[int]) -> str:
+    """What is left to do after the last rollback. good: the newest step above suspicion."""
+    if good is None:
+        what = "is under suspicion" if steps else "was saved before"
+        return (
+            f"{'Every checkpoint' if steps else 'No checkpoint'} {what}: change what the alarm "
+            "names and begin again in another --workdir."
+        )
+    text = f"The last checkpoint above suspicion is {good}"
+    if good == steps[-1]:
+        return f"{text}, the newest: the same command goes on from there."
+    return f"{text}; remove younger ones to go on from there."
 
 
 def read_journal(path: Path) -> list[Rollback]:
