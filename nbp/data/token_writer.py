@@ -71,11 +71,16 @@ class CacheWriter:
         return self.root / VERSION
 
     def begin(self) -> None:
-        """Makes the folder of work; raises ConfigError where it belongs to another plan."""
+        """Makes the folder of work; raises ConfigError where it belongs to another plan.
+
+        That is found before anything is made.
+        """
         if self.final.is_dir():
             self._compare(self.final / PROVENANCE)
             shutil.rmtree(self._work, ignore_errors=True)  # killed just before it was removed
             return
+        if (self._work / "plan.json").is_file():
+            self._compare(self._work / "plan.json")
         self._made.mkdir(parents=True, exist_ok=True)
         if not (self._work / "plan.json").is_file():
             write_text(self._work / "plan.json", _format({"format": FORMAT, **self.plan}))

@@ -23,8 +23,9 @@ from nbp.config import Config
 from nbp.data.files import VideoError
 from nbp.data.token_writer import CacheWriter, TokenExample
 from nbp.errors import ConfigError, DataError
+from nbp.jobs.places import explain, refuse_inside, require_writable
 from nbp.jobs.progress import Progress
-from nbp.jobs.workdir import make_folder, read_config
+from nbp.jobs.workdir import read_config
 from nbp.shapes import Clip, PyTree
 from nbp.training.sharding import make_mesh, place_batch, place_state
 
@@ -73,9 +74,11 @@ def encode_workdir(request: EncodeRequest, report: Report) -> Path:
     ConfigError where `out` holds or was begun as another cache, DataError for unusable clips.
     """
     config = datasets.change_data(read_config(request.workdir), request.data, request.overrides)
+    if config.data.kind == "folder":
+        refuse_inside(request.out, "--out", config.data.root, "the videos")
+    require_writable(request.out)
     trained = build.load_tokenizer(config, request.workdir)
-    make_folder(request.out)
-    train, held_out = datasets.make_data(config, bad_videos=request.out / "bad_videos.csv")
+    train, held_out = datasets.make_data(config)
     names = choose_names(config)
     splits = {
         names[0]: Crops(train, request.crops, choose_seed(config, request)),
@@ -89,7 +92,14 @@ def encode_workdir(request: EncodeRequest, report: Report) -> Path:
         examples={name: len(crops) for name, crops in splits.items()},
         shard_size=request.shard_size,
     )
-    writer.begin()
+    try:
+        writer.begin()
+        if (bad := train.bad_videos) is not None:
+            bad.file = request.out / "bad_videos.csv"
+            if len(bad) or config.data.kind == "folder":
+                bad.add()
+    except OSError as error:
+        raise explain(error, request.out) from error
     todo = [
         (split, number, examples)
         for split in splits

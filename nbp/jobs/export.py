@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +16,11 @@ import numpy as np
 from nbp import __version__, build
 from nbp.config import Config, to_json
 from nbp.errors import CheckpointError
+from nbp.jobs.places import Claim, explain, new_folders, require_writable
 from nbp.jobs.workdir import (
     BINDING,
     CONVERTED,
     has_begun,
-    make_folder,
     read_config,
     read_labels,
     save_labels,
@@ -27,6 +28,8 @@ from nbp.jobs.workdir import (
 )
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
+
+PARTIAL = ".exporting"  # in the new workdir, until all is written
 
 
 def export_workdir(
@@ -46,35 +49,42 @@ def export_workdir(
     stages = [stage for stage in BINDING if has_begun(workdir, stage)]
     if not stages:
         raise CheckpointError(f"{workdir} holds nothing that is trained")
+    require_writable(out)
     if out.exists() and any(out.iterdir()):
         raise CheckpointError(f"{out} is not empty: use another --out")
     labels = read_labels(workdir) if (workdir / "labels.json").is_file() else ()
-    make_folder(out)
-    try:
-        hashes: dict[str, str] = {}
-        for stage in stages:
-            hashes[stage] = _export_stage(
-                config, workdir, out, stage, labels, average=average, hashes=hashes, report=report
-            )
-        save_labels(out, labels)
-        write_text(out / "config.json", to_json(_without_averages(config)))
-    except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
-        raise
+    loaded = {
+        stage: _load_stage(config, workdir, stage, labels, average=average) for stage in stages
+    }
+    claim = Claim()
+    partial = out / PARTIAL
+    with new_folders(out, claim):
+        try:
+            hashes: dict[str, str] = {}
+            for stage, (trained, averaged) in loaded.items():
+                hashes[stage] = _export_stage(
+                    workdir, partial, stage, trained, averaged=averaged, hashes=hashes
+                )
+            save_labels(partial, labels)
+            write_text(partial / "config.json", to_json(_without_averages(config)))
+            # The configuration last: with it, a folder is a workdir.
+            for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
+                os.replace(path, out / path.name)
+            claim.keep()
+        except OSError as error:
+            raise explain(error, out) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    for stage, (trained, averaged) in loaded.items():
+        count = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
+        kind = "averaged" if averaged else "current"
+        report(f"{stage}: {count:,} {kind} parameters of step {trained.step} in {out}")
 
 
-def _export_stage(
-    config: Config,
-    workdir: Path,
-    out: Path,
-    stage: Any,
-    labels: tuple[str, ...],
-    *,
-    average: bool,
-    hashes: dict[str, str],
-    report: Callable[[str], None],
-) -> str:
-    """Writes one stage; returns the hash of its parameters."""
+def _load_stage(
+    config: Config, workdir: Path, stage: Any, labels: tuple[str, ...], *, average: bool
+) -> tuple[build.Trained, bool]:
+    """The parameters of a stage, and whether they are the averaged ones."""
     generator = stage == "generator"
     network: Any = (
         build.make_generator_network(config, labels)
@@ -89,23 +99,33 @@ def _export_stage(
         ema=averaged,
         groups=build.make_generator_groups(config) if generator else (),
     )
+    return trained, averaged
+
+
+def _export_stage(
+    workdir: Path,
+    out: Path,
+    stage: str,
+    trained: build.Trained,
+    *,
+    averaged: bool,
+    hashes: dict[str, str],
+) -> str:
+    """Writes one stage; returns the hash of its parameters."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), trained.params)
     origin = {"file": str(workdir.absolute()), "sha256": trained.sha256, "averaged": averaged}
     meta = {**trained.meta, "exported": origin, "versions": {"nbp": __version__}}
-    if generator:
+    if stage == "generator":
         meta["tokenizer_sha256"] = hashes.get("tokenizer", meta.get("tokenizer_sha256"))
     state = TrainState(np.asarray(trained.step, np.int32), params, ema={}, opt_state={}, extra={})
     folder = build.stage_directory(out, stage)
-    with Checkpointer(folder / "checkpoints", report=report) as checkpointer:
+    with Checkpointer(folder / "checkpoints") as checkpointer:
         checkpointer.save(trained.step, state, data={}, meta=meta)
         checkpointer.wait()
         if checkpointer.latest_step() != trained.step:
             raise CheckpointError(f"the {stage} could not be written; see the line above")
         digest = checkpointer.checkpoint_hash(trained.step)
     write_text(folder / CONVERTED, json.dumps(origin) + "\n")
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    kind = "averaged" if averaged else "current"
-    report(f"{stage}: {count:,} {kind} parameters of step {trained.step} in {out}")
     return digest
 
 

@@ -22,6 +22,7 @@ from nbp.data.files import VideoError
 from nbp.data.records import PREPARED, RecordSource, shard_name, write_metadata
 from nbp.errors import ConfigError, DataError, Preempted
 from nbp.jobs.findings import Outcome, collect_findings, format_report, summarize
+from nbp.jobs.places import refuse_inside
 from nbp.jobs.plan import REPLACING, Plan, PrepareRequest, compare_options, load_plan
 from nbp.jobs.progress import Progress
 from nbp.jobs.reencode import WorkerPool
@@ -37,6 +38,7 @@ def prepare_dataset(request: PrepareRequest, report: Callable[[str], None] = pri
     Raises ConfigError for options that differ from those of a finished or half-finished dataset,
     DataError for sources that cannot serve and, under `strict`, for any finding.
     """
+    refuse_inside(request.out, "--out", request.videos, "--videos")
     if _is_finished(request, report):
         return request.target
     plan = load_plan(request, report)

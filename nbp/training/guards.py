@@ -168,7 +168,7 @@ class Guards:
             )
         rate = "the learning rate"
         if all(name.startswith(("discriminator_", "adversarial")) for name in bad):
-            rate = ADVERSARY
+            rate = f"the learning rate of the discriminator ({ADVERSARY})"
         elif any(name.startswith(("discriminator_", "adversarial")) for name in bad):
             rate = f"the learning rate or {ADVERSARY}"
         remedy = f"Lower {rate}, lengthen the warm-up or look at the data of this step."

@@ -126,10 +126,8 @@ class Recovery:
             good = max((saved for saved in steps if saved <= alarm.last_good), default=None)
             error = NonFiniteError if alarm.kind in ("non_finite", "skipped") else DivergedError
             self._writer.write_alarm(alarm.step, alarm.kind, value=1.0, text=str(alarm))
-            times = len(self.entries)
-            count = f"{times} times" if times != 1 else "once"
             raise error(
-                f"{alarm} The run has gone back {count} already, as often as "
+                f"{alarm} The run has gone back {len(self.entries)} times already, as often as "
                 f"train.guards.rollbacks allows. {_tell_way_on(good, steps)}"
             )
         restored = self._read_before(alarm.last_good, steps)
@@ -233,7 +231,7 @@ def _tell_way_on(good: int | None, steps: list[int]) -> str:
         )
     text = f"The last checkpoint above suspicion is {good}"
     if good == steps[-1]:
-        return f"{text}, the newest: the same command goes on from there."
+        return f"{text}; it is the newest, so the same command goes on from there."
     return f"{text}; remove younger ones to go on from there."
 
 
