@@ -227,12 +227,13 @@ def load_config(argument: str, overrides: Mapping[str, str]) -> Config:
             set_override(values, Config, key, text=text)
         except ConfigError as problem:
             collect(problem)
+    config = None
     try:
         config = expand_paths(from_dict(values))
         validate(config)
     except ConfigError as problem:
         collect(problem)
-    if problems:
+    if problems or config is None:
         raise ConfigError("; ".join(problems))
     return config
 
