@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -303,3 +304,94 @@ def test_absent_files_and_variants_name_what_exists(tmp_path: Path) -> None:
         load_config(f"{write(tmp_path / 'plain.py', 'def get_config(): return {}')}:x", {})
     with pytest.raises(ConfigError, match="no Python file"):
         load_config(write(tmp_path / "config.yaml", "a: 1"), {})
+
+
+# From the command line ---------------------------------------------------------------------------
+
+
+def test_every_mistake_of_the_flags_is_told_with_the_others() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(generatr__width="3", data__colour="red", train__keep="'x'", generator__heads="7")
+    text = str(caught.value)
+    assert "\n" not in text
+    for part in ("'generatr.width'; did you mean generator.width?", "'data.colour'", "train.keep"):
+        assert part in text
+    with pytest.raises(ConfigError) as caught:
+        load(generatr__width="3", generator__heads="7")
+    assert "generatr.width" in str(caught.value)
+    assert "multiple of 7 heads" in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        parse_overrides(["--wrkdir=x", "--config.seed=1", "--resum", "--config.name"])
+    for part in ("'--wrkdir'", "'--resum'", "--config.name needs a value"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", ["a:b", "a:b:c", ":", "d:\\x"])
+@pytest.mark.parametrize("variant", ["", "smoke"])
+def test_paths_may_have_colons(tmp_path: Path, folder: str, variant: str) -> None:
+    file = tmp_path / folder / "conf:1.py"
+    file.parent.mkdir()
+    file.write_bytes(Path(QUICKSTART).read_bytes())
+    (tmp_path / folder.partition(":")[0]).mkdir(exist_ok=True)
+    text = f"{file}:{variant}" if variant else str(file)
+    assert load_config(text, {}) == load_config(f"{QUICKSTART}:{variant}", {})
+    with pytest.raises(ConfigError, match="no variant 'none'"):
+        load_config(f"{file}:none", {})
+    with pytest.raises(ConfigError, match=r"no config file .*conf:2\.py"):
+        load_config(str(file).replace("conf:1", "conf:2"), {})
+
+
+def test_helpers_are_not_offered_as_configurations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("configs/papr.py", {})
+    assert "configs/paper.py" not in str(caught.value)
+    with pytest.raises(ConfigError, match="is a folder"):
+        load_config("configs", {})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no config file configs/quickstart.py; those of NBP"):
+        load_config(QUICKSTART, {})
+
+
+def test_configurations_import_what_lies_beside_them_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path("configs").absolute()
+    expected = load_config("configs/k600/generator_1b.py", {"data.root": "x"})
+    # Another folder of this name where the command is started is not meant.
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "paper.py").write_text("raise SystemExit('the wrong one')")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "helper.py").write_text("NAME = 'mine'")
+    own = f"import runpy, helper\nget_config = runpy.run_path({str(root / 'quickstart.py')!r})"
+    write(tmp_path / "own" / "mine.py", f"{own}['get_config']\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = list(sys.path)
+    found = load_config(f"{root}/k600/generator_1b.py", {"data.root": "x"})
+    assert found == expected
+    assert load_config("own/mine.py:smoke", {}).name
+    assert sys.path == before
+
+
+def test_home_and_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("STORE", "/store")
+    config = load(
+        data__kind="folder",
+        data__root="~/videos",
+        evaluation__features="$STORE/i3d",
+        evaluation__protocol="",
+        train__tokenizer__start_from="${HOME}/run",
+    )
+    assert config.data.root == f"{tmp_path}/videos"
+    assert config.evaluation.features == "/store/i3d"
+    assert config.train.tokenizer.start_from == f"{tmp_path}/run"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "$odd").mkdir()
+    assert load(data__root="$odd").data.root == "$odd", "a folder that is there is meant"
+    with pytest.raises(ConfigError, match="images.root: .*NBP_NOT_SET is not set"):
+        load(images__root="$NBP_NOT_SET/x", images__batch="8")
+    with pytest.raises(ConfigError, match="data.root: .*no home folder of ~nobody-at-all"):
+        load(data__root="~nobody-at-all/x")

@@ -31,3 +31,19 @@ def test_shards_are_read():
 def test_other_shards_are_refused(text):
     with pytest.raises(ConfigError, match="from 0 to N - 1"):
         parse_shard(text)
+
+
+def test_the_time_left_does_not_count_what_was_compiled_first(monkeypatch):
+    """The first batch of four comes after 1000 s, each later one after 40 s."""
+    times = iter([0.0, *[1000.0] * 4, *[1040.0] * 4, *[1080.0] * 4])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    lines: list[str] = []
+    with Progress(64, "clips", lines.append) as counter:
+        for _ in range(12):
+            counter.step()
+    assert lines == [
+        "1/64 clips, 0 bad",
+        "5/64 clips, 0 bad, 0.0/s, 39 min left",
+        "9/64 clips, 0 bad, 0.1/s, 15 min left",
+    ]

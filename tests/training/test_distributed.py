@@ -253,3 +253,22 @@ def test_preempted_processes_say_goodbye(several: list[int]) -> None:
         errors.run_main(main)
     assert ended.value.code == 143
     assert not several
+
+
+@pytest.mark.parametrize("value", ["4(x2)", "", "four", "-1", "1.5", "\u0664"])
+@pytest.mark.parametrize(
+    "name",
+    ["SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_GPUS_ON_NODE"],
+)
+def test_variables_of_slurm_that_are_no_numbers(name: str, value: str) -> None:
+    if name == "SLURM_GPUS_ON_NODE" and not value:
+        return  # none
+    environment = {key: text for key, text in SLURM.items() if key != "SLURM_STEP_NUM_TASKS"}
+    with pytest.raises(ConfigError, match=f"{name}=.*write a whole number.*NBP_DISTRIBUTED=off"):
+        distributed.choose_arguments({**environment, name: value})
+
+
+def test_tasks_per_node_that_are_no_number() -> None:
+    changes = {"SLURM_STEP_TASKS_PER_NODE": "x4", "SLURM_GPUS_ON_NODE": "8"}
+    with pytest.raises(ConfigError, match="SLURM_STEP_TASKS_PER_NODE=x4: write a whole number"):
+        distributed.choose_arguments({**SLURM, **changes})

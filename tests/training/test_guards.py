@@ -2,13 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nbp.config import Config
 from nbp.errors import ConfigError
+from nbp.schema import list_keys
 from nbp.sections import GuardsConfig
 from nbp.training.guards import SETTLED, WINDOW, Guards, GuardSpec, leave_out_non_finite
 from tests.training.toy import ToyStream, ToyTask
@@ -211,3 +214,22 @@ def test_an_update_that_is_not_finite_changes_only_the_step():
     assert not np.isfinite(plain.params["out"]["kernel"]).any(), "it would have spoiled them"
     jax.tree.map(np.testing.assert_array_equal, kept, dataclasses.replace(good, step=jnp.int32(2)))
     assert int(plain.extra["seen"]) == 2 * int(kept.extra["seen"])
+
+
+def test_remedies_name_the_keys_of_the_discriminator_where_it_is_to_blame():
+    """Keys that exist, else the advice cannot be followed."""
+    keys = set(list_keys(Config))
+    rows = [{"loss": 1.0, "discriminator_loss": 1.0}] * 3
+    for bad, named in (
+        ({"discriminator_loss": math.nan}, {"adversarial.learning_rate"}),
+        ({"loss": math.nan, "discriminator_loss": math.nan}, {"adversarial.learning_rate"}),
+        ({"loss": math.nan}, set()),
+    ):
+        (alarm,) = watch([*rows, {**rows[0], **bad}])
+        found = set(re.findall(r"adversarial\.[a-z_]+", alarm.remedy))
+        assert found == named <= keys
+    astray = [{"loss": 1.0, "discriminator_loss": 1.0}] * 30
+    astray += [{"loss": 1.0, "discriminator_loss": 50.0}] * 3
+    (alarm,) = watch(astray, patience=3)
+    found = set(re.findall(r"adversarial\.[a-z_]+", alarm.remedy))
+    assert "adversarial.learning_rate" in found <= keys

@@ -1,11 +1,15 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
+import errno
+import fcntl
 import json
+import os
+import stat
 
 import pytest
 
 from nbp.errors import CheckpointError, ConfigError
-from nbp.training import integrity
+from nbp.training import integrity, locks
 from nbp.training.integrity import Damaged
 
 
@@ -70,3 +74,52 @@ def test_the_lock_holds_until_it_is_closed(tmp_path):
         integrity.take_lock(tmp_path)
     lock.close()
     integrity.take_lock(tmp_path).close()
+    (tmp_path / ".lock").write_text("of somebody who is gone")
+    before = (tmp_path / ".lock").stat()
+    integrity.take_lock(tmp_path).close()
+    assert (tmp_path / ".lock").stat().st_mtime_ns == before.st_mtime_ns, "it is not touched"
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL])
+def test_file_systems_without_locks_are_used_and_named_once(tmp_path, monkeypatch, capsys, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    folder = tmp_path / str(number)
+    folder.mkdir()
+    for _ in range(2):
+        with locks.lock_folder(folder) as lock:
+            assert not lock.held
+    assert not list(folder.iterdir()), "a lock that is none leaves no file"
+    integrity.take_lock(folder).close()
+    assert not locks.is_held(folder)
+    assert capsys.readouterr().err.count("has no locks") == 1
+
+
+def test_a_folder_that_only_a_file_in_it_can_lock(tmp_path, monkeypatch):
+    """NFS locks what is open for writing."""
+    flock = fcntl.flock
+
+    def of_files(handle, how):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", of_files)
+    with locks.lock_folder(tmp_path) as lock:
+        assert lock.held
+        with pytest.raises(locks.Held):
+            locks.lock_folder(tmp_path)
+        assert locks.is_held(tmp_path / locks.NAME)
+    locks.lock_folder(tmp_path).close()
+
+
+def test_a_folder_is_locked_without_a_file_and_free_again_after(tmp_path):
+    with locks.lock_folder(tmp_path):
+        with pytest.raises(locks.Held):
+            locks.lock_folder(tmp_path)
+        assert locks.is_held(tmp_path)
+        assert not list(tmp_path.iterdir())
+    assert not locks.is_held(tmp_path)
+    assert not locks.is_held(tmp_path / "absent")

@@ -13,6 +13,7 @@ import pytest
 
 from nbp.errors import DivergedError, NonFiniteError, Preempted
 from nbp.training.checkpoint import Checkpointer
+from nbp.training.curves import write_curves_png
 from nbp.training.guards import GuardSpec
 from tests.training.toy import BATCH, STEPS, ToyStream, ToyTask, to_bytes, train
 
@@ -229,3 +230,45 @@ def test_explosions_without_end_end_the_run(tmp_path):
             checkpoint_every=25,
             guards=GuardSpec(divergence="rollback", patience=3, rollbacks=1),
         )
+
+
+@pytest.mark.parametrize("bad,mean", [(7, True), (0, False)])
+def test_an_alarm_that_ends_the_run_is_in_its_table_and_curves(tmp_path, capsys, bad, mean):
+    """Also before the first row was due, and with what was healthy until then."""
+    with pytest.raises(NonFiniteError, match=f"at step {bad + 1};"):
+        train(tmp_path, nan_at=[bad], log_every=50)
+    (row,) = read_csv(tmp_path / "metrics.csv")
+    assert (row["step"], row["alarm/non_finite"]) == (str(bad + 1), "1")
+    assert bool(row.get("loss")) is mean
+    write_curves_png(tmp_path / "metrics.csv", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "warning: " in capsys.readouterr().out
+    train(tmp_path, log_every=50)
+    assert [row["step"] for row in read_csv(tmp_path / "metrics.csv")] == [str(STEPS)]
+
+
+def test_a_row_that_spans_a_stop_is_that_of_a_run_without(tmp_path):
+    def stop(batch):
+        if batch == 13:
+            raise KeyboardInterrupt
+
+    train(tmp_path / "whole", log_every=8, checkpoint_every=6)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", log_every=8, checkpoint_every=6, at_draw=stop)
+    train(tmp_path / "stopped", log_every=8, checkpoint_every=6)
+    names = ("step", "loss", "grad_norm", "largest", "learning_rate")
+    found, wanted = (
+        [[row[name] for name in names] for row in read_csv(tmp_path / run / "metrics.csv")]
+        for run in ("stopped", "whole")
+    )
+    assert found == wanted
+    assert [row[0] for row in wanted] == ["8", "16", "20"]
+
+
+def test_without_a_checkpoint_above_suspicion_none_is_named(tmp_path):
+    guards = GuardSpec(non_finite="rollback", rollbacks=1)
+    with pytest.raises(NonFiniteError) as caught:
+        train(tmp_path, nan_at=range(1000), guards=guards)
+    assert "No checkpoint was saved before: change what the alarm names" in str(caught.value)
+    assert "None" not in str(caught.value)
+    assert [row for row in read_csv(tmp_path / "metrics.csv") if row["alarm/non_finite"]]

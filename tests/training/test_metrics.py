@@ -1,6 +1,7 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -148,3 +149,24 @@ def test_going_back_rewrites_the_table_and_opens_new_events(tmp_path, capsys):
 )
 def test_durations(seconds, text):
     assert format_duration(seconds) == text
+
+
+def test_a_window_that_is_stored_goes_on_as_if_nothing_had_happened():
+    """The values are no short decimals: a sum that was rounded would differ in its last bits."""
+    rows = [{"loss": 1 / (3 + i), "skipped": 0.1 * i} if i % 2 else {"loss": 0.7} for i in range(9)]
+    whole, first, second = (WindowMeter({"clips": 4}) for _ in range(3))
+    for row in rows:
+        whole.add(row)
+    for row in rows[:5]:
+        first.add(row)
+    first.add_time(2.0, waiting_for_input=True)
+    second.load(json.loads(json.dumps(first.save())))
+    assert second.steps == 5
+    for row in rows[5:]:
+        second.add(row)
+    found, wanted = second.pop(), whole.pop()
+    assert (found["loss"], found["skipped"]) == (wanted["loss"], wanted["skipped"])
+    assert found["input_wait_s"] == 2.0 / 9
+    assert second.save() == {}
+    second.load({})
+    assert second.steps == 0
