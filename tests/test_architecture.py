@@ -30,6 +30,7 @@ ALLOWED = {
     "nbp.layout": (),
     "nbp.axes": (),
     "nbp.schema": (),
+    "nbp.flags": (),
     "nbp.nn": ("nbp.nn", "nbp.layout"),
     "nbp.losses": ("nbp.layout",),
     "nbp.models": ("nbp.models", "nbp.nn", "nbp.layout"),
@@ -81,7 +82,7 @@ ALLOWED = {
         "nbp.interop",
     ),
 }
-ALLOWED["nbp.jobs"] = (*ALLOWED["nbp.build"], "nbp.build", "nbp.jobs")
+ALLOWED["nbp.jobs"] = (*ALLOWED["nbp.build"], "nbp.build", "nbp.flags", "nbp.jobs")
 MAIN = (*ALLOWED["nbp.jobs"],)
 
 # Third-party packages that have one home each.

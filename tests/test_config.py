@@ -224,7 +224,7 @@ def test_every_key_can_be_overridden_by_its_own_value() -> None:
             {"adversarial.weight": "1", "adversarial.widths": "(4, 4, 4, 4, 4, 4)"},
             "6 widths halve the frame 5 times, and data.size is 16. Use fewer widths",
         ),
-        ({"sampling.temperature": "0"}, "sampling.temperature: 0 must be above 0"),
+        ({"sampling.temperature": "0"}, "sampling.temperature: 0 must be at least 0.001"),
         ({"sampling.top_p": "1.5"}, "sampling.top_p: 1.5 must be above 0 and at most 1"),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",

@@ -43,7 +43,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder that the user named; ConfigError where that cannot be."""
+    """Makes a folder that the user named; ConfigError where that or a file in it cannot be."""
+    durable.check_writable_folder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
