@@ -55,20 +55,20 @@ def check_writable_folder(folder: Path, remedy: str = "Name another folder.") ->
             if len(os.fsencode(place.name)) > LONGEST_NAME:
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
             place = place.parent
-        if not place.is_dir():
+        if not os.path.isdir(place):
             raise NotADirectoryError(errno.ENOTDIR, f"{place} is no folder")
         handle, name = tempfile.mkstemp(prefix=".nbp-", suffix=".tmp", dir=place)
         os.close(handle)
         os.unlink(name)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        what = "write into" if folder.is_dir() else "make"
+        what = "write into" if os.path.isdir(folder) else "make"
         raise ConfigError(f"cannot {what} the folder {folder}: {why}. {remedy}") from error
 
 
 def check_writable_file(path: Path, remedy: str = "Name another file.") -> None:
     """The same for one file, which may be there already: it would be replaced."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ConfigError(f"{path} is a folder, a file is written. {remedy}")
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise ConfigError(f"the name of {path} is longer than {LONGEST_NAME} bytes. {remedy}")
