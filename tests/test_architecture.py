@@ -25,7 +25,8 @@ SOURCES = sorted(
 # Who may import which modules of ours. `nbp.x` allows all below it. FREE is for everyone.
 FREE = {"nbp", "nbp.errors", "nbp.shapes", "nbp.axes"}
 ALLOWED = {
-    "nbp.errors": (),
+    "nbp.errors": ("nbp.terminal",),
+    "nbp.terminal": (),
     "nbp.shapes": (),
     "nbp.layout": (),
     "nbp.axes": (),
