@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nbp.sampling.drawing import Rows, enclose, make_rows, narrow
+from nbp.sampling.brackets import Rows, enclose, make_rows, narrow
 from nbp.shapes import Array, Float
 
 FIRST_STEPS = 10  # that only weigh
@@ -39,15 +39,25 @@ def filter_probabilities(
     """softmax(logits) after top-k, then top-p: the definition of `nbp.sampling.filters`."""
     b, n, v = logits.shape
     flat = logits.reshape(b * n, v)
-    rows = make_rows(flat)
-    if 0 < top_k < v:
-        every = jnp.ones(b * n, bool)
-        bracket = narrow(rows, enclose(flat, rows, top_k), top_k, every, guess=None)
-        kept = rows.logits >= bracket.low[:, None, None]
-        rows = rows._replace(weights=jnp.where(kept, rows.weights, 0.0))
-    weights = keep_nucleus(rows, top_p) if top_p < 1 else rows.weights
+    weights = keep_filtered(make_rows(flat), flat, top_k=top_k, top_p=top_p)
     weights = weights.reshape(b, n, -1)[..., :v]
     return weights / weights.sum(-1, keepdims=True)
+
+
+def keep_filtered(
+    rows: Rows, logits: Float[Array, "r v"], *, top_k: int, top_p: float
+) -> Float[Array, "r d c"]:
+    """The weights of the rows, which were made of `logits`, those that are not kept zero.
+
+    All of a row are zero or NaN where its largest logit is not finite.
+    """
+    v = logits.shape[1]
+    if 0 < top_k < v:
+        finite = jnp.isfinite(rows.top)
+        bracket = narrow(rows, enclose(logits, rows, top_k), top_k, finite, guess=None)
+        kept = rows.logits >= bracket.low[:, None, None]
+        rows = rows._replace(weights=jnp.where(kept, rows.weights, 0.0))
+    return keep_nucleus(rows, top_p) if top_p < 1 else rows.weights
 
 
 def keep_nucleus(rows: Rows, p: float) -> Float[Array, "r d c"]:
