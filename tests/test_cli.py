@@ -146,8 +146,8 @@ def workdir(tmp_path: Path) -> Path:
     [
         (("--label", "pink cube"), EXIT_USAGE, "no label 'pink cube'; use 0..1 or one of"),
         (("--label", "2"), EXIT_USAGE, "no label '2'"),
-        (("--num", "0"), EXIT_USAGE, "draw at least 1 clip"),
-        (("--temperature", "0"), EXIT_USAGE, "temperature 0.0: must be above 0"),
+        (("--num", "0"), EXIT_USAGE, "--num: 0 is not a whole number from 1"),
+        (("--temperature", "0"), EXIT_USAGE, "--temperature: 0 is not a number from 0.001 to 1000"),
         (("--temperature", "nan"), EXIT_USAGE, "temperature nan"),
         (("--top_k", "-1"), EXIT_USAGE, "top_k -1"),
         (("--top_p", "0"), EXIT_USAGE, "top_p 0.0"),

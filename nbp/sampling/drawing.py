@@ -6,9 +6,11 @@ A vocabulary of 64,000 codes costs more to sort than a pass through the network.
 needed in order: a token is drawn from a set that holds all that the filters keep, then it is asked
 whether they keep *it*, which depends on what stands before it alone. If they do not, they keep
 nothing behind it either, and the next token is drawn from those before it. The accepted token has
-the filtered distribution exactly (rejection sampling), and two or three draws end it. Whatever
-happens, there is an end: after `MOST_DRAWS` a row that is left is filtered as a whole, by counting
-(`nbp.sampling.thresholds`), and drawn from what is kept, which is exact as well.
+the filtered distribution exactly (rejection sampling), and two or three draws end it. There
+is an end in any case: a draw that is not kept leaves fewer tokens than it was drawn from, and of
+their weight a share that is uniform in 0..1, until the first token alone is left, which is always
+kept. Of v tokens fewer than ln v + 1 draws are expected, and more than `MOST_DRAWS` have a
+probability below 1e-200; the first token is taken then. Rows that are not finite never draw again.
 
 Before a token stand greater logits and, among equal ones, lower indices, as in
 `nbp.sampling.filters`, which has the definition with a sort.
@@ -34,10 +36,9 @@ from nbp.sampling.brackets import (
     spread,
     sum_columns,
 )
-from nbp.sampling.thresholds import keep_filtered
 from nbp.shapes import Array, Bool, Float, Int
 
-MOST_DRAWS = 64  # each leaves a random part of the weight, so that ten are rare
+MOST_DRAWS = 256  # in one call; see above
 
 
 class Draws(NamedTuple):
@@ -108,33 +109,13 @@ def draw_filtered(
     state = jax.lax.while_loop(
         lambda state: ~state.accepted.all() & (state.trial < MOST_DRAWS), step, state
     )
-    folded = jax.vmap(lambda key: jax.random.fold_in(key, MOST_DRAWS))(keys)
-    uniform = jax.vmap(lambda key: jax.random.uniform(key, (n,)))(folded).reshape(b * n)
     flat = logits.reshape(b * n, v)
-
-    def draw_rest() -> Array:
-        found = draw_kept(flat, uniform, top_k=top_k, top_p=top_p)
-        return jnp.where(state.accepted, state.draws.index, found)
-
-    index = jax.lax.cond(state.accepted.all(), lambda: state.draws.index, draw_rest)
+    index = jax.lax.cond(
+        state.accepted.all(),
+        lambda: state.draws.index,
+        lambda: jnp.where(state.accepted, state.draws.index, jnp.argmax(flat, -1)),
+    )
     return jnp.where(finite, index, -1).reshape(b, n)
-
-
-def draw_kept(
-    logits: Float[Array, "r v"], uniform: Float[Array, "r"], *, top_k: int, top_p: float
-) -> Int[Array, "r"]:
-    """The token of each row at `uniform` of the weight that the filters keep.
-
-    In a bounded number of steps, and in the memory of one row: they are taken one by one.
-    """
-
-    def draw_one(row: tuple[Array, Array]) -> Array:
-        logits, uniform = row
-        rows = make_rows(logits[None])
-        weights = keep_filtered(rows, logits[None], top_k=top_k, top_p=top_p)
-        return pick(rows, weights > 0, weights.sum(1), uniform[None])[0][0]
-
-    return jax.lax.map(draw_one, (logits, uniform))
 
 
 def stands_before(rows: Rows, draws: Draws) -> Bool[Array, "r d c"]:

@@ -36,28 +36,21 @@ class Edge(NamedTuple):
 def filter_probabilities(
     logits: Float[Array, "b n v"], *, top_k: int, top_p: float
 ) -> Float[Array, "b n v"]:
-    """softmax(logits) after top-k, then top-p: the definition of `nbp.sampling.filters`."""
+    """softmax(logits) after top-k, then top-p: the definition of `nbp.sampling.filters`.
+
+    All of a row are NaN where its logits are no distribution: with NaN or inf, or only -inf.
+    """
     b, n, v = logits.shape
     flat = logits.reshape(b * n, v)
-    weights = keep_filtered(make_rows(flat), flat, top_k=top_k, top_p=top_p)
-    weights = weights.reshape(b, n, -1)[..., :v]
-    return weights / weights.sum(-1, keepdims=True)
-
-
-def keep_filtered(
-    rows: Rows, logits: Float[Array, "r v"], *, top_k: int, top_p: float
-) -> Float[Array, "r d c"]:
-    """The weights of the rows, which were made of `logits`, those that are not kept zero.
-
-    All of a row are zero or NaN where its largest logit is not finite.
-    """
-    v = logits.shape[1]
+    rows = make_rows(flat)
     if 0 < top_k < v:
-        finite = jnp.isfinite(rows.top)
-        bracket = narrow(rows, enclose(logits, rows, top_k), top_k, finite, guess=None)
+        finite = jnp.isfinite(rows.top)  # others have no k-th largest to be looked for
+        bracket = narrow(rows, enclose(flat, rows, top_k), top_k, finite, guess=None)
         kept = rows.logits >= bracket.low[:, None, None]
         rows = rows._replace(weights=jnp.where(kept, rows.weights, 0.0))
-    return keep_nucleus(rows, top_p) if top_p < 1 else rows.weights
+    weights = keep_nucleus(rows, top_p) if top_p < 1 else rows.weights
+    weights = weights.reshape(b, n, -1)[..., :v]
+    return weights / weights.sum(-1, keepdims=True)
 
 
 def keep_nucleus(rows: Rows, p: float) -> Float[Array, "r d c"]:

@@ -120,7 +120,7 @@ def test_fvd_of_segments_is_named_by_its_features(workdir, tmp_path, monkeypatch
         ("--per_class 0", "--per_class 0: draw at least 1"),
         ("--per_class 1 --label red", "leave out --label"),
         ("--samples_per_condition 0", "--samples_per_condition 0: draw at least 1"),
-        ("--temperature_end -1", "temperature_end -1.0: must be above 0"),
+        ("--temperature_end -1", "temperature_end: -1 is not a number from 0.001"),
         ("--guidance 1 --guidance_start 0.7 --guidance_end 0.2", "0 <= start < end <= 1"),
     ],
 )
