@@ -4,6 +4,7 @@
 
 from pathlib import Path
 
+from nbp.data.durable import check_writable_file
 from nbp.errors import ConfigError, run_main
 from nbp.flags import COUNT, SEED, Parser
 
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("name what to score: --workdir DIR --protocol NAME (docs/protocols.md)")
     if arguments.out and len(arguments.protocol) > 1:
         raise ConfigError("--out is for one protocol; several are written to WORKDIR/report")
+    if arguments.out:
+        check_writable_file(arguments.out, "Name another with --out FILE.json.")
 
     from nbp.training import distributed
 

@@ -5,6 +5,7 @@
 import json
 from pathlib import Path
 
+from nbp.data.durable import check_writable_file
 from nbp.errors import run_main
 from nbp.flags import COUNT, Parser
 
@@ -28,6 +29,9 @@ def main(argv: list[str] | None = None) -> None:
         "--no_advice", action="store_true", help="if it does not fit, leave it at that"
     )
     arguments, rest = parser.parse_known_args(argv)
+
+    if arguments.out:
+        check_writable_file(arguments.out, "Name another with --out FILE.json.")
 
     from nbp.config import load_config, parse_overrides
     from nbp.training.chips import parse_topology
