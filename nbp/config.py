@@ -22,7 +22,7 @@ from nbp.errors import ConfigError
 from nbp.evaluation.protocols import find_protocol, needs_features
 from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
-from nbp.schema import Natural, call_get_config, convert, set_override, suggest
+from nbp.schema import Seed, call_get_config, convert, set_override, suggest
 from nbp.sections import (
     AdversarialConfig,
     DataConfig,
@@ -55,7 +55,7 @@ class Config:
     tokenizer: TokenizerConfig
     generator: GeneratorConfig
     train: TrainConfig
-    seed: Natural = 0
+    seed: Seed = 0
     stages: tuple[Literal["tokenizer", "generator"], ...] = ("tokenizer", "generator")
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -3,25 +3,26 @@
 """`python -m nbp.convert {generator,tokenizer,i3d,lpips,c3d} --source FILE --out DIR [flags]`."""
 
 import argparse
-import ast
 from pathlib import Path
-from typing import Any
 
 from nbp.errors import ConfigError, run_main
+from nbp.flags import COUNT, Parser, Whole
 
 
 def main(argv: list[str] | None = None) -> None:
     """Converts published PyTorch weights into a workdir; needs no PyTorch."""
-    parser = argparse.ArgumentParser(prog="python -m nbp.convert", description=main.__doc__)
+    parser = Parser(prog="python -m nbp.convert", description=main.__doc__)
     parser.add_argument("what", choices=("generator", "tokenizer", "i3d", "lpips", "c3d"))
     parser.add_argument("--source", required=True, type=Path, help=".ckpt, .pt, .safetensors, .npz")
     parser.add_argument("--out", required=True, type=Path, help="workdir to make or to complete")
     parser.add_argument("--levels", help="FSQ levels; default 8,8,8,5,5,5")
-    parser.add_argument("--frames", type=int, help="frames of a clip; default 17")
-    parser.add_argument("--size", type=int, help="height and width of a clip; default 128")
-    parser.add_argument("--layers", type=int, help="confirms what the file says")
-    parser.add_argument("--heads", type=int, help="default: of the published model of this width")
-    parser.add_argument("--width", type=int, help="confirms what the file says")
+    parser.add_argument("--frames", type=COUNT, help="frames of a clip; default 17")
+    parser.add_argument(
+        "--size", type=Whole(1, 2**16), help="height and width of a clip; default 128"
+    )
+    parser.add_argument("--layers", type=COUNT, help="confirms what the file says")
+    parser.add_argument("--heads", type=COUNT, help="default: of the published model of this width")
+    parser.add_argument("--width", type=COUNT, help="confirms what the file says")
     parser.add_argument(
         "--block", help="row, frame, token or bt,bh,bw; default: the file's, or row"
     )
@@ -53,15 +54,13 @@ def main(argv: list[str] | None = None) -> None:
     jobs[what](convert.ConvertRequest(**given), report=lambda text: print(f"[convert] {text}"))
 
 
-def read_numbers(flag: str, text: str) -> tuple[Any, ...]:
+def read_numbers(flag: str, text: str) -> tuple[int, ...]:
     """`1,2,2` or `(1, 2, 2)` as a tuple; ConfigError for anything but whole numbers."""
+    parts = text.strip("() ").removesuffix(",").split(",")
     try:
-        numbers = ast.literal_eval(f"({text.strip('() ')},)")
-    except (ValueError, SyntaxError) as error:
-        raise ConfigError(f"--{flag} {text!r}: expected numbers such as 1,2,2") from error
-    if not all(type(n) is int and n > 0 for n in numbers):
-        raise ConfigError(f"--{flag} {text!r}: expected whole numbers above 0 such as 1,2,2")
-    return numbers
+        return tuple(COUNT(part.strip(" ")) for part in parts)
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"--{flag} {text!r}: {error}; give numbers such as 1,2,2") from error
 
 
 if __name__ == "__main__":

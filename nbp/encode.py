@@ -2,30 +2,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m nbp.encode --workdir DIR --out DIR [--data DIR] [--crops N] [--shard I/N]`."""
 
-import argparse
 from pathlib import Path
 
 from nbp.errors import run_main
+from nbp.flags import COUNT, SEED, Parser, Whole
 
 
 def main(argv: list[str] | None = None) -> None:
     """Turns clips into a token cache with a workdir's tokenizer. Rerun it to go on."""
-    parser = argparse.ArgumentParser(prog="python -m nbp.encode", description=main.__doc__)
+    parser = Parser(prog="python -m nbp.encode", description=main.__doc__)
     parser.add_argument("--workdir", required=True, type=Path, help="holds the tokenizer")
     parser.add_argument("--out", required=True, type=Path, help="folder of the cache")
     parser.add_argument(
         "--data", type=Path, help="prepared dataset or folder of videos; default: the workdir's"
     )
-    parser.add_argument("--crops", type=int, default=1, help="random clips of a training video")
-    parser.add_argument("--seed", type=int, help="of the random clips; default: the config's")
+    parser.add_argument("--crops", type=COUNT, default=1, help="random clips of a training video")
+    parser.add_argument("--seed", type=SEED, help="of the random clips; default: the config's")
     parser.add_argument(
         "--shard", metavar="I/N", help="this host and their number; default: the job's processes"
     )
-    parser.add_argument("--batch", type=int, help="clips at a time; default: the config's")
+    parser.add_argument("--batch", type=COUNT, help="clips at a time; default: the config's")
     parser.add_argument(
-        "--shard_size", type=int, default=1024, help="clips in a file, the unit of restarts"
+        "--shard_size", type=COUNT, default=1024, help="clips in a file, the unit of restarts"
     )
-    parser.add_argument("--threads", type=int, help="that decode; default: one per core")
+    parser.add_argument("--threads", type=Whole(1, 1024), help="that decode; default: one per core")
     arguments, rest = parser.parse_known_args(argv)
 
     from nbp.training import distributed

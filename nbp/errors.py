@@ -3,15 +3,19 @@
 """Mistakes and faults that a user can act on, and the process exit code of each.
 
 Library code raises these (or plain `ValueError` in `layout` and `nn`); the mains print one line and
-exit with the code. Anything else that escapes a main is a bug of ours: a traceback and exit code 1.
+exit with the code. So do they where a file or folder cannot be used, whatever it was for. Anything
+else that escapes a main is a bug of ours: a traceback and exit code 1.
 """
 
+import errno
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
+
+from nbp.terminal import settle_streams
 
 EXIT_USAGE = 2
 EXIT_DATA = 3
@@ -67,6 +71,17 @@ class Preempted(NbpError):
     exit_code = EXIT_PREEMPTED
 
 
+# Faults of a place that was named, not of the program.
+PLACES = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+}
+FULL = {errno.ENOSPC, errno.EDQUOT}
 # What XLA's communication says when another process of the job is gone.
 LOST = re.compile(r"gloo|nccl|connection|peer|heartbeat|coordination|unavailable|deadline", re.I)
 
@@ -77,21 +92,17 @@ def run_main(main: Callable[[list[str] | None], None], argv: list[str] | None = 
     In a job of several processes an error ends this one at once, so that the others notice. An
     error of the connection to them means that one of them is gone: exit code 42.
     """
+    settle_streams()
     try:
         main(argv)
     except NbpError as error:
-        print(f"nbp: {type(error).__name__}: {error}", file=sys.stderr)
-        # A thread that hangs in a decoder would keep the interpreter from ending.
-        if isinstance(error, RestartError):
-            _end_at_once(error.exit_code)
-        # Processes that are preempted have all saved, and say goodbye to each other.
-        if _is_one_of_several() and not isinstance(error, Preempted):
-            _end_at_once(error.exit_code)
-        sys.exit(error.exit_code)
+        _end_with(error)
     except KeyboardInterrupt:
         print("nbp: interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
+        if (fault := _find_fault(error)) is not None:
+            _end_with(fault)
         if not _is_one_of_several():
             raise
         if type(error).__name__ == "JaxRuntimeError" and LOST.search(str(error)):
@@ -99,6 +110,31 @@ def run_main(main: Callable[[list[str] | None], None], argv: list[str] | None = 
             _end_at_once(EXIT_RESTART)
         traceback.print_exc()
         _end_at_once(1)
+
+
+def _end_with(error: NbpError) -> NoReturn:
+    """Ends with one line, also where a name in it has line breaks or control characters."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
+    print(f"nbp: {type(error).__name__}: {text}", file=sys.stderr)
+    # A thread that hangs in a decoder would keep the interpreter from ending.
+    if isinstance(error, RestartError):
+        _end_at_once(error.exit_code)
+    # Processes that are preempted have all saved, and say goodbye to each other.
+    if _is_one_of_several() and not isinstance(error, Preempted):
+        _end_at_once(error.exit_code)
+    sys.exit(error.exit_code)
+
+
+def _find_fault(error: Exception) -> NbpError | None:
+    """What a user can mend of an operating system's error; None for everything else."""
+    if not isinstance(error, OSError) or not error.filename:
+        return None
+    text = f"{error.filename}: {error.strerror}"
+    if error.errno in PLACES:
+        return ConfigError(f"{text}. Name another place, or change its permissions.")
+    if error.errno in FULL:
+        return RestartError(f"{text}. Free space and run the same command again.")
+    return None
 
 
 def _is_one_of_several() -> bool:

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m nbp.evaluate --workdir DIR --protocol NAME [--protocol NAME] [--features DIR]`."""
 
-import argparse
 from pathlib import Path
 
+from nbp.data.durable import check_writable_file
 from nbp.errors import ConfigError, run_main
+from nbp.flags import COUNT, SEED, Parser
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -13,12 +14,12 @@ def main(argv: list[str] | None = None) -> None:
 
     Started again after it was stopped, it goes on where it stood.
     """
-    parser = argparse.ArgumentParser(prog="python -m nbp.evaluate", description=main.__doc__)
+    parser = Parser(prog="python -m nbp.evaluate", description=main.__doc__)
     parser.add_argument("--workdir", type=Path)
     parser.add_argument("--protocol", action="append", default=[], help="see docs/protocols.md")
     parser.add_argument("--out", type=Path, help="default: WORKDIR/report/PROTOCOL.json")
-    parser.add_argument("--clips", type=int, help="clips to generate, or else to score")
-    parser.add_argument("--seed", type=int, help="of the generated clips; default: the protocol's")
+    parser.add_argument("--clips", type=COUNT, help="clips to generate, or else to score")
+    parser.add_argument("--seed", type=SEED, help="of the generated clips; default: the protocol's")
     parser.add_argument("--data", type=Path, help="videos or prepared dataset to take clips from")
     parser.add_argument(
         "--features", default="", help="folder that nbp.convert i3d wrote, or random-i3d"
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("name what to score: --workdir DIR --protocol NAME (docs/protocols.md)")
     if arguments.out and len(arguments.protocol) > 1:
         raise ConfigError("--out is for one protocol; several are written to WORKDIR/report")
+    if arguments.out:
+        check_writable_file(arguments.out, "Name another with --out FILE.json.")
 
     from nbp.training import distributed
 

@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m nbp.export --workdir DIR --out DIR [--current]`."""
 
-import argparse
 from pathlib import Path
 
 from nbp.errors import run_main
+from nbp.flags import Parser
 
 
 def main(argv: list[str] | None = None) -> None:
     """Writes a workdir that holds the averaged parameters alone: for sampling and publishing."""
-    parser = argparse.ArgumentParser(prog="python -m nbp.export", description=main.__doc__)
+    parser = Parser(prog="python -m nbp.export", description=main.__doc__)
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path, help="workdir to make")
     parser.add_argument(

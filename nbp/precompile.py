@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m nbp.precompile --config FILE[:VARIANT] --topology v5e:16x16 [--out FILE.json]`."""
 
-import argparse
 import json
 from pathlib import Path
 
+from nbp.data.durable import check_writable_file
 from nbp.errors import run_main
+from nbp.flags import COUNT, Parser
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -14,13 +15,13 @@ def main(argv: list[str] | None = None) -> None:
 
     No data and no workdir are read. TPU topologies need the package libtpu, but no TPU.
     """
-    parser = argparse.ArgumentParser(prog="python -m nbp.precompile", description=main.__doc__)
+    parser = Parser(prog="python -m nbp.precompile", description=main.__doc__)
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
     parser.add_argument(
         "--topology", required=True, help="v5e:16x16, v5p:2x4x4 (chips), v6e:8x8, cpu:8 or gpu"
     )
     parser.add_argument("--out", type=Path, help="where to write the report as JSON")
-    parser.add_argument("--classes", type=int, default=101, help="labels, for label prompts")
+    parser.add_argument("--classes", type=COUNT, default=101, help="labels, for label prompts")
     parser.add_argument(
         "--programs", nargs="*", default=(), help="e.g. generator.update; default all"
     )
@@ -28,6 +29,9 @@ def main(argv: list[str] | None = None) -> None:
         "--no_advice", action="store_true", help="if it does not fit, leave it at that"
     )
     arguments, rest = parser.parse_known_args(argv)
+
+    if arguments.out:
+        check_writable_file(arguments.out, "Name another with --out FILE.json.")
 
     from nbp.config import load_config, parse_overrides
     from nbp.training.chips import parse_topology

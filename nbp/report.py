@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m nbp.report --workdir DIR [--out FILE.html]`."""
 
-import argparse
 from pathlib import Path
 
 from nbp.errors import run_main
+from nbp.flags import Parser
 
 
 def main(argv: list[str] | None = None) -> None:
     """Makes the report page of a workdir from the files that lie there; nothing is computed."""
-    parser = argparse.ArgumentParser(prog="python -m nbp.report", description=main.__doc__)
+    parser = Parser(prog="python -m nbp.report", description=main.__doc__)
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument("--out", type=Path, help="default: WORKDIR/report/index.html")
     arguments = parser.parse_args(argv)

@@ -2,16 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m nbp.sample --workdir DIR --num N --out DIR [--label NAME|ID] [--frames FILE] ...`."""
 
-import argparse
 from pathlib import Path
 
 from nbp.errors import run_main
+from nbp.flags import Parser
 from nbp.jobs.sample_request import add_flags, make_request
 
 
 def main(argv: list[str] | None = None) -> None:
     """Draws clips from a trained workdir: MP4 files, a GIF grid and samples.npz."""
-    parser = argparse.ArgumentParser(prog="python -m nbp.sample", description=main.__doc__)
+    parser = Parser(prog="python -m nbp.sample", description=main.__doc__)
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument("--out", type=Path, help="folder; default: WORKDIR/samples")
     add_flags(parser)

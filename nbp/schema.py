@@ -31,7 +31,10 @@ PACKAGE = "configs"  # the folder of configurations, which they import helpers f
 
 @dataclass(frozen=True)
 class Range:
-    """From `low` to `high`; `above` leaves out the low end, `below` the high end."""
+    """From `low` to `high`; `above` leaves out the low end, `below` the high end.
+
+    Infinity is in no range, nor is NaN.
+    """
 
     low: float = 0.0
     above: bool = False
@@ -40,17 +43,22 @@ class Range:
 
     def __contains__(self, value: int | float) -> bool:
         over = value > self.low if self.above else value >= self.low
-        return over and (value < self.high if self.below else value <= self.high)
+        finite = value < math.inf  # whole numbers may be larger than any float
+        return finite and over and (value < self.high if self.below else value <= self.high)
 
     def __str__(self) -> str:
         text = f"{'above' if self.above else 'at least'} {self.low:g}"
         if self.high == math.inf:
-            return text
-        return f"{text} and {'below' if self.below else 'at most'} {self.high:g}"
+            return f"{text} and finite" if self.low > -math.inf else "finite"
+        high = int(self.high) if self.high == self.high // 1 else self.high
+        return f"{text} and {'below' if self.below else 'at most'} {high}"
 
 
-Count = Annotated[int, Range(1.0)]
-Natural = Annotated[int, Range(0.0)]
+MOST = 2.0**31 - 1  # what an index of 32 bits can count
+Count = Annotated[int, Range(1.0, high=MOST)]
+Natural = Annotated[int, Range(0.0, high=MOST)]
+# `jax.random.key` takes a seed modulo 2**32: larger ones would repeat smaller ones.
+Seed = Annotated[int, Range(0.0, high=2.0**32 - 1)]
 Positive = Annotated[float, Range(0.0, above=True)]
 NonNegative = Annotated[float, Range(0.0)]
 Share = Annotated[float, Range(0.0, high=1.0, below=True)]
@@ -210,7 +218,10 @@ def _convert(annotation: Any, value: Any, path: str, *, problems: list[str]) -> 
             if not attempt:
                 return result
     elif annotation is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # a whole number beyond all of them
+            return math.inf if value > 0 else -math.inf
     elif isinstance(annotation, type) and type(value) is annotation:
         return value
     problems.append(f"{path}: {value!r} is not {_describe(annotation)}")

@@ -270,19 +270,19 @@ class SamplingConfig:
     weights, cache: what decoding keeps them in: the type that the network computes in, or coarser.
     """
 
-    temperature: Positive = 1.0
-    temperature_end: NonNegative = 0.0
+    temperature: Annotated[float, Range(0.001, high=1000.0)] = 1.0
+    temperature_end: Annotated[float, Range(0.0, high=1000.0)] = 0.0
     temperature_schedule: Literal["constant", "linear", "cosine"] = "linear"
     top_k: Natural = 0
     top_p: Annotated[float, Range(0.0, above=True, high=1.0)] = 1.0
-    guidance: NonNegative = 0.0
+    guidance: Annotated[float, Range(0.0, high=1000.0)] = 0.0
     guidance_schedule: Literal["constant", "ramp", "linear", "cosine"] = "constant"
     guidance_start: Share = 0.0
     guidance_end: Annotated[float, Range(0.0, above=True, high=1.0)] = 1.0
     weights: Literal["compute", "int8"] = "compute"
     cache: Literal["compute", "bfloat16", "int8"] = "compute"
     batch: Count = 32
-    fps: Positive = 8.0
+    fps: Annotated[float, Range(0.1, high=1000.0)] = 8.0
 
 
 @dataclass(frozen=True)

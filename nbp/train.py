@@ -2,21 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m nbp.train --config FILE[:VARIANT] --workdir DIR [--config.a.b=value ...]`."""
 
-import argparse
 from pathlib import Path
 
 from nbp.errors import run_main
+from nbp.flags import NATURAL, Parser
 
 
 def main(argv: list[str] | None = None) -> None:
     """Trains the configuration's stages in order; resumes from the workdir by itself."""
-    parser = argparse.ArgumentParser(prog="python -m nbp.train", description=main.__doc__)
+    parser = Parser(prog="python -m nbp.train", description=main.__doc__)
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument(
         "--resume_from", type=Path, metavar="DIR", help="go on from another workdir's checkpoints"
     )
-    parser.add_argument("--resume_step", type=int, help="which of them; default: the newest")
+    parser.add_argument("--resume_step", type=NATURAL, help="which of them; default: the newest")
     arguments, rest = parser.parse_known_args(argv)
     if arguments.resume_step is not None and arguments.resume_from is None:
         parser.error("--resume_step needs --resume_from DIR")

@@ -25,11 +25,13 @@ SOURCES = sorted(
 # Who may import which modules of ours. `nbp.x` allows all below it. FREE is for everyone.
 FREE = {"nbp", "nbp.errors", "nbp.shapes", "nbp.axes"}
 ALLOWED = {
-    "nbp.errors": (),
+    "nbp.errors": ("nbp.terminal",),
+    "nbp.terminal": (),
     "nbp.shapes": (),
     "nbp.layout": (),
     "nbp.axes": (),
     "nbp.schema": (),
+    "nbp.flags": (),
     "nbp.nn": ("nbp.nn", "nbp.layout"),
     "nbp.losses": ("nbp.layout",),
     "nbp.models": ("nbp.models", "nbp.nn", "nbp.layout"),
@@ -81,7 +83,7 @@ ALLOWED = {
         "nbp.interop",
     ),
 }
-ALLOWED["nbp.jobs"] = (*ALLOWED["nbp.build"], "nbp.build", "nbp.jobs")
+ALLOWED["nbp.jobs"] = (*ALLOWED["nbp.build"], "nbp.build", "nbp.flags", "nbp.jobs")
 MAIN = (*ALLOWED["nbp.jobs"],)
 
 # Third-party packages that have one home each.

@@ -144,11 +144,11 @@ def workdir(tmp_path: Path) -> Path:
     [
         (("--label", "pink cube"), EXIT_USAGE, "no label 'pink cube'; use 0..1 or one of"),
         (("--label", "2"), EXIT_USAGE, "no label '2'"),
-        (("--num", "0"), EXIT_USAGE, "draw at least 1 clip"),
-        (("--temperature", "0"), EXIT_USAGE, "temperature 0.0: must be above 0"),
-        (("--temperature", "nan"), EXIT_USAGE, "temperature nan"),
-        (("--top_k", "-1"), EXIT_USAGE, "top_k -1"),
-        (("--top_p", "0"), EXIT_USAGE, "top_p 0.0"),
+        (("--num", "0"), EXIT_USAGE, "--num: 0 is not a whole number from 1"),
+        (("--temperature", "0"), EXIT_USAGE, "--temperature: 0 is not a number from 0.001 to 1000"),
+        (("--temperature", "nan"), EXIT_USAGE, "--temperature: 'nan' is not a number"),
+        (("--top_k", "-1"), EXIT_USAGE, "--top_k: -1 is not"),
+        (("--top_p", "0"), EXIT_USAGE, "--top_p: 0 is not"),
         (("--given_frames", "99"), EXIT_USAGE, "given frames"),
         (("--frames", "/absent/video.mp4"), EXIT_DATA, "/absent/video.mp4"),
         ((), EXIT_CHECKPOINT, "holds no trained tokenizer"),
@@ -181,7 +181,7 @@ def test_frames_that_are_no_video(workdir: Path, capsys: pytest.CaptureFixture[s
     [
         (("--protocol", "fvd-2099"), EXIT_USAGE, "unknown protocol 'fvd-2099'; known: moving-"),
         (("--protocol", "folder"), EXIT_USAGE, "scores models of folder or records data"),
-        (("--protocol", "moving-shapes", "--clips", "0"), EXIT_USAGE, "at least 1 clip"),
+        (("--protocol", "moving-shapes", "--clips", "0"), EXIT_USAGE, "--clips: 0 is not"),
         (("--protocol", "moving-shapes"), EXIT_CHECKPOINT, "holds no trained tokenizer"),
     ],
 )

@@ -22,7 +22,7 @@ from nbp.config import (
 )
 from nbp.errors import ConfigError
 from nbp.models.lpips import LEAST_SIZE
-from nbp.schema import Count, Share, convert, list_keys
+from nbp.schema import Count, Positive, Share, convert, list_keys
 from nbp.sections import LossesConfig
 from tests import tiny
 
@@ -49,6 +49,7 @@ def write(path: Path, body: str) -> str:
 class Leaf:
     count: Count
     share: Share = 0.5
+    rate: Positive = 1.0
     pair: tuple[int, str] = (1, "a")
     many: tuple[float, ...] = ()
     either: str | int = "x"
@@ -62,7 +63,7 @@ class Root:
 
 def test_values_are_converted_to_the_declared_types() -> None:
     root = convert(Root, {"leaf": {"count": 2, "many": [1, 2.5], "pair": [3, "b"], "either": 4}})
-    assert root == Root(Leaf(2, 0.5, (3, "b"), (1.0, 2.5), 4))
+    assert root == Root(Leaf(2, 0.5, 1.0, (3, "b"), (1.0, 2.5), 4))
     assert [type(x) for x in root.leaf.many] == [float, float]
     assert convert(Root, {"leaf": {"count": 1, "share": 0}}).leaf.share == 0.0
 
@@ -72,7 +73,11 @@ def test_values_are_converted_to_the_declared_types() -> None:
     [
         ({"count": 1.0}, "leaf.count: 1.0 is not int"),
         ({"count": True}, "leaf.count: True is not int"),
-        ({"count": 0}, "leaf.count: 0 must be at least 1"),
+        ({"count": 0}, "leaf.count: 0 must be at least 1 and at most 2147483647"),
+        ({"count": 2**31}, "leaf.count: 2147483648 must be at least 1 and at most 2147483647"),
+        ({"count": 1, "share": float("nan")}, "leaf.share: nan must be at least 0 and below 1"),
+        ({"count": 1, "rate": float("inf")}, "leaf.rate: inf must be above 0 and finite"),
+        ({"count": 1, "rate": 10**400}, f"leaf.rate: {10**400} must be above 0 and finite"),
         ({"count": 1, "share": 1.0}, "leaf.share: 1.0 must be at least 0 and below 1"),
         ({"count": 1, "pair": [1]}, "leaf.pair: [1] is not (int, str)"),
         ({"count": 1, "pair": [1, 2]}, "leaf.pair[1]: 2 is not str"),
@@ -225,7 +230,7 @@ def test_every_key_can_be_overridden_by_its_own_value() -> None:
             {"adversarial.weight": "1", "adversarial.widths": "(4, 4, 4, 4, 4, 4)"},
             "6 widths halve the frame 5 times, and data.size is 16. Use fewer widths",
         ),
-        ({"sampling.temperature": "0"}, "sampling.temperature: 0 must be above 0"),
+        ({"sampling.temperature": "0"}, "sampling.temperature: 0 must be at least 0.001"),
         ({"sampling.top_p": "1.5"}, "sampling.top_p: 1.5 must be above 0 and at most 1"),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",

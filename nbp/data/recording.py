@@ -15,6 +15,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from nbp.data.durable import LONGEST_PART, cut_name
 from nbp.shapes import Clip
 
 # The first of these that the installed PyAV has. Every published wheel has libx264.
@@ -37,7 +38,9 @@ class _Writer:
     def __enter__(self: W) -> W:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
-            prefix=f".{self.path.name}-", suffix=".tmp", dir=self.path.parent
+            prefix=f".{cut_name(self.path.name, LONGEST_PART)}-",
+            suffix=".tmp",
+            dir=self.path.parent,
         )
         os.close(handle)
         self._target = Path(name)

@@ -45,6 +45,6 @@ def find_unit(name: str) -> tuple[str, int]:
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
     """Writes a report as JSON, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name[:60]}.tmp")  # a name may have 255 bytes
     temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf8")
     os.replace(temporary, path)

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from nbp.errors import ConfigError
-from nbp.evaluation.extrapolation import bootstrap_frechet, extrapolate_frechet
+from nbp.evaluation.extrapolation import (
+    LEAST_PER_DIMENSION,
+    bootstrap_frechet,
+    extrapolate_frechet,
+)
 from nbp.evaluation.frechet import Moments, frechet_distance
 from nbp.evaluation.kernel import kernel_distance
 from nbp.evaluation.manifold import manifold_scores
-from nbp.evaluation.stream import Spectra, stream_scores
+from nbp.evaluation.stream import LEAST_FRAMES, NEIGHBOURS, Spectra, stream_scores
 from nbp.shapes import Float
 
 
@@ -74,6 +78,43 @@ STATISTICS: Mapping[str, Callable[[FeatureSet, FeatureSet], dict[str, float]]] =
     "bootstrap": bootstrap,
     "stream": stream,
 }
+
+
+# The fewest clips of each set, given the dimensions of a feature.
+LEAST_CLIPS: Mapping[str, Callable[[int], int]] = {
+    "kvd": lambda _: 3,
+    "precision": lambda _: 4,
+    "infinity": lambda dimensions: 2 * LEAST_PER_DIMENSION * dimensions,
+    "bootstrap": lambda _: 2,
+    "stream": lambda _: NEIGHBOURS + 1,
+}
+OF_GENERATED = ("infinity",)  # whose number of real clips does not matter
+
+
+def check_counts(
+    names: Sequence[str], *, real: int, made: int, dimensions: int, frames: int
+) -> None:
+    """ConfigError where there will be too few clips, or frames of a clip, for a statistic.
+
+    Told before any clip is made: what is needed, and the flag to give.
+    """
+    for name in names:
+        least = LEAST_CLIPS[name](dimensions)
+        if made < least:
+            raise ConfigError(
+                f"--statistics {name} needs at least {least} generated clips, there would be "
+                f"{made}: give --clips {least} or more, or leave {name} out"
+            )
+        if real < least and name not in OF_GENERATED:
+            raise ConfigError(
+                f"--statistics {name} needs at least {least} real clips, there are {real}: give "
+                f"more with --data, or leave {name} out"
+            )
+    if "stream" in names and frames < LEAST_FRAMES:
+        raise ConfigError(
+            f"--statistics stream needs clips of at least {LEAST_FRAMES} frames, these have "
+            f"{frames}: leave stream out"
+        )
 
 
 def parse_statistics(text: str) -> tuple[str, ...]:

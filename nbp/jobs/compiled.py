@@ -10,27 +10,44 @@ from typing import Any
 
 import jax
 
+from nbp.data.durable import check_writable_folder
+from nbp.errors import ConfigError
+
 
 def keep_compiled() -> None:
     """Turns on JAX's persistent compilation cache, in the user's cache folder.
 
     A folder that was chosen before (JAX_COMPILATION_CACHE_DIR) is kept, and none is used where JAX
-    was told not to (JAX_ENABLE_COMPILATION_CACHE=0) or the folder cannot be made.
+    was told not to (JAX_ENABLE_COMPILATION_CACHE=0), where the user has no home (as in containers),
+    or where no file can be made in it. Others could write into a folder that all share.
     """
     config: Any = jax.config  # its fields are made at run time
     if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return
     folder = find_folder()
+    if folder is None:
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
+        check_writable_folder(folder)
+    except (OSError, ConfigError):
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def find_folder() -> Path:
-    """One for each kind of host: programs for a CPU run only where its instructions are known."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def find_folder() -> Path | None:
+    """One for each kind of host: programs for a CPU run only where its instructions are known.
+
+    In XDG_CACHE_HOME, else in the user's home; None where there is neither. Relative paths are
+    none, as that specification has it.
+    """
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        root = Path(chosen) if os.path.isabs(chosen) else Path.home() / ".cache"
+    except RuntimeError:  # neither HOME nor an entry in the list of users
+        return None
+    if not root.is_absolute():
+        return None
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf8").splitlines() if info.is_file() else []
     names = {line for line in lines if line.startswith(("model name", "flags", "Features"))}

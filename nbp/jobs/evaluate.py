@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from nbp import __version__
+from nbp.data.durable import check_writable_folder
 from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.rules import Protocol
 from nbp.evaluation.scores import name_fvd
@@ -40,6 +41,7 @@ from nbp.jobs.reconstruct import (
     write_reconstruction,
 )
 from nbp.jobs.reference import Reference
+from nbp.sampling.finite import check_parameters
 from nbp.training.distributed import is_main
 
 Report = Callable[[str], None]
@@ -62,9 +64,13 @@ def evaluate_protocols(requests: Sequence[EvaluateRequest], report: Report) -> l
     """
     keep_freed_memory()
     keep_compiled()
+    for request in requests if is_main() else ():
+        check_places(request)
     plans: list[Plan] = []
     for request in requests:
         plans.append(plan_evaluation(request, report, plans))
+    for plan in plans:
+        check_model(plan)
     leaks = [check_leaks(plan, report) for plan in plans]
     generating = [plan for plan in plans if can_generate(plan)]
     began = time.time()
@@ -82,6 +88,20 @@ def evaluate_protocols(requests: Sequence[EvaluateRequest], report: Report) -> l
         )
         reports.append(report_of_plan)
     return reports
+
+
+def check_places(request: EvaluateRequest) -> None:
+    """ConfigError where pictures or features could not be written after the work."""
+    remedy = f"{request.workdir}/report holds pictures and clips: evaluate a copy of the workdir."
+    check_writable_folder(request.report_folder, remedy)
+    check_writable_folder(request.cache_folder, "Name another with --cache DIR.")
+
+
+def check_model(plan: Plan) -> None:
+    """NonFiniteError that names weights with which no score can be computed."""
+    sampler = plan.model.sampler
+    stages = {"tokenizer": plan.model.params}
+    check_parameters(stages | ({} if sampler is None else {"generator": sampler.generator_params}))
 
 
 def check_leaks(plan: Plan, report: Report) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from nbp.evaluation.inception import SPLITS, ClassProbabilities
 from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.protocols import find_protocol
 from nbp.evaluation.rules import Protocol
+from nbp.evaluation.statistics import check_counts
 from nbp.jobs.chunks import CHUNK
 from nbp.jobs.fitting import check_classes, check_generation
 from nbp.jobs.real_clips import KEYS, RealClips, choose_rule, open_clips
@@ -148,6 +149,14 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
         raise ConfigError(
             f"--statistics {', '.join(request.statistics)}: these compare features of generated "
             "and real clips: give --features, and a protocol and a workdir that generate clips"
+        )
+    if request.statistics and features is not None:
+        check_counts(
+            request.statistics,
+            real=len(clips.rows),
+            made=generated,
+            dimensions=features.extractor.dimensions,
+            frames=config.data.frames,
         )
     tell_reading(trained_on, reading, report)
     batch = devices.round_up(min(config.sampling.batch, len(clips.rows)))

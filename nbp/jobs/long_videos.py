@@ -18,7 +18,7 @@ from nbp.evaluation.scores import name_fvd
 from nbp.jobs.clip_files import Files, Recording
 from nbp.jobs.sample_request import LongRequest
 from nbp.jobs.weights import Features, load_features
-from nbp.jobs.workdir import make_folder, write_text
+from nbp.jobs.workdir import write_text
 from nbp.sampling.rollout import Rollout, Slide, choose_slide
 from nbp.sampling.sampler import Sampler
 from nbp.training.distributed import is_main
@@ -33,8 +33,8 @@ class LongPlan:
     features: Features | None
 
 
-def plan_long_videos(config: Config, request: LongRequest) -> LongPlan | None:
-    """What was asked for, checked; None where a clip of the trained length has all frames."""
+def plan_long_videos(config: Config, request: LongRequest, *, count: int) -> LongPlan | None:
+    """What was asked for of `count` videos, checked; None where a trained clip has all frames."""
     frames = request.num_frames
     if frames is None or frames <= config.data.frames:
         if frames is not None and frames < 1:
@@ -58,6 +58,8 @@ def plan_long_videos(config: Config, request: LongRequest) -> LongPlan | None:
         slide = choose_slide(config.plan, keep=request.keep_frames, kind=kind)
     except ValueError as error:
         raise ConfigError(f"--num_frames {frames}: {error}") from error
+    if request.features and count < 2:
+        raise ConfigError("--features: a Frechet distance needs at least 2 videos: --num 2 or more")
     features = load_features(
         request.features,
         find_protocol("reconstruction"),
@@ -76,14 +78,11 @@ def draw_long_videos(
     drawing: the other arguments of `Sampler.sample`.
     """
     features = plan.features
-    if features is not None and len(files.names) < 2:
-        raise ConfigError("--features: a Frechet distance needs at least 2 videos: --num 2 or more")
     pieces = Rollout(sampler, plan.slide).sample(len(files.names), plan.frames, **drawing)
     if not is_main():  # every process draws the same videos
         for _ in pieces:
             pass
         return
-    make_folder(files.out)
     stride = sampler.tokenizer.spec.stride[0]
     window = sampler.generator.plan.grid.t
     with Recording(files, frames=plan.frames, latents=1 - (1 - plan.frames) // stride) as recording:
@@ -97,19 +96,19 @@ def draw_long_videos(
             codes=sampler.tokenizer.spec.quantizer.codes,
             extractor=None if features is None else features.extractor,
         )
-    report = {
-        "videos": len(files.names),
-        "frames": plan.frames,
-        "window_frames": 1 + (window - 1) * stride,
-        "slide": plan.slide.kind,
-        "keep_frames": plan.slide.keep,
-        "fvd": None if features is None else name_drift(len(files.names), features),
-        "features": None if features is None else features.origin,
-        **drift.to_json(),
-    }
-    write_text(files.out / "drift.json", json.dumps(report, indent=1) + "\n")
-    title = f"{len(files.names)} videos of {plan.frames} frames, {plan.slide.kind}"
-    write_drift_curves(files.out / "drift.png", drift, title=title)
+        report = {
+            "videos": len(files.names),
+            "frames": plan.frames,
+            "window_frames": 1 + (window - 1) * stride,
+            "slide": plan.slide.kind,
+            "keep_frames": plan.slide.keep,
+            "fvd": None if features is None else name_drift(len(files.names), features),
+            "features": None if features is None else features.origin,
+            **drift.to_json(),
+        }
+        write_text(recording.folder / "drift.json", json.dumps(report, indent=1) + "\n")
+        title = f"{len(files.names)} videos of {plan.frames} frames, {plan.slide.kind}"
+        write_drift_curves(recording.folder / "drift.png", drift, title=title)
 
 
 def name_drift(count: int, features: Features) -> str:

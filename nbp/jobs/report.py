@@ -15,6 +15,7 @@ from typing import Any
 
 from nbp.build import stage_directory
 from nbp.config import Config
+from nbp.data.durable import check_writable_file, name_part
 from nbp.errors import DataError
 from nbp.evaluation.charts import Chart, Curve
 from nbp.evaluation.page import build_page
@@ -46,9 +47,11 @@ def write_page(workdir: Path, out: Path | None = None) -> Path:
     ConfigError where the place cannot be written.
     """
     out = out or workdir / "report" / "index.html"
+    read_config(workdir)  # a place is no question where there is no workdir
+    check_writable_file(out, "Name another with --out FILE.html.")
     text = build_page(collect_page(workdir))
     make_folder(out.parent)
-    temporary = out.with_name(f".{out.name}.tmp")
+    temporary = name_part(out)
     temporary.write_text(text, encoding="utf8")
     os.replace(temporary, out)
     return out

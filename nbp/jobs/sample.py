@@ -11,16 +11,18 @@ import numpy as np
 
 from nbp import build, datasets
 from nbp.config import Config
+from nbp.data.durable import check_writable_folder
 from nbp.data.video import read_clip
 from nbp.errors import ConfigError
-from nbp.jobs.clip_files import Files, write_samples
+from nbp.jobs.clip_files import Files, check_room, find_earlier, write_samples
 from nbp.jobs.compiled import keep_compiled
 from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.long_videos import draw_long_videos, plan_long_videos
 from nbp.jobs.sample_request import SampleRequest
-from nbp.jobs.workdir import find_label, make_folder, read_config, read_labels
+from nbp.jobs.workdir import find_label, read_config, read_labels
 from nbp.sampling.decoding import PLAIN_DECODING, Decoding, Jacobi, Relaxed
 from nbp.sampling.filters import Filter
+from nbp.sampling.finite import check_parameters
 from nbp.sampling.sampler import Sampler, Samples
 from nbp.sampling.schedules import Guidance
 from nbp.training.distributed import is_main
@@ -102,20 +104,32 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
     keep_freed_memory()
     keep_compiled()
     config = read_config(workdir)
+    if is_main():
+        check_writable_folder(out, "Name another with --out DIR.")
+        find_earlier(out)
     labels = read_labels(workdir)
     request = count_conditions(config, labels, request)
     filtering, guidance = make_drawing(config, request)
     decoding = make_decoding(config, request)
     ids = choose_labels(config, labels, request)
     given_frames = choose_given_frames(config, request)
-    long = plan_long_videos(config, request.long)
     copies = request.samples_per_condition
+    long = plan_long_videos(config, request.long, count=request.count * copies)
     conditions = read_conditions(config, request) if given_frames else {}
     drawing: dict[str, Any] = {name: rows.repeat(copies, 0) for name, rows in conditions.items()}
     drawing |= {"seed": request.seed, "given_frames": given_frames}
     drawing["labels"] = None if ids is None else np.repeat(ids, copies).tolist()
     names = ["clip" if ids is None else labels[i] for i in (ids or [0] * request.count)]
     names = [name for name in names for _ in range(copies)]
+    frames = request.long.num_frames or config.data.frames
+    if is_main():
+        check_room(
+            out,
+            count=len(names),
+            frames=frames,
+            size=config.data.size,
+            streamed=long is not None,
+        )
     sampler, _ = build.load_sampler(
         config,
         workdir,
@@ -124,6 +138,7 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
         guidance=guidance,
         decoding=decoding,
     )
+    check_parameters({"generator": sampler.generator_params, "tokenizer": sampler.tokenizer_params})
     sampler = replace(
         sampler,
         weights=request.decoder.weights or config.sampling.weights,
@@ -138,7 +153,6 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
     if request.long.num_frames is not None:
         samples = samples.cut(request.long.num_frames, sampler.tokenizer.spec.stride[0])
     if is_main():  # every process has drawn the same clips
-        make_folder(out)
         write_samples(samples, files)
         planned = config.plan.passes(config.plan.tokens_of_frames(given_frames))
         print(f"{samples.passes.mean():.1f} passes per clip on average; the plan has {planned}")
@@ -161,9 +175,11 @@ def count_conditions(
         raise ConfigError(f"--per_class {request.per_class}: draw at least 1 clip of each class")
     if config.generator.prompt == "none":
         raise ConfigError("--per_class: this model was trained without labels (prompt none)")
-    if request.label is not None or request.samples_per_condition > 1:
+    labelled = request.label is not None or request.unconditional
+    if labelled or request.samples_per_condition > 1:
         raise ConfigError(
-            "--per_class draws clips of every class: leave out --label and --samples_per_condition"
+            "--per_class draws clips of every class: leave out --label, --unconditional and "
+            "--samples_per_condition"
         )
     return replace(request, count=len(labels), samples_per_condition=request.per_class)
 
@@ -171,15 +187,25 @@ def count_conditions(
 def choose_labels(
     config: Config, labels: Sequence[str], request: SampleRequest
 ) -> list[int] | None:
-    """Class id per condition: the one asked for, else all in turn; None for no condition."""
+    """Class id per condition: the one asked for, else all in turn; None for no condition.
+
+    A class called none wins over the meaning of `--label none`, which `--unconditional` has always.
+    """
+    if request.unconditional and request.label is not None:
+        raise ConfigError("--label and --unconditional: give one of them")
     if config.generator.prompt == "none":
         if request.label is not None:
             raise ConfigError("--label: this model was trained without labels (prompt none)")
         return None
-    if request.label == "none":
+    if request.unconditional:
         return None  # drawn from the trained null condition
     if request.label is not None:
-        return [find_label(labels, request.label)] * request.count
+        try:
+            return [find_label(labels, request.label)] * request.count
+        except ConfigError:
+            if request.label == "none":  # no class has this name
+                return None
+            raise
     return [i % len(labels) for i in range(request.count)]
 
 

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nbp.errors import ConfigError
+from nbp.flags import COUNT, NATURAL, SEED, SHARE, Real, Whole
+
+CLIPS = Whole(1, 1_000_000)
+TEMPERATURE = Real(0.001, 1000.0)
+GUIDANCE = Real(0.0, 1000.0)
+
 
 @dataclass(frozen=True)
 class ScheduleRequest:
@@ -62,6 +69,7 @@ class SampleRequest:
     count: int
     seed: int = 0
     label: str | None = None
+    unconditional: bool = False
     frames: Path | None = None
     given_frames: int | None = None
     temperature: float | None = None
@@ -78,30 +86,31 @@ class SampleRequest:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of a request, named like its fields."""
     add = parser.add_argument
-    add("--num", type=int, help="clips to draw, or conditions; default 16")
-    add("--per_class", type=int, help="clips of each class, in place of --num")
-    add("--samples_per_condition", type=int, default=1, help="clips for each label or prefix")
-    add("--label", help="class name or id, or none; default: all in turn")
+    add("--num", type=CLIPS, help="clips to draw, or conditions; default 16")
+    add("--per_class", type=CLIPS, help="clips of each class, in place of --num")
+    add("--samples_per_condition", type=CLIPS, default=1, help="clips for each label or prefix")
+    add("--label", help="class name or id; default: all in turn")
+    add("--unconditional", action="store_true", help="clips of no class: as --label none")
     add("--frames", type=Path, help="video whose first frames are continued")
-    add("--given_frames", type=int, help="latent frames taken from --frames")
-    add("--temperature", type=float)
-    add("--temperature_end", type=float, help="temperature of the last pass")
+    add("--given_frames", type=NATURAL, help="latent frames taken from --frames")
+    add("--temperature", type=TEMPERATURE, help="divides the logits")
+    add("--temperature_end", type=TEMPERATURE, help="temperature of the last pass")
     add("--temperature_schedule", choices=("constant", "linear", "cosine"))
-    add("--top_k", type=int, help="0: off")
-    add("--top_p", type=float, help="1: off")
-    add("--guidance", type=float, help="classifier-free guidance; 0: off")
+    add("--top_k", type=NATURAL, help="0: off")
+    add("--top_p", type=Real(0.0, 1.0, above=True), help="1: off")
+    add("--guidance", type=GUIDANCE, help="classifier-free guidance; 0: off")
     add("--guidance_schedule", choices=("constant", "ramp", "linear", "cosine"))
-    add("--guidance_start", type=float, help="share of the passes before guidance begins")
-    add("--guidance_end", type=float, help="share of the passes after which it is off")
+    add("--guidance_start", type=SHARE, help="share of the passes before guidance begins")
+    add("--guidance_end", type=SHARE, help="share of the passes after which it is off")
     add("--decoding", choices=("plain", "jacobi", "relaxed"), default="plain", help="of passes")
-    add("--window", type=int, help="passes that jacobi and relaxed look at at once")
-    add("--radius", type=int, help="relaxed: levels that mass may move")
-    add("--delta", type=float, help="relaxed: share of it that may move, 0..1")
+    add("--window", type=COUNT, help="passes that jacobi and relaxed look at at once")
+    add("--radius", type=COUNT, help="relaxed: levels that mass may move")
+    add("--delta", type=SHARE, help="relaxed: share of it that may move, 0..1")
     add("--weights", choices=("compute", "int8"), help="what decoding keeps the weights in")
     add("--cache", choices=("compute", "bfloat16", "int8"), help="the same for keys and values")
-    add("--seed", type=int, default=0)
-    add("--num_frames", type=int, help="length of the videos; longer than a clip: windows slide")
-    add("--keep_frames", type=int, help="latent frames a window keeps; default: half of them")
+    add("--seed", type=SEED, default=0, help="of all randomness; default 0")
+    add("--num_frames", type=COUNT, help="length of the videos; longer than a clip: windows slide")
+    add("--keep_frames", type=COUNT, help="latent frames a window keeps; default: half of them")
     add("--slide", choices=("reencode", "codes"), help="how it keeps them; default: reencode")
     add("--anchor", action="store_true", help="codes, and the first latent frame stays for good")
     add("--features", default="", help="DIR or random-i3d: FVD in the drift report")
@@ -113,8 +122,6 @@ def make_request(arguments: argparse.Namespace) -> SampleRequest:
     alone = arguments.samples_per_condition > 1 and arguments.frames is not None
     count = (1 if alone else 16) if arguments.num is None else arguments.num
     if arguments.num is not None and arguments.per_class is not None:
-        from nbp.errors import ConfigError
-
         raise ConfigError("--num and --per_class: give one of them; --per_class N draws N for each")
 
     def pick(kind: type) -> dict[str, Any]:

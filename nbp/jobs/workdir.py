@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder that the user named; ConfigError where that cannot be."""
+    """Makes a folder that the user named; ConfigError where that or a file in it cannot be."""
+    durable.check_writable_folder(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -123,17 +125,31 @@ def read_labels(workdir: Path) -> tuple[str, ...]:
 
 
 def find_label(labels: Sequence[str], text: str) -> int:
-    """The class id for a name or a number; ConfigError lists what exists."""
+    """The class id for a name or a number; ConfigError lists what exists.
+
+    A name wins: `3` is the class called 3 where there is one, else class 3. The name itself wins
+    over names that differ in case, spaces, hyphens and underscores alone, of which there may be
+    one.
+    """
     if text in labels:
         return list(labels).index(text)
-    spaced = text.replace("_", " ").replace("-", " ").lower()
-    for i, name in enumerate(labels):
-        if name.replace("_", " ").lower() == spaced:
-            return i
-    if text.isdecimal() and int(text) < len(labels):
+    alike = [i for i, name in enumerate(labels) if _simplify(name) == _simplify(text)]
+    if len(alike) > 1:
+        names = " or ".join(repr(labels[i]) for i in alike)
+        raise ConfigError(f"label {text!r} may be {names}: write it as it is")
+    if alike:
+        return alike[0]
+    digits = text.isascii() and text.isdecimal() and len(text) < 10
+    if digits and int(text) < len(labels):
         return int(text)
     shown = ", ".join(labels[:40]) + (f", ... ({len(labels)} in all)" if labels[40:] else "")
     raise ConfigError(f"no label {text!r}; use 0..{len(labels) - 1} or one of: {shown}")
+
+
+def _simplify(name: str) -> str:
+    """A name without what is easily written otherwise."""
+    spaced = unicodedata.normalize("NFC", name).replace("_", " ").replace("-", " ")
+    return " ".join(spaced.casefold().split())
 
 
 def _move_old_keys(values: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from nbp.sampling.drawing import COLUMNS, Rows, pick, sum_columns
+from nbp.sampling.brackets import COLUMNS, Rows, pick, sum_columns
 from nbp.shapes import Array, Bool, Float, Int
 
 LEAST = 1e-20  # a mass below it is none

@@ -48,18 +48,20 @@ def generate(
     Returns: codes 0..codes-1 in generation order. Ids outside the video range (possible only where
     the head covers them) are fed back unchanged and clipped at the end, as the official code does.
     """
-    drawn = generate_ids(
-        model,
-        key,
-        sample_ids,
-        prompt=prompt,
-        null=null,
-        known=known,
-        given=given,
-        filtering=filtering,
-        guidance=guidance,
-    )
-    return clip_codes(find_generator(model), drawn)
+    options: dict[str, Any] = {"prompt": prompt, "null": null, "known": known, "given": given}
+    options |= {"filtering": filtering, "guidance": guidance}
+    return generate_checked(model, key, sample_ids, **options)[0]
+
+
+def generate_checked(
+    model: Generator | Decoder, key: Array, sample_ids: Int[Array, "b"], **options: Any
+) -> tuple[Int[Array, "b size"], Bool[Array, "b"]]:
+    """As `generate`, and which clips were drawn from finite logits in all passes.
+
+    The others are no samples. Nothing is looked at twice for this: drawing tells.
+    """
+    ids, finite = _generate(model, key, sample_ids, **options)
+    return clip_codes(find_generator(model), ids), finite
 
 
 def generate_ids(
@@ -75,6 +77,23 @@ def generate_ids(
     guidance: Guidance = UNGUIDED,
 ) -> Int[Array, "b size"]:
     """As `generate`, but the vocabulary ids as they were drawn and fed back."""
+    options: dict[str, Any] = {"prompt": prompt, "null": null, "known": known, "given": given}
+    options |= {"filtering": filtering, "guidance": guidance}
+    return _generate(model, key, sample_ids, **options)[0]
+
+
+def _generate(
+    model: Generator | Decoder,
+    key: Array,
+    sample_ids: Array,
+    *,
+    prompt: Array | None = None,
+    null: Array | None = None,
+    known: Array | None = None,
+    given: int = 0,
+    filtering: Filter = PLAIN,
+    guidance: Guidance = UNGUIDED,
+) -> tuple[Int[Array, "b size"], Bool[Array, "b"]]:
     run = make_run(
         model,
         key,
@@ -87,7 +106,8 @@ def generate_ids(
     )
     if known is None:
         known = jnp.zeros((sample_ids.shape[0], run.model.plan.grid.size), jnp.int32)
-    return run.draw(known, run.make_cache())[0]
+    ids, _, finite = run.draw(known, run.make_cache())
+    return ids, finite
 
 
 def clip_codes(model: Generator, ids: Int[Array, "b size"]) -> Int[Array, "b size"]:
@@ -167,8 +187,8 @@ class Run:
 
     def draw(
         self, known: Int[Array, "b size"], cache: Cache, *, held: int = 0
-    ) -> tuple[Int[Array, "b size"], Cache]:
-        """Runs all passes: vocabulary ids, and the cache.
+    ) -> tuple[Int[Array, "b size"], Cache, Bool[Array, "b"]]:
+        """Runs all passes: vocabulary ids, the cache, and which clips had finite logits throughout.
 
         known: codes, of which the schedule's given ones are kept. held: leading positions whose
         keys and values the cache has already (`SequencePlan.settled`); they are not fed again.
@@ -176,7 +196,7 @@ class Run:
         plan, schedule = self.model.plan, self.schedule
         offset = self.model.vocabulary.code_offset
         ids = jnp.where(jnp.arange(plan.grid.size) < schedule.given, known + offset, 0)
-        ids, cache = self.run_pass(
+        ids, cache, finite = self.run_pass(
             ids,
             cache,
             held,
@@ -189,16 +209,19 @@ class Run:
         for phase, room in cut_phases(schedule.phases, self.lengths):
             if room > cache.length:
                 cache = cache.grow(room)
-            ids, cache = self.scan_phase(ids, cache, phase, index)
+            ids, cache, now = self.scan_phase(ids, cache, phase, index)
+            finite &= now
             index += phase.count
-        return ids, cache
+        return ids, cache, finite
 
-    def scan_phase(self, ids: Array, cache: Cache, phase: Phase, index: int) -> tuple[Any, Cache]:
-        def step(carry: tuple[Array, Cache], i: Array) -> tuple[tuple[Array, Cache], None]:
-            ids, cache = carry
+    def scan_phase(
+        self, ids: Array, cache: Cache, phase: Phase, index: int
+    ) -> tuple[Array, Cache, Array]:
+        def step(carry: tuple[Array, Cache, Array], i: Array) -> tuple[Any, None]:
+            ids, cache, before = carry
             start = phase.start + i * phase.width
             limit = jnp.full((phase.width,), start + phase.width)
-            return self.run_pass(
+            ids, cache, finite = self.run_pass(
                 ids,
                 cache,
                 start,
@@ -206,10 +229,11 @@ class Run:
                 drawn=phase.width,
                 k_end=limit,
                 index=index + i,
-            ), None
+            )
+            return (ids, cache, before & finite), None
 
-        (ids, cache), _ = jax.lax.scan(step, (ids, cache), jnp.arange(phase.count))
-        return ids, cache
+        carry = (ids, cache, jnp.ones(len(self.keys), bool))
+        return jax.lax.scan(step, carry, jnp.arange(phase.count))[0]
 
     def run_pass(
         self,
@@ -221,8 +245,11 @@ class Run:
         drawn: int,
         k_end: Array,
         index: Array | int,
-    ) -> tuple[Array, Cache]:
-        """Feeds the queries `[start, start + fed)` and draws the tokens of the last `drawn`."""
+    ) -> tuple[Array, Cache, Array]:
+        """Feeds the queries `[start, start + fed)` and draws the tokens of the last `drawn`.
+
+        Also which clips had a distribution for all of them; the others get the first token.
+        """
         model, plan = self.model, self.model.plan
         rows = _double(ids) if self.guidance.scale else ids
         x = model.embed(model.input_table(rows, self.prompt), start, fed, null=self.null)
@@ -231,9 +258,12 @@ class Run:
         logits = self.guide(self.decoder.predict(x[:, fed - drawn :]), index)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, index)
         passes = self.schedule.passes
-        new = self.filtering.draw(keys, logits, index=index, passes=passes) + model.scored.start
+        drawn_tokens = self.filtering.draw(keys, logits, index=index, passes=passes)
+        finite = (drawn_tokens >= 0).all(1)
+        new = jnp.maximum(drawn_tokens, 0) + model.scored.start
         token = start + fed - drawn - plan.prompt_length + plan.first
-        return jax.lax.dynamic_update_slice(ids, new.astype(ids.dtype), (0, token)), cache
+        ids = jax.lax.dynamic_update_slice(ids, new.astype(ids.dtype), (0, token))
+        return ids, cache, finite
 
     def guide(self, logits: Float[Array, "b n v"], index: Array | int) -> Float[Array, "b2 n v"]:
         if not self.guidance.scale:

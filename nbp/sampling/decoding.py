@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from nbp.models.decoder import Decoder, find_generator
 from nbp.models.generator import Generator
 from nbp.sampling.acceptance import NearCodes
-from nbp.sampling.decode import generate
+from nbp.sampling.decode import generate_checked
 from nbp.sampling.jacobi import Drawn, decode_ahead
 from nbp.shapes import Array, Int
 
@@ -35,9 +35,9 @@ class Plain:
     def __call__(
         self, model: Generator | Decoder, key: Array, sample_ids: Int[Array, "b"], **options: Any
     ) -> Drawn:
-        codes = generate(model, key, sample_ids, **options)
+        codes, finite = generate_checked(model, key, sample_ids, **options)
         passes = find_generator(model).plan.passes(options.get("given", 0))
-        return Drawn(codes, jnp.full(sample_ids.shape, passes, jnp.int32))
+        return Drawn(codes, jnp.full(sample_ids.shape, passes, jnp.int32), finite)
 
 
 @dataclass(frozen=True)

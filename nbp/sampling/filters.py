@@ -6,6 +6,7 @@
 (`nbp.sampling.drawing`) and `probabilities` (`nbp.sampling.thresholds`).
 """
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -14,14 +15,16 @@ import jax.numpy as jnp
 from nbp.sampling.drawing import draw_filtered
 from nbp.sampling.schedules import Ramp, RampShape
 from nbp.sampling.thresholds import filter_probabilities
-from nbp.shapes import Array, Float, Int
+from nbp.shapes import Array, Bool, Float, Int
+
+COLDEST, HOTTEST = 1e-3, 1e3  # temperatures
 
 
 @dataclass(frozen=True)
 class Filter:
     """How logits become a distribution to draw from.
 
-    temperature: divides the logits, > 0.
+    temperature: divides the logits, in [0.001, 1000]: so float32 holds what comes out.
     top_k: keep the logits not below the k-th largest (ties survive); 0 switches it off.
     top_p: of what is left, in falling order, keep each token before which at most this probability
       has accumulated (the first always stays); 1 switches it off.
@@ -38,10 +41,10 @@ class Filter:
     temperature_schedule: RampShape = "linear"
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature {self.temperature}: must be above 0 (or use greedy)")
-        if self.temperature_end is not None and not self.temperature_end > 0:
-            raise ValueError(f"temperature_end {self.temperature_end}: must be above 0")
+        for name in ("temperature", "temperature_end"):
+            value = getattr(self, name)
+            if value is not None and not COLDEST <= value <= HOTTEST:
+                raise ValueError(f"{name} {value}: must be from {COLDEST} to {HOTTEST:g}")
         if self.top_k < 0:
             raise ValueError(f"top_k {self.top_k}: must be 0 (off) or the number of codes to keep")
         if not 0 < self.top_p <= 1:
@@ -63,9 +66,12 @@ class Filter:
         """One independent draw per position; `keys` holds one random key per sample.
 
         index: of the pass, of `passes` in all; it chooses the temperature where that changes.
+
+        Returns: tokens; -1 where the logits are no distribution (NaN, inf, or all -inf).
         """
         if self.greedy:
-            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            largest, finite = _find_largest(logits)
+            return jnp.where(finite, largest, -1).astype(jnp.int32)
         logits = self._scale(logits, index, passes)
         return draw_filtered(keys, logits, top_k=self.top_k, top_p=self.top_p)
 
@@ -76,9 +82,14 @@ class Filter:
         index: Array | int = 0,
         passes: int = 1,
     ) -> Float[Array, "b n v"]:
-        """The distribution that `draw` draws from. `index` may be one for each position, [b n]."""
+        """The distribution that `draw` draws from; all NaN where there is none.
+
+        `index` may be one for each position, [b n].
+        """
         if self.greedy:
-            return jax.nn.one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
+            largest, finite = _find_largest(logits)
+            hot = jax.nn.one_hot(largest, logits.shape[-1])
+            return jnp.where(finite[..., None], hot, math.nan)
         if self.scheduled and not isinstance(index, int):
             index = index[..., None]
         logits = self._scale(logits, index, passes)
@@ -90,6 +101,13 @@ class Filter:
             ramp = Ramp(self.temperature, self.temperature_end, self.temperature_schedule)
             return logits / ramp.at(index, passes)
         return logits if self.temperature == 1.0 else logits / self.temperature
+
+
+def _find_largest(logits: Float[Array, "b n v"]) -> tuple[Int[Array, "b n"], Bool[Array, "b n"]]:
+    """Index of the largest logit, or of a NaN; and whether it is a finite number."""
+    largest = jnp.argmax(logits, axis=-1)
+    value = jnp.take_along_axis(logits, largest[..., None], axis=-1)[..., 0]
+    return largest, jnp.isfinite(value)
 
 
 PLAIN = Filter()  # the model's own distribution

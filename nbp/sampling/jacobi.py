@@ -31,10 +31,15 @@ Relax = Callable[[Array, Array], Array]  # (target, law of the draft) -> the tar
 
 
 class Drawn(NamedTuple):
-    """Codes in generation order, and the passes that each clip took."""
+    """Codes in generation order, the passes that each clip took, and whether it is a sample.
+
+    finite: whether the logits were finite numbers in all passes; the codes are drawn from nothing
+    where they were not.
+    """
 
     codes: Int[Array, "b size"]
     passes: Int[Array, "b"]
+    finite: Bool[Array, "b"]
 
 
 class State(NamedTuple):
@@ -51,6 +56,7 @@ class State(NamedTuple):
     base: Int[Array, "b"]
     done: Int[Array, "b"]
     passes: Int[Array, "b"]
+    finite: Bool[Array, "b"]
 
 
 def decode_ahead(
@@ -100,14 +106,15 @@ def decode_ahead(
     )
     rows = 2 if guided else 1
     cache = jax.vmap(lambda _: decoder.make_cache(rows, plan.length))(jnp.arange(batch))
-    done, passes = jnp.full(batch, given), jnp.zeros(batch, jnp.int32)
+    counts = (jnp.full(batch, given), jnp.zeros(batch, jnp.int32), jnp.ones(batch, bool))
     index = 0
     for phase in phases:
-        ids, cache, done, passes = run.run_phase(
-            ids, cache, done, passes, phase=phase, window=window, index=index
+        ids, cache, counts = run.run_phase(
+            ids, cache, counts, phase=phase, window=window, index=index
         )
         index += phase.count
-    return Drawn(jnp.clip(ids - vocabulary.code_offset, 0, vocabulary.codes - 1), passes)
+    codes = jnp.clip(ids - vocabulary.code_offset, 0, vocabulary.codes - 1)
+    return Drawn(codes, *counts[1:])
 
 
 @dataclass(frozen=True)
@@ -133,24 +140,27 @@ class _Run:
         self,
         ids: Array,
         cache: Any,
-        done: Array,
-        passes: Array,
+        counts: tuple[Array, Array, Array],
         *,
         phase: Phase,
         window: int,
         index: int,
-    ) -> tuple[Array, Any, Array, Array]:
-        """All passes of equal width; `index` is that of the first among the plan's passes."""
+    ) -> tuple[Array, Any, tuple[Array, Array, Array]]:
+        """All passes of equal width; `index` is that of the first among the plan's passes.
+
+        counts: `done`, `passes` and `finite` of the state. Every pass makes at least a block final,
+        whatever the logits are, so that there are at most as many as the plan has.
+        """
         width = min(window, phase.count) * phase.width
         law = jnp.zeros((ids.shape[0], width, len(self.model.scored)), jnp.float32)
-        state = State(ids, cache, law, done, done, passes)
+        state = State(ids, cache, law, counts[0], *counts)
         advance = functools.partial(self.advance, phase=phase, index=index)
         if index == 0:  # the queries before the first drawn token come along
             state = advance(state, first=True)
         plan = self.model.plan
         end = phase.start + phase.width * phase.count - plan.prompt_length + plan.first
         state = jax.lax.while_loop(lambda state: (state.done < end).any(), advance, state)
-        return state.ids, state.cache, state.done, state.passes
+        return state.ids, state.cache, (state.done, state.passes, state.finite)
 
     def advance(self, state: State, *, phase: Phase, index: int, first: bool = False) -> State:
         """One pass of every clip. Those that are done stay as they are.
@@ -179,6 +189,8 @@ class _Run:
         logits, cache = self.look(ids, state.cache, start, passes_before, fed=fed)
         plain = self.filtering.probabilities(logits, index=passes_before, passes=self.count)
         target = plain if self.relax is None else self.relax(plain, law)
+        # All of a row is NaN where it has no distribution. What is final was drawn before.
+        finite = state.finite & (final | jnp.isfinite(plain[..., 0])).all(1)
 
         keys = jax.vmap(jax.random.fold_in)(self.keys, state.passes)
         uniform = jax.vmap(lambda key: jax.random.uniform(key, (2, n)))(keys)
@@ -195,7 +207,7 @@ class _Run:
         ids = _put(ids, jnp.where(kept, drafts, new).astype(ids.dtype), base)
         done = base + complete * phase.width
         passes = state.passes + (state.done < end)
-        return State(ids, cache, target, base, done, passes)
+        return State(ids, cache, target, base, done, passes, finite)
 
     def look(
         self, ids: Array, cache: Any, start: Array | int, index: Array, *, fed: int

@@ -36,8 +36,8 @@ from nbp.layout import SequencePlan
 from nbp.models.streaming import decode_step
 from nbp.nn.decoding import Cache
 from nbp.sampling.decode import clip_codes, make_run
-from nbp.sampling.sampler import Batch, Sampler
-from nbp.shapes import Array, Clips, Int, PyTree, UInt8
+from nbp.sampling.sampler import Batch, Sampler, make_key
+from nbp.shapes import Array, Bool, Clips, Int, PyTree, UInt8
 
 SlideKind = Literal["reencode", "codes", "anchor"]
 LATER = 0x51DE  # the stream of random keys of all windows but the first
@@ -136,7 +136,7 @@ class Rollout:
         kind = self.slide.kind
         run = self._reencode if kind == "reencode" else self._move_codes
         frame, latent = 0, 0
-        for videos, tokens in run(batch, jax.random.key(seed), given):
+        for videos, tokens in run(batch, make_key(seed), given):
             videos = videos[: batch.keep, : frames - frame]
             needed = -(-(frame + videos.shape[1] - 1) // self.stride) + 1 - latent
             tokens = tokens[: batch.keep, :needed]
@@ -155,6 +155,7 @@ class Rollout:
         while True:
             now = dataclasses.replace(batch, known=known)
             drawn = sampler.run(sampler.draw_program(given), window_key(key, window), now)
+            sampler.check(drawn.finite, batch)
             grid = sampler.generator.restore_grid(drawn.codes)
             videos = np.asarray(sampler.decode(sampler.tokenizer_params, grid))
             yield videos[:, shown if old else 0 :], np.asarray(grid, np.int32)[:, old:]
@@ -177,9 +178,11 @@ class Rollout:
                 cache = None  # it was made with what was drawn, before codes were made of it
             now = dataclasses.replace(batch, known=known)
             if held:
-                drawn, cache = sampler.run(self.anchored_program(given), keys, now, cache)
+                program = self.anchored_program(given)
+                drawn, cache, finite = sampler.run(program, keys, now, cache)
             else:
-                drawn = sampler.run(sampler.draw_program(given), keys, now).codes
+                drawn, _, finite = sampler.run(sampler.draw_program(given), keys, now)
+            sampler.check(finite, batch)
             grid = np.asarray(sampler.generator.restore_grid(drawn), np.int32)
             yield decoder.decode(grid[:, old:]), grid[:, old:]
             kept = np.concatenate([grid[:, :held], grid[:, grid.shape[1] - keep + held :]], axis=1)
@@ -206,7 +209,8 @@ class Rollout:
 
     @functools.cache  # noqa: B019 - lives as long as the compiled programs
     def anchored_program(self, given: int) -> Any:
-        """(parameters, key, ids, labels or None, known codes, cache or None) -> codes and cache.
+        """(parameters, key, ids, labels or None, known codes, cache or None) -> codes, cache and
+        which clips had finite logits.
 
         With a cache, which is consumed, the positions that its anchor settles are not fed again.
         """
@@ -220,7 +224,7 @@ class Rollout:
             labels: Array | None,
             known: Array,
             cache: Cache | None,
-        ) -> tuple[Int[Array, "b size"], Cache]:
+        ) -> tuple[Int[Array, "b size"], Cache, Bool[Array, "b"]]:
             prompt, null = sampler.condition(ids, labels)
             decoder = sampler.bind(params)
             run = make_run(
@@ -234,8 +238,9 @@ class Rollout:
                 guidance=sampler.guidance_for(labels),
             )
             held = 0 if cache is None else settled
-            drawn, cache = run.draw(known, run.make_cache() if cache is None else cache, held=held)
-            return clip_codes(decoder.model, drawn), cache
+            start = run.make_cache() if cache is None else cache
+            drawn, cache, finite = run.draw(known, start, held=held)
+            return clip_codes(decoder.model, drawn), cache, finite
 
         return jax.jit(draw, donate_argnums=5)
 

@@ -15,15 +15,26 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nbp.axes import RULES, count_parts
+from nbp.errors import NonFiniteError
 from nbp.models.decoder import Decoder, bind_decoder, lay_out_params
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.nn.decoding import CacheType, WeightType, put_on_mesh
 from nbp.sampling.decoding import PLAIN_DECODING, Decoding
 from nbp.sampling.filters import PLAIN, Filter
+from nbp.sampling.finite import check_parameters
 from nbp.sampling.jacobi import Drawn
 from nbp.sampling.schedules import UNGUIDED, Guidance
 from nbp.shapes import Array, Bool, Clips, Int, PyTree
+
+SEEDS = 2**32
+
+
+def make_key(seed: int) -> Array:
+    """The root random key of a seed; ValueError for one of which JAX would use the remainder."""
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"seed {seed}: must be from 0 to {SEEDS - 1}")
+    return jax.random.key(seed)
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ class Sampler:
 
         Args:
           count: number of clips, at least 1.
-          seed: root of the randomness.
+          seed: root of the randomness, 0 to 2**32 - 1.
           labels: class id per clip, for a model with label prompts; None draws them without a
             condition (the trained null prompt).
           clips: uint8 [n t h w c]; their first `given_frames` latent frames are kept.
@@ -107,8 +118,9 @@ class Sampler:
           params: generator parameters to use instead of the sampler's own.
           numbers: i of each clip, by default 0, 1, ...: clips of a larger request one by one.
 
-        Raises ValueError where the given frames are no whole blocks or are needed and missing, or
-        labels, clips or codes are not one per sample.
+        Raises ValueError where the seed is none, the given frames are no whole blocks or are needed
+        and missing, or labels, clips or codes are not one per sample; NonFiniteError where a pass
+        gave logits that are no numbers.
         """
         given = self.generator.plan.tokens_of_frames(given_frames)
         videos, tokens, passes = [], [], []
@@ -120,7 +132,8 @@ class Sampler:
             given_frames=given_frames,
             numbers=numbers,
         ):
-            drawn = self.run(self.draw_program(given), jax.random.key(seed), batch, params=params)
+            drawn = self.run(self.draw_program(given), make_key(seed), batch, params=params)
+            self.check(drawn.finite, batch, params=params)
             grid = self.generator.restore_grid(drawn.codes)
             videos.append(np.asarray(self.decode(self.tokenizer_params, grid))[: batch.keep])
             tokens.append(np.asarray(grid, np.int32)[: batch.keep])
@@ -168,6 +181,18 @@ class Sampler:
         with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
             rows = (batch.ids, batch.labels, batch.known)
             return program(params or self.generator_params, key, *rows, *more)
+
+    def check(self, finite: Array, batch: Batch, *, params: PyTree | None = None) -> None:
+        """NonFiniteError where a clip of the batch was drawn from logits that are not finite."""
+        bad = np.flatnonzero(~np.asarray(finite)[: batch.keep])
+        if not bad.size:
+            return
+        used = {"generator": params or self.generator_params, "tokenizer": self.tokenizer_params}
+        check_parameters(used)
+        raise NonFiniteError(
+            f"clip {batch.first + bad[0]} has logits that are NaN or infinite, though all "
+            "parameters are finite: lower --guidance, raise --temperature, or compute in float32"
+        )
 
     def laid_out(self) -> "Sampler":
         """The same for sampling alone, in half the memory; this one's parameters are gone."""

@@ -5,6 +5,7 @@
 Pass `index` of `passes` may be traced: the passes of a generation are scanned in one program.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
@@ -42,10 +43,14 @@ class Ramp:
                 assert_never(never)
 
 
+STRONGEST = 1e3  # guidance
+
+
 @dataclass(frozen=True)
 class Guidance:
     """Classifier-free guidance: logits = (1 + t) * conditional - t * null. 0 switches it off.
 
+    scale: finite; beyond 1,000 either way nothing but the largest difference would be left.
     schedule: t is the `scale` (constant); grows from 0 to it (linear, cosine); or is scale * index
       of the pass (ramp), as the official code intended (REFERENCE 3.3).
     start, end: shares of the passes, 0..1; t is 0 in the passes outside, which are those with
@@ -58,6 +63,8 @@ class Guidance:
     end: float = 1.0
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and abs(self.scale) <= STRONGEST):
+            raise ValueError(f"guidance {self.scale}: must be a number up to {STRONGEST:g}")
         if not 0 <= self.start < self.end <= 1:
             raise ValueError(
                 f"guidance from {self.start} to {self.end} of the passes: "

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nbp.sampling.drawing import Rows, enclose, make_rows, narrow
+from nbp.sampling.brackets import Rows, enclose, make_rows, narrow
 from nbp.shapes import Array, Float
 
 FIRST_STEPS = 10  # that only weigh
@@ -36,13 +36,16 @@ class Edge(NamedTuple):
 def filter_probabilities(
     logits: Float[Array, "b n v"], *, top_k: int, top_p: float
 ) -> Float[Array, "b n v"]:
-    """softmax(logits) after top-k, then top-p: the definition of `nbp.sampling.filters`."""
+    """softmax(logits) after top-k, then top-p: the definition of `nbp.sampling.filters`.
+
+    All of a row are NaN where its logits are no distribution: with NaN or inf, or only -inf.
+    """
     b, n, v = logits.shape
     flat = logits.reshape(b * n, v)
     rows = make_rows(flat)
     if 0 < top_k < v:
-        every = jnp.ones(b * n, bool)
-        bracket = narrow(rows, enclose(flat, rows, top_k), top_k, every, guess=None)
+        finite = jnp.isfinite(rows.top)  # others have no k-th largest to be looked for
+        bracket = narrow(rows, enclose(flat, rows, top_k), top_k, finite, guess=None)
         kept = rows.logits >= bracket.low[:, None, None]
         rows = rows._replace(weights=jnp.where(kept, rows.weights, 0.0))
     weights = keep_nucleus(rows, top_p) if top_p < 1 else rows.weights

@@ -3,6 +3,8 @@
 """Requests to `nbp.sample` on a workdir with random weights: lengths, classes, prefixes, files."""
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,20 @@ from nbp import build, sample
 from nbp.config import load_config
 from nbp.data.video import probe_video, read_clip
 from nbp.errors import ConfigError
+from nbp.flags import Parser, Real, Whole
 from nbp.jobs import clip_files, long_videos
-from nbp.jobs.sample import make_drawing
-from nbp.jobs.sample_request import SampleRequest, ScheduleRequest
+from nbp.jobs.clip_files import Files, find_earlier, write_samples
+from nbp.jobs.sample import choose_labels, make_drawing
+from nbp.jobs.sample_request import (
+    GUIDANCE,
+    TEMPERATURE,
+    SampleRequest,
+    ScheduleRequest,
+    add_flags,
+)
 from nbp.jobs.workdir import adopt_config, save_labels
 from nbp.sampling.filters import Filter
+from nbp.sampling.sampler import Samples
 from nbp.sampling.schedules import Guidance
 from tests import tiny
 from tests.data.videos import encode, make_clip
@@ -79,6 +90,7 @@ def test_long_videos_leave_the_files_of_short_ones_and_a_report(workdir, tmp_pat
         *(path.name for path in files),
         "grid.gif",
         "samples.npz",
+        "samples.json",
         "drift.json",
         "drift.png",
     }
@@ -110,17 +122,21 @@ def test_fvd_of_segments_is_named_by_its_features(workdir, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ("--num_frames 0", "--num_frames 0: draw at least 1"),
+        ("--num_frames 0", "--num_frames: 0 is not a whole number from 1"),
         ("--keep_frames 1", "--keep_frames is about videos longer than a clip of 5 frames"),
         ("--num_frames 5 --anchor", "--anchor is about videos longer"),
         ("--num_frames 9 --keep_frames 3", "--num_frames 9: 3 kept latent frames"),
         ("--num_frames 9 --anchor --slide reencode", "--anchor keeps codes as they are"),
         ("--num_frames 9 --features random-i3d", "I3D needs clips of 9 frames"),
         ("--num 2 --per_class 1", "--num and --per_class: give one"),
-        ("--per_class 0", "--per_class 0: draw at least 1"),
+        ("--per_class 0", "--per_class: 0 is not a whole number from 1"),
         ("--per_class 1 --label red", "leave out --label"),
-        ("--samples_per_condition 0", "--samples_per_condition 0: draw at least 1"),
-        ("--temperature_end -1", "temperature_end -1.0: must be above 0"),
+        ("--samples_per_condition 0", "--samples_per_condition: 0 is not a whole number"),
+        ("--temperature_end -1", "temperature_end: -1 is not a number from 0.001"),
+        ("--label red --unconditional", "--label and --unconditional: give one"),
+        ("--per_class 1 --unconditional", "leave out --label, --unconditional"),
+        ("--num 1000000 --samples_per_condition 1000", "clips of 5 frames take .* GiB"),
+        ("--num 1000000 --num_frames 100000000", "GiB, the disk of .* has"),
         ("--guidance 1 --guidance_start 0.7 --guidance_end 0.2", "0 <= start < end <= 1"),
     ],
 )
@@ -183,6 +199,191 @@ def test_an_interrupted_recording_leaves_nothing(workdir, tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         draw(workdir, tmp_path / "out", "--num", 2, "--num_frames", 9)
     assert not list((tmp_path / "out").iterdir())
+
+
+NOT_IN_RANGE = {
+    "--num": ("0", "-1", "1_000", "１", "1000001", str(2**63), "1e3"),
+    "--per_class": ("0", "4294967296"),
+    "--samples_per_condition": ("0", "nan"),
+    "--given_frames": ("-1", "1.5"),
+    "--top_k": ("-1", str(2**31)),
+    "--top_p": ("0", "1.1", "nan", "-inf"),
+    "--temperature": ("0", "nan", "inf", "1e-42", "1e300", "-1", "1_0"),
+    "--temperature_end": ("nan", "1e-42", "inf"),
+    "--guidance": ("nan", "inf", "-1", "1e300"),
+    "--guidance_start": ("nan", "-1", "2"),
+    "--guidance_end": ("inf", "1e300"),
+    "--window": ("0", "-3"),
+    "--radius": ("0", str(2**32)),
+    "--delta": ("nan", "1.5", "-0.1"),
+    "--seed": ("-1", "4294967296", str(2**40), str(2**63), "0x1", ""),
+    "--num_frames": ("0", str(2**31)),
+    "--keep_frames": ("0", "inf"),
+}
+
+
+@pytest.mark.parametrize("flag", NOT_IN_RANGE)
+def test_every_number_has_a_range(tmp_path, flag):
+    """Before the workdir is looked at."""
+    for text in NOT_IN_RANGE[flag]:
+        with pytest.raises(ConfigError, match=f"^{flag}: .* is not a (whole )?number"):
+            sample.main(["--workdir", str(tmp_path), f"{flag}={text}"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_number_is_without_a_range():
+    parser = Parser()
+    add_flags(parser)
+    numbers = {"--" + a.dest for a in parser._actions if isinstance(a.type, Real | Whole)}
+    assert numbers == set(NOT_IN_RANGE)
+    assert {a.type for a in parser._actions if not isinstance(a.type, Real | Whole)} == {None, Path}
+
+
+def test_the_ranges_of_flags_are_those_of_the_library():
+    for value in (TEMPERATURE.low, TEMPERATURE.high):
+        assert Filter(temperature=value, temperature_end=value).temperature == value
+        config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, "sampling.temperature": f"{value}"})
+        assert make_drawing(config, SampleRequest(1))[0].temperature == value
+    assert Guidance(GUIDANCE.high).scale == GUIDANCE.high
+    for options in ({"temperature": 1e-42}, {"temperature": math.inf}, {"temperature_end": 1e300}):
+        with pytest.raises(ValueError, match="must be from 0.001 to 1000"):
+            Filter(**options)
+    for scale in (math.nan, math.inf, -math.inf, 1e300):
+        with pytest.raises(ValueError, match="guidance"):
+            Guidance(scale)
+
+
+def test_a_class_wins_over_a_keyword_and_over_a_number(workdir):
+    config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, "generator.prompt": "label"})
+
+    def choose(text: str | None, labels: tuple[str, ...], **options: Any) -> list[int] | None:
+        return choose_labels(config, labels, SampleRequest(1, label=text, **options))
+
+    assert choose("none", ("b", "none")) == [1]
+    assert choose("none", ("b", "None")) == [1]
+    assert choose("none", ("b", "c")) is None
+    assert choose(None, ("b", "none"), unconditional=True) is None
+    assert choose("1", ("1", "b")) == [0]
+    assert choose("1", ("a", "b")) == [1]
+    assert choose("-x", ("a", "-x")) == [1]
+    assert choose("t-shirt", ("a", "T-Shirt")) == [1]
+    assert choose("t shirt", ("a", "t-shirt")) == [1]
+    assert choose("cafe\u0301", ("a", "caf\u00e9")) == [1], "as macOS and Linux write one name"
+    assert choose("a b", ("a_b", "a b")) == [1]
+    for text, labels in (("A b", ("a_b", "a b")), ("１", ("a", "b")), ("9" * 5000, ("a",))):
+        with pytest.raises(ConfigError, match="label"):
+            choose(text, labels)
+
+
+# The set of files in a folder --------------------------------------------------------------------
+
+
+def list_names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def make_samples(count: int, value: int = 0) -> Samples:
+    videos = np.full((count, 2, 16, 16, 3), value, np.uint8)
+    return Samples(videos, np.zeros((count, 1, 2, 2), np.int32), np.ones(count, np.int32))
+
+
+def test_a_smaller_set_takes_the_place_of_a_larger_one(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    write_samples(make_samples(4), Files(tmp_path, ["a", "b", "c", "d"], fps=8))
+    (tmp_path / "0002-c.mp4").unlink()  # what is gone is gone
+    write_samples(make_samples(2, 200), Files(tmp_path, ["x", "b"], fps=8))
+    kept = {"0000-x.mp4", "0001-b.mp4", "grid.gif", "samples.npz", "samples.json"}
+    assert list_names(tmp_path) == {"notes.txt", *kept}
+    with np.load(tmp_path / "samples.npz") as arrays:
+        assert arrays["videos"].shape[0] == 2
+        assert arrays["videos"].min() == 200
+    listed = json.loads((tmp_path / "samples.json").read_text())
+    assert listed["clips"][0] == {"file": "0000-x.mp4", "label": "x"}
+    assert set(listed["files"]) == kept - {"samples.json"}
+
+
+def test_a_set_of_an_older_version_is_replaced_and_strange_videos_are_kept(tmp_path):
+    write_samples(make_samples(3), Files(tmp_path, ["a", "b", "c"], fps=8))
+    (tmp_path / "samples.json").unlink()  # as older versions left it
+    assert len(find_earlier(tmp_path)) == 5
+    (tmp_path / "0007-holiday.mp4").write_text("precious")
+    before = list_names(tmp_path)
+    with pytest.raises(ConfigError, match="no known request, such as 0007-holiday.mp4"):
+        find_earlier(tmp_path)
+    with pytest.raises(ConfigError, match="0007-holiday"):
+        write_samples(make_samples(1), Files(tmp_path, ["a"], fps=8))
+    assert list_names(tmp_path) == before
+
+
+@pytest.mark.parametrize("listed", ['["../precious"]', '["/etc/hosts", ""]', "3", "{"])
+def test_a_list_that_is_damaged_removes_nothing_elsewhere(tmp_path, listed):
+    (tmp_path / "precious").write_text("mine")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "samples.json").write_text(f'{{"files": {listed}}}')
+    assert not find_earlier(out)
+    write_samples(make_samples(1), Files(out, ["a"], fps=8))
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_an_interrupted_set_leaves_the_earlier_one(tmp_path, monkeypatch):
+    write_samples(make_samples(2), Files(tmp_path, ["a", "b"], fps=8))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clip_files, "write_grid", fail)
+    with pytest.raises(KeyboardInterrupt):
+        write_samples(make_samples(1), Files(tmp_path, ["c"], fps=8))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_file_names_are_safe_short_and_distinct(tmp_path):
+    names = [
+        "a" * 245,
+        "a" * 246,
+        "../../etc",
+        "a/b\nc\x00",
+        "日本" * 200,
+        "con",
+        "",
+        ".",
+        "b" * 9999,
+    ]
+    files = Files(tmp_path, names, fps=8)
+    assert len(set(files.videos)) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9.-]{1,150}", name) for name in files.videos)
+    assert files.videos[1][5:] != files.videos[2][5:], "a hash tells what was cut"
+    write_samples(make_samples(len(names)), files)
+    assert set(files.videos) < list_names(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "count, columns, side", [(3, 3, 30_000), (4, 1, 40_000), (2, 2, 16), (7, 3, 20_000)]
+)
+def test_a_grid_fits_into_a_gif(count, columns, side):
+    shown, wide = clip_files.choose_shown(count, columns, frame=(side, side), frames=1)
+    rows = -(-len(shown) // wide)
+    assert wide * (side + 2) <= 65_535
+    assert rows * (side + 2) <= 65_535
+    assert {i % columns for i in shown} == set(range(wide))
+    if side == 16:
+        assert (shown, wide) == (list(range(count)), columns)
+
+
+def test_a_place_is_tried_before_the_weights_are_read(workdir, tmp_path, monkeypatch):
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("work began")
+
+    monkeypatch.setattr(build, "load_sampler", load)
+    (tmp_path / "file").write_text("precious")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("é" * 200)):
+        with pytest.raises(ConfigError, match=r"folder .*\. Name another with --out DIR\.$"):
+            draw(workdir, out, "--num", 1)
+    with pytest.raises(ConfigError, match="cannot write into the folder /proc"):
+        draw(workdir, Path("/proc"), "--num", 1)
+    assert list_names(tmp_path) == {"file"}
 
 
 def test_schedules_come_from_flags_else_from_the_configuration():

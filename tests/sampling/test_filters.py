@@ -134,7 +134,7 @@ def test_greedy_takes_the_largest():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"temperature": 0.0}, "temperature 0.0: must be above 0"),
+        ({"temperature": 0.0}, "temperature 0.0: must be from 0.001 to 1000"),
         ({"temperature": float("nan")}, "temperature nan"),
         ({"top_k": -1}, "top_k -1: must be 0"),
         ({"top_p": 0.0}, "top_p 0.0: must be above 0"),

@@ -50,7 +50,7 @@ def test_impossible_intervals_are_refused(bounds):
 
 @pytest.mark.parametrize("end", [0.0, -1.0])
 def test_impossible_temperatures_are_refused(end):
-    with pytest.raises(ValueError, match="temperature_end .* must be above 0"):
+    with pytest.raises(ValueError, match="temperature_end .* must be from 0.001"):
         Filter(temperature_end=end)
 
 

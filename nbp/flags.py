@@ -1,0 +1,96 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Flags of the commands: numbers that have a range, and mistakes told in one line.
+
+    parser = Parser(prog="python -m nbp.sample", description=main.__doc__)
+    parser.add_argument("--num", type=COUNT)
+    parser.add_argument("--top_p", type=Real(0.0, 1.0, above=True))
+
+A number is written in ASCII digits: Python's `1_000`, digits of other scripts, `nan`, `inf` and
+spaces are none.
+"""
+
+import argparse
+import re
+from dataclasses import dataclass
+from typing import NoReturn
+
+from nbp.errors import ConfigError
+
+MOST = 2**31 - 1  # what an index of 32 bits can count
+SEEDS = 2**32  # `jax.random.key` takes a seed modulo this, so larger ones would repeat smaller ones
+LONGEST = 40  # characters of a number; no flag has use for more
+
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_REAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError for a wrong value, which `run_main` makes one line and exit code 2 of.
+
+    Missing flags end as ever: with the usage, and exit code 2 too.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        if not message.startswith("argument "):
+            super().error(message)
+        if message.endswith("expected one argument"):  # `-x` was taken for a flag
+            message += "; a value that begins with - is written with =, as in --label=-x"
+        raise ConfigError(message.removeprefix("argument "))
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from `low` to `high`; the `type` of a flag. Raises ArgumentTypeError."""
+
+    low: int = 0
+    high: int = MOST
+
+    def __call__(self, text: str) -> int:
+        if not _WHOLE.fullmatch(text) or len(text) > LONGEST:
+            raise argparse.ArgumentTypeError(f"{_quote(text)} is not {self}")
+        number = int(text)
+        if not self.low <= number <= self.high:
+            raise argparse.ArgumentTypeError(f"{text} is not {self}")
+        return number
+
+    def __str__(self) -> str:
+        return f"a whole number from {self.low} to {self.high}"
+
+
+@dataclass(frozen=True)
+class Real:
+    """A finite number from `low` to `high`; `above` leaves out the low end, `below` the high one.
+
+    The `type` of a flag. Raises ArgumentTypeError.
+    """
+
+    low: float
+    high: float
+    above: bool = False
+    below: bool = False
+
+    def __call__(self, text: str) -> float:
+        if not _REAL.fullmatch(text) or len(text) > LONGEST:
+            raise argparse.ArgumentTypeError(f"{_quote(text)} is not {self}")
+        number = float(text)
+        over = number > self.low if self.above else number >= self.low
+        under = number < self.high if self.below else number <= self.high
+        if not (over and under):
+            raise argparse.ArgumentTypeError(f"{text} is not {self}")
+        return number
+
+    def __str__(self) -> str:
+        low = f"above {self.low:g}" if self.above else f"from {self.low:g}"
+        return f"a number {low} {'to below' if self.below else 'to'} {self.high:g}"
+
+
+COUNT = Whole(1)  # things to make, of which there is at least one
+NATURAL = Whole(0)  # a number of things that may be none, or an index
+SEED = Whole(0, SEEDS - 1)
+SHARE = Real(0.0, 1.0)  # a probability or a part of a whole
+
+
+def _quote(text: str) -> str:
+    """The text in quotation marks, shortened."""
+    return repr(text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}...")
