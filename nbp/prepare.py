@@ -18,6 +18,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--split", type=int, default=1, help="ucf101: official split 1, 2 or 3")
     parser.add_argument("--validation", type=float, default=0.1, help="folder: share held out")
+    parser.add_argument(
+        "--split_folders",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="folder: whether train/, val/, test/ at the top are splits, not classes",
+    )
     parser.add_argument("--name", default="folder", help="folder: name of the dataset")
     parser.add_argument("--size", default="128", help="stored short side in pixels, or native")
     parser.add_argument("--squash", action="store_true", help="store size x size, aspect lost")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from nbp.data.annotations import (
-    UNLABELLED,
     Item,
     list_folder,
     list_kinetics,
@@ -91,10 +90,18 @@ def test_ucf101_faults(tmp_path):
     lists = write_lists(tmp_path / "a", trainlist01_txt="Cooking/a.avi 1\n", testlist01_txt="")
     with pytest.raises(DataError, match=r"trainlist01\.txt, line 1: 'Cooking/a\.avi' is in none"):
         list_ucf101(videos, lists, split=1)
-    lists = write_lists(
-        tmp_path / "b", trainlist01_txt="YoYo/v_YoYo_g01_c01.avi 1\n", testlist01_txt=""
-    )
-    with pytest.raises(DataError, match=r"none of the 1 listed files is among the 4 video files"):
+    lists = write_lists(tmp_path / "e", trainlist01_txt=f"{UCF[0]} 1\n", testlist01_txt="\n \n")
+    with pytest.raises(DataError, match=r"testlist01\.txt: no clip in the list"):
+        list_ucf101(videos, lists, split=1)
+    lists = write_lists(tmp_path / "c", trainlist01_txt="YoYo/v_Archery_g01_c01.avi 1\n")
+    with pytest.raises(DataError, match=r"line 1: the folder of .* is of another class than its"):
+        list_ucf101(videos, lists, split=1)
+    gone = "YoYo/v_YoYo_g01_c01.avi 1\n"
+    lists = write_lists(tmp_path / "d", trainlist01_txt=f"{UCF[0]} 1\n", testlist01_txt=gone)
+    with pytest.raises(DataError, match=r"none of the files listed for the split test is there"):
+        list_ucf101(videos, lists, split=1)
+    lists = write_lists(tmp_path / "b", trainlist01_txt=gone, testlist01_txt=gone)
+    with pytest.raises(DataError, match=r"none of the 2 listed files is among the 4 video files"):
         list_ucf101(videos, lists, split=1)
     with pytest.raises(DataError, match="no video files"):
         list_ucf101(touch(tmp_path / "empty", ["a.txt"]), lists, split=1)
@@ -104,9 +111,10 @@ def test_names_alone_do_not_match_in_other_folders(tmp_path):
     """clip.avi of one class must not stand in for the missing clip.avi of another."""
     videos = touch(tmp_path / "v", ["YoYo/clip.avi", "sub/Archery/clip.avi"])
     text = "YoYo/clip.avi 1\nArchery/clip.mp4 2\nHammering/clip.avi 3\n"
-    lists = write_lists(tmp_path / "l", trainlist01_txt=text, testlist01_txt="")
+    lists = write_lists(tmp_path / "l", trainlist01_txt=text, testlist01_txt="YoYo/clip.avi\n")
     listing = list_ucf101(videos, lists, split=1)
-    assert [item.path for item in listing.items] == ["YoYo/clip.avi", "sub/Archery/clip.avi"]
+    found = [item.path for item in listing.items if item.split == "train"]
+    assert found == ["YoYo/clip.avi", "sub/Archery/clip.avi"]
     assert [item.path for item in listing.missing] == ["Hammering/clip.avi"]
 
 
@@ -165,14 +173,10 @@ def test_kinetics_same_id_in_two_splits(tmp_path):
 
 
 def test_kinetics_folders_without_lists(tmp_path):
-    names = [f"train/yoga/{IDS[0]}.mp4", f"val/dancing/{IDS[1]}.mp4", f"test/{IDS[2]}.webm"]
+    names = [f"train/yoga/{IDS[0]}.mp4", f"val/dancing/{IDS[1]}.mp4"]
     listing = list_kinetics(touch(tmp_path / "v", names), None)
-    assert listing.labels == ("dancing", UNLABELLED, "yoga")
-    assert [(item.split, item.label) for item in listing.items] == [
-        ("train", 2),
-        ("validation", 0),
-        ("test", 1),
-    ]
+    assert listing.labels == ("dancing", "yoga")
+    assert [(item.split, item.label) for item in listing.items] == [("train", 1), ("validation", 0)]
     with pytest.raises(DataError, match="neither in train/, val/ nor test/"):
         list_kinetics(touch(tmp_path / "w", [f"yoga/{IDS[0]}.mp4"]), None)
 
