@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     from nbp.jobs.reencode import Recipe
 
     native = arguments.size == "native"
-    if not (native or arguments.size.isdecimal()):
+    if not (native or (arguments.size.isdecimal() and len(arguments.size) < 10)):
         raise ConfigError(f"--size {arguments.size!r}: give pixels, or native")
     if native and arguments.squash:
         raise ConfigError("--squash needs a --size in pixels")

@@ -175,7 +175,7 @@ def list_kinetics(videos: Path, annotations: Path | None) -> Listing:
         if not row.label:
             bare[row.source.rpartition(", line")[0] or row.source, row.split] += 1
     remarks = [
-        Finding("no label", name, split, detail=f"{count} clips without a class are left out")
+        Finding("no label", name, split, detail=f"no class; clips left out: {count}")
         for (name, split), count in bare.items()
     ]
     files = Files(found.paths, {row.label for row in rows})
