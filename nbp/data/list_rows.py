@@ -81,6 +81,10 @@ def read_table(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 )
             yield number, dict(zip(columns, cells, strict=True))
             continue
+        if "\r" in line:
+            raise DataError(
+                f"{where}: carriage returns without newlines end its lines. Save it with newlines"
+            )
         columns = [cell.lower() for cell in cells]
         if len(columns) == 1 and (found := re.search(r"[;\t|]", columns[0])):
             raise DataError(

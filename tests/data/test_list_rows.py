@@ -108,6 +108,7 @@ def test_headers_that_cannot_serve(tmp_path):
         (f"label,{HEAD}\n", "line 1: the column label is there twice"),
         (f"{HEAD}\n", "no clip in the list"),
         ("", "no clip in the list"),
+        (f"{HEAD}\r{GOOD}\r", "line 1: carriage returns without newlines"),
     ]:
         with pytest.raises(DataError, match=message):
             read_csv(tmp_path, text)
