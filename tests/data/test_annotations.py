@@ -342,7 +342,8 @@ def test_a_file_listed_with_two_classes_counts_for_the_first_one(tmp_path):
     assert listing.labels == ("dancing", "yoga")
     assert remarks(listing) == [("two labels", clip, "train", "dancing")]
     detail = listing.remarks[0].detail
-    assert "line 3; " in detail and "line 2 says 'yoga'" in detail
+    assert "line 3; " in detail
+    assert "line 2 says 'yoga'" in detail
 
 
 def test_the_class_of_train_counts_where_another_split_says_another(tmp_path):
@@ -365,7 +366,8 @@ def test_a_file_that_may_be_two_listed_clips_is_none_of_them(tmp_path):
     assert listing.remarks[0].detail.endswith(
         f"{IDS[0]}.mp4 may be {IDS[0]}_000001, {IDS[0]}_000050"
     )
-    assert listing.missing == () and listing.unlisted == ()
+    assert listing.missing == ()
+    assert listing.unlisted == ()
 
 
 def test_a_namesake_is_missing_whether_or_not_its_own_class_is_listed(tmp_path):
@@ -409,7 +411,8 @@ def test_a_split_of_which_nothing_is_there(tmp_path):
 )
 def test_folders_named_after_splits_are_splits_where_the_classes_are_the_same(tmp_path, names):
     listing = list_folder(touch(tmp_path / "videos", names), validation=0.1)
-    assert listing.splits[0] == "train" and len(listing.splits) == len({n[:3] for n in names})
+    assert listing.splits[0] == "train"
+    assert len(listing.splits) == len({n[:3] for n in names})
     for item in listing.items:
         top, *rest = item.path.split("/")
         assert item.split[:3] == top.lower()[:3]

@@ -59,8 +59,11 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path):
 @pytest.mark.parametrize("char", [*BREAKS, "\n", "\x00", "\x1b", "\x7f", os.fsdecode(b"\xe9")])
 def test_names_of_any_bytes_are_shown_on_one_line(char):
     shown = escape_name(f"Übung{char}3")
-    assert shown.encode() and shown.splitlines() == [shown] and shown.isprintable()
-    assert shown.startswith("Übung\\") and shown.endswith("3")
+    assert shown.encode()
+    assert shown.splitlines() == [shown]
+    assert shown.isprintable()
+    assert shown.startswith("Übung\\")
+    assert shown.endswith("3")
 
 
 def test_escaped_labels_stay_different_for_a_reader_that_strips():

@@ -76,7 +76,8 @@ def test_malformed_tables_are_one_line_with_file_and_line(tmp_path, lines, messa
     with pytest.raises(DataError, match=message) as caught:
         read_csv(tmp_path, "\n".join([HEAD, *lines]))
     assert str(caught.value).startswith(f"{tmp_path}/list_train.csv, line ")
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("wrong", [";", "\t", "|"])
