@@ -120,7 +120,7 @@ def _split_cells(line: str, where: str) -> list[str]:
 def read_kinetics(folder: Path) -> list[Row]:
     """The rows of every csv list in the folder, or if there is none of every txt list."""
     if not os.path.isdir(folder):
-        raise DataError(f"{folder}: no such folder. Check --annotations.")
+        raise DataError(f"{folder}: no such folder. Give the folder of the lists: --annotations.")
     tables = _glob(folder, ".csv")
     readers: list[tuple[Path, Callable[[Path], Iterator[Row]]]]
     readers = [(path, _read_csv_rows) for path in tables]
