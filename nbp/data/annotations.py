@@ -17,18 +17,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
-from nbp.data.class_names import ORDER, find_split, normalise_name, unify_names
+from nbp.data.class_names import ORDER, find_split, unify_names
 from nbp.data.files import VideoError, escape_name
 from nbp.data.list_rows import Row, read_kinetics, read_paths, rows_of_folders
 from nbp.data.listed_files import UCF_NAME, Files, tells_clips_apart
 from nbp.data.prompts import load_prompts
 from nbp.data.sources import find_files, is_held_out, natural_key
+from nbp.data.split_folders import SplitFolders, has_split_folders
 from nbp.errors import ConfigError, DataError
-
-# Whether the folders train/, val/, ... of a folder of videos are splits; auto: decided by a look.
-SplitFolders = Literal["auto", "yes", "no"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def list_folder(
     if not 0 <= validation < 1:
         raise ConfigError(f"--validation {validation:g}: a share of the files, 0 .. below 1")
     found = _find(videos)
-    if _has_split_folders(videos, found.paths, split_folders):
+    if has_split_folders(videos, found.paths, split_folders):
         own = videos.resolve().name or "videos"
         rows = [
             Row(row.path, row.split, row.label or own, row.source)
@@ -300,9 +297,9 @@ def _join(names: Iterable[str]) -> str:
 
 def _clip_of(row: Row) -> str:
     """What is the same for two rows of one clip."""
-    path = PurePosixPath(row.path)
     if row.youtube:
         return row.path
+    path = PurePosixPath(row.path)
     return path.stem if tells_clips_apart(path.stem) else str(path.with_suffix(""))
 
 
@@ -322,37 +319,6 @@ def _compare_splits(
         for only in seen[name]
         for others in [[split for split in splits if split != only]]
     ]
-
-
-def _has_split_folders(videos: Path, paths: Sequence[str], wanted: SplitFolders) -> bool:
-    """Whether the folders at the top are splits. Raises ConfigError where a look cannot tell."""
-    if wanted == "no":
-        return False
-    tops = sorted({path.split("/")[0] for path in paths if "/" in path})
-    stray = next((path for path in paths if find_split(path.split("/")[0]) is None), None)
-    if wanted == "yes":
-        if stray is not None or any("/" not in path for path in paths):
-            first = next((path for path in paths if "/" not in path), stray)
-            raise ConfigError(
-                f"--split_folders yes: {escape_name(str(first))!r} is neither in train/, val/ nor "
-                f"test/ of {videos}. Move it, or use --split_folders no"
-            )
-        if not any(find_split(top) == "train" for top in tops):
-            raise ConfigError(f"--split_folders yes: {videos} has no folder train")
-        return True
-    if not tops or any("/" not in path for path in paths) or stray is not None:
-        return False
-    classes: dict[str, set[str]] = {}
-    for path in paths:
-        parts = PurePosixPath(path).parts
-        label = normalise_name(parts[1]) if len(parts) > 2 else ""
-        classes.setdefault(find_split(parts[0]) or "", set()).add(label)
-    if len(classes) > 1 and "train" in classes and len(set(map(frozenset, classes.values()))) == 1:
-        return True
-    raise ConfigError(
-        f"{videos} holds the folders {', '.join(tops)}: are they splits (with differing classes) "
-        "or classes? Say --split_folders yes, or --split_folders no"
-    )
 
 
 def _check_share(videos: Path, items: Sequence[Item], validation: float) -> None:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of classes and splits as people write them: several spellings of one name."""
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,7 @@ SPLITS = {
 ORDER = ("train", "validation", "test")
 
 
+@functools.lru_cache(2**16)
 def normalise_name(name: str) -> str:
     """What the spellings of a class share: letters regardless of case, form and underscores."""
     text = unicodedata.normalize("NFKC", name.replace("_", " "))

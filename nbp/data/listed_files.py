@@ -11,7 +11,6 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from nbp.data.class_names import find_split, normalise_name
 from nbp.data.list_rows import Row
@@ -50,7 +49,7 @@ class Files:
         self._has_class_folders = any(normalise_name(_parent(path)) in known for path in paths)
         for path in paths:
             self._composed.setdefault(_compose(path), []).append(path)
-            stem = PurePosixPath(path).stem
+            stem = _stem(path)
             self._stems.setdefault(_compose(stem), []).append(path)
             self._clips.setdefault(stem, []).append(_Clip(path, None))
             if match := _TIMED.fullmatch(stem):
@@ -67,13 +66,13 @@ class Files:
             return (path,)
         if exact := self._composed.get(_compose(path)):
             return tuple(exact)
-        places = self._stems.get(_compose(PurePosixPath(path).stem), [])
+        places = self._stems.get(_compose(_stem(path)), [])
         fitting = [place for place in places if self._may_be(place, path, split, label)]
-        folders = PurePosixPath(path).parts[:-1]
-        shared = {p: _shared_end(PurePosixPath(p).parts[:-1], folders) for p in fitting}
-        fitting = [p for p in fitting if shared[p] == max(shared.values())]
-        name = _compose(PurePosixPath(path).name)
-        return _prefer(fitting, [p for p in fitting if _compose(PurePosixPath(p).name) == name])
+        shared = {place: _shared_end(place, path) for place in fitting}
+        most = max(shared.values(), default=0)
+        fitting = [p for p in fitting if shared[p] == most]
+        name = _compose(path.rpartition("/")[2])
+        return _prefer(fitting, [p for p in fitting if _compose(p.rpartition("/")[2]) == name])
 
     def find_clip(self, row: Row) -> tuple[str, ...]:
         """The file of a clip of a YouTube video; its seconds, in any notation, must agree."""
@@ -102,7 +101,7 @@ class Files:
         return tuple(found) if unique and not self._is_of_other_class(found[0], row.label) else ()
 
     def _may_be(self, place: str, path: str, split: str, label: str) -> bool:
-        stem = PurePosixPath(path).stem
+        stem = _stem(path)
         if UCF_NAME.fullmatch(stem):
             return True  # the name tells the class
         if self._is_of_other_split(place, split):
@@ -132,12 +131,18 @@ def _compose(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+# With strings: paths are made of / here, there are millions, and pathlib takes ten times as long.
 def _parent(path: str) -> str:
-    return PurePosixPath(path).parent.name
+    return path.rpartition("/")[0].rpartition("/")[2]
+
+
+def _stem(path: str) -> str:
+    name = path.rpartition("/")[2]
+    return name.rpartition(".")[0] or name
 
 
 def _split_of(path: str) -> str | None:
-    folders = (find_split(part) for part in PurePosixPath(path).parts[:-1])
+    folders = (find_split(part) for part in path.split("/")[:-1])
     return next((split for split in folders if split), None)
 
 
@@ -149,10 +154,11 @@ def _prefer(found: Iterable[str], better: Sequence[str]) -> tuple[str, ...]:
     return tuple(better) or tuple(found)
 
 
-def _shared_end(first: Sequence[str], second: Sequence[str]) -> int:
+def _shared_end(first: str, second: str) -> int:
     """How many folder names two paths share, counted from the file upwards."""
     shared = 0
-    for a, b in zip(reversed(first), reversed(second), strict=False):
+    pairs = zip(first.split("/")[-2::-1], second.split("/")[-2::-1], strict=False)
+    for a, b in pairs:
         if _compose(a) != _compose(b):
             break
         shared += 1

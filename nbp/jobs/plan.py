@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Literal, assert_never
 
 from nbp.data import annotations as lists
-from nbp.data.annotations import Finding, Item, Listing, SplitFolders
+from nbp.data.annotations import Finding, Item, Listing
 from nbp.data.durable import sync
 from nbp.data.files import VideoError, escape_name
 from nbp.data.records import VERSION, shard_name
+from nbp.data.split_folders import SplitFolders
 from nbp.errors import ConfigError, DataError
 from nbp.jobs.findings import summarize
 from nbp.jobs.locks import find_held
