@@ -35,6 +35,15 @@ def find_split(name: str) -> str | None:
     return SPLITS.get(name.strip().lower())
 
 
+def find_split_above(path: str) -> str | None:
+    """The split that the folders of a path tell: the one at the top, else the nearest."""
+    folders = path.split("/")[:-1]
+    for folder in (*folders[:1], *reversed(folders)):
+        if (split := find_split(folder)) is not None:
+            return split
+    return None
+
+
 def find_split_in(stem: str) -> str | None:
     """The split that a file's name tells: `k600_train`, `val.part2`."""
     words = re.split(r"[^a-z]+", stem.lower())

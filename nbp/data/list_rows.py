@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from nbp.data.class_names import find_split, find_split_in
+from nbp.data.class_names import find_split, find_split_above, find_split_in
 from nbp.data.files import escape_name, read_lines
 from nbp.errors import DataError
 
@@ -191,14 +191,12 @@ def _read_time(cells: dict[str, str], name: str, where: str) -> float | None:
 
 def _read_txt_rows(file: Path) -> Iterator[Row]:
     for number, path, label in read_paths(file):
-        parts = PurePosixPath(path).parts
-        folders = [find_split(part) for part in parts[:-1]]
-        split = next((name for name in folders if name), None) or find_split_in(file.stem)
+        split = find_split_above(path) or find_split_in(file.stem)
         where = f"{file}, line {number}"
         if split is None:
             raise DataError(f"{where}: {escape_name(path)!r} tells no split, nor does the list")
-        parent = PurePosixPath(path).parent.name if folders and not folders[-1] else ""
-        yield Row(path, split, parent or label, where)
+        parent = PurePosixPath(path).parent.name
+        yield Row(path, split, (parent if not find_split(parent) else "") or label, where)
 
 
 def rows_of_folders(paths: Sequence[str]) -> Iterator[Row]:
@@ -208,7 +206,7 @@ def rows_of_folders(paths: Sequence[str]) -> Iterator[Row]:
         split = find_split(parts[0]) if len(parts) > 1 else None
         if split is None:
             raise DataError(
-                f"{path}: neither in train/, val/ nor test/. Give the annotation files of "
-                "Kinetics-600 with --annotations, or use `nbp.prepare folder`."
+                f"{escape_name(path)}: neither in train/, val/ nor test/. Give the annotation "
+                "files of Kinetics-600 with --annotations, or use `nbp.prepare folder`."
             )
         yield Row(path, split, parts[1] if len(parts) > 2 else "", f"{parts[0]}/")

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from nbp.data.class_names import find_split, normalise_name
+from nbp.data.class_names import find_split, find_split_above, normalise_name
 from nbp.data.list_rows import Row
 
 UCF_NAME = re.compile(r"v_(?P<label>\w+)_(?P<group>g\d+)_c\d+")
@@ -83,7 +83,7 @@ class Files:
         clips = timed or clips
         ends = [c for c in clips if c.times and c.times[1] == row.end]
         found = [c.path for c in ends or clips]
-        found = _prefer(found, [p for p in found if _split_of(p) == row.split])
+        found = _prefer(found, [p for p in found if find_split_above(p) == row.split])
         label = normalise_name(row.label)
         return _prefer(found, [p for p in found if normalise_name(_parent(p)) == label])
 
@@ -123,7 +123,7 @@ class Files:
         return normalise_name(own) != normalise_name(label)
 
     def _is_of_other_split(self, place: str, split: str) -> bool:
-        return _split_of(place) not in (None, split)
+        return find_split_above(place) not in (None, split)
 
 
 def _compose(name: str) -> str:
@@ -139,11 +139,6 @@ def _parent(path: str) -> str:
 def _stem(path: str) -> str:
     name = path.rpartition("/")[2]
     return name.rpartition(".")[0] or name
-
-
-def _split_of(path: str) -> str | None:
-    folders = (find_split(part) for part in path.split("/")[:-1])
-    return next((split for split in folders if split), None)
 
 
 def _agrees(clip: _Clip, row: Row) -> bool:

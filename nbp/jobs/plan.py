@@ -18,7 +18,7 @@ from typing import Any, Literal, assert_never
 
 from nbp.data import annotations as lists
 from nbp.data.annotations import Finding, Item, Listing
-from nbp.data.durable import sync
+from nbp.data.durable import full_disk_named, sync
 from nbp.data.files import VideoError, escape_name
 from nbp.data.records import VERSION, shard_name
 from nbp.data.split_folders import SplitFolders
@@ -236,7 +236,8 @@ def _write_plan(file: Path, plan: Plan) -> None:
         "skipped": listing.skipped,
     }
     part = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    part.write_text(json.dumps(data) + "\n", encoding="ascii")
+    with full_disk_named(part):
+        part.write_text(json.dumps(data) + "\n", encoding="ascii")
     try:
         os.link(part, file)
     except FileExistsError:  # another machine was first: its plan counts

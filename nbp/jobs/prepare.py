@@ -16,7 +16,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from nbp.data.durable import sync, write_text
+from nbp.data.durable import full_disk_named, sync, write_text
 from nbp.data.files import VideoError, name_text
 from nbp.data.records import PREPARED, RecordSource, shard_name, write_metadata
 from nbp.errors import ConfigError, DataError, Preempted
@@ -64,7 +64,8 @@ def prepare_dataset(request: PrepareRequest, report: Callable[[str], None] = pri
         if not free:
             report("another machine finishes the dataset")
         else:
-            _finish(request, plan, report)
+            with full_disk_named(request.work / ".none"):
+                _finish(request, plan, report)
     return request.target
 
 

@@ -467,3 +467,25 @@ def test_hidden_and_system_entries_are_counted(tmp_path):
     names = ["a/1.mp4", "@eaDir/x.mp4/SYNO.mp4", "a/.DS_Store", "a/._1.mp4", "lost+found/2.mp4"]
     listing = list_folder(touch(tmp_path / "v", names), validation=0.0)
     assert (listing.labels, listing.skipped) == (("a",), 4)
+
+
+def test_the_split_of_a_path_is_that_of_the_top_or_the_nearest_folder(tmp_path):
+    names = ["data/test/k600/train/yoga/a.mp4", "val/train/b.mp4", "x/val/yoga/c.mp4"]
+    text = "/data/test/k600/train/yoga/a.mp4\nval/train/b.mp4\tyoga\nx/val/yoga/c.mp4\n"
+    listing = list_kinetics(touch(tmp_path / "v", names), write_lists(tmp_path / "l", a_txt=text))
+    assert [(i.path, i.split) for i in listing.items] == [
+        (names[0], "train"),
+        (names[1], "validation"),
+        (names[2], "validation"),
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_ucf101_lists_with_a_byte_order_mark(tmp_path, encoding):
+    lists = tmp_path / "ucfTrainTestlist"
+    lists.mkdir()
+    for name, text in (("train", f"{UCF[0]} 1\r\n{UCF[3]} 101\r\n"), ("test", f"{UCF[1]}\r\n")):
+        (lists / f"{name}list01.txt").write_bytes(text.encode(encoding))
+    listing = list_ucf101(touch(tmp_path / "v", UCF), tmp_path, split=1)
+    assert [item.path for item in listing.items] == [UCF[0], UCF[3], UCF[1]]
+    assert listing.missing == ()
