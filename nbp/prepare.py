@@ -18,6 +18,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--split", type=int, default=1, help="ucf101: official split 1, 2 or 3")
     parser.add_argument("--validation", type=float, default=0.1, help="folder: share held out")
+    parser.add_argument(
+        "--split_folders",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="folder: whether train/, val/, test/ at the top are splits, not classes",
+    )
     parser.add_argument("--name", default="folder", help="folder: name of the dataset")
     parser.add_argument("--size", default="128", help="stored short side in pixels, or native")
     parser.add_argument("--squash", action="store_true", help="store size x size, aspect lost")
@@ -42,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     from nbp.jobs.reencode import Recipe
 
     native = arguments.size == "native"
-    if not (native or arguments.size.isdecimal()):
+    if not (native or (arguments.size.isdecimal() and len(arguments.size) < 10)):
         raise ConfigError(f"--size {arguments.size!r}: give pixels, or native")
     if native and arguments.squash:
         raise ConfigError("--squash needs a --size in pixels")

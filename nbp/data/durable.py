@@ -76,10 +76,16 @@ def check_writable_file(path: Path, remedy: str = "Name another file.") -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Waits until a file, or the names in a folder, are on the disk.
+
+    File systems without that promise for a folder (SMB, FUSE) refuse; nothing is lost but it.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS):
+            raise
     finally:
         os.close(handle)
 

@@ -27,7 +27,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from nbp.data.coding import decode_clip
-from nbp.data.files import VideoError
+from nbp.data.files import VideoError, escape_label, escape_name
 from nbp.data.tf_example import find_example_class
 from nbp.data.transforms import (
     Fit,
@@ -46,17 +46,13 @@ VERSION = "1.0.0"
 FORMAT = "array_record"
 # Written last into a finished dataset: what it was prepared from, and the hash of each file.
 PREPARED = "prepare.json"
+_LABELS = "label.labels.txt"
 _FEATURES = ("video", "label", "path", "fps", "frames", "height", "width", "sha256")
 
 
 def shard_name(name: str, split: str, shard: int, shards: int) -> str:
     """The file name that TFDS expects."""
     return f"{name}-{split}.{FORMAT}-{shard:05d}-of-{shards:05d}"
-
-
-def escape_path(path: str) -> str:
-    """The path as text: file names may hold any bytes, and an escape is better than no name."""
-    return os.fsencode(path).decode("utf8", "backslashreplace").replace("\n", "\\n")
 
 
 def open_writer(path: Path) -> ArrayRecordWriter:
@@ -92,7 +88,7 @@ def serialize_record(clip: bytes, info: VideoInfo, *, label: int, path: str, sha
 
     data("video", clip)
     integer("label", label)
-    data("path", escape_path(path).encode())
+    data("path", escape_name(path).encode())
     example.features.feature["fps"].float_list.value.append(info.fps)
     integer("frames", info.frames)
     integer("height", info.height)
@@ -115,7 +111,7 @@ def write_metadata(
     features = tfds.features.FeaturesDict(
         {
             "video": tfds.features.Tensor(shape=(), dtype=np.object_),
-            "label": tfds.features.ClassLabel(names=[escape_path(label) for label in labels]),
+            "label": tfds.features.ClassLabel(names=[escape_label(label) for label in labels]),
             "path": tfds.features.Text(),
             "fps": tfds.features.Scalar(np.float32),
             "frames": tfds.features.Scalar(np.int32),
@@ -144,6 +140,10 @@ def write_metadata(
             data_dir=folder, dataset_name=name, filetype_suffix=FORMAT
         ),
         check_data=False,  # that would need TensorFlow
+    )
+    # TFDS writes it in the encoding of the locale; the place is where it looks for it.
+    (directory / _LABELS).write_text(
+        "".join(f"{escape_label(label)}\n" for label in labels), encoding="utf8", newline=""
     )
 
 
@@ -265,8 +265,7 @@ def _read_layout(directory: Path, split: str) -> _Layout:
         name = described["name"]
         splits = {item["name"]: item for item in described.get("splits", ())}
         lengths = {key: tuple(map(int, item["shardLengths"])) for key, item in splits.items()}
-        labels = (directory / "label.labels.txt").read_text(encoding="utf8")
-        labels = labels.removesuffix("\n").split("\n")
+        labels = _read_labels(directory)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{directory}: a TFDS dataset, but not one that nbp.prepare wrote ({error!r}). Prepare "
@@ -291,6 +290,16 @@ def _read_layout(directory: Path, split: str) -> _Layout:
     if prepared.is_file():  # the hashes of the files
         digest.update(prepared.read_bytes())
     return _Layout(name, tuple(labels), files, shards, "records-" + digest.hexdigest()[:16])
+
+
+def _read_labels(directory: Path) -> list[str]:
+    """The names of the classes: as they are where nbp.prepare noted them, else as TFDS has them."""
+    if (directory / PREPARED).is_file():
+        noted = json.loads((directory / PREPARED).read_text(encoding="utf8")).get("labels")
+        if noted is not None:
+            return list(noted)
+    with (directory / _LABELS).open(encoding="utf8", newline="") as file:  # only \n ends a name
+        return file.read().removesuffix("\n").split("\n")
 
 
 def _say_what_is_there(directory: Path) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from typing import Any, Literal, Protocol, assert_never, runtime_checkable
 
 import numpy as np
 
-from nbp.data.files import VideoError
+from nbp.data.files import VideoError, escape_name
 from nbp.data.video import VideoInfo, probe_video, resample_frames, too_short
 from nbp.errors import DataError
 
@@ -149,11 +150,10 @@ class BadVideos:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.COLUMNS)
-        writer.writerows((error.path, error.reason, error.detail) for error in self)
+        writer.writerows(map(escape_name, (e.path, e.reason, e.detail)) for e in self)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")
-        # File names may hold any bytes; an escape is better than no list.
-        part.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace")
+        part.write_text(text.getvalue(), encoding="utf-8")
         os.replace(part, self.file)
 
     def summarize(self) -> str:
@@ -182,23 +182,25 @@ def scan_folder(
     """Finds and probes every video below `root` and splits the usable ones.
 
     The order is natural ("clip2" before "clip10") and the same everywhere. Hidden files and
-    folders and other suffixes are ignored; a folder reached twice through links counts once.
+    folders, those of the system and other suffixes are ignored; a folder reached twice through
+    links counts once; one that cannot be listed is among the unusable files.
     bad_videos: CSV file for the list of unusable files. progress: called with (done, all) files.
     Raises `DataError` for a missing or empty folder, for one without a usable video, and for a
     split that would be empty.
     """
     root = Path(root)
-    found = find_files(root)
+    errors: list[VideoError] = []
+    found = find_files(root, errors.append)
     if not found:
+        closed = f" that can be read ({errors[0]})" if errors else ""
         raise DataError(
-            f"{root}: no video files in it. Put videos ({', '.join(VIDEO_SUFFIXES)}) into it, one "
-            "sub-folder per class."
+            f"{root}: no video files in it{closed}. Put videos ({', '.join(VIDEO_SUFFIXES)}) into "
+            "it, one sub-folder per class."
         )
     labels = tuple(sorted({label for _, label in found}, key=natural_key))
     ids = {label: number for number, label in enumerate(labels)}
     bad = BadVideos(bad_videos)
     files: list[VideoFile] = []
-    errors: list[VideoError] = []
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         probes = pool.map(lambda item: _probe(root, item[0], ids[item[1]], spec), found)
         for done, probe in enumerate(probes, start=1):
@@ -273,21 +275,35 @@ def natural_key(name: str) -> tuple[Any, ...]:
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
 
 
+# Folders of file systems, storage devices and archivers; hidden ones begin with a point.
+_SYSTEM_FOLDERS = (
+    "@eadir",
+    "#recycle",
+    "@recycle",
+    "@recently-snapshot",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "__macosx",
+)
+_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+
+
 def find_files(
     root: Path,
     on_error: Callable[[VideoError], None] | None = None,
     *,
     suffixes: tuple[str, ...] = VIDEO_SUFFIXES,
+    on_skip: Callable[[str], None] | None = None,
 ) -> list[tuple[str, str]]:
     """(path below the root with /, class name) of every candidate file, in natural order.
 
     suffixes: of the files, in lower case; those of videos by default.
-    on_error: called for a folder that cannot be listed; without it that raises `DataError`.
+    on_error: called for a folder below the root that cannot be listed; without it that raises
+        `DataError`, as it always does for the root.
+    on_skip: called with the path of every entry that is hidden or of the system, so not a user's.
     """
-    if not root.exists():
-        raise DataError(f"{root}: no such folder. Check the path.")
-    if not root.is_dir():
-        raise DataError(f"{root}: not a folder. Give the folder that holds the files.")
+    _check_root(root)
     own_class = root.resolve().name or "videos"
     found: list[tuple[str, str]] = []
     visited: set[str] = set()
@@ -300,19 +316,36 @@ def find_files(
         try:
             entries = list(os.scandir(folder))
         except OSError as error:
-            if on_error is not None:
+            if on_error is not None and below:
                 on_error(VideoError(folder, "unreadable", error.strerror or str(error)))
                 return
             raise DataError(
                 f"{folder}: cannot be listed ({error.strerror}). Give read access to it."
             ) from None
         for entry in sorted(entries, key=lambda entry: natural_key(entry.name)):
-            if entry.name.startswith("."):
-                continue
-            if os.path.isdir(entry.path):  # unlike entry.is_dir(), False for a link to itself
+            if _is_of_system(entry.name):
+                if on_skip is not None:
+                    on_skip(entry.path)
+            elif os.path.isdir(entry.path):  # unlike entry.is_dir(), False for a link to itself
                 walk(entry.path, (*below, entry.name))
             elif entry.name.lower().endswith(suffixes):
                 found.append(("/".join((*below, entry.name)), below[0] if below else own_class))
 
     walk(os.fspath(root), ())
     return found
+
+
+def _is_of_system(name: str) -> bool:
+    return name.startswith(".") or name.lower() in (*_SYSTEM_FOLDERS, *_SYSTEM_FILES)
+
+
+def _check_root(root: Path) -> None:
+    try:
+        kind = os.stat(root).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{root}: no such folder. Check the path.") from None
+    except (OSError, ValueError) as error:
+        detail = getattr(error, "strerror", None) or error
+        raise DataError(f"{root}: cannot be read ({detail}). Check the path.") from None
+    if not stat.S_ISDIR(kind):
+        raise DataError(f"{root}: not a folder. Give the folder that holds the files.")

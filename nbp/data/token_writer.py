@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from nbp.data.durable import full_disk_named, sync, write_text
+from nbp.data.files import escape_label
 from nbp.data.tokens import FORMAT, NAME, PROVENANCE, VERSION, WORK, Shard, choose_dtype
 from nbp.errors import ConfigError
 from nbp.shapes import Int
@@ -228,7 +229,7 @@ class CacheWriter:
                     dtype=choose_dtype(self.plan["codes"]),
                     encoding=features.Encoding.BYTES,
                 ),
-                "label": features.ClassLabel(names=self.plan["labels"]),
+                "label": features.ClassLabel(names=[*map(escape_label, self.plan["labels"])]),
                 "path": features.Text(),
                 "crop": np.int32,
             }

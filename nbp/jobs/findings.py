@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from nbp.data.annotations import Listing, ucf_group
-from nbp.data.records import escape_path
+from nbp.data.annotations import Finding, Listing, ucf_group
+from nbp.data.files import escape_name
 
 # Every heading of the report, in its order, with what it means. docs/data.md says what to do.
 HEADINGS = {
     "missing": "listed, but there is no such file",
+    "ambiguous": "listed, but it cannot be told which file it is",
+    "no label": "a list or folder that tells no class for its clips",
     "vanished": "found at first, gone when its turn came",
     "unreadable": "the file or folder cannot be read",
     "zero bytes": "the file is empty",
@@ -24,13 +26,23 @@ HEADINGS = {
     "too short": "fewer frames than --min_frames at --fps",
     "decoder crashed": "the decoder ended its process",
     "timed out": "decoding took longer than --timeout",
+    "two labels": "listed with another class too; it counts for the one that is listed first",
+    "class spelled twice": "another spelling of the name of a class",
+    "class in one split": "only one of the splits has the class",
     "duplicate": "another file of the same split has the same content; both are kept",
     "overlap": "a file of another split has the same content; both are kept",
     "group overlap": "clips cut from the same video are in train and in test; all are kept",
     "unlisted": "no list names the file",
 }
 # Kept in the dataset; every other heading leaves the file out.
-KEPT = ("duplicate", "overlap", "group overlap")
+KEPT = (
+    "two labels",
+    "class spelled twice",
+    "class in one split",
+    "duplicate",
+    "overlap",
+    "group overlap",
+)
 SHOWN = 20
 
 
@@ -47,17 +59,6 @@ class Outcome:
     frames: int = 0
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report."""
-
-    heading: str
-    path: str
-    split: str = ""
-    label: str = ""
-    detail: str = ""
-
-
 def collect_findings(
     listing: Listing, outcomes: Sequence[Outcome], *, groups: bool
 ) -> list[Finding]:
@@ -66,6 +67,7 @@ def collect_findings(
     found = [
         Finding("missing", item.path, item.split, names[item.label]) for item in listing.missing
     ]
+    found += listing.remarks
     found += [Finding("unlisted", path) for path in listing.unlisted]
     found += [Finding(e.reason, e.path, detail=e.detail) for e in listing.unreadable]
     found += [
@@ -124,10 +126,12 @@ def format_report(
     writer.writerow(("heading", "split", "class", "path", "detail"))
     for finding in findings:
         row = (finding.heading, finding.split, finding.label, finding.path, finding.detail)
-        writer.writerow([escape_path(cell) for cell in row])
+        writer.writerow([escape_name(cell) for cell in row])
+    passed = f"{listing.skipped} hidden entries and folders of the system are passed over."
     sections = [
         f"# Preparation of {name}",
         _describe_splits(listing, outcomes, findings),
+        *([passed] if listing.skipped else []),
         _describe_findings(findings),
         _describe_classes(listing, outcomes),
     ]
@@ -156,6 +160,7 @@ def _describe_splits(
     for outcome in outcomes:
         frames[outcome.split] += outcome.frames
     listed = Counter(item.split for item in (*listing.items, *listing.missing))
+    listed.update(remark.split for remark in listing.remarks if remark.heading == "ambiguous")
     rows: list[Sequence[object]] = [("split", "listed", "in the dataset", "frames", "left out")]
     for split in listing.splits:
         left_out = [f for f in findings if f.split == split and f.heading not in KEPT]
@@ -174,7 +179,7 @@ def _describe_findings(findings: Sequence[Finding]) -> str:
         if not of_it:
             continue
         lines = [
-            f"* `{escape_path(f.path)}`" + (f": {escape_path(f.detail)}" if f.detail else "")
+            f"* `{escape_name(f.path)}`" + (f": {escape_name(f.detail)}" if f.detail else "")
             for f in of_it
         ]
         if of_it[SHOWN:]:
@@ -192,5 +197,5 @@ def _describe_classes(listing: Listing, outcomes: Sequence[Outcome]) -> str:
         for split in listing.splits:
             have, of = usable[label, split], listed[label, split]
             cells.append(str(have) if have == of else f"{have} of {of}")
-        rows.append((escape_path(name), *cells))
+        rows.append((escape_name(name), *cells))
     return "## Clips per class\n\n" + _table(rows)

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from nbp.config import Config
 from nbp.data import prompts
-from nbp.errors import CheckpointError, ConfigError
+from nbp.data.files import read_lines
+from nbp.errors import CheckpointError, ConfigError, DataError
 from nbp.interop import official
 from nbp.jobs.workdir import read_config
 from nbp.layout import Box, LatentGrid, Opening, resolve_block
@@ -131,10 +132,10 @@ def find_labels(request: ConvertRequest, prompt: Prompt) -> tuple[str, ...]:
     if request.labels is None:
         raise ConfigError("this generator has label prompts: name its classes with --labels FILE")
     try:
-        lines = request.labels.read_text(encoding="utf8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--labels {request.labels}: {error}") from error
-    return tuple(line.strip() for line in lines if line.strip())
+        lines = read_lines(request.labels)
+    except DataError as error:
+        raise ConfigError(f"--labels {error}") from error
+    return tuple(line.strip(" \t") for line in lines if line.strip(" \t"))
 
 
 def describe_generator(

@@ -9,24 +9,32 @@ that a file that appears or vanishes meanwhile changes no shard.
 import contextlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
 from nbp.data import annotations as lists
-from nbp.data.annotations import Item, Listing
-from nbp.data.files import VideoError
-from nbp.data.records import VERSION
+from nbp.data.annotations import Finding, Item, Listing
+from nbp.data.durable import full_disk_named, sync
+from nbp.data.files import VideoError, escape_name
+from nbp.data.records import VERSION, shard_name
+from nbp.data.split_folders import SplitFolders
 from nbp.errors import ConfigError, DataError
-from nbp.jobs.reencode import Recipe
+from nbp.jobs.findings import summarize
+from nbp.jobs.locks import find_held
+from nbp.jobs.reencode import MAX_WORKERS, Recipe, check_number, check_timeout
 from nbp.jobs.shards import Shard, split_shards
 
 Kind = Literal["ucf101", "k600", "folder"]
 FORMAT = 1  # of the plan and of prepare.json
 # In the work folder: a finished dataset is being replaced at the user's wish.
 REPLACING = "replacing"
+MAX_SHARD = 10**6  # files
+# What TFDS takes; and the names of record files are longer by some 40 characters.
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class PrepareRequest:
     name: str = "folder"
     split: int = 1
     validation: float = 0.1
+    split_folders: SplitFolders = "auto"
     shard_size: int = 256
     shard: tuple[int, int] = (0, 1)
     workers: int = 1
@@ -54,10 +63,18 @@ class PrepareRequest:
             raise ConfigError(f"--shard {i}/{n}: machine i of n is numbered 0 .. n - 1")
         if self.restart and n > 1:
             raise ConfigError("--restart and --shard: restart on one machine, then add the others")
-        if self.shard_size < 1:
-            raise ConfigError(f"--shard_size {self.shard_size}; allowed: 1 or more")
-        if not self.name.replace("_", "").isalnum() or self.name != self.name.lower():
-            raise ConfigError(f"--name {self.name!r}: use lower-case letters, digits and _")
+        check_number("shard_size", self.shard_size, 1, MAX_SHARD)
+        check_number("workers", self.workers, 1, MAX_WORKERS)
+        check_timeout(self.timeout)
+        if not 0 <= self.validation < 1:
+            raise ConfigError(
+                f"--validation {self.validation:g}: a share of the files, 0 .. below 1"
+            )
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"--name {self.name!r}: use at most 100 of the letters a to z, digits and _, a "
+                "letter first"
+            )
 
     @property
     def dataset(self) -> str:
@@ -76,7 +93,10 @@ class PrepareRequest:
 
     def options(self) -> dict[str, Any]:
         """All that the dataset's bytes depend on, beside the files themselves."""
+        own: dict[str, dict[str, Any]]
         own = {"ucf101": {"split": self.split}, "folder": {"validation": self.validation}}
+        if self.split_folders != "auto":
+            own["folder"]["split_folders"] = self.split_folders
         recipe = asdict(self.recipe)
         coding = recipe.pop("coding") | {"quality": self.recipe.coding.level}
         shown = {"kind": self.kind, "name": self.dataset, "shard_size": self.shard_size}
@@ -99,17 +119,13 @@ class Plan:
 def load_plan(request: PrepareRequest, report: Callable[[str], None] = print) -> Plan:
     """The plan in the work folder, made first if there is none; ConfigError if it differs."""
     file = request.work / "plan.json"
-    if request.restart:
-        shutil.rmtree(request.work, ignore_errors=True)
-    try:
-        request.work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make {request.work}: {error.strerror}") from None
-    if request.restart and request.target.exists():
-        (request.work / REPLACING).touch()
     options = {**request.options(), "videos": os.path.realpath(request.videos)}
-    if not file.is_file():
-        _write_plan(file, Plan(options, _list_files(request)))
+    if request.restart or not file.is_file():
+        with _tried_place(request):
+            listing = _list_files(request)
+            if request.restart:
+                _discard(request)
+            _write_plan(file, Plan(options, listing))
     plan = _read_plan(file)
     compare_options(plan.options, options, request.work)
     counts = dict.fromkeys(plan.listing.splits, 0)
@@ -120,7 +136,75 @@ def load_plan(request: PrepareRequest, report: Callable[[str], None] = print) ->
         f"{request.dataset}: {len(plan.listing.items)} files ({parts}), "
         f"{len(plan.listing.labels)} classes, {len(plan.shards)} shards"
     )
+    for line in _describe_lists(plan.listing):
+        report(line)
     return plan
+
+
+def _describe_lists(listing: Listing) -> Iterator[str]:
+    """What is odd about lists and classes; the report has all of it."""
+    if listing.skipped:
+        yield f"{listing.skipped} hidden entries and folders of the system are passed over"
+    for heading in dict.fromkeys(remark.heading for remark in listing.remarks):
+        of_it = [remark for remark in listing.remarks if remark.heading == heading]
+        first = f"{escape_name(of_it[0].path)}: {escape_name(of_it[0].detail)}"
+        yield f"{summarize(of_it)}{', the first' if of_it[1:] else ''}: {first}"
+
+
+@contextlib.contextmanager
+def _tried_place(request: PrepareRequest) -> Iterator[None]:
+    """Makes the work folder and tries to write what will be written; undone if the block fails.
+
+    Raises ConfigError where that cannot be done: after hours of work is too late.
+    """
+    target = request.target.parent
+    made: list[Path] = []
+    try:
+        try:
+            for folder in (*reversed(request.work.parents), request.work):
+                if not os.path.isdir(folder):
+                    folder.mkdir(exist_ok=True)  # another machine may be as fast
+                    made.append(folder)
+            above = next(place for place in (target, *target.parents) if os.path.lexists(place))
+            for folder in (request.work, above):
+                _try_writing(folder, shard_name(request.dataset, "validation", 0, 1))
+        except OSError as error:
+            raise ConfigError(
+                f"--out {request.out}: cannot write {error.filename or 'there'} "
+                f"({error.strerror or error}). Mend it or use another --out"
+            ) from None
+        yield
+    except BaseException:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _try_writing(folder: Path, name: str) -> None:
+    """Writes a file, renames it to a name as long as the one given, and takes it away."""
+    part, final = folder / f".try-{os.getpid()}.tmp", folder / f".try-{os.getpid()}-{name}"
+    try:
+        part.write_bytes(b"x")
+        sync(part)
+        os.replace(part, final)
+    finally:
+        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # too long a name
+            final.unlink(missing_ok=True)
+
+
+def _discard(request: PrepareRequest) -> None:
+    """Empties the work folder, and notes that a finished dataset is to be replaced."""
+    if (held := find_held(request.work)) is not None:
+        raise ConfigError(f"another nbp.prepare works in {request.work} ({held.name}); stop it")
+    for entry in list(request.work.iterdir()):
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+    if request.target.exists():
+        (request.work / REPLACING).touch()
 
 
 def _list_files(request: PrepareRequest) -> Listing:
@@ -131,7 +215,9 @@ def _list_files(request: PrepareRequest) -> Listing:
         case "k600":
             return lists.list_kinetics(request.videos, request.annotations)
         case "folder":
-            return lists.list_folder(request.videos, validation=request.validation)
+            return lists.list_folder(
+                request.videos, validation=request.validation, split_folders=request.split_folders
+            )
         case _:
             assert_never(request.kind)
 
@@ -146,14 +232,21 @@ def _write_plan(file: Path, plan: Plan) -> None:
         "missing": [(item.path, item.split, item.label) for item in listing.missing],
         "unlisted": listing.unlisted,
         "unreadable": [(e.path, e.reason, e.detail) for e in listing.unreadable],
+        "remarks": [astuple(remark) for remark in listing.remarks],
+        "skipped": listing.skipped,
     }
     part = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    part.write_text(json.dumps(data) + "\n", encoding="ascii")
+    with full_disk_named(part):
+        part.write_text(json.dumps(data) + "\n", encoding="ascii")
     try:
-        with contextlib.suppress(FileExistsError):  # another machine was first: its plan counts
-            os.link(part, file)
+        os.link(part, file)
+    except FileExistsError:  # another machine was first: its plan counts
+        pass
+    except OSError:  # a file system without hard links
+        if not file.exists():
+            os.replace(part, file)
     finally:
-        part.unlink()
+        part.unlink(missing_ok=True)
 
 
 def _read_plan(file: Path) -> Plan:
@@ -168,6 +261,8 @@ def _read_plan(file: Path) -> Plan:
             missing,
             tuple(data["unlisted"]),
             unreadable,
+            tuple(Finding(*row) for row in data.get("remarks", ())),
+            data.get("skipped", 0),
         )
         return Plan(data["options"], listing)
     except (ValueError, KeyError, TypeError) as error:

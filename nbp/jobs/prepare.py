@@ -9,7 +9,6 @@ dataset appears at its place at the very end, by one rename.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -17,11 +16,12 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from nbp.data.durable import sync, write_text
-from nbp.data.files import VideoError
+from nbp.data.durable import full_disk_named, sync, write_text
+from nbp.data.files import VideoError, name_text
 from nbp.data.records import PREPARED, RecordSource, shard_name, write_metadata
 from nbp.errors import ConfigError, DataError, Preempted
 from nbp.jobs.findings import Outcome, collect_findings, format_report, summarize
+from nbp.jobs.locks import hold_lock
 from nbp.jobs.places import refuse_inside
 from nbp.jobs.plan import REPLACING, Plan, PrepareRequest, compare_options, load_plan
 from nbp.jobs.progress import Progress
@@ -49,9 +49,12 @@ def prepare_dataset(request: PrepareRequest, report: Callable[[str], None] = pri
     if len(todo) < len(mine):
         report(f"resuming: {len(mine) - len(todo)} of {len(mine)} shards are finished")
     _check_space(request, todo)
-    with _lock(request.work / f"share-{share}-of-{machines}.lock") as free:
+    with hold_lock(request.work / f"share-{share}-of-{machines}.lock") as free:
         if not free:
-            raise ConfigError(f"another nbp.prepare works on share {share} of {request.work}")
+            raise ConfigError(
+                f"another nbp.prepare works on share {share} of {request.work}. Wait for it; if "
+                "none does, delete the *.held files there"
+            )
         prepare_shards(request, todo, report)
     if not request.restart and _is_finished(request, report):  # another machine was faster
         return request.target
@@ -59,11 +62,12 @@ def prepare_dataset(request: PrepareRequest, report: Callable[[str], None] = pri
     if left:
         report(f"this share is done; {left} of {len(shards)} shards are left to other machines")
         return request.target
-    with _lock(request.work / "finish.lock") as free:
+    with hold_lock(request.work / "finish.lock") as free:
         if not free:
             report("another machine finishes the dataset")
         else:
-            _finish(request, plan, report)
+            with full_disk_named(request.work / ".none"):
+                _finish(request, plan, report)
     return request.target
 
 
@@ -149,7 +153,10 @@ def _finish(request: PrepareRequest, plan: Plan, report: Callable[[str], None]) 
     for split in listing.splits:
         filled = [(s, r) for s, r in written if s.split == split and r.records]
         if not filled:
-            raise DataError(f"no usable video for the split {split}; see {target.parent}/report.md")
+            raise DataError(
+                f"no usable video for the split {split}; see {target.parent}/report.md. Mend its "
+                f"files{_other_share(request)}, and begin anew with --restart"
+            )
         splits[split] = [result.records for _, result in filled]
         for place, (shard, result) in enumerate(filled):
             name = shard_name(request.dataset, split, place, len(filled))
@@ -157,6 +164,8 @@ def _finish(request: PrepareRequest, plan: Plan, report: Callable[[str], None]) 
             shard.place_file(work, final / name)
     write_metadata(final, request.dataset, labels=listing.labels, splits=splits)
     prepared = {"options": request.options(), "findings": summary, "files": hashes}
+    # The names as they are: those beside it, which other programs read, are escaped.
+    prepared["labels"] = [name_text(label) for label in listing.labels]
     write_text(final / PREPARED, json.dumps(prepared, indent=1) + "\n")
     for split in splits:
         RecordSource(final, split)  # opens, or says why not
@@ -170,6 +179,10 @@ def _finish(request: PrepareRequest, plan: Plan, report: Callable[[str], None]) 
     clips = ", ".join(f"{sum(lengths)} {split}" for split, lengths in splits.items())
     size = sum(file.stat().st_size for file in target.iterdir())
     report(f"{target}: {clips} clips, {size / 2**20:.1f} MiB")
+
+
+def _other_share(request: PrepareRequest) -> str:
+    return ", or use --validation 0" if request.kind == "folder" and request.validation else ""
 
 
 def _check_space(request: PrepareRequest, shards: Sequence[Shard]) -> None:
@@ -191,18 +204,6 @@ def _check_space(request: PrepareRequest, shards: Sequence[Shard]) -> None:
             f"{request.out} has {free / 2**30:.1f} GiB free, and {count} clips may need up to "
             f"{need / 2**30:.1f} GiB. Free space, use another --out, or a smaller --size"
         )
-
-
-@contextlib.contextmanager
-def _lock(file: Path) -> Iterator[bool]:
-    """Whether this process got the lock; the kernel frees it however the process ends."""
-    with file.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
 
 
 @contextlib.contextmanager

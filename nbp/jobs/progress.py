@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Progress of long work over many items, and which machine does which part of it."""
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -65,6 +66,6 @@ class Progress:
 def parse_shard(text: str) -> tuple[int, int]:
     """`"2/8"`, machine 2 of 8, as (2, 8). Raises ConfigError for anything but I/N with I < N."""
     machine, _, machines = text.partition("/")
-    if not (machine.isdecimal() and machines.isdecimal() and int(machine) < int(machines)):
-        raise ConfigError(f"--shard {text}: write I/N with I from 0 to N - 1, for example 0/4")
+    if not re.fullmatch("[0-9]{1,9}/[0-9]{1,9}", text) or int(machine) >= int(machines):
+        raise ConfigError(f"--shard {text[:40]}: write I/N with I from 0 to N - 1, for example 0/4")
     return int(machine), int(machines)

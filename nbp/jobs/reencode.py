@@ -8,6 +8,7 @@ exceeds its time takes down only its own file, is replaced, and the file is repo
 
 import contextlib
 import hashlib
+import math
 import multiprocessing
 import os
 import resource
@@ -26,8 +27,15 @@ import numpy as np
 from nbp.data.coding import ClipEncoder, Coding
 from nbp.data.files import VideoError
 from nbp.data.transforms import ShortSide, Squash, resize_frame
-from nbp.data.video import VideoInfo, read_frames, resample_frames, too_short
-from nbp.errors import ConfigError
+from nbp.data.video import (
+    MAX_FRAMES,
+    MAX_PIXELS,
+    VideoInfo,
+    read_frames,
+    resample_frames,
+    too_short,
+)
+from nbp.errors import ConfigError, RestartError
 
 # Reasons of this module beside those of `video.REASONS`.
 CRASHED = "decoder crashed"
@@ -35,7 +43,24 @@ TIMED_OUT = "timed out"
 VANISHED = "vanished"
 # A worker's address space. Frames are capped at 200 MB each; a decoder holds a few of them.
 MEMORY_LIMIT = 8 * 2**30
+MAX_WORKERS = 4096
+# Seconds for one file; the kernel's clock of a process takes no fraction and no infinity.
+MIN_TIMEOUT, MAX_TIMEOUT = 0.1, 604_800
+MIN_RATE, MAX_RATE = 0.001, 1000  # frames per second
+# Workers that end in a row before they are ready for a file: not the files' fault.
+MAX_STARTS = 3
+_READY = "ready"
 Fit = Literal["short", "squash", "native"]
+
+
+def check_number(flag: str, value: int | float, low: int | float, high: int | float) -> None:
+    """ConfigError with the range, unless `value` lies in it; not-a-number does not."""
+    if not low <= value <= high:
+        raise ConfigError(f"--{flag} {str(value)[:40]}; allowed: {low:.12g} .. {high:.12g}")
+
+
+def check_timeout(timeout: int | float) -> None:
+    check_number("timeout", timeout, MIN_TIMEOUT, MAX_TIMEOUT)
 
 
 @dataclass(frozen=True)
@@ -55,11 +80,10 @@ class Recipe:
     fps: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("size", self.size), ("min_frames", self.min_frames)):
-            if value < 1:
-                raise ConfigError(f"--{name} {value}; allowed: 1 or more")
-        if self.fps is not None and not self.fps > 0:
-            raise ConfigError(f"--fps {self.fps}; allowed: above 0")
+        check_number("size", self.size, 1, math.isqrt(MAX_PIXELS))
+        check_number("min_frames", self.min_frames, 1, MAX_FRAMES)
+        if self.fps is not None:
+            check_number("fps", self.fps, MIN_RATE, MAX_RATE)
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         match self.fit:
@@ -124,9 +148,8 @@ def run_worker(pipe: Any, recipe: Recipe, timeout: float, parent: int) -> None:
     # The parent stops its workers; a terminal sends Ctrl-C to all of them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(resource.RLIMIT_AS, MEMORY_LIMIT)
+    _limit(resource.RLIMIT_CORE, 0)
 
     def follow_parent() -> None:
         while os.getppid() == parent:
@@ -135,12 +158,11 @@ def run_worker(pipe: Any, recipe: Recipe, timeout: float, parent: int) -> None:
 
     threading.Thread(target=follow_parent, daemon=True).start()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        pipe.send(_READY)
         while (path := pipe.recv()) is not None:
             # The kernel ends what even the parent's timer could not.
             used = resource.getrusage(resource.RUSAGE_SELF)
-            limit = int(used.ru_utime + used.ru_stime + timeout) + 10
-            with contextlib.suppress(ValueError, OSError):
-                resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+            _limit(resource.RLIMIT_CPU, used.ru_utime + used.ru_stime + timeout + 10)
             try:
                 result: Stored | VideoError = reencode_video(path, recipe)
             except VideoError as error:
@@ -150,12 +172,25 @@ def run_worker(pipe: Any, recipe: Recipe, timeout: float, parent: int) -> None:
             pipe.send(result)
 
 
+def _limit(kind: int, most: int | float) -> None:
+    """Lowers a soft limit of this process, or leaves it: no limit is no reason to fail."""
+    with contextlib.suppress(ValueError, OSError, OverflowError):
+        _, hard = resource.getrlimit(kind)
+        most = math.ceil(most)
+        resource.setrlimit(
+            kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard)
+        )
+
+
 @dataclass
 class _Worker:
+    """A worker process. ready: it has said so, so whatever ends it now is its file's fault."""
+
     process: Any
     pipe: Any
     task: tuple[Any, str] | None = None
     deadline: float = 0.0
+    ready: bool = False
 
 
 class WorkerPool:
@@ -165,15 +200,14 @@ class WorkerPool:
     """
 
     def __init__(self, recipe: Recipe, *, workers: int, timeout: float):
-        if workers < 1:
-            raise ConfigError(f"--workers {workers}; allowed: 1 or more")
-        if not timeout > 0:
-            raise ConfigError(f"--timeout {timeout:g}; allowed: above 0")
+        check_number("workers", workers, 1, MAX_WORKERS)
+        check_timeout(timeout)
         self._recipe, self._timeout = recipe, timeout
         self._context = multiprocessing.get_context("spawn")
         self._count = workers
         self._workers: list[_Worker] = []
         self._waiting: deque[tuple[Any, str]] = deque()
+        self._failed_starts = 0
 
     def __enter__(self) -> "WorkerPool":
         return self
@@ -204,19 +238,34 @@ class WorkerPool:
             worker = busy[pipe]
             assert worker.task is not None
             key, path = worker.task
-            worker.task = None
             try:
-                yield key, worker.pipe.recv()
-            except (EOFError, OSError):  # it died over this file
+                result = worker.pipe.recv()
+            except (EOFError, OSError):
                 worker.process.join(5)
                 code = worker.process.exitcode
                 self._replace(worker)
+                if not worker.ready:
+                    self._count_failed_start(code)
+                    self._waiting.appendleft(worker.task)
+                    continue
+                worker.task = None  # it died over this file
                 yield key, VideoError(path, CRASHED, f"worker ended with code {code}")
+                continue
+            if not worker.ready:
+                worker.ready, self._failed_starts = True, 0
+                worker.deadline = time.monotonic() + self._timeout
+                continue
+            worker.task = None
+            yield key, result
         now = time.monotonic()
         for worker in [w for w in busy.values() if w.task is not None and w.deadline <= now]:
             assert worker.task is not None
             key, path = worker.task
             self._replace(worker)
+            if not worker.ready:
+                self._count_failed_start("none, it hangs")
+                self._waiting.appendleft(worker.task)
+                continue
             yield key, VideoError(path, TIMED_OUT, f"after {self._timeout:g} s")
         self._hand_out()
 
@@ -231,10 +280,20 @@ class WorkerPool:
             try:
                 idle.pipe.send(task[1])
             except OSError:  # it died while idle: no file's fault
-                self._replace(idle)
                 self._waiting.appendleft(task)
+                self._replace(idle)
+                if not idle.ready:
+                    self._count_failed_start(idle.process.exitcode)
                 continue
             idle.task, idle.deadline = task, time.monotonic() + self._timeout + idle_grace(idle)
+
+    def _count_failed_start(self, code: object) -> None:
+        self._failed_starts += 1
+        if self._failed_starts >= MAX_STARTS:
+            raise RestartError(
+                f"worker processes end before they open a file (exit code {code}). Is there memory "
+                "for --workers of them? Run the same command again; finished shards are kept"
+            )
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()

@@ -128,7 +128,7 @@ class ShardWriter:
                 with self._part.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                     size = os.fstat(file.fileno()).st_size
-                    os.fsync(file.fileno())
+                sync(self._part)
                 os.replace(self._part, self._data)
             else:
                 self._data.unlink(missing_ok=True)

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from nbp.data.files import VideoError
-from nbp.data.sources import BadVideos, ClipSource, FolderSpec, VideoFolder, scan_folder
+from nbp.data.sources import (
+    BadVideos,
+    ClipSource,
+    FolderSpec,
+    VideoFolder,
+    find_files,
+    scan_folder,
+)
 from nbp.data.transforms import make_clip_transforms
 from nbp.errors import DataError
 from tests.data.videos import encode, make_clip
@@ -240,3 +247,66 @@ def test_bad_list_counts_a_path_once_and_survives_odd_names(tmp_path):
     assert len(bad) == 2
     with (tmp_path / "bad.csv").open(newline="") as file:
         assert [row["detail"] for row in csv.DictReader(file)] == ["first", ""]
+
+
+@pytest.mark.parametrize("char", "\r\n\x0b\x85\u2028")
+def test_bad_list_is_read_back_as_one_row_a_file(tmp_path, char):
+    bad = BadVideos(tmp_path / "bad.csv")
+    bad.add(VideoError(f"a{char}b.mp4", "corrupt"), VideoError("c.mp4", "corrupt"))
+    with (tmp_path / "bad.csv").open(newline="") as file:
+        assert [row["path"][-5:] for row in csv.DictReader(file)] == ["b.mp4", "c.mp4"]
+    assert len((tmp_path / "bad.csv").read_text().splitlines()) == 3
+
+
+def test_system_entries_are_neither_files_nor_classes(tmp_path):
+    names = ["a/1.mp4", "a/@eaDir/1.mp4/x.mp4", "@eaDir/1.mp4", "lost+found/1.mp4", ".hid/1.mp4"]
+    names += ["a/._1.mp4", "__MACOSX/a/1.mp4", "#recycle/1.mp4", "System Volume Information/1.mp4"]
+    names += ["$RECYCLE.BIN/1.mp4", "a/eaDir/2.mp4"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    skipped = []
+    found = find_files(tmp_path, on_skip=skipped.append)
+    assert found == [("a/1.mp4", "a"), ("a/eaDir/2.mp4", "a")]
+    assert len(skipped) == 9
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """Folders named `closed` cannot be listed; root could list any."""
+    scan = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
+def test_a_folder_without_rights_is_listed_and_does_not_end_the_scan(tmp_path, video, closed):
+    root = _fill(tmp_path, video, "a/one.mp4", "a/closed/two.mp4", "closed/three.mp4")
+    scan = scan_folder(root, SAME, bad_videos=tmp_path / "bad.csv")
+    assert _names(scan.train) == ["a/one.mp4"]
+    assert scan.train.label_names == ("a",)
+    assert [(Path(e.path).name, e.reason, e.detail) for e in scan.bad] == [
+        ("closed", "unreadable", "Permission denied")
+    ] * 2
+    with pytest.raises(DataError, match=r"closed: cannot be listed \(Permission denied\)"):
+        find_files(root)
+
+
+def test_a_root_without_rights_is_fatal(tmp_path, closed, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    with pytest.raises(DataError, match="closed: cannot be listed"):
+        find_files(tmp_path / "closed", lambda error: None)
+    (tmp_path / "only" / "closed").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"no video files in it that can be read \(.*closed"):
+        scan_folder(tmp_path / "only", SAME)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(DataError, match=r"cannot be read \(Permission denied\)"):
+        find_files(tmp_path / "below")

@@ -138,15 +138,17 @@ def test_the_weights_arrive_where_they_belong(files):
 def test_one_file_can_hold_both_and_labels_are_named(tmp_path):
     tensors = make_generator(opening="hybrid", prompt_length=1, prompts=3)
     write_generator(tmp_path / "x.ckpt", tensors, TOKENIZER, n_head=2, n_layer=2, n_embd=16)
-    (tmp_path / "labels.txt").write_text("cat\ndog\ncow\n")
+    labels = tmp_path / "labels.txt"
+    labels.write_text("cat\ncat\u2028dog\r\ncow\n", encoding="utf-16", newline="")
     run(
         *("generator", "--source", tmp_path / "x.ckpt", "--out", tmp_path / "run", *CLIPS),
         *("--first_stage", "--labels", tmp_path / "labels.txt"),
     )
     assert read_config(tmp_path / "run").generator.heads == 2  # from the file's own flags
     assert read_config(tmp_path / "run").generator.opening == "hybrid"
-    sample.main(["--workdir", str(tmp_path / "run"), "--num", "1", "--label", "dog"])
-    assert list((tmp_path / "run" / "samples").glob("*dog*.mp4"))
+    assert read_labels(tmp_path / "run") == ("cat", "cat\u2028dog", "cow")
+    sample.main(["--workdir", str(tmp_path / "run"), "--num", "1", "--label", "cat"])
+    assert list((tmp_path / "run" / "samples").glob("*cat.mp4"))
 
 
 def test_lpips_from_two_files_keeps_every_value(tmp_path):

@@ -3,6 +3,8 @@
 """nbp.prepare on a tree of good and bad videos: every file in its place, whatever happens."""
 
 import csv
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -18,7 +20,8 @@ import numpy as np
 import pytest
 
 from nbp.data.coding import Coding, decode_clip
-from nbp.data.records import RecordSource
+from nbp.data.files import escape_name
+from nbp.data.records import PREPARED, RecordSource
 from nbp.data.transforms import resize_frame
 from nbp.data.video import read_clip
 from nbp.errors import ConfigError, DataError, RestartError
@@ -285,6 +288,61 @@ def test_ucf101_reports_missing_copies_and_shared_groups(tmp_path):
     assert len(RecordSource(target, "train")) == 3
     assert len(RecordSource(target, "test")) == 2
     assert RecordSource(target, "test").label_names[100] == "YoYo"
+
+
+# What other readers take for the end of a line, strip, or cannot decode.
+ODD = ["a\rb", "a\nb", "a\u2028b", "a\x0bb", "a\x0cb", "a\x85b", "a\x1cb", " a", "a ", "a\u3000"]
+ODD += ["a\\rb", "a\tb", "a\ufeff", "\ufeffa", "zz", os.fsdecode(b"a\xe9")]
+
+
+def test_class_names_of_any_characters_come_back(tmp_path):
+    """Each clip with its own class; TFDS reads as many different names."""
+    import tensorflow_datasets as tfds
+
+    source = encode(tmp_path / "one.avi", make_clip(2, 16, 16))
+    for name in ODD:
+        (tmp_path / "v" / name).mkdir(parents=True)
+        shutil.copy(source, tmp_path / "v" / name / "x\r.avi")
+    recipe = Recipe(Coding(codec="jpeg"), min_frames=1)
+    options = {"recipe": recipe, "validation": 0.0, "workers": 1, "shard_size": 100}
+    target = prepare_dataset(request(tmp_path / "v", tmp_path / "out", **options), print)
+    records = RecordSource(target, "train")
+    shown = [os.fsencode(name).decode("utf8", "backslashreplace") for name in ODD]
+    assert sorted(records.label_names) == sorted(shown)
+    for i in range(len(ODD)):
+        name = records.label_names[records[i]["label"]]
+        assert records[i]["path"] == f"{escape_name(name)}/x\\r.avi"
+    names = tfds.builder_from_directory(target).info.features["label"].names
+    assert len(set(names)) == len(ODD)
+    assert names[records.label_names.index("zz")] == "zz"
+    report = (target.parent / "report.csv").read_text(encoding="utf8")
+    assert len(report.splitlines()) == len(list(csv.reader(report.splitlines())))
+    assert report.count(",train,") == len(ODD) - 1  # all but the first are duplicates
+    (target / PREPARED).write_text("{}")  # what the names of TFDS alone say
+    assert list(RecordSource(target, "train").label_names) == names
+
+
+def test_without_links_locks_and_syncs_the_bytes_are_the_same(few, tmp_path, monkeypatch):
+    """As on exFAT, SMB, gcsfuse and other file systems that are not of Linux."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    prepare_dataset(few_request(few, tmp_path / "first"), print)
+    for module, name in ((os, "link"), (os, "symlink"), (fcntl, "flock"), (os, "fsync")):
+        monkeypatch.setattr(module, name, refuse)
+    prepare_dataset(few_request(few, tmp_path / "second"), print)
+    assert hash_tree(tmp_path / "first") == hash_tree(tmp_path / "second")
+    assert os.listdir(tmp_path / "second") == ["folder"]
+
+
+def test_a_split_without_usable_videos_names_the_remedy(tmp_path):
+    for name in ("train/a/1.avi", "val/a/2.avi"):
+        (tmp_path / "v" / name).parent.mkdir(parents=True)
+        encode(tmp_path / "v" / name, make_clip(2 if "val" in name else 17, 16, 16))
+    asked = few_request(tmp_path / "v", tmp_path / "out", validation=0.1)
+    with pytest.raises(DataError, match=r"split validation; .*--validation 0.*--restart"):
+        prepare_dataset(asked, print)
 
 
 def test_main_prints_one_line_and_the_exit_code(few, tmp_path, capfd):

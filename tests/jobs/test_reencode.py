@@ -3,9 +3,13 @@
 """Re-encoding, and a pool whose workers are stopped and killed over a file."""
 
 import hashlib
+import math
 import os
+import resource
 import signal
+import threading
 import time
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
@@ -14,7 +18,7 @@ from nbp.data.coding import Coding, decode_clip
 from nbp.data.files import VideoError
 from nbp.data.transforms import resize_frame
 from nbp.data.video import VideoInfo, read_clip
-from nbp.errors import ConfigError
+from nbp.errors import ConfigError, RestartError
 from nbp.jobs import reencode
 from nbp.jobs.reencode import CRASHED, TIMED_OUT, VANISHED, Recipe, WorkerPool, reencode_video
 from tests.data.videos import encode, make_clip, psnr
@@ -78,7 +82,8 @@ def test_a_worker_takes_down_only_its_own_file(tmp_path):
     with WorkerPool(Recipe(Coding(quality=0)), workers=2, timeout=4.0) as pool:
         assert pool.room == 4
         pool.submit("warm", os.fspath(good[0]))
-        assert drain(pool, 1)["warm"].info.frames == 17
+        pool.submit("too", os.fspath(good[0]))
+        assert drain(pool, 2)["warm"].info.frames == 17
         pool.submit("stopped", os.fspath(long))
         pool.submit("killed", os.fspath(long))
         assert pool.room == 2
@@ -111,6 +116,70 @@ def test_a_worker_takes_down_only_its_own_file(tmp_path):
     for pid in left:  # the pool leaves no process behind
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("hard", [resource.RLIM_INFINITY, 10, 10**9])
+@pytest.mark.parametrize("most", [0, 1.5, 600.0, 1e12, 1e30, math.inf, math.nan])
+def test_limits_that_cannot_be_set_are_left_alone(monkeypatch, hard, most):
+    """As the kernel does: whole numbers of 64 bits, the hard limit not exceeded nor raised."""
+    held = [5, hard]
+
+    def set_limit(_, limits):
+        soft, new = limits
+        if not isinstance(soft, int) or new != hard:
+            raise ValueError("not allowed to raise maximum limit")
+        if soft >= 2**63:
+            raise OverflowError("Python int too large to convert to C long")
+        assert hard == resource.RLIM_INFINITY or soft <= hard
+        held[0] = soft
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(held))
+    monkeypatch.setattr(resource, "setrlimit", set_limit)
+    reencode._limit(resource.RLIMIT_CPU, most)
+    assert held[1] == hard
+    if math.isfinite(most) and most < 2**62:
+        assert held[0] == (math.ceil(most) if hard < 0 else min(math.ceil(most), hard))
+
+
+class Ending:
+    """A process that ends at once, or when it has been given a file."""
+
+    exitcode = 7
+
+    def __init__(self, *, args, seconds, **_):
+        # Its end of the pipe, as long as it lives.
+        self._pipe = Connection(os.dup(args[0].fileno()))
+        self._timer = threading.Timer(seconds, self._pipe.close)
+
+    def start(self):
+        self._timer.start()
+
+    def join(self, _):
+        self._timer.join()
+
+    def kill(self):
+        pass
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05])
+def test_workers_that_end_before_a_file_is_opened_are_no_files_fault(monkeypatch, seconds):
+    """Refused memory or a broken installation: one line, and not every file a crash."""
+    results: dict = {}
+
+    def give_files():
+        with WorkerPool(Recipe(Coding()), workers=2, timeout=4.0) as pool:
+            context = pool._context
+            monkeypatch.setattr(
+                context, "Process", lambda **given: Ending(seconds=seconds, **given), raising=False
+            )
+            for i in range(4):
+                pool.submit(i, "a.avi")
+            for _ in range(100):
+                results.update(pool.collect(0.1))
+
+    with pytest.raises(RestartError, match=r"end before they open a file \(exit code 7\)"):
+        give_files()
+    assert results == {}
 
 
 def test_wrong_settings():
