@@ -34,7 +34,7 @@ _REFUSED = (
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
 )
-# A track with less than this share of the largest one's pixels is a thumbnail of it.
+# A track with at most this share of the largest one's pixels is a thumbnail of it.
 _THUMBNAIL = 0.25
 
 
@@ -85,7 +85,7 @@ def is_segment(head: bytes) -> bool:
 def choose_track(streams: Sequence[Any]) -> Any | None:
     """The video track to read, None if no track is one.
 
-    Cover art is none. Of several: thumbnails (under a quarter of the largest one's pixels) and
+    Cover art is none. Of several: thumbnails (at most a quarter of the largest one's pixels) and
     single pictures are passed over, then the one marked as default is taken, else the largest,
     else the first, which is what players show.
     """
@@ -97,7 +97,7 @@ def choose_track(streams: Sequence[Any]) -> Any | None:
 
     def rank(track: Any) -> tuple[bool, bool, bool, int]:
         moves = track.frames != 1  # 0 where the container does not say
-        full = _count_pixels(track) >= _THUMBNAIL * largest
+        full = _count_pixels(track) > _THUMBNAIL * largest
         return moves, full, bool(track.disposition & Disposition.default), _count_pixels(track)
 
     return max(known, key=rank)  # the first of equals

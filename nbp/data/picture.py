@@ -87,7 +87,7 @@ class PictureReader:
             self._aspect = aspect
             self._notes["pixel aspect"] = None
         self._orientation: Orientation | None = None
-        self._reformat = VideoReformatter()
+        self._scale, self._convert = VideoReformatter(), VideoReformatter()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -112,20 +112,18 @@ class PictureReader:
         """The frame's picture. YUV becomes RGB by the matrix and range that the file states, and
         by BT.601, limited range, where it states none, as FFmpeg does.
         """
-        alpha = has_alpha(frame)
-        picture = self._reformat.reformat(
-            frame,
-            width=self._widen(frame),
-            format="rgba" if alpha else "rgb24",
-            interpolation=Interpolation.BICUBIC,
-            threads=1,  # parallelism is across clips
-        )
-        image = picture.to_ndarray()
+        alpha, orientation = has_alpha(frame), self._orient(frame)
+        # One thread, as parallelism is across clips. Scaled first, as FFmpeg's scale filter does.
+        options: Any = {"interpolation": Interpolation.BICUBIC, "threads": 1}
+        if self._aspect != 1:
+            frame = self._scale.reformat(frame, width=self._widen(frame), **options)
+        colours = "rgba" if alpha else "rgb24"
+        image = self._convert.reformat(frame, format=colours, **options).to_ndarray()
         if alpha:
             if image[..., 3].min() < 255:
                 self._notes["transparent"] = None
             image = blend_on_white(image)
-        return self._orient(frame).apply(image)
+        return orientation.apply(image)
 
     def _widen(self, frame: Any) -> int:
         return max(1, round(frame.width * self._aspect))

@@ -67,6 +67,14 @@ def lay_out(
     return Timeline(rate, shown, ("uneven rate", *notes))
 
 
+def slow_down(stamps: Sequence[int | None], unit: Fraction) -> list[int | None]:
+    """The time stamps of a GIF, in which frames of up to 10 ms last 100 ms, as in browsers."""
+    known = np.array([stamp or 0 for stamp in stamps], np.int64)
+    steps = np.diff(known)
+    steps[(steps >= 0) & (steps * float(unit) < 0.0101)] = round(Fraction(1, 10) / unit)
+    return [0, *np.cumsum(steps).tolist()]
+
+
 def _straighten(
     stamps: Sequence[int | None], unit: float
 ) -> tuple[np.ndarray | None, tuple[str, ...]]:

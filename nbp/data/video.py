@@ -23,7 +23,7 @@ from nbp.data.files import VideoError, open_regular
 from nbp.data.notes import NOTES
 from nbp.data.picture import PictureReader
 from nbp.data.recording import GifWriter, VideoWriter
-from nbp.data.timeline import Timeline, lay_out
+from nbp.data.timeline import Timeline, lay_out, slow_down
 from nbp.errors import DataError
 from nbp.shapes import Clip, Clips, Int, UInt8
 
@@ -71,7 +71,7 @@ def probe_video(path: str | Path, *, decode: bool = True) -> VideoInfo:
 
     With `decode` every frame is decoded once (nothing is kept), so that damage anywhere is found.
     Without, only the time stamps of the packets are read: much faster, and blind to damage inside
-    them; files where packets may not be frames (interlaced, an uneven rate, without time stamps) are
+    them; files where packets may not be frames (interlaced, an uneven rate, no time stamps) are
     decoded anyway.
     Raises `VideoError`.
     """
@@ -93,12 +93,13 @@ def _probe_packets(name: str) -> "VideoInfo | None":
     """Of a file whose packets are frames, without decoding more than one; else None."""
     with _open_track(name) as track:
         first, stamps = None, []
+        avi = track.container.format.name == "avi"  # counts packets, in their order
         for packet in track.container.demux(track.stream):
             if packet.size > 0 and not packet.is_discard:
-                stamps.append(packet.pts)
+                stamps.append(packet.dts if avi else packet.pts)
             if first is None:
                 first = next(iter(track.decode_packet(packet)), None)
-        if first is None or first.interlaced_frame or None in stamps:
+        if first is None or first.interlaced_frame or (None in stamps and not avi):
             return None
         track.pictures.look(first)
         info = track.describe(first, sorted(stamps))
@@ -255,6 +256,8 @@ class _Track:
         timeline = self._lay_out(stamps)
         shown = None if timeline.shown is None else tuple(timeline.shown.tolist())
         met = {*self.notes, *timeline.notes}
+        if self.container.format.name == "avi":  # a format without them, at a fixed rate
+            met.discard("no time stamps")
         # The header's own count is not compared: trimmed files rightly show fewer frames.
         return VideoInfo(
             len(stamps) if shown is None else len(shown),
@@ -270,6 +273,8 @@ class _Track:
         if not rate and len(stamps) > 1 and self.container.duration:
             rate = Fraction(len(stamps) * av.time_base, self.container.duration)
         stated = float(rate) if rate and rate > 0 else None
+        if self.container.format.name == "gif":  # what it states is a mean of the stored delays
+            stamps, stated = slow_down(stamps, self.stream.time_base), None
         try:
             timeline = lay_out(stamps, self.stream.time_base, stated=stated, limit=MAX_FRAMES)
         except ValueError as error:
