@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is peculiar about a video that is read all the same, and by which rule it is read."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 # The order in which they are told.
@@ -21,11 +20,17 @@ NOTES: Mapping[str, str] = {
 }
 
 
-def summarize_notes(videos: Iterable[tuple[str, ...]]) -> list[str]:
-    """For example ["3 files: interlaced; read as stored, both fields in one frame"]."""
-    counts = Counter(note for notes in videos for note in set(notes))
+def list_notes(videos: Iterable[tuple[str, tuple[str, ...]]]) -> list[tuple[str, list[str]]]:
+    """A text and the names of the videos for each note that occurs; videos: (name, notes).
+
+    For example [("1 file: interlaced; read as stored, both fields in one frame", ["a.mp4"])].
+    """
+    found: dict[str, list[str]] = {note: [] for note in NOTES}
+    for name, notes in videos:
+        for note in notes:
+            found[note].append(name)
     return [
-        f"{counts[note]} file{'s' if counts[note] > 1 else ''}: {meaning}"
-        for note, meaning in NOTES.items()
-        if counts[note]
+        (f"{len(names)} file{'s' if len(names) > 1 else ''}: {NOTES[note]}", names)
+        for note, names in found.items()
+        if names
     ]

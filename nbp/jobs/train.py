@@ -13,6 +13,7 @@ import numpy as np
 
 from nbp import __version__, build, datasets
 from nbp.config import Config, to_json
+from nbp.data.sources import VideoFolder
 from nbp.data.video import tile_clips, write_gif
 from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.report import format_table, write_report
@@ -74,6 +75,9 @@ def train_workdir(config: Config, workdir: Path) -> None:
     }
     if (bad := learned["tokenizer"].bad_videos) and distributed.is_main():
         print(f"[data] {len(bad)} unusable files skipped ({bad.summarize()}), listed in {listed}")
+    if isinstance(train.source, VideoFolder) and distributed.is_main():
+        for text in train.source.describe_notes(held_out.source):
+            print(f"[data] {text}")
     trained = None
     if config.data.kind == "tokens":
         trained = build.load_tokenizer(config, workdir)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nbp.data.files import VideoError
-from nbp.data.notes import NOTES, summarize_notes
+from nbp.data.notes import NOTES, list_notes
 from nbp.data.video import VideoInfo, choose_frames, probe_video, read_clip, read_frames
 from tests.data.videos import ORIENTATIONS, encode, make_clip, mark_orientation, psnr
 
@@ -229,9 +229,9 @@ def test_refused_formats_are_named(tmp_path, head, name):
 
 def test_notes_are_counted_for_a_report():
     videos = [("interlaced",), (), ("HDR", "interlaced")]
-    assert summarize_notes(videos) == [
-        f"2 files: {NOTES['interlaced']}",
-        f"1 file: {NOTES['HDR']}",
+    assert list_notes(zip("abc", videos, strict=True)) == [
+        (f"2 files: {NOTES['interlaced']}", ["a", "c"]),
+        (f"1 file: {NOTES['HDR']}", ["c"]),
     ]
     assert set().union(*FOUND.values()) <= set(NOTES)
 
