@@ -2,16 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is read is what a player shows: FFmpeg's own command is the reference (see `fixtures`)."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
+from nbp.data.coding import Coding, decode_clip
 from nbp.data.files import VideoError
 from nbp.data.notes import NOTES, list_notes
 from nbp.data.video import VideoInfo, choose_frames, probe_video, read_clip, read_frames
-from tests.data.videos import ORIENTATIONS, encode, make_clip, mark_orientation, psnr
+from nbp.jobs.reencode import Recipe, reencode_video
+from tests.data.videos import ORIENTATIONS, mark_orientation, psnr
 
 FILES = Path(__file__).parent / "fixtures"
 REFERENCES = np.load(FILES / "references.npz")
@@ -245,7 +249,27 @@ def test_a_size_beside_the_limit_is_refused_after_widening(tmp_path, monkeypatch
         probe_video(FILES / "aspect_stream.mp4")
 
 
-def test_what_we_write_needs_no_marks(tmp_path):
-    path = encode(tmp_path / "a.mp4", make_clip())
-    assert psnr(read_clip(path, frames=20), make_clip()) > 29
-    assert probe_video(path).notes == ()
+@pytest.mark.parametrize("name", ["aspect_pal.mkv", "chromium.webm", "turned"])
+def test_stored_clips_are_plain_and_state_their_colours(tmp_path, name):
+    source = FILES / name
+    if name == "turned":
+        source = tmp_path / "turned.mp4"
+        source.write_bytes(mark_orientation((FILES / "plain.mp4").read_bytes(), (0, 1, 1, 0)))
+    info = probe_video(source)
+    stored = reencode_video(source, Recipe(Coding(quality=0), fit="native", min_frames=1))
+    assert stored.info == dataclasses.replace(info, shown=None)
+    path = tmp_path / "stored.mp4"
+    path.write_bytes(stored.clip)
+    found = probe_video(path)
+    assert (found.frames, found.height, found.width) == (info.frames, info.height, info.width)
+    assert (found.fps, found.notes) == (pytest.approx(info.fps, rel=1e-5), ())
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        # BT.601 matrix, limited range, primaries and transfer of BT.709 (ITU-T H.273).
+        assert (context.colorspace, context.color_range) == (6, 1)
+        assert (context.color_primaries, context.color_trc) == (1, 1)
+        assert container.streams.video[0].sample_aspect_ratio == 1
+    shown = read_clip(source, frames=info.frames, info=info)
+    assert psnr(read_clip(path, frames=info.frames), shown) > 45
+    numbers = np.arange(info.frames)
+    assert psnr(decode_clip(stored.clip, numbers, name=name), shown) > 45
