@@ -34,6 +34,7 @@ _REFUSED = (
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
 )
+_PICTURE_CODECS = ("bmp", "gif", "mjpeg", "png", "tiff", "webp")
 # A track with at most this share of the largest one's pixels is a thumbnail of it.
 _THUMBNAIL = 0.25
 
@@ -96,7 +97,10 @@ def choose_track(streams: Sequence[Any]) -> Any | None:
     largest = max(map(_count_pixels, known))
 
     def rank(track: Any) -> tuple[bool, bool, bool, int]:
-        moves = track.frames != 1  # 0 where the container does not say
+        # 0 frames: the container does not say, and a cover need not be marked as one.
+        moves = track.frames > 1 or (
+            track.frames == 0 and track.codec_context.name not in _PICTURE_CODECS
+        )
         full = _count_pixels(track) > _THUMBNAIL * largest
         return moves, full, bool(track.disposition & Disposition.default), _count_pixels(track)
 

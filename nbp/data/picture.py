@@ -75,10 +75,12 @@ class PictureReader:
     """Pictures of one track, all of one size.
 
     aspect: width of a stored pixel over its height, as container or stream states it; None or 0
-        where neither does. Of what it meets, `notes` keeps the keys of `nbp.data.notes.NOTES`.
+        where neither does. opaque: a fourth channel, if there is one, means nothing. Of what it
+        meets, `notes` keeps the keys of `nbp.data.notes.NOTES`.
     """
 
-    def __init__(self, aspect: Fraction | None):
+    def __init__(self, aspect: Fraction | None, *, opaque: bool = False):
+        self._opaque = opaque
         self._notes: dict[str, None] = {}
         self._aspect = Fraction(1)
         if aspect and not 1 / _WIDEST <= aspect <= _WIDEST:
@@ -95,8 +97,8 @@ class PictureReader:
 
     def measure(self, frame: Any) -> tuple[int, int]:
         """Height and width of the frame's picture."""
-        sides = frame.height, self._widen(frame)
-        return sides[::-1] if self._orient(frame).transposed else sides
+        height, width = frame.height, self._widen(frame)
+        return (width, height) if self._orient(frame).transposed else (height, width)
 
     def look(self, frame: Any) -> None:
         """Notes what the frame is, without making its picture unless it may be transparent."""
@@ -105,14 +107,14 @@ class PictureReader:
             self._notes["interlaced"] = None
         if frame.color_trc in _HDR_TRANSFERS or frame.color_primaries == _BT2020:
             self._notes["HDR"] = None
-        if "transparent" not in self._notes and has_alpha(frame):
+        if "transparent" not in self._notes and self._is_layered(frame):
             self.read(frame)
 
     def read(self, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
         """The frame's picture. YUV becomes RGB by the matrix and range that the file states, and
         by BT.601, limited range, where it states none, as FFmpeg does.
         """
-        alpha, orientation = has_alpha(frame), self._orient(frame)
+        alpha, orientation = self._is_layered(frame), self._orient(frame)
         # One thread, as parallelism is across clips. Scaled first, as FFmpeg's scale filter does.
         options: Any = {"interpolation": Interpolation.BICUBIC, "threads": 1}
         if self._aspect != 1:
@@ -124,6 +126,9 @@ class PictureReader:
                 self._notes["transparent"] = None
             image = blend_on_white(image)
         return orientation.apply(image)
+
+    def _is_layered(self, frame: Any) -> bool:
+        return not self._opaque and has_alpha(frame)
 
     def _widen(self, frame: Any) -> int:
         return max(1, round(frame.width * self._aspect))

@@ -81,11 +81,15 @@ def _straighten(
     """Seconds from the first frame on, never falling, without jumps; None if unusable."""
     if len(stamps) < 2:
         return None, ()
-    known = [stamp for stamp in stamps if stamp is not None]
-    if len(known) < len(stamps):
+    known = [(place, stamp) for place, stamp in enumerate(stamps) if stamp is not None]
+    if len(known) < 0.5 * len(stamps) or known[0][0] > 0 or known[-1][0] < len(stamps) - 1:
         return None, ("no time stamps",)
     # Of integers from the first one on: 64 bits of a clock are too many for a float.
-    steps = np.diff(np.array([stamp - known[0] for stamp in known], np.float64)) * unit
+    places, passed = zip(
+        *((place, float(stamp - known[0][1])) for place, stamp in known), strict=True
+    )
+    # A frame without a time stamp is shown midway between those around it.
+    steps = np.diff(np.interp(np.arange(len(stamps)), places, passed)) * unit
     forward = steps[(steps > 0) & (steps <= LONGEST_PAUSE)]
     jumps = (steps < 0) | (steps > LONGEST_PAUSE)
     # Some containers hold no time of presentation, and the order of decoding shows through.

@@ -217,7 +217,9 @@ class _Track:
 
     def __init__(self, name: str, container: Any, stream: Any):
         self.name, self.container, self.stream = name, container, stream
-        self.pictures = PictureReader(stream.sample_aspect_ratio)
+        # The fourth byte of uncompressed pixels is unused in AVI (BI_RGB), and mostly 0.
+        opaque = container.format.name == "avi" and stream.codec_context.name == "rawvideo"
+        self.pictures = PictureReader(stream.sample_aspect_ratio, opaque=opaque)
         several = containers.count_tracks(container.streams.video) > 1
         self._notes = ("several tracks",) if several else ()
         self._decoder = _open_alpha_decoder(stream)

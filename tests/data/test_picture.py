@@ -5,6 +5,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,7 +16,7 @@ from nbp.data.files import VideoError
 from nbp.data.notes import NOTES, list_notes
 from nbp.data.video import VideoInfo, choose_frames, probe_video, read_clip, read_frames
 from nbp.jobs.reencode import Recipe, reencode_video
-from tests.data.videos import ORIENTATIONS, mark_orientation, psnr
+from tests.data.videos import ORIENTATIONS, make_clip, mark_orientation, psnr
 
 FILES = Path(__file__).parent / "fixtures"
 REFERENCES = np.load(FILES / "references.npz")
@@ -160,6 +161,45 @@ def test_transparent_gif_is_white_where_nothing_is(tmp_path):
         wanted[:8, place : place + 8] = 200, 30, 40
         np.testing.assert_array_equal(frame, wanted)
     assert probe_video(path).notes == ("transparent",)
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mov"])
+def test_unused_fourth_bytes_of_an_avi_hide_nothing(tmp_path, suffix):
+    """Uncompressed AVI leaves the fourth byte at 0; in mov it is transparency."""
+    path = tmp_path / f"a.{suffix}"
+    image = np.full((24, 32, 4), (10, 20, 200, 0), np.uint8)
+    pixels, codec = ("bgra", "rawvideo") if suffix == "avi" else ("rgba", "png")
+    with av.open(str(path), "w") as out:
+        track: Any = out.add_stream(codec, rate=10)
+        track.height, track.width, track.pix_fmt = 24, 32, pixels
+        for _ in range(3):
+            picture = av.VideoFrame.from_ndarray(image, format="rgba")
+            out.mux(track.encode(picture))
+        out.mux(track.encode())
+    wanted = (10, 20, 200) if suffix == "avi" else (255, 255, 255)
+    assert (read_clip(path, frames=3) == wanted).all()
+    assert probe_video(path).notes == (() if suffix == "avi" else ("transparent",))
+
+
+@pytest.mark.parametrize("first", ["cover", "video"])
+def test_an_unmarked_cover_is_not_the_video(tmp_path, first):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as out:
+        tracks: dict[str, Any] = {}
+        for name in ("cover", "video") if first == "cover" else ("video", "cover"):
+            track: Any = out.add_stream("png" if name == "cover" else "ffv1", rate=10)
+            size = 96 if name == "cover" else 24
+            track.height, track.width = size, size
+            track.pix_fmt = "rgb24" if name == "cover" else "bgr0"
+            tracks[name] = track
+        red = np.full((96, 96, 3), (255, 0, 0), np.uint8)
+        out.mux(tracks["cover"].encode(av.VideoFrame.from_ndarray(red)))
+        for image in make_clip(5, 24, 24):
+            out.mux(tracks["video"].encode(av.VideoFrame.from_ndarray(image)))
+        for track in tracks.values():
+            out.mux(track.encode())
+    np.testing.assert_array_equal(read_clip(path, frames=5), make_clip(5, 24, 24))
+    assert probe_video(path).notes == ("several tracks",)
 
 
 def test_opaque_gif_is_not_called_transparent(tmp_path):

@@ -109,7 +109,14 @@ def test_jumps_of_the_time_stamps_count_as_one_frame(jump):
 
 
 @pytest.mark.parametrize(
-    "stamps", [[None] * 9, [0, 1, None, 3], [0, 2, 1, 4, 3, 6, 5, 8, 7], [0, 0, 0, 0]]
+    "stamps",
+    [
+        [None] * 9,
+        [None, 1, 2, 3],
+        [0, None, None, None, 8],
+        [0, 2, 1, 4, 3, 6, 5, 8, 7],
+        [0, 0, 0, 0],
+    ],
 )
 def test_without_usable_time_stamps_the_stated_rate_is_believed(stamps):
     assert settle(stamps, stated=25.0) in (
@@ -117,6 +124,15 @@ def test_without_usable_time_stamps_the_stated_rate_is_believed(stamps):
         Timeline(25.0, None, ()),
     )
     assert lay_out(stamps, MS, stated=None, limit=LIMIT) is None
+
+
+def test_a_missing_time_stamp_lies_between_its_neighbours():
+    whole = [int(stamp) for stamp in np.arange(50) * 40]
+    whole[30:] = [stamp + 2000 for stamp in whole[30:]]
+    partial = [None if place in (3, 17, 18, 44) else stamp for place, stamp in enumerate(whole)]
+    found = lay_out(partial, MS, stated=1000.0, limit=LIMIT)
+    assert found is not None
+    np.testing.assert_array_equal(found.shown, settle(whole).shown)
 
 
 def test_one_frame_needs_no_rate():
