@@ -187,10 +187,10 @@ def test_an_unmarked_cover_is_not_the_video(tmp_path, first):
     with av.open(str(path), "w") as out:
         tracks: dict[str, Any] = {}
         for name in ("cover", "video") if first == "cover" else ("video", "cover"):
-            track: Any = out.add_stream("png" if name == "cover" else "ffv1", rate=10)
+            track: Any = out.add_stream("mjpeg" if name == "cover" else "ffv1", rate=10)
             size = 96 if name == "cover" else 24
             track.height, track.width = size, size
-            track.pix_fmt = "rgb24" if name == "cover" else "bgr0"
+            track.pix_fmt = "yuvj420p" if name == "cover" else "bgr0"
             tracks[name] = track
         red = np.full((96, 96, 3), (255, 0, 0), np.uint8)
         out.mux(tracks["cover"].encode(av.VideoFrame.from_ndarray(red)))

@@ -35,7 +35,7 @@ def show(stamps: np.ndarray, rate: float) -> list[int]:
 @pytest.mark.parametrize("rate", [7.5, 8, 10, 12, 15, 24, 25, 29.97, 30, 50, 59.94, 60, 120])
 @pytest.mark.parametrize("frames", [2, 17, 300])
 def test_even_time_stamps_give_the_rate_whatever_is_stated(rate, frames):
-    exact = float({29.97: 30000 / 1001, 59.94: 60000 / 1001}.get(rate, rate))
+    exact = float(rate) if rate == round(rate, 1) else round(rate * 1.001) * 1000 / 1001
     stamps = [round(1000 * frame / exact) for frame in range(frames)]
     for stated in (None, 1000.0, 90000.0, exact):
         found = settle(stamps, stated=stated)
