@@ -89,7 +89,13 @@ MAIN = (*ALLOWED["nbp.jobs"],)
 # Third-party packages that have one home each.
 HOMES = {
     "orbax": ("nbp.training.checkpoint", "nbp.training.orbax_setup"),
-    "av": ("nbp.data.video", "nbp.data.recording", "nbp.data.coding"),
+    "av": (
+        "nbp.data.video",
+        "nbp.data.containers",
+        "nbp.data.picture",
+        "nbp.data.recording",
+        "nbp.data.coding",
+    ),
     "grain": ("nbp.data",),
     "tensorflow_datasets": ("nbp.data",),
     "array_record": ("nbp.data",),

@@ -30,6 +30,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from nbp.data.files import VideoError
+from nbp.data.recording import tag_colours
 from nbp.data.video import MAX_FRAMES
 from nbp.errors import ConfigError
 from nbp.shapes import Clip, Int, UInt8
@@ -135,6 +136,7 @@ class ClipEncoder:
         stream = self._container.add_stream("libx264", rate=self._rate)
         stream.height, stream.width = self.size
         stream.pix_fmt = "yuv444p"
+        tag_colours(stream.codec_context)
         stream.codec_context.thread_count = 1
         stream.options = {
             "crf": str(self.coding.level),

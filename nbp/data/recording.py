@@ -26,6 +26,17 @@ H264_ENCODERS = ("libx264", "libopenh264")
 X264_OPTIONS = {"crf": "14", "preset": "medium", "threads": "1"}
 
 
+def tag_colours(context: Any) -> None:
+    """States what FFmpeg makes of RGB by default, and square pixels: players need not guess.
+
+    Matrix of BT.601 (6) and limited range (1), with primaries and transfer of BT.709 (1), which
+    are near those of sRGB; codes of ITU-T H.273.
+    """
+    context.colorspace, context.color_range = 6, 1
+    context.color_primaries = context.color_trc = 1
+    context.sample_aspect_ratio = Fraction(1)
+
+
 W = TypeVar("W", bound="_Writer")
 
 
@@ -103,6 +114,7 @@ class VideoWriter(_Writer):
         stream = self._file.add_stream(encoder, rate=Fraction(self.fps).limit_denominator(1001))
         stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
+        tag_colours(stream.codec_context)
         stream.options = X264_OPTIONS if encoder == "libx264" else {}
         self._stream = stream
 

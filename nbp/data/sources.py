@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol, assert_never, runtime_checkable
 import numpy as np
 
 from nbp.data.files import VideoError, escape_name
+from nbp.data.notes import list_notes
 from nbp.data.video import VideoInfo, probe_video, resample_frames, too_short
 from nbp.errors import DataError
 
@@ -115,6 +116,11 @@ class VideoFolder:
             "info": file.info,
             "label": np.int32(file.label),
         }
+
+    def describe_notes(self, other: "VideoFolder") -> list[str]:
+        """How the videos of both splits that are not plain are read, and how many there are."""
+        files = {file.name: file.info.notes for file in (*self.files, *other.files)}
+        return [text for text, _ in list_notes(files.items())]
 
     def count_classes(self) -> dict[str, int]:
         """Number of files per class name, zero included, in the order of `label_names`."""

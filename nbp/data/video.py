@@ -13,14 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import numpy as np
-from av.stream import Disposition
 
+from nbp.data import containers
 from nbp.data.files import VideoError, open_regular
+from nbp.data.notes import NOTES
+from nbp.data.picture import PictureReader
 from nbp.data.recording import GifWriter, VideoWriter
+from nbp.data.timeline import Timeline, lay_out, slow_down
 from nbp.errors import DataError
 from nbp.shapes import Clip, Clips, Int, UInt8
 
@@ -43,40 +46,64 @@ MAX_FRAMES = 10**6
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file holds: frames, average frames per second, and the upright size in pixels."""
+    """What a file holds: frames, frames per second, and the upright size in square pixels.
+
+    Frames are those that a player shows at the even rate `fps`. shown: the stored frame of each,
+    where the file's own rate is uneven (see `timeline`); None where each stored frame is shown
+    once. notes: keys of `notes.NOTES`, what is peculiar about the file.
+    """
 
     frames: int
     fps: float
     height: int
     width: int
+    shown: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    def find_stored(self, numbers: Int[np.ndarray, "t"]) -> list[int]:
+        """Which stored frames the shown frames `numbers` are."""
+        found = numbers.tolist()
+        return found if self.shown is None else [self.shown[number] for number in found]
 
 
 def probe_video(path: str | Path, *, decode: bool = True) -> VideoInfo:
     """Says what the video file holds, and that it is whole.
 
     With `decode` every frame is decoded once (nothing is kept), so that damage anywhere is found.
-    Without, packets are counted but not decoded: much faster, and blind to damage inside them.
+    Without, only the time stamps of the packets are read: much faster, and blind to damage inside
+    them; files where packets may not be frames (interlaced, an uneven rate, no time stamps) are
+    decoded anyway.
     Raises `VideoError`.
     """
     name = os.fspath(path)
-    with _open_stream(name) as (container, stream):
-        first = None
-        frames = 0
-        if decode:
-            for frame in _decode(name, container, stream):
-                first = first or frame
-                frames += 1
-        else:
-            for packet in container.demux(stream):
-                frames += packet.size > 0 and not packet.is_discard
-                if first is None:
-                    first = next(iter(packet.decode()), None)
-        if first is None or frames == 0:
-            raise VideoError(name, "corrupt", "no frame could be decoded")
-        # The header's own count is not compared: trimmed files rightly show fewer frames.
-        return VideoInfo(
-            frames, _average_fps(name, container, stream, frames), *_upright_size(first)
-        )
+    if not decode:
+        info = _probe_packets(name)
+        if info is not None:
+            return info
+    with _open_track(name) as track:
+        first, stamps = None, []
+        for frame in track.decode():
+            first = first or frame
+            stamps.append(frame.pts)
+            track.pictures.look(frame)
+        return track.describe(first, stamps)
+
+
+def _probe_packets(name: str) -> "VideoInfo | None":
+    """Of a file whose packets are frames, without decoding more than one; else None."""
+    with _open_track(name) as track:
+        first, stamps = None, []
+        avi = track.container.format.name == "avi"  # counts packets, in their order
+        for packet in track.container.demux(track.stream):
+            if packet.size > 0 and not packet.is_discard:
+                stamps.append(packet.dts if avi else packet.pts)
+            if first is None:
+                first = next(iter(track.decode_packet(packet)), None)
+        if first is None or first.interlaced_frame or (None in stamps and not avi):
+            return None
+        track.pictures.look(first)
+        info = track.describe(first, sorted(stamps))
+        return info if info.shown is None else None
 
 
 def resample_frames(frames: int, native_fps: float, fps: float | None) -> Int[np.ndarray, "m"]:
@@ -121,7 +148,6 @@ def read_clip(
     start: see `choose_frames`. info: from `probe_video`, which is called when it is not given.
     resize: applied to each frame [h w 3] when decoded: large frames are never all in memory.
     Frames are decoded from the first one on (exact in every container) up to the last one needed.
-    With a variable frame rate the rule counts frames, not seconds, as the official loader does.
     Raises `VideoError`, also when the video has fewer frames than asked for.
     """
     name = os.fspath(path)
@@ -129,44 +155,50 @@ def read_clip(
     numbers = choose_frames(info, frames=frames, fps=fps, start=start)
     if len(numbers) < frames:
         raise too_short(name, info, frames=frames, fps=fps)
-    wanted = set(numbers.tolist())
-    clip: list[np.ndarray] = []
+    stored = info.find_stored(numbers)
+    wanted = set(stored)
+    found: dict[int, np.ndarray] = {}
     decoded = 0
-    with _open_stream(name) as (container, stream):
-        for frame in _decode(name, container, stream):
+    with _open_track(name) as track:
+        for frame in track.decode():
             if decoded in wanted:
-                image = _upright(frame)
-                clip.append(image if resize is None else resize(image))
-                if len(clip) == frames:
-                    return np.stack(clip)
+                image = track.pictures.read(frame)
+                found[decoded] = image if resize is None else resize(image)
+                if len(found) == len(wanted):
+                    return np.stack([found[number] for number in stored])
             decoded += 1
-    raise VideoError(
-        name, "corrupt", f"ended after {decoded} frames, frame {numbers[-1]} is needed"
-    )
+    raise VideoError(name, "corrupt", f"ended after {decoded} frames, frame {stored[-1]} is needed")
 
 
 def read_frames(
-    path: str | Path, begin: Callable[[float | None], Callable[[np.ndarray], None]]
+    path: str | Path, begin: Callable[[float], Callable[[np.ndarray], None]]
 ) -> VideoInfo:
     """Decodes every frame once; the frames of `read_clip`, without keeping them.
 
-    begin: called with the rate that the header states, if any; what it returns is called with each
+    begin: called with the rate at which they are shown; what it returns is called with each shown
         frame, uint8 RGB [h w 3], upright.
-    Raises `VideoError`.
+    Returns what was given: its frames are shown once each. Raises `VideoError`.
     """
     name = os.fspath(path)
-    with _open_stream(name) as (container, stream):
-        take = begin(float(stream.average_rate or 0) or None)
+    info = probe_video(name, decode=False)  # the rate is wanted before the first frame
+    repeats = None if info.shown is None else np.bincount(info.shown).tolist()
+    with _open_track(name) as track:
+        take = begin(info.fps)
         frames, first = 0, None
-        for frame in _decode(name, container, stream):
+        for number, frame in enumerate(track.decode()):
             first = first or frame
-            take(_upright(frame))
-            frames += 1
+            track.pictures.look(frame)
+            times = 1 if repeats is None else repeats[number] if number < len(repeats) else 0
+            if times:
+                image = track.pictures.read(frame)
+                for _ in range(times):
+                    take(image)
+                frames += times
         if first is None:
             raise VideoError(name, "corrupt", "no frame could be decoded")
-        return VideoInfo(
-            frames, _average_fps(name, container, stream, frames), *_upright_size(first)
-        )
+        met = {*info.notes, *track.notes}
+        notes = tuple(note for note in NOTES if note in met)
+        return VideoInfo(frames, info.fps, *track.pictures.measure(first), notes=notes)
 
 
 def too_short(path: str, info: VideoInfo, *, frames: int, fps: float | None) -> VideoError:
@@ -180,101 +212,128 @@ def too_short(path: str, info: VideoInfo, *, frames: int, fps: float | None) -> 
     )
 
 
-def _sniff_format(head: bytes) -> str | None:
-    """The FFmpeg demuxer for a file that starts with `head`, None for anything not allowed."""
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"):
-        return "mov"
-    if head[:4] == b"\x1a\x45\xdf\xa3":
-        return "matroska"
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return "avi"
-    return "gif" if head[:6] in (b"GIF87a", b"GIF89a") else None
+class _Track:
+    """The video track of an open file."""
+
+    def __init__(self, name: str, container: Any, stream: Any):
+        self.name, self.container, self.stream = name, container, stream
+        # The fourth byte of uncompressed pixels is unused in AVI (BI_RGB), and mostly 0.
+        opaque = container.format.name == "avi" and stream.codec_context.name == "rawvideo"
+        self.pictures = PictureReader(stream.sample_aspect_ratio, opaque=opaque)
+        several = containers.count_tracks(container.streams.video) > 1
+        self._notes = ("several tracks",) if several else ()
+        self._decoder = _open_alpha_decoder(stream)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*self._notes, *self.pictures.notes)
+
+    def decode_packet(self, packet: Any) -> list[Any]:
+        return packet.decode() if self._decoder is None else self._decoder.decode(packet)
+
+    def decode(self) -> Iterator[Any]:
+        """Decoded frames in order; raises `VideoError` on damage and on a change of size."""
+        size: tuple[int, int] | None = None
+        number = 0
+        for packet in self.container.demux(self.stream):
+            for frame in self.decode_packet(packet):
+                if number >= MAX_FRAMES:
+                    raise VideoError(self.name, "too large", f"more than {MAX_FRAMES} frames")
+                if frame.is_corrupt:
+                    raise VideoError(self.name, "corrupt", f"frame {number} is damaged")
+                size = size or (frame.height, frame.width)
+                if (frame.height, frame.width) != size:
+                    text = f"the frame size changes at frame {number}"
+                    raise VideoError(self.name, "corrupt", text)
+                if number == 0:
+                    _check_size(self.name, frame.height, frame.width)
+                    _check_size(self.name, *self.pictures.measure(frame))
+                number += 1
+                yield frame
+
+    def describe(self, first: Any, stamps: list[int | None]) -> VideoInfo:
+        """The info for frames with these time stamps, of which `first` is one."""
+        if first is None or not stamps:
+            raise VideoError(self.name, "corrupt", "no frame could be decoded")
+        timeline = self._lay_out(stamps)
+        shown = None if timeline.shown is None else tuple(timeline.shown.tolist())
+        met = {*self.notes, *timeline.notes}
+        if self.container.format.name == "avi":  # a format without them, at a fixed rate
+            met.discard("no time stamps")
+        # The header's own count is not compared: trimmed files rightly show fewer frames.
+        return VideoInfo(
+            len(stamps) if shown is None else len(shown),
+            timeline.rate,
+            *self.pictures.measure(first),
+            shown=shown,
+            notes=tuple(note for note in NOTES if note in met),
+        )
+
+    def _lay_out(self, stamps: list[int | None]) -> Timeline:
+        """The timeline; files without a rate and without time stamps get frames / duration."""
+        rate = self.stream.average_rate
+        if not rate and len(stamps) > 1 and self.container.duration:
+            rate = Fraction(len(stamps) * av.time_base, self.container.duration)
+        stated = float(rate) if rate and rate > 0 else None
+        if self.container.format.name == "gif":  # what it states is a mean of the stored delays
+            stamps, stated = slow_down(stamps, self.stream.time_base), None
+        try:
+            timeline = lay_out(stamps, self.stream.time_base, stated=stated, limit=MAX_FRAMES)
+        except ValueError as error:
+            raise VideoError(self.name, "too large", f"{error}, at most {MAX_FRAMES}") from None
+        if timeline is None:
+            text = "it states neither a frame rate nor a duration"
+            raise VideoError(self.name, "corrupt", text)
+        return timeline
+
+
+def _open_alpha_decoder(stream: Any) -> Any | None:
+    """A decoder of a transparent webm's second layer, which FFmpeg's own decoders leave out."""
+    wrapped = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
+    marked = any(
+        key.lower() == "alpha_mode" and value == "1" for key, value in stream.metadata.items()
+    )
+    if wrapped is None or not marked or wrapped not in av.codecs_available:
+        return None
+    decoder = av.CodecContext.create(wrapped, "r")
+    decoder.thread_count = 1
+    return decoder
 
 
 @contextmanager
-def _open_file(name: str) -> Iterator[tuple[BinaryIO, str]]:
-    """Opens a regular file of an allowed format; yields it and the demuxer's name."""
-    with open_regular(name, MAX_BYTES) as file:
-        head = file.read(16)
-        file.seek(0)
-        demuxer = _sniff_format(head)
-        if demuxer is None:
-            raise VideoError(name, "not a video", f"it starts with {head[:12]!r}")
-        yield file, demuxer
-
-
-@contextmanager
-def _open_stream(name: str) -> Iterator[tuple[Any, Any]]:
-    """Yields (container, video stream), and turns what FFmpeg raises into `VideoError`."""
+def _open_track(name: str) -> Iterator[_Track]:
+    """Yields the video track, and turns what FFmpeg raises into `VideoError`."""
+    head = b""
     try:
-        with (
-            _open_file(name) as (file, demuxer),
-            av.open(file, format=demuxer, metadata_errors="ignore") as container,
-        ):
-            streams = [
-                stream
-                for stream in container.streams.video
-                if not stream.disposition & Disposition.attached_pic  # cover art of a sound file
-            ]
-            if not streams:
-                raise VideoError(name, "no video stream")
-            stream = streams[0]
-            if stream.codec_context is None:
-                raise VideoError(name, "no video stream", "its codec is not supported")
-            _check_size(name, stream.codec_context.height, stream.codec_context.width)
-            # Parallelism is across clips; one thread also keeps memory per clip small.
-            stream.codec_context.thread_count = 1
-            yield container, stream
+        with open_regular(name, MAX_BYTES) as file:
+            head = file.read(containers.HEAD)
+            file.seek(0)
+            demuxer = containers.recognize(head)
+            if demuxer is None:
+                raise VideoError(name, "not a video", containers.explain_refusal(head))
+            with av.open(file, format=demuxer, metadata_errors="ignore") as container:
+                stream = containers.choose_track(container.streams.video)
+                if stream is None:
+                    raise VideoError(name, "no video stream")
+                if stream.codec_context is None:
+                    raise VideoError(name, "no video stream", "its codec is not supported")
+                _check_size(name, stream.codec_context.height, stream.codec_context.width)
+                # Parallelism is across clips; one thread also keeps memory per clip small.
+                stream.codec_context.thread_count = 1
+                yield _Track(name, container, stream)
     except DataError:
         raise
     except (av.FFmpegError, OSError, ValueError, MemoryError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         text = " ".join(reason.split()) or type(error).__name__
+        if containers.is_segment(head):
+            text += "; it starts as a segment of a stream: join it with its initialisation segment"
         raise VideoError(name, "corrupt", text) from None
 
 
 def _check_size(name: str, height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
         raise VideoError(name, "too large", f"{width}x{height}, at most {MAX_PIXELS} pixels")
-
-
-def _decode(name: str, container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames in order; raises `VideoError` on damage and on a change of size."""
-    size: tuple[int, int] | None = None
-    for number, frame in enumerate(container.decode(stream)):
-        if number >= MAX_FRAMES:
-            raise VideoError(name, "too large", f"more than {MAX_FRAMES} frames")
-        if frame.is_corrupt:
-            raise VideoError(name, "corrupt", f"frame {number} is damaged")
-        size = size or (frame.height, frame.width)
-        _check_size(name, frame.height, frame.width)
-        if (frame.height, frame.width) != size:
-            raise VideoError(name, "corrupt", f"the frame size changes at frame {number}")
-        yield frame
-
-
-def _average_fps(name: str, container: Any, stream: Any, frames: int) -> float:
-    """Average rate; files that do not state one get frames / duration."""
-    rate = stream.average_rate or stream.guessed_rate
-    if not rate and container.duration:
-        rate = Fraction(frames * av.time_base, container.duration)
-    if not rate or rate <= 0:
-        raise VideoError(name, "corrupt", "it states neither a frame rate nor a duration")
-    return float(rate)
-
-
-def _quarter_turns(frame: Any) -> int:
-    """Counterclockwise quarter turns that make the frame upright (phones store a rotation)."""
-    return round(frame.rotation / 90) % 4
-
-
-def _upright_size(frame: Any) -> tuple[int, int]:
-    sides = (frame.height, frame.width)
-    return sides[::-1] if _quarter_turns(frame) % 2 else sides
-
-
-def _upright(frame: Any) -> np.ndarray:
-    return np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame))
 
 
 def write_video(path: str | Path, clip: Clip, *, fps: float) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from nbp.data.annotations import Finding, Listing, ucf_group
 from nbp.data.files import escape_name
+from nbp.data.notes import list_notes
+from nbp.data.records import escape_path
 
 # Every heading of the report, in its order, with what it means. docs/data.md says what to do.
 HEADINGS = {
@@ -57,6 +59,7 @@ class Outcome:
     detail: str = ""
     sha256: str = ""
     frames: int = 0
+    notes: tuple[str, ...] = ()  # keys of `notes.NOTES`
 
 
 def collect_findings(
@@ -133,6 +136,7 @@ def format_report(
         _describe_splits(listing, outcomes, findings),
         *([passed] if listing.skipped else []),
         _describe_findings(findings),
+        *_describe_notes(outcomes),
         _describe_classes(listing, outcomes),
     ]
     return "\n\n".join(sections) + "\n", text.getvalue()
@@ -186,6 +190,17 @@ def _describe_findings(findings: Sequence[Finding]) -> str:
             lines[SHOWN:] = [f"* and {len(of_it) - SHOWN} more"]
         parts.append(f"## {heading}: {len(of_it)}\n\n{meaning}\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _describe_notes(outcomes: Sequence[Outcome]) -> list[str]:
+    """A section on the videos that were read by a rule; none where every video was plain."""
+    noted = list_notes((o.path, o.notes) for o in outcomes if o.status == "ok")
+    lines = []
+    for text, paths in noted:
+        named = ", ".join(f"`{escape_path(path)}`" for path in paths[:SHOWN])
+        more = f" and {len(paths) - SHOWN} more" if paths[SHOWN:] else ""
+        lines.append(f"* {text}: {named}{more}")
+    return ["## How videos were read\n\n" + "\n".join(lines)] if lines else []
 
 
 def _describe_classes(listing: Listing, outcomes: Sequence[Outcome]) -> str:

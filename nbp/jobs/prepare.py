@@ -18,6 +18,7 @@ from pathlib import Path
 
 from nbp.data.durable import full_disk_named, sync, write_text
 from nbp.data.files import VideoError, name_text
+from nbp.data.notes import list_notes
 from nbp.data.records import PREPARED, RecordSource, shard_name, write_metadata
 from nbp.errors import ConfigError, DataError, Preempted
 from nbp.jobs.findings import Outcome, collect_findings, format_report, summarize
@@ -140,6 +141,8 @@ def _finish(request: PrepareRequest, plan: Plan, report: Callable[[str], None]) 
     write_text(target.parent / "report.csv", table)
     summary = summarize(findings)
     report(f"report: {target.parent / 'report.md'} ({summary or 'nothing is wrong'})")
+    for text, _ in list_notes((o.path, o.notes) for o in outcomes if o.status == "ok"):
+        report(text)
     if request.strict and findings:
         raise DataError(
             f"--strict: {summary}. Mend the sources and use --restart, or run the same command "

@@ -114,7 +114,7 @@ def reencode_video(path: str | Path, recipe: Recipe) -> Stored:
     digest = _hash_file(name)
     encoder: list[ClipEncoder] = []
 
-    def begin(rate: float | None) -> Any:
+    def begin(rate: float) -> Any:
         encoder.append(ClipEncoder(recipe.coding, rate))
 
         def take(frame: np.ndarray) -> None:
@@ -123,7 +123,7 @@ def reencode_video(path: str | Path, recipe: Recipe) -> Stored:
         return take
 
     info = read_frames(name, begin)
-    stored = VideoInfo(info.frames, info.fps, *encoder[0].size)
+    stored = VideoInfo(info.frames, info.fps, *encoder[0].size, notes=info.notes)
     if len(resample_frames(info.frames, info.fps, recipe.fps)) < recipe.min_frames:
         raise too_short(name, info, frames=recipe.min_frames, fps=recipe.fps)
     return Stored(encoder[0].finish(), stored, digest)

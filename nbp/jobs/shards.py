@@ -61,7 +61,8 @@ class Shard:
         file = self.file(work, "json")
         try:
             data = json.loads(file.read_text(encoding="ascii"))
-            outcomes = tuple(Outcome(**row) for row in data.pop("outcomes"))
+            rows = [{**row, "notes": tuple(row.get("notes", ()))} for row in data.pop("outcomes")]
+            outcomes = tuple(Outcome(**row) for row in rows)
             return ShardResult(outcomes=outcomes, **data)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{file}: damaged ({error}). Delete it and run again") from None
@@ -115,6 +116,7 @@ class ShardWriter:
                     "ok",
                     sha256=ready.sha256,
                     frames=ready.info.frames,
+                    notes=ready.info.notes,
                 )
             )
         return len(self._outcomes) == len(self._shard.items)

@@ -14,6 +14,7 @@ import numpy as np
 
 from nbp import __version__, build, datasets
 from nbp.config import Config
+from nbp.data.sources import VideoFolder
 from nbp.data.video import tile_clips, write_gif
 from nbp.errors import DataError, DivergedError, NonFiniteError
 from nbp.evaluation.perceptual import LpipsScorer
@@ -89,6 +90,10 @@ def begin(config: Config, workdir: Path, plan: TrainPlan) -> None:
                 )
                 print(f"[data] {text}", flush=True)
         if distributed.is_main():
+            source = plan.clips["generator"].source
+            if isinstance(source, VideoFolder):
+                for text in source.describe_notes(plan.held_out.source):
+                    print(f"[data] {text}", flush=True)
             adopt_config(config, workdir, report=lambda text: print(f"[train] {text}", flush=True))
             save_labels(workdir, plan.labels)
     except OSError as error:

@@ -102,26 +102,6 @@ def test_random_starts_reach_every_window_equally():
     assert np.bincount(firsts).tolist() == [100, 100, 100, 100]
 
 
-@pytest.mark.parametrize("turns", [0, 1, 2, 3])
-def test_rotation_mark_of_phones_is_applied(tmp_path, turns):
-    clip = make_clip()
-    path = encode(tmp_path / "clip.mp4", clip)
-    # The track header's matrix (a b u, c d v, x y w) maps (x, y) to (ax + cy, bx + dy), y down:
-    # each of these turns the picture clockwise by `turns` quarters.
-    a, b, c, d = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)][turns]
-    data = bytearray(path.read_bytes())
-    matrix = data.index(b"tkhd") + 4 + 40
-    numbers = np.frombuffer(bytes(data[matrix : matrix + 36]), ">i4").copy()
-    assert numbers.tolist() == [65536, 0, 0, 0, 65536, 0, 0, 0, 2**30]
-    numbers[[0, 1, 3, 4]] = np.array([a, b, c, d]) * 65536
-    data[matrix : matrix + 36] = numbers.tobytes()
-    path.write_bytes(data)
-    wanted = np.rot90(clip, -turns, axes=(1, 2))
-    info = probe_video(path)
-    assert (info.height, info.width) == wanted.shape[1:3]
-    assert psnr(read_clip(path, frames=20), wanted) > 29
-
-
 def test_resize_is_applied_to_each_frame(tmp_path):
     clip = make_clip()
     path = encode(tmp_path / "clip.mkv", clip)

@@ -62,3 +62,20 @@ def psnr(found: np.ndarray, wanted: np.ndarray) -> float:
     """Of two uint8 clips, in dB."""
     error = np.mean((found.astype(np.float64) - wanted) ** 2)
     return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+# (a, b, c, d) of the eight orientations that a display matrix can state; see `picture`.
+ORIENTATIONS = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [
+    (0, b, c, 0) for b in (1, -1) for c in (1, -1)
+]
+
+
+def mark_orientation(mp4: bytes, matrix: tuple[int, int, int, int]) -> bytes:
+    """The mp4 with (a, b, c, d) in its track header's matrix (a b u, c d v, x y w)."""
+    data = bytearray(mp4)
+    place = data.index(b"tkhd") + 4 + 40
+    numbers = np.frombuffer(bytes(data[place : place + 36]), ">i4").copy()
+    assert numbers.tolist() == [65536, 0, 0, 0, 65536, 0, 0, 0, 2**30]
+    numbers[[0, 1, 3, 4]] = np.array(matrix) * 65536
+    data[place : place + 36] = numbers.tobytes()
+    return bytes(data)
