@@ -90,7 +90,7 @@ def begin(config: Config, workdir: Path, plan: TrainPlan) -> None:
                 )
                 print(f"[data] {text}", flush=True)
         if distributed.is_main():
-            source = plan.clips["generator"].source
+            source = next(iter(plan.clips.values())).source
             if isinstance(source, VideoFolder):
                 for text in source.describe_notes(plan.held_out.source):
                     print(f"[data] {text}", flush=True)
