@@ -189,7 +189,9 @@ USAGE: dict[str, tuple[dict[str, str], int, str]] = {
 }
 
 
-@pytest.mark.parametrize("workdir", ["@new/deep", "@run"])
+@pytest.mark.parametrize(
+    "workdir", ["@new/deep", pytest.param("@run", marks=pytest.mark.slow)], ids=["new", "run"]
+)
 @pytest.mark.parametrize("case", USAGE)
 def test_training_that_cannot_be(
     place: Place, capsys: pytest.CaptureFixture[str], case: str, workdir: str
