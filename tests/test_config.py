@@ -393,9 +393,9 @@ def test_home_and_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert config.data.root == f"{tmp_path}/videos"
     assert config.evaluation.features == "/store/i3d"
     assert config.train.tokenizer.start_from == f"{tmp_path}/run"
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "$odd").mkdir()
-    assert load(data__root="$odd").data.root == "$odd", "a folder that is there is meant"
+    odd = tmp_path / "$odd"
+    odd.mkdir()
+    assert load(data__root=str(odd)).data.root == str(odd), "a folder that is there is meant"
     with pytest.raises(ConfigError, match="images.root: .*NBP_NOT_SET is not set"):
         load(images__root="$NBP_NOT_SET/x", images__batch="8")
     with pytest.raises(ConfigError, match="data.root: .*no home folder of ~nobody-at-all"):

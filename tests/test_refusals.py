@@ -29,7 +29,7 @@ from nbp import (
     train,
 )
 from nbp.config import Config, load_config
-from nbp.errors import run_main
+from nbp.errors import RestartError, run_main
 from nbp.jobs.workdir import adopt_config, save_labels
 from nbp.training.checkpoint import Checkpointer
 from tests import tiny
@@ -189,7 +189,9 @@ USAGE: dict[str, tuple[dict[str, str], int, str]] = {
 }
 
 
-@pytest.mark.parametrize("workdir", ["@new/deep", "@run"])
+@pytest.mark.parametrize(
+    "workdir", ["@new/deep", pytest.param("@run", marks=pytest.mark.slow)], ids=["new", "run"]
+)
 @pytest.mark.parametrize("case", USAGE)
 def test_training_that_cannot_be(
     place: Place, capsys: pytest.CaptureFixture[str], case: str, workdir: str
@@ -501,3 +503,18 @@ def test_what_would_be_seen(place: Place) -> None:
     os.utime(mark, ns=(0, before["file"][1]))
     assert {name for name, found in look(place.root).items() if found != before[name]} == {"file"}
     mark.write_text("precious")
+
+
+def test_a_disk_that_is_full_is_found_before_the_work(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(place.root)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    before = look(place.root)
+    for command in ("export", "encode"):
+        arguments = ("--workdir", "@run", "--out", "@nothing/out")
+        with pytest.raises(RestartError, match="the disk is full"):
+            COMMANDS[command](place.fill(arguments))
+        with pytest.raises(RestartError, match="the disk is full"):
+            train.main(place.fill(training("@new/run")))
+    assert look(place.root) == before

@@ -72,12 +72,12 @@ def plan_training(
 ) -> TrainPlan:
     """Looks at everything that training in `workdir` needs and changes nothing.
 
-    source, step: as in `nbp.jobs.resuming.find_resume`; the comparisons are made there then.
+    Call `check_places` before. source, step: as in `nbp.jobs.resuming.find_resume`; the comparisons
+    are made there then.
 
     Raises ConfigError, DataError or CheckpointError for what would make the run fail or spoil what
     lies in the workdir.
     """
-    check_places(config, workdir)
     resume = None if source is None else find_resume(source, workdir, step=step)
     place = workdir if resume is None else resume.source
     compare_config(config, place)  # before a long look at the data, which may fail in turn
