@@ -57,6 +57,7 @@ class Progress:
 def parse_shard(text: str) -> tuple[int, int]:
     """`"2/8"`, machine 2 of 8, as (2, 8). Raises ConfigError for anything but I/N with I < N."""
     machine, _, machines = text.partition("/")
-    if not (machine.isdecimal() and machines.isdecimal() and int(machine) < int(machines)):
+    digits = text.isascii() and machine.isdecimal() and machines.isdecimal() and len(text) < 20
+    if not (digits and int(machine) < int(machines)):
         raise ConfigError(f"--shard {text}: write I/N with I from 0 to N - 1, for example 0/4")
     return int(machine), int(machines)
