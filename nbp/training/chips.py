@@ -75,7 +75,7 @@ def parse_topology(text: str) -> Topology:
     Raises:
         ConfigError: it is none of these.
     """
-    known = re.fullmatch(r"(v5e|v5p|v6e|cpu):(\d+(?:x\d+)*)|(gpu)", text)
+    known = re.fullmatch(r"(v5e|v5p|v6e|cpu):([0-9]{1,6}(?:x[0-9]{1,6})*)|(gpu)", text)
     if known is None:
         raise ConfigError(
             f"--topology {text!r}: use v5e:16x16, v5p:2x4x4 (chips, not cores), v6e:8x8, cpu:8 "

@@ -10,7 +10,10 @@ from nbp.evaluation.estimates import Estimate
 from nbp.evaluation.frechet import Moments, frechet_distance
 from nbp.evaluation.kernel import kernel_distance
 from nbp.evaluation.statistics import (
+    LEAST_CLIPS,
+    STATISTICS,
     FeatureSet,
+    check_counts,
     compute_statistics,
     name_scores,
     parse_statistics,
@@ -70,3 +73,38 @@ def test_names_tell_what_a_score_is_not() -> None:
         "precision_random_features_64",
         "stream_random_temporal_64",
     ]
+
+
+@pytest.mark.parametrize(
+    "names, counts, message",
+    [
+        ("infinity", {"made": 1599}, "infinity needs at least 1600 generated clips, .* 1599: give"),
+        ("kvd", {"made": 2}, "kvd needs at least 3 generated clips"),
+        ("kvd", {"real": 2}, "kvd needs at least 3 real clips"),
+        ("precision", {"made": 3}, "precision needs at least 4 generated"),
+        ("bootstrap", {"made": 1}, "bootstrap needs at least 2 generated"),
+        ("stream", {"made": 5}, "stream needs at least 6 generated"),
+        ("kvd,stream", {"frames": 3}, "clips of at least 4 frames, these have 3"),
+    ],
+)
+def test_too_few_clips_are_told_beforehand(names, counts, message) -> None:
+    enough = {"real": 1600, "made": 1600, "dimensions": 400, "frames": 4}
+    check_counts(parse_statistics(names), **enough)
+    with pytest.raises(ConfigError, match=message):
+        check_counts(parse_statistics(names), **enough | counts)
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_the_fewest_clips_are_just_enough(name) -> None:
+    """Against the statistic itself: with one clip less it refuses, with as many it computes."""
+    rng = np.random.default_rng(1)
+    least = LEAST_CLIPS[name](2)
+
+    def make(count: int) -> FeatureSet:
+        return FeatureSet(
+            rng.standard_normal((count, 2)), 4, Spectra.of(rng.standard_normal((count, 4, 2)))
+        )
+
+    assert STATISTICS[name](make(9), make(least))
+    with pytest.raises(ValueError, match=r"needs|of \d+ clips"):
+        STATISTICS[name](make(9), make(least - 1))

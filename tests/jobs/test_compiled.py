@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where compiled programs are kept."""
 
+import pwd
+from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
 
+from nbp.jobs import compiled
 from nbp.jobs.compiled import find_folder, keep_compiled
 
 
@@ -44,6 +47,29 @@ def test_nothing_is_kept_against_the_users_will(unset):
     jax.config.update("jax_enable_compilation_cache", False)
     keep_compiled()
     assert find_cache() is None
+
+
+def test_a_folder_that_cannot_be_written_is_done_without(unset, monkeypatch):
+    monkeypatch.setattr(compiled, "find_folder", lambda: Path("/proc"))  # not even by root
+    keep_compiled()
+    assert find_cache() is None
+
+
+@pytest.mark.parametrize("home", [None, "", "relative"])
+def test_a_user_without_a_home_does_without(unset, monkeypatch, home):
+    def fail(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative/is/none")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", fail)
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    keep_compiled()
+    assert find_folder() is None
+    assert find_cache() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(unset))
+    assert str(find_folder()).startswith(str(unset))
 
 
 def test_a_folder_that_cannot_be_made_is_done_without(unset):

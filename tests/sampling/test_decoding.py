@@ -3,12 +3,14 @@
 """Ways of making passes behind one interface: what they draw, count and refuse."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+from nbp.errors import NonFiniteError
 from nbp.layout import LatentGrid, Opening
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import taps_conv
@@ -54,6 +56,29 @@ def test_greedy_clips_are_the_same_in_fewer_passes(sampler):
     ahead = dataclasses.replace(greedy, decoding=Jacobi(3)).sample(2, seed=0, labels=[1, 2])
     np.testing.assert_array_equal(ahead.tokens, plain.tokens)
     assert ahead.passes.sum() < plain.passes.sum()
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+@pytest.mark.parametrize("decoding", [Plain(), Jacobi(3), Relaxed(LEVELS, 3)], ids=repr)
+def test_weights_that_are_not_finite_are_named_by_every_decoding(sampler, decoding, greedy):
+    params = jax.tree.map(np.array, sampler.generator_params)
+    leaf = jax.tree.leaves(params)[0]
+    leaf.flat[0] = math.nan
+    name = jax.tree_util.tree_leaves_with_path(params)[0][0][0].key
+    broken = dataclasses.replace(
+        sampler,
+        generator_params=params,
+        decoding=decoding,
+        filtering=Filter(greedy=greedy, top_p=1.0 if greedy else 0.9),
+    )
+    with pytest.raises(NonFiniteError, match=f"the generator's weights .* in {name}"):
+        broken.sample(3, seed=0, labels=[0, 4, 2])
+
+
+def test_logits_that_overflow_are_told_though_the_weights_are_finite(sampler):
+    params = jax.tree.map(lambda p: np.where(p != 0, np.float32(1e30), 0), sampler.generator_params)
+    with pytest.raises(NonFiniteError, match="clip 0 has logits .* lower --guidance"):
+        dataclasses.replace(sampler, generator_params=params).sample(2, seed=0, labels=[1, 2])
 
 
 def make_draw(decoding: Decoding, *, count: int = COUNT):

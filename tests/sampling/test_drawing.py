@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nbp.sampling import drawing
 from nbp.sampling.drawing import (
     Draws,
     draw_filtered,
@@ -156,3 +157,37 @@ def test_no_program_sorts_the_vocabulary():
     assert "tensor<16x64000xf32>" in text
     sorts = [line for line in text.splitlines() if "sort" in line or "top_k" in line]
     assert not [line for line in sorts if "64000" in line]
+
+
+NO_DISTRIBUTION = {
+    "nan": [0.0, math.nan, 1.0],
+    "all nan": [math.nan] * 3,
+    "infinite": [0.0, INF, 1.0],
+    "two infinite": [INF, INF, 0.0],
+    "nothing possible": [-INF] * 3,
+    "nan and infinite": [math.nan, INF, -INF],
+}
+
+
+@pytest.mark.parametrize("top_k, top_p", [(0, 1.0), (0, 0.5), (40, 1.0), (40, 0.7)])
+def test_rows_without_a_distribution_are_told_and_hold_up_no_other(top_k, top_p):
+    bad = np.zeros((len(NO_DISTRIBUTION), 300), np.float32)
+    for row, start in zip(bad, NO_DISTRIBUTION.values(), strict=True):
+        row[:] = -INF if start == [-INF] * 3 else 0.0
+        row[:3] = start
+    good = RNG.normal(size=(2, 300)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(3), len(bad) + 2)
+    draw = jax.jit(functools.partial(draw_filtered, top_k=top_k, top_p=top_p))
+    drawn = np.asarray(draw(keys, np.concatenate([bad, good])[:, None]))[:, 0]
+    np.testing.assert_array_equal(drawn[: len(bad)], -1)
+    alone = np.asarray(draw(keys, np.concatenate([good] * 4)[:, None]))[:, 0]
+    np.testing.assert_array_equal(drawn[len(bad) :], alone[len(bad) :])
+
+
+def test_the_bound_of_draws_gives_a_token_that_is_kept(monkeypatch):
+    """A bound of one draw, which is never enough: the first token follows."""
+    monkeypatch.setattr(drawing, "MOST_DRAWS", 1)
+    logits = np.zeros((1, 64, 500), np.float32)
+    logits[..., 77] = 0.01  # the only one of top-k
+    drawn = draw_filtered(jax.random.split(jax.random.key(0), 1), logits, top_k=1, top_p=0.5)
+    np.testing.assert_array_equal(np.asarray(drawn), 77)

@@ -89,6 +89,9 @@ def test_impossible_requests_are_refused(sampler):
         sampler.sample(3, seed=0, labels=LABELS, given_frames=2)
     with pytest.raises(ValueError, match="3 given latent frames do not fit"):
         sampler.sample(3, seed=0, labels=LABELS, clips=CLIPS, given_frames=3)
+    for seed in (-1, 2**32, 2**40):  # jax.random.key would take the remainder
+        with pytest.raises(ValueError, match=f"seed {seed}: must be from 0 to 4294967295"):
+            sampler.sample(3, seed=seed, labels=LABELS)
     with pytest.raises(ValueError, match="3 labels for 4 samples: give one for each"):
         sampler.sample(4, seed=0, labels=LABELS)
     with pytest.raises(ValueError, match="3 clips for 2 samples"):
