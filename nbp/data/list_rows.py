@@ -202,11 +202,11 @@ def _read_txt_rows(file: Path) -> Iterator[Row]:
 def rows_of_folders(paths: Sequence[str]) -> Iterator[Row]:
     """Files below train/, val/ or test/, in class folders or without a label."""
     for path in paths:
-        parts = PurePosixPath(path).parts
-        split = find_split(parts[0]) if len(parts) > 1 else None
+        top, *rest = path.split("/")
+        split = find_split(top) if rest else None
         if split is None:
             raise DataError(
                 f"{escape_name(path)}: neither in train/, val/ nor test/. Give the annotation "
                 "files of Kinetics-600 with --annotations, or use `nbp.prepare folder`."
             )
-        yield Row(path, split, parts[1] if len(parts) > 2 else "", f"{parts[0]}/")
+        yield Row(path, split, rest[0] if rest[1:] else "", f"{top}/")

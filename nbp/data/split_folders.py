@@ -3,7 +3,7 @@
 """Whether the folders train/, val/, ... at the top of a folder of videos are splits or classes."""
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from nbp.data.class_names import find_split, normalise_name
@@ -37,9 +37,9 @@ def has_split_folders(videos: Path, paths: Sequence[str], wanted: SplitFolders) 
         return False
     classes: dict[str, set[str]] = {}
     for path in paths:
-        parts = PurePosixPath(path).parts
-        label = normalise_name(parts[1]) if len(parts) > 2 else ""
-        classes.setdefault(find_split(parts[0]) or "", set()).add(label)
+        top, *rest = path.split("/")
+        label = normalise_name(rest[0]) if rest[1:] else ""
+        classes.setdefault(find_split(top) or "", set()).add(label)
     if len(classes) > 1 and "train" in classes and len(set(map(frozenset, classes.values()))) == 1:
         return True
     raise ConfigError(

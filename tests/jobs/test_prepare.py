@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -312,7 +313,8 @@ def test_class_names_of_any_characters_come_back(tmp_path):
     for i in range(len(ODD)):
         name = records.label_names[records[i]["label"]]
         assert records[i]["path"] == f"{escape_name(name)}/x\\r.avi"
-    names = tfds.builder_from_directory(target).info.features["label"].names
+    features: Any = tfds.builder_from_directory(target).info.features
+    names = features["label"].names
     assert len(set(names)) == len(ODD)
     assert names[records.label_names.index("zz")] == "zz"
     report = (target.parent / "report.csv").read_text(encoding="utf8")
