@@ -166,7 +166,7 @@ def _find_free_memory() -> float:
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text(encoding="utf8").splitlines()
         kibibytes = next(line for line in lines if line.startswith("MemAvailable:")).split()[1]
-        return int(kibibytes) * 1024
+        return float(int(kibibytes) * 1024)
     return float("inf")
 
 

@@ -42,6 +42,8 @@ def find_folder() -> Path | None:
     none, as that specification has it.
     """
     chosen = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(chosen) and os.environ.get("HOME") == "":
+        return None  # Python would take the root of the file system for the home
     try:
         root = Path(chosen) if os.path.isabs(chosen) else Path.home() / ".cache"
     except RuntimeError:  # neither HOME nor an entry in the list of users
