@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from nbp.data.annotations import Finding, Listing, ucf_group
 from nbp.data.files import escape_name
 from nbp.data.notes import list_notes
-from nbp.data.records import escape_path
 
 # Every heading of the report, in its order, with what it means. docs/data.md says what to do.
 HEADINGS = {
@@ -197,7 +196,7 @@ def _describe_notes(outcomes: Sequence[Outcome]) -> list[str]:
     noted = list_notes((o.path, o.notes) for o in outcomes if o.status == "ok")
     lines = []
     for text, paths in noted:
-        named = ", ".join(f"`{escape_path(path)}`" for path in paths[:SHOWN])
+        named = ", ".join(f"`{escape_name(path)}`" for path in paths[:SHOWN])
         more = f" and {len(paths) - SHOWN} more" if paths[SHOWN:] else ""
         lines.append(f"* {text}: {named}{more}")
     return ["## How videos were read\n\n" + "\n".join(lines)] if lines else []
