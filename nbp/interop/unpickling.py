@@ -70,26 +70,23 @@ STORAGES = {
     "ComplexDoubleStorage": "complex128",
     "UntypedStorage": "uint8",
 }
-# What may be named of packages that also hold loaders and shells.
-KNOWN = re.compile(
+# What an honest checkpoint may name of the standard library.
+LIBRARY = re.compile(
     r"collections\.\w+|argparse\.Namespace|types\.SimpleNamespace|_codecs\.encode"
     r"|functools\.partial|enum\.\w+|typing\.\w+|datetime\.\w+|decimal\.Decimal|uuid\.UUID"
     r"|fractions\.Fraction|copy_?reg\._reconstructor|(pathlib|pathlib\._local)\.\w*Path"
     r"|random\.Random|logging\.(Logger|RootLogger|getLogger)|weakref\.\w+|abc\.\w+"
     r"|(__builtin__|builtins)\.(set|frozenset|bytearray|complex|slice|range|xrange|object|dict|list"
     r"|tuple|int|long|float|str|unicode|bytes|bool|type|NoneType)"
-    r"|torch\.(device|Size|Tensor|dtype|memory_format|layout|Generator|contiguous_format|strided"
-    r"|(quint|qint|float|bfloat|uint|int|complex|bool|half|double|long|short)\w*|\w+Storage"
-    r"|\w*Tensor)"
-    r"|torch\.(nn|optim|utils\.data|distributed|cuda|amp|ao|quantization|fx|_C|serialization"
-    r"|_tensor|_utils|storage|jit\._pickle|torch_version|version|distributions|random)(\.\w+)*"
-    r"|numpy(\._?core\.(multiarray|numeric))?\.\w+|numpy\.(random|dtypes)(\.\w+)*"
 )
+# Of other packages: what only somebody who wants to run something names.
 LOADERS = re.compile(
-    r"(numpy\.(load\w*|save\w*|memmap|fromfile|lib|f2py|testing|distutils)"
-    r"|torch\.(load|hub|serialization\.load|distributed\.rpc|utils\.data\.datapipes)"
-    r"|(cloudpickle|dill|joblib|pip|setuptools|pkg_resources|IPython|jedi|yaml|paramiko|requests"
-    r"|fabric|invoke|sh|pty|nt|posix)\.)(\w|\.)*"
+    r"numpy\.(load\w*|save\w*|memmap|fromfile|lib|f2py|testing|distutils)\b.*"
+    r"|torch\.(load|save|hub|package|ops|classes|testing|multiprocessing|compile|onnx|_dynamo"
+    r"|_inductor|serialization\.(load|save)|distributed\.(rpc|run|launch|elastic))\b.*"
+    r"|torch\.(jit\.(?!_pickle\.)|utils\.(?!data\.|_pytree\.|hooks\.)).*"
+    r"|(cloudpickle|dill|joblib|pip|setuptools|pkg_resources|IPython|yaml|paramiko|requests|fabric"
+    r"|invoke|sh)\..*"
 )
 # Names of the standard library that Python 2 had.
 OLD_LIBRARY = {"__builtin__", "copy_reg", "commands", "exceptions", "popen2", "urllib2", "cPickle"}
@@ -226,8 +223,7 @@ class _Unpickler(pickle._Unpickler):  # the Python one: its memo cannot be made 
         full = f"{module}.{name}"
         root = module.partition(".")[0]
         library = root in sys.stdlib_module_names or root in OLD_LIBRARY
-        listed = library or root in ("torch", "numpy")
-        if LOADERS.fullmatch(full) or (listed and not KNOWN.fullmatch(full)):
+        if not LIBRARY.fullmatch(full) if library else LOADERS.fullmatch(full):
             raise CheckpointError(
                 f"{self._path}: refused, its pickle wants to import {shorten(full)}, which no "
                 "checkpoint needs; nothing of it was run. Fetch the file from its authors"
