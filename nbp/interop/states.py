@@ -129,7 +129,9 @@ def is_real(dtype: np.dtype) -> bool:
 def _is_weight(tensor: Tensor) -> bool:
     strides = getattr(tensor, "strides", ())
     repeats = any(step == 0 and side > 1 for step, side in zip(strides, tensor.shape, strict=False))
-    return is_real(tensor.dtype) and not repeats and int(np.prod(tensor.shape)) > 1
+    # Numbers of eight bits are what quantisation leaves beside its scales, or a buffer.
+    real = is_real(tensor.dtype) and tensor.dtype.itemsize > 1
+    return real and not repeats and int(np.prod(tensor.shape)) > 1
 
 
 def _find_prefix(name: str, wanted: Callable[[str], bool]) -> str | None:
