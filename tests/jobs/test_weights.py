@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which network a folder of converted weights is, how it is computed, and whose numbers it gives."""
+"""Which network a folder of converted weights is, how it is computed, whose numbers it gives."""
 
 from pathlib import Path
 
