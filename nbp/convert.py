@@ -55,14 +55,16 @@ def main(argv: list[str] | None = None) -> None:
         given["levels"] = read_numbers("levels", given["levels"])
     if given.get("block", "row") not in ("row", "frame", "token"):
         given["block"] = read_numbers("block", given["block"])
-    jobs = {
+    jobs: dict[str, Any] = {
         "generator": convert.convert_generator,
         "tokenizer": convert.convert_tokenizer,
         "i3d": convert.convert_i3d,
         "lpips": convert.convert_lpips,
         "c3d": convert.convert_c3d,
     }
-    jobs[what](convert.ConvertRequest(**given), report=lambda text: print(f"[convert] {text}"))
+    options = {"epsilon": given.pop("epsilon")} if "epsilon" in given else {}
+    request = convert.ConvertRequest(**given)
+    jobs[what](request, report=lambda text: print(f"[convert] {text}"), **options)
 
 
 def read_numbers(flag: str, text: str) -> tuple[Any, ...]:

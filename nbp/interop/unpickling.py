@@ -175,9 +175,6 @@ class _Stream(io.BufferedIOBase):
         del size
         return self._count(self._file.readline(self.left))
 
-    def readinto(self, buffer: Any) -> int:
-        raise ValueError("it reads into a buffer")
-
 
 def shorten(text: str) -> str:
     """Text of a stranger for a message: quoted, of bounded length, on one line."""
@@ -369,10 +366,8 @@ class _Unpickler(pickle._Unpickler):  # the Python one: its memo cannot be made 
         pickle.LONG4[0]: _do_long4,
         pickle.BYTEARRAY8[0]: _do_bytes,
         pickle.BINBYTES8[0]: _do_bytes,
-        **dict.fromkeys((code[0] for code in (pickle.EXT1, pickle.EXT2, pickle.EXT4)), _refuse),
-        **dict.fromkeys(
-            (code[0] for code in (pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)), _refuse
-        ),
+        **dict.fromkeys(pickle.EXT1 + pickle.EXT2 + pickle.EXT4, _refuse),
+        **dict.fromkeys(pickle.NEXT_BUFFER + pickle.READONLY_BUFFER, _refuse),
     }
 
 

@@ -19,7 +19,7 @@ from nbp import __version__, build
 from nbp.config import Config, to_json
 from nbp.errors import CheckpointError
 from nbp.interop import c3d, i3d, lpips, official
-from nbp.interop.identity import UNKNOWN, KnownFile, describe_origin, identify
+from nbp.interop.identity import PUBLIC, UNKNOWN, KnownFile, describe_origin, identify
 from nbp.interop.mapping import Drop, Rule, Tensor, check_rules, convert_tensors
 from nbp.interop.reading import TensorFile, open_tensors
 from nbp.interop.states import find_state, set_aside
@@ -69,7 +69,7 @@ def convert_generator(request: ConvertRequest, report: Report) -> None:
     elif state.tokenizer:
         report("the tokenizer in the file is left out; --first_stage converts it too")
     conversions.append(_Conversion("generator", tensors, rules, drops, network))
-    write_conversions(file, request, conversions, config=config, report=report)
+    write_conversions(file, request.out, conversions, config=config, report=report)
     save_labels(request.out, labels)
     write_text(request.out / "config.json", to_json(config))
     if not (build.stage_directory(request.out, "tokenizer") / "checkpoints").is_dir():
@@ -94,12 +94,21 @@ def convert_tokenizer(request: ConvertRequest, report: Report) -> None:
     config = foreign.make_config(request, tokenizer=spec, generator=generator)
     rest = {} if state.generator else state.other
     conversion = _plan_tokenizer(config, {**state.tokenizer, **rest})
-    write_conversions(file, request, [conversion], config=config, report=report)
+    write_conversions(file, request.out, [conversion], config=config, report=report)
     write_text(request.out / "config.json", to_json(config))
 
 
-def convert_i3d(request: ConvertRequest, report: Report) -> None:
-    """Converts the FVD feature network into `out/i3d`."""
+def convert_i3d(
+    request: ConvertRequest,
+    report: Report,
+    *,
+    epsilon: float | None = None,
+    known: Mapping[str, KnownFile] = PUBLIC,
+) -> None:
+    """Converts the FVD feature network into `out/i3d`.
+
+    epsilon: of its normalisation, where the file is none of the `known` ones (by git blob id).
+    """
     file = open_tensors(request.source, get=I3D)
     state = _find_network(file, i3d.is_name, "I3D", get=I3D, report=report)
     _require_free(request.out, "i3d")
@@ -109,12 +118,13 @@ def convert_i3d(request: ConvertRequest, report: Report) -> None:
     # The code around such a file, and with it the epsilon, follows from what the file looks like.
     ported = i3d.is_ported(state) or file.format == "torchscript"
     guess = TFHUB_EPSILON if ported else PYTORCH_EPSILON
-    write_conversions(
-        file, request, [conversion], config=None, report=report, epsilon=request.epsilon or guess
-    )
+    origin = describe_file(file, known, epsilon=epsilon or guess, report=report)
+    write_conversions(file, request.out, [conversion], config=None, report=report, origin=origin)
 
 
-def convert_lpips(request: ConvertRequest, report: Report) -> None:
+def convert_lpips(
+    request: ConvertRequest, report: Report, *, known: Mapping[str, KnownFile] = PUBLIC
+) -> None:
     """Converts LPIPS into `out/lpips`: VGG-16 and, in the same file or in `linear`, its heads."""
     file = open_tensors(request.source, get=LPIPS)
     tensors = _find_network(file, lpips.is_network_name, "VGG-16", get=LPIPS, report=report)
@@ -137,17 +147,23 @@ def convert_lpips(request: ConvertRequest, report: Report) -> None:
         lpips.lpips_drops(),
         LpipsNetwork(),
     )
-    write_conversions(file, request, [conversion], config=None, report=report, linear=linear)
+    origin = describe_file(file, known, report=report)
+    if linear is not None:
+        origin["linear"] = describe_file(linear, known, report=report)
+    write_conversions(file, request.out, [conversion], config=None, report=report, origin=origin)
 
 
-def convert_c3d(request: ConvertRequest, report: Report) -> None:
+def convert_c3d(
+    request: ConvertRequest, report: Report, *, known: Mapping[str, KnownFile] = PUBLIC
+) -> None:
     """Converts the classifier of the Inception score, with UCF101's classes, into `out/c3d`."""
     file = open_tensors(request.source, get=C3D)
     state = _find_network(file, c3d.is_name, "C3D", get=C3D, report=report)
     _require_free(request.out, "c3d")
     network = C3dNetwork(C3dSpec(), taps_conv)
     conversion = _Conversion("c3d", c3d.clean_names(state), c3d.c3d_rules(), [], network)
-    write_conversions(file, request, [conversion], config=None, report=report)
+    origin = describe_file(file, known, report=report)
+    write_conversions(file, request.out, [conversion], config=None, report=report, origin=origin)
 
 
 def _find_network(
@@ -196,30 +212,27 @@ def _plan_tokenizer(config: Config, tensors: Mapping[str, Tensor]) -> _Conversio
 
 def write_conversions(
     file: TensorFile,
-    request: ConvertRequest,
+    out: Path,
     conversions: Sequence[_Conversion],
     *,
     config: Config | None,
     report: Report,
-    epsilon: float | None = None,
-    linear: TensorFile | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
     """Checks all stages, then converts them one by one and puts them in place together.
 
-    epsilon: of the network's normalisation, where the file is none of the known ones. linear: a
-    second file that belongs to the stage. When anything fails, `out` is as it was before.
+    origin: what is recorded of the file, see `describe_file`. When anything fails, `out` is as it
+    was before.
     """
-    origin, out = file.path.name, request.out
+    name = file.path.name
     ready = []
     for item in conversions:
         tensors, notes = set_aside(item.tensors, item.rules, item.drops)
         ready.append(dataclasses.replace(item, tensors=tensors))
-        template = item.template(origin)
-        notes += check_rules(tensors, item.rules, item.drops, template=template, origin=origin)
+        template = item.template(name)
+        notes += check_rules(tensors, item.rules, item.drops, template=template, origin=name)
         _tell_choice(file, notes, report)
-    converted = describe_file(file, request.known, epsilon=epsilon, report=report)
-    if linear is not None:
-        converted["linear"] = describe_file(linear, request.known, report=report)
+    converted = origin or describe_file(file, PUBLIC, report=report)
     meta = {
         "config": None if config is None else dataclasses.asdict(config),
         "converted": converted,

@@ -4,7 +4,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,6 @@ from nbp.config import Config
 from nbp.data import prompts
 from nbp.errors import CheckpointError, ConfigError
 from nbp.interop import official
-from nbp.interop.identity import PUBLIC, KnownFile
 from nbp.jobs.workdir import read_config
 from nbp.layout import Box, LatentGrid, Opening, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
@@ -37,7 +36,6 @@ class ConvertRequest:
     levels: FSQ levels; frames, size: of the clips. labels: file with a class name per line, for a
     generator with label prompts. videos: folder that evaluation takes real clips from.
     first_stage: also convert the tokenizer inside a generator file. linear: file of LPIPS's heads.
-    epsilon: of I3D's normalisation, where the file is not known. known: public files by blob id.
     """
 
     source: Path
@@ -55,8 +53,6 @@ class ConvertRequest:
     videos: str = ""
     first_stage: bool = False
     linear: Path | None = None
-    epsilon: float | None = None
-    known: Mapping[str, KnownFile] = field(default_factory=lambda: PUBLIC)
 
 
 def find_tokenizer(

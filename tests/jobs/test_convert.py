@@ -213,8 +213,8 @@ def test_a_conversion_records_which_file_it_was(tmp_path, monkeypatch):
     mine = KnownFile(blob, "c3d.npz", "my-c3d", "c3d", "me", ("me/c3d: c3d.npz",))
     said: list[str] = []
     for known, name in (({blob: mine}, "my-c3d"), ({}, "unknown")):
-        request = ConvertRequest(tmp_path / "x.npz", tmp_path / name, known=known)
-        convert_c3d(request, said.append)
+        request = ConvertRequest(tmp_path / "x.npz", tmp_path / name)
+        convert_c3d(request, said.append, known=known)
         origin = json.loads((tmp_path / name / "c3d" / "converted.json").read_text())
         assert origin == {
             "file": "x.npz",
