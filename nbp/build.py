@@ -307,8 +307,8 @@ def load_lpips(root: str | Path) -> PyTree:
     if not (stage_directory(Path(root), "lpips") / "checkpoints").is_dir():
         raise CheckpointError(
             f"{root} holds no LPIPS weights. Make them from the published files: python -m "
-            f"nbp.convert lpips --source vgg16.pth --linear lpips.pth --out {root}. Training also "
-            "goes without weights: --config.losses.perceptual=structure"
+            f"nbp.convert lpips --source vgg16-397923af.pth --linear vgg.pth --out {root}. "
+            "Training also goes without weights: --config.losses.perceptual=structure"
         )
     return load_trained(Path(root), "lpips", network=LpipsNetwork(), ema=False).params
 

@@ -13,7 +13,12 @@ def main(argv: list[str] | None = None) -> None:
     """Converts published PyTorch weights into a workdir; needs no PyTorch."""
     parser = Parser(prog="python -m nbp.convert", description=main.__doc__)
     parser.add_argument("what", choices=("generator", "tokenizer", "i3d", "lpips", "c3d"))
-    parser.add_argument("--source", required=True, type=Path, help=".ckpt, .pt, .safetensors, .npz")
+    parser.add_argument(
+        "--source",
+        required=True,
+        type=Path,
+        help=".ckpt, .pt, .pth, .safetensors, .npz, an index of shards, or a folder",
+    )
     parser.add_argument("--out", required=True, type=Path, help="workdir to make or to complete")
     parser.add_argument("--levels", help="FSQ levels; default 8,8,8,5,5,5")
     parser.add_argument("--frames", type=COUNT, help="frames of a clip; default 17")
@@ -34,24 +39,33 @@ def main(argv: list[str] | None = None) -> None:
         "--first_stage", action="store_true", help="also convert the tokenizer in a generator file"
     )
     parser.add_argument("--linear", type=Path, help="file of the linear heads (lpips)")
+    parser.add_argument(
+        "--epsilon",
+        type=float,
+        help="of I3D's normalisation, for a file that is not known; default: what its format says",
+    )
     arguments = parser.parse_args(argv)
 
     from nbp.jobs import convert
 
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     what = given.pop("what")
+    if not 0 < given.get("epsilon", 1) <= 1 or (what != "i3d" and "epsilon" in given):
+        raise ConfigError("--epsilon: expected a number from 0 to 1, and only with i3d")
     if "levels" in given:
         given["levels"] = read_numbers("levels", given["levels"])
     if given.get("block", "row") not in ("row", "frame", "token"):
         given["block"] = read_numbers("block", given["block"])
-    jobs = {
+    jobs: dict[str, Any] = {
         "generator": convert.convert_generator,
         "tokenizer": convert.convert_tokenizer,
         "i3d": convert.convert_i3d,
         "lpips": convert.convert_lpips,
         "c3d": convert.convert_c3d,
     }
-    jobs[what](convert.ConvertRequest(**given), report=lambda text: print(f"[convert] {text}"))
+    options = {"epsilon": given.pop("epsilon")} if "epsilon" in given else {}
+    request = convert.ConvertRequest(**given)
+    jobs[what](request, report=lambda text: print(f"[convert] {text}"), **options)
 
 
 def read_numbers(flag: str, text: str) -> tuple[int, ...]:

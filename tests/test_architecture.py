@@ -108,7 +108,7 @@ HOMES = {
 }
 UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 # Reads foreign weights with an unpickler of its own that knows a fixed list of names.
-UNPICKLING = "nbp.interop.reading"
+UNPICKLING = "nbp.interop.unpickling"
 LIGHT = ("jax", "flax", "optax", "numpy")
 HEAVY = (
     "grain tensorflow_datasets av PIL ml_collections orbax jaxtyping beartype tensorboardX "

@@ -124,7 +124,7 @@ def test_lpips_comes_from_the_folder_of_the_conversion(
     with pytest.raises(CheckpointError) as caught:
         build.make_tokenizer_task(config)
     assert f"{tmp_path} holds no LPIPS weights" in str(caught.value)
-    assert "python -m nbp.convert lpips --source vgg16.pth" in str(caught.value)
+    assert "python -m nbp.convert lpips --source vgg16-397923af.pth" in str(caught.value)
     assert "losses.perceptual=structure" in str(caught.value)
     params = LpipsNetwork().init(jax.random.key(0))
     with Checkpointer(tmp_path / "lpips" / "checkpoints") as checkpointer:

@@ -19,8 +19,10 @@ HEADLINES = 4  # scores shown large
 SCORES = (
     ("fvd", "Frechet distance of generated clips from real ones", "lower"),
     ("fvd_random_features", "generated clips against real ones; only for trends", "lower"),
+    ("fvd_other_features", "the same with a network that no published number is of", "lower"),
     ("rfvd", "Frechet distance of reconstructions from real clips", "lower"),
     ("rfvd_random_features", "reconstructions against real clips; only for trends", "lower"),
+    ("rfvd_other_features", "the same with a network that no published number is of", "lower"),
     ("kvd", "kernel distance of generated clips from real ones", "lower"),
     ("label_agreement", "share of generated clips that show what their label says", "higher"),
     ("colour_agreement", "the same of the label's colour alone", "higher"),

@@ -162,11 +162,19 @@ class PairedMoments:
         return frechet_distance(self.real, self.made)
 
 
-def name_fvd(prefix: Literal["fvd", "rfvd"], *, count: int, complete: int, published: bool) -> str:
+# Whose features a distance is of: those that published numbers are made with, random ones, or any
+# other network's.
+FeatureKind = Literal["published", "random", "other"]
+
+
+def name_fvd(
+    prefix: Literal["fvd", "rfvd"], *, count: int, complete: int, features: FeatureKind
+) -> str:
     """Under which name a Frechet video distance is reported, so that no other is taken for it.
 
     `prefix` alone is a complete set with the features of the protocol. Random features give
-    `PREFIX_random_features`; count < complete clips add `_COUNT`.
+    `PREFIX_random_features`, those of a file that is not the published one `PREFIX_other_features`;
+    count < complete clips add `_COUNT`.
     """
-    name = prefix if published else f"{prefix}_random_features"
+    name = prefix if features == "published" else f"{prefix}_{features}_features"
     return name if count >= complete else f"{name}_{count}"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scores of a generated set against a reference set, by the names that `--statistics` takes."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -147,7 +148,7 @@ def name_scores(scores: Mapping[str, float], named: str, *, frames: str) -> dict
     scores are of.
     """
     ending = named.removeprefix("fvd")
-    count = ending.removeprefix("_random_features")
+    count = re.sub("^_(random|other)_features", "", ending)
     renamed = {}
     for name, value in scores.items():
         first, _, rest = name.partition("_")

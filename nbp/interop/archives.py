@@ -16,6 +16,7 @@ from nbp.errors import CheckpointError
 from nbp.interop.mapping import Shape
 
 MEMBERS_ALLOWED = 100_000
+NUMBER_LIMIT = 1 << 48  # of a tensor: its elements, their distances
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # of a zip member; the two last are name and extra sizes
 
 
@@ -45,7 +46,11 @@ class Span:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor inside a file, read on demand. offset and strides count elements of its span."""
+    """A tensor inside a file, read on demand. offset and strides count elements of its span.
+
+    Strides of 0 let few bytes pose as many. What is read then is a view of these few: who copies
+    it knows the shape that is wanted.
+    """
 
     span: Span
     dtype: np.dtype
@@ -55,7 +60,8 @@ class StoredTensor:
 
     def __post_init__(self) -> None:
         numbers = (*self.shape, *self.strides, self.offset)
-        sane = all(type(n) is int and n >= 0 for n in numbers)
+        sane = all(type(n) is int and 0 <= n <= NUMBER_LIMIT for n in numbers)
+        sane = sane and math.prod(self.shape) <= NUMBER_LIMIT
         if not sane or len(self.shape) != len(self.strides) or len(self.shape) > 32:
             raise CheckpointError(f"{self.span.path} is damaged: a tensor of impossible shape")
         if (self.offset + self.extent) * self.dtype.itemsize > self.span.size:
@@ -63,9 +69,6 @@ class StoredTensor:
                 f"{self.span.path} is damaged: a tensor of shape {list(self.shape)} reaches beyond "
                 f"its {self.span.size} bytes"
             )
-        if math.prod(self.shape) * self.dtype.itemsize > self.span.size:
-            # Strides of 0 let few bytes pose as many; no checkpoint needs that.
-            raise CheckpointError(f"{self.span.path}: a tensor repeats its own bytes; refused")
 
     @property
     def extent(self) -> int:
@@ -83,32 +86,46 @@ class StoredTensor:
         return np.lib.stride_tricks.as_strided(data, self.shape, steps, writeable=False)
 
 
+@dataclass(frozen=True)
+class OddTensor:
+    """A tensor that is there but cannot be read; it harms nobody who does not need it."""
+
+    path: Path
+    problem: str
+    shape: Shape = ()
+    dtype: np.dtype = np.dtype(np.void)  # noqa: RUF009 - a constant
+
+    def read(self) -> np.ndarray:
+        raise CheckpointError(f"{self.path}: a tensor that is needed {self.problem}")
+
+
 def dense_strides(shape: Shape) -> Shape:
     """Strides in elements of a C-ordered array."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
 
 
-def list_zip(path: Path, *, compressed: bool = False) -> dict[str, zipfile.ZipInfo]:
+def list_zip(path: Path) -> dict[str, zipfile.ZipInfo]:
     """The members of a zip file by name.
 
     Raises CheckpointError for a damaged file and for everything that no honest writer produces:
-    paths out of the archive, duplicates, links, encryption, unless `compressed` compression, and
-    members that overlap or claim more than the file holds.
+    paths out of the archive, duplicates, links, encryption, and members that overlap or claim more
+    than the file holds. Members may be compressed (PyTorch compresses source texts); whoever reads
+    one looks at the size that it claims first.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise CheckpointError(f"{path} is truncated or damaged: {error}") from error
     if len(infos) > MEMBERS_ALLOWED:
         raise CheckpointError(f"{path} has {len(infos)} members, more than {MEMBERS_ALLOWED}")
     members: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
-        problem = _find_problem(info, compressed=compressed)
+        problem = _find_problem(info)
         if info.filename in members:
             problem = "occurs twice"
         if problem:
-            raise CheckpointError(f"{path}: refused, member {info.filename!r} {problem}")
+            raise CheckpointError(f"{path}: refused, member {info.filename[:200]!a} {problem}")
         members[info.filename] = info
     size = path.stat().st_size
     if sum(info.compress_size for info in infos) > size:
@@ -117,7 +134,9 @@ def list_zip(path: Path, *, compressed: bool = False) -> dict[str, zipfile.ZipIn
 
 
 def locate_member(path: Path, info: zipfile.ZipInfo) -> Span:
-    """The bytes of a member that is stored without compression."""
+    """The bytes of a member, which must be stored without compression, as PyTorch stores data."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise CheckpointError(f"{path}: refused, member {info.filename!a} is compressed")
     with path.open("rb") as file:
         file.seek(info.header_offset)
         head = file.read(_LOCAL_HEADER.size)
@@ -127,10 +146,11 @@ def locate_member(path: Path, info: zipfile.ZipInfo) -> Span:
         start = info.header_offset + _LOCAL_HEADER.size + name + extra
     if start + info.file_size > path.stat().st_size:
         raise CheckpointError(f"{path} is truncated: {info.filename!r} reaches beyond its end")
-    return Span(path, start, info.file_size, info.CRC)
+    # A writer that was told not to compute checksums leaves a zero.
+    return Span(path, start, info.file_size, info.CRC or None)
 
 
-def _find_problem(info: zipfile.ZipInfo, *, compressed: bool) -> str:
+def _find_problem(info: zipfile.ZipInfo) -> str:
     name = PurePosixPath(info.filename)
     odd = "\\" in info.filename or ":" in info.filename or "\0" in info.orig_filename
     if name.is_absolute() or ".." in name.parts or odd or not name.parts:
@@ -142,6 +162,4 @@ def _find_problem(info: zipfile.ZipInfo, *, compressed: bool) -> str:
     stored = info.compress_type == zipfile.ZIP_STORED
     if stored and info.compress_size != info.file_size:
         return "has contradictory sizes"
-    if not stored and not compressed:
-        return "is compressed"
     return ""

@@ -38,6 +38,11 @@ def clean_names(tensors: Mapping[str, T]) -> dict[str, T]:
     return renamed
 
 
+def is_name(name: str) -> bool:
+    """Whether a tensor of the network has this name, in either naming."""
+    return bool(clean_names({name: None}).keys() & _NAMES)
+
+
 def c3d_rules() -> list[Rule]:
     """One rule per parameter of `nbp.models.c3d.C3d`."""
     rules: list[Rule] = []
@@ -49,3 +54,6 @@ def c3d_rules() -> list[Rule]:
         rules.append(Rule(f"{name}.weight", f"{name}/kernel", transpose_linear))
         rules.append(Rule(f"{name}.bias", f"{name}/bias"))
     return rules
+
+
+_NAMES = {name for rule in c3d_rules() for name in rule.all_sources()}

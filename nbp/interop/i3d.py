@@ -9,7 +9,7 @@ StyleGAN-V's TorchScript (`i3d_torchscript.pt`) was made from another port of th
 hassony2/kinetics_i3d_pytorch (src/i3dpt.py), with other names: `rename_ported` translates them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -82,6 +82,16 @@ def rename_ported(tensors: Mapping[str, T]) -> dict[str, T]:
     return renamed
 
 
+def is_name(name: str) -> bool:
+    """Whether a tensor of the network has this name, in either naming."""
+    return name in _NAMES or name in _PORTED_NAMES
+
+
+def is_ported(names: Iterable[str]) -> bool:
+    """Whether these are the names of the port, whose code has TF-Hub's epsilon."""
+    return any(name in _PORTED_NAMES for name in names)
+
+
 def _port_name(unit: str) -> str:
     stage, _, branch = unit.partition(".")
     return f"{stage.lower()}.{_BRANCHES[branch]}" if branch else stage.lower()
@@ -108,3 +118,11 @@ def _walk_units() -> Iterator[tuple[str, Shape]]:
 def _transpose_pointwise(x: np.ndarray) -> np.ndarray:
     """PyTorch 1x1x1 convolution [out, in, 1, 1, 1] to a matrix [in, out]."""
     return x[:, :, 0, 0, 0].T
+
+
+_NAMES = set(i3d_shapes(I3dSpec()))
+_PORTED_NAMES = {
+    f"{_port_name(unit)}.{leaf}"
+    for unit, _ in _walk_units()
+    for leaf in ("conv3d.weight", *(v.replace("bn.", "batch3d.") for v in _NORM.values()))
+} | {f"{_PORTED_LOGITS}.conv3d.weight", f"{_PORTED_LOGITS}.conv3d.bias"}

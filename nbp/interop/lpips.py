@@ -18,6 +18,16 @@ def clean_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {re.sub(r"^net\.slice\d\.", "features.", name): t for name, t in tensors.items()}
 
 
+def is_network_name(name: str) -> bool:
+    """Whether a tensor of VGG-16 up to its last convolution has this name, in either naming."""
+    return re.sub(r"^net\.slice\d\.", "features.", name) in _FEATURES
+
+
+def is_head_name(name: str) -> bool:
+    """Whether a linear head has this name."""
+    return name in _HEADS
+
+
 def lpips_rules() -> list[Rule]:
     """One rule per parameter of `nbp.models.lpips.Lpips`."""
     rules: list[Rule] = []
@@ -42,3 +52,8 @@ def lpips_drops() -> list[Drop]:
         Drop(r"lins\..*", "the linear heads, a second time"),
         Drop(r"scaling_layer\..*", "constants"),
     ]
+
+
+_SOURCES = {name for rule in lpips_rules() for name in rule.all_sources()}
+_HEADS = {name for name in _SOURCES if name.startswith("lin")}
+_FEATURES = _SOURCES - _HEADS

@@ -190,15 +190,23 @@ def convert_tensors(
     """The parameters of a model from foreign tensors: numpy arrays in `template`'s structure.
 
     Arguments and errors as in `check_rules`, which runs first. Memory: the result plus the largest
-    source tensor.
+    source tensor. Raises CheckpointError, too, for values that are not finite or no real numbers.
     """
     check_rules(tensors, rules, drops, template=template, origin=origin)
+    broken: dict[str, str] = {}
     by_target = {rule.target: rule for rule in rules}
     paths, treedef = jax.tree_util.tree_flatten_with_path(template)
     leaves = []
     for path, leaf in paths:
         rule = by_target[jax.tree_util.keystr(path, simple=True, separator="/")]
-        leaves.append(_fill(rule, tensors, np.empty(leaf.shape, leaf.dtype)))
+        leaves.append(_fill(rule, tensors, np.empty(leaf.shape, leaf.dtype), broken))
+    if broken:
+        shown = [f"{name} {what}" for name, what in broken.items()][:LISTED]
+        more = f"; and {len(broken) - LISTED} more" if len(broken) > LISTED else ""
+        raise CheckpointError(
+            f"{origin} holds weights that no network can compute with: {'; '.join(shown)}{more}. "
+            "Fetch the file again, or take an earlier checkpoint of that training"
+        )
     return jax.tree_util.tree_unflatten(treedef, leaves)
 
 
@@ -222,18 +230,23 @@ def export_tensors(params: PyTree, rules: Sequence[Rule]) -> dict[str, np.ndarra
     return tensors
 
 
-def _fill(rule: Rule, tensors: Tensors, out: np.ndarray) -> np.ndarray:
+def _fill(rule: Rule, tensors: Tensors, out: np.ndarray, broken: dict[str, str]) -> np.ndarray:
+    """Writes a leaf; `broken` gets the tensors whose values do not survive, and what is wrong."""
     for layer in range(max(rule.layers, 1)):
         row = out[layer] if rule.layers else out
         names = rule.sources(layer)
         for i, name in enumerate(names):
             tensor = tensors[name]
             values = tensor if isinstance(tensor, np.ndarray) else tensor.read()
-            part = rule.transform(values)
-            if len(names) == 1:
-                row[...] = part
-            else:
-                row[..., i, :] = part
+            if not np.can_cast(values.dtype, np.float64):
+                broken[name] = f"has numbers of the type {values.dtype}"
+                continue
+            place = row if len(names) == 1 else row[..., i, :]
+            with np.errstate(over="ignore", invalid="ignore"):  # counted below
+                place[...] = rule.transform(values)
+            bad = int(np.size(place) - np.count_nonzero(np.isfinite(place)))
+            if bad:
+                broken[name] = f"has {bad} of {np.size(place)} values that are not finite"
     return out
 
 

@@ -21,6 +21,7 @@ from nbp.interop.mapping import (
     transpose_conv3d,
     transpose_linear,
 )
+from nbp.interop.states import State, clean_names, find_state
 from nbp.layout import Opening
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.nn.conv3d import Stride
@@ -40,31 +41,38 @@ MASKS = Drop(r".*mask.*", "attention masks are computed here")
 
 @dataclass(frozen=True)
 class OfficialState:
-    """The tensors of a file by network, under the names of its root module; the rest as it is."""
+    """The tensors of a file by network, under the names of its root module; the rest as it is.
+
+    notes: what a person should know of the choice, see `nbp.interop.states`.
+    """
 
     generator: dict[str, Tensor]
     tokenizer: dict[str, Tensor]
     other: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
 
 
 def split_state(tensors: Mapping[str, Tensor]) -> OfficialState:
-    """Cleans the keys (`module.`, `transformer.`, `first_stage_model.`) and sorts the tensors."""
-    state = OfficialState({}, {}, {})
-    for key, tensor in tensors.items():
-        name = key
-        while name.startswith("module."):
-            name = name.removeprefix("module.")
-        if name.startswith("first_stage_model."):
-            state.tokenizer[name.removeprefix("first_stage_model.")] = tensor
-        elif name.startswith("transformer."):
-            state.generator[name.removeprefix("transformer.")] = tensor
-        elif name.startswith(TOKENIZER_ROOTS):
-            state.tokenizer[name] = tensor
-        elif name.startswith(GENERATOR_ROOTS):
-            state.generator[name] = tensor
-        else:
-            state.other[name] = tensor
-    return state
+    """Finds the generator and the tokenizer in a file, however they are nested."""
+    generator = find_state(tensors, lambda name: name.startswith(GENERATOR_ROOTS))
+    tokenizer = find_state(tensors, lambda name: name.startswith(TOKENIZER_ROOTS))
+    taken = generator.names | tokenizer.names
+    return OfficialState(
+        _without(generator, tokenizer, TOKENIZER_ROOTS),
+        _without(tokenizer, generator, GENERATOR_ROOTS),
+        {name: t for name, t in clean_names(tensors).items() if name not in taken},
+        generator.notes + tokenizer.notes,
+    )
+
+
+def _without(state: State, other: State, roots: tuple[str, ...]) -> dict[str, Tensor]:
+    """A network's tensors without those of the other one, which may lie among its names."""
+    if state.prefix is None or other.prefix is None:
+        return state.tensors
+    if state.prefix != other.prefix:
+        inside = other.prefix.startswith(state.prefix)
+        roots = (other.prefix.removeprefix(state.prefix),) if inside else ()
+    return {name: tensor for name, tensor in state.tensors.items() if not name.startswith(roots)}
 
 
 # Generator ---------------------------------------------------------------------------------------

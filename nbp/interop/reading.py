@@ -2,22 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads weight files of others without trusting them and without torch.
 
-Supported: PyTorch's zip format (`.pt`, `.ckpt`), TorchScript archives, `.safetensors`, `.npz`. The
-kind is found by looking into the file. Tensors stay in the file until they are asked for.
+Supported: PyTorch's zip format and the one from before version 1.6 (`.pt`, `.pth`, `.ckpt`,
+`.bin`), TorchScript archives, `.safetensors`, `.npz`, and sets of shards with an index
+(`*.index.json`), each also as the one set of weights in a folder. The kind is found by looking into
+the file. Tensors stay in the file until they are asked for.
 
-The pickle inside a PyTorch file is read by an unpickler that knows a fixed list of names: tensor
-rebuilding, storages, containers. Nothing is imported and nothing of the file is called. Names of
-Lightning, argparse and the like become inert placeholders; any other name is an error.
-
-This is the only module that may import pickle (tests/test_architecture.py lists it).
+Names are full: where tensors lie in nested dictionaries, their names are joined by dots.
 """
 
-import io
 import json
-import pickle  # allowed here only: see the module's text
-import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,54 +21,36 @@ import ml_dtypes
 import numpy as np
 
 from nbp.errors import CheckpointError
-from nbp.interop.archives import (
-    Span,
-    StoredTensor,
-    dense_strides,
-    list_zip,
-    locate_member,
-)
+from nbp.interop import kinds, torch_files
+from nbp.interop.archives import OddTensor, Span, StoredTensor, dense_strides, list_zip
 from nbp.interop.mapping import Tensor
+from nbp.interop.unpickling import shorten
 
-PICKLE_LIMIT = 64 << 20  # bytes; a list of tensors needs a few hundred bytes for each
-HEADER_LIMIT = 100 << 20  # of safetensors, as in its reference implementation
+HEADER_LIMIT = 32 << 20  # bytes of the header of safetensors, and of an index
 NPZ_LIMIT, NPZ_RATIO = 256 << 20, 20  # larger members must not be compressed better than this
-NODES_ALLOWED, DEPTH_LIMIT = 100_000, 64  # of nested modules
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz")  # in a folder, the best first
+INDEX = ".index.json"
 
-STORAGES = {
-    "FloatStorage": np.float32,
-    "DoubleStorage": np.float64,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
-SAFETENSORS = {
+SAFETENSORS: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
     "I64": np.int64,
     "I32": np.int32,
     "I16": np.int16,
     "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
     "U8": np.uint8,
     "BOOL": np.bool_,
+    "C64": np.complex64,
 }
-# What may occur beside tensors in published checkpoints; none of it is ever looked up or run.
-INERT = re.compile(
-    r"collections\.(OrderedDict|defaultdict|Counter)|argparse\.Namespace|_codecs\.encode"
-    r"|(__builtin__|builtins)\.(set|frozenset|bytearray|complex|slice)|pathlib\.\w*Path"
-    r"|torch\.(device|Size|float32|float16|float64|bfloat16|int64|int32)"
-    r"|torch\.jit\._pickle\.(build_\w+list|restore_type_tag)"
-    r"|(pytorch_lightning|lightning|lightning_fabric|deepspeed|omegaconf|__torch__)\.[\w.]+"
-    r"|numpy(\._?core\.multiarray)?\.(scalar|dtype|ndarray|_reconstruct)"
-)
-STATES = ("state_dict", "model_state_dict", "model", "module", "state")
+
+Format = Literal["torch", "torch-legacy", "torchscript", "npz", "safetensors"]
 
 
 @dataclass(frozen=True)
@@ -81,224 +58,154 @@ class TensorFile:
     """What a weight file holds.
 
     Attributes:
+        path: of the file, or of the index of a set of shards.
         tensors: by name, unread.
         hints: plain values stored beside them (training flags), by name; may be empty.
-        format: of the file.
+        format: of the file, or of the shards.
+        files: all that belong to it.
     """
 
     path: Path
     tensors: dict[str, Tensor]
     hints: dict[str, Any]
-    format: Literal["torch", "torchscript", "npz", "safetensors"]
+    format: Format
+    files: tuple[Path, ...] = ()
 
 
-def open_tensors(path: Path) -> TensorFile:
-    """Lists the tensors of a weight file.
+def open_tensors(path: Path, *, get: str = "") -> TensorFile:
+    """Lists the tensors of a weight file, of a set of shards, or of the one set in a folder.
+
+    get: which file to fetch instead of a wrong one, for messages.
 
     Raises:
         CheckpointError: absent, truncated, of an unknown or obsolete format, or hostile.
     """
-    if not path.is_file():
-        raise CheckpointError(f"no file {path}")
-    with path.open("rb") as file:
-        head = file.read(512)
-    if head.startswith(b"PK\3\4"):
-        return _open_zip(path)
-    if head[8:9] == b"{" or path.suffix == ".safetensors":
-        return TensorFile(path, _open_safetensors(path), {}, "safetensors")
-    if head.startswith(b"\x80") or head[257:262] == b"ustar":
-        raise CheckpointError(
-            f"{path} has PyTorch's format from before version 1.6, which cannot be read safely. "
-            "Where you trust it: torch.save(torch.load(OLD, weights_only=True), NEW)"
-        )
-    raise CheckpointError(
-        f"{path} is no weight file: neither a PyTorch zip file, .safetensors nor .npz"
-        + (" (it is empty)" if not head else "")
-    )
-
-
-def _open_zip(path: Path) -> TensorFile:
-    members = list_zip(path, compressed=True)
-    if members and all(name.endswith(".npy") for name in members):
-        return TensorFile(path, _open_npz(path, members), {}, "npz")
-    members = list_zip(path)
-    roots = [name.removesuffix("data.pkl") for name in members if name.endswith("data.pkl")]
-    roots = [root for root in roots if root == "" or root.count("/") == 1]
-    if len(roots) != 1:
-        raise CheckpointError(f"{path} is a zip file, but neither PyTorch's nor .npz")
-    return _open_torch(path, roots[0], members)
-
-
-# PyTorch -----------------------------------------------------------------------------------------
-
-
-def _open_torch(path: Path, root: str, members: Mapping[str, zipfile.ZipInfo]) -> TensorFile:
-    order = members.get(f"{root}byteorder")
-    if order is not None and locate_member(path, order).read().tobytes() != b"little":
-        raise CheckpointError(f"{path} was written on a big-endian machine; not supported")
-    content, unpickler = _unpickle(path, root, members)
-    named: dict[str, Any] = {}
-    scripted = any(name.startswith(f"{root}code/") for name in members)
-    if scripted:
-        named = dict(_walk(content, path))
-    elif isinstance(content, dict):
-        state = next((content[k] for k in STATES if isinstance(content.get(k), dict)), content)
-        named = {str(name): value for name, value in state.items()}
-    found = {name: unpickler.find_tensor(value) for name, value in named.items()}
-    tensors: dict[str, Tensor] = {k: tensor for k, tensor in found.items() if tensor is not None}
-    if not tensors:
-        raise CheckpointError(f"{path} holds no tensors under any of {', '.join(STATES)}")
-    kind = "torchscript" if scripted else "torch"
-    return TensorFile(path, tensors, _read_hints(content), kind)
-
-
-class _Inert(dict):
-    """Stands for any container or object: keeps items and state, does nothing."""
-
-    state: Any = None
-
-    def __new__(cls, *_: object) -> "_Inert":
-        return super().__new__(cls)
-
-    def __init__(self, *_: object) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def append(self, item: object) -> None:
-        """Lists and sets lose their items: nobody asks for them."""
-
-    __hash__ = object.__hash__  # type: ignore[assignment]
-    __eq__ = object.__eq__
-
-
-@dataclass(frozen=True, slots=True)
-class _StorageType:
-    dtype: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Reference:
-    index: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Storage:
-    dtype: Any
-    key: Any
-    count: Any
-
-
-class _Unpickler(pickle._Unpickler):  # the Python one: its memo cannot be made to allocate
-    """Builds tensors and inert placeholders, refuses everything else."""
-
-    def __init__(self, data: bytes, path: Path, root: str, members: Mapping[str, Any]) -> None:
-        super().__init__(io.BytesIO(data), encoding="utf8")
-        self._path, self._root, self._members = path, root, members
-        self._spans: dict[str, Span] = {}
-        self._tensors: list[StoredTensor] = []  # out of reach of the pickle's instructions
-
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        if module == "torch" and name in STORAGES:
-            return _StorageType(np.dtype(STORAGES[name]))
-        if full in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
-            return self._rebuild
-        if full == "torch._utils._rebuild_parameter":
-            return self._keep_first
-        if INERT.fullmatch(full):
-            return _Inert
-        raise CheckpointError(
-            f"{self._path}: refused, its pickle wants to import {full!r}. Only tensors, plain "
-            "containers and Lightning's bookkeeping are read; nothing of it was run."
-        )
-
-    def persistent_load(self, pid: Any) -> Any:
-        kind, storage, key, _, count = pid
-        if kind != "storage" or not isinstance(storage, _StorageType):
-            raise CheckpointError(f"{self._path}: refused, unknown persistent object {kind!r}")
-        return _Storage(storage.dtype, key, count)
-
-    def _keep_first(self, value: object, *_: object) -> object:
-        return value
-
-    def _rebuild(
-        self, storage: Any, offset: Any, shape: Any, strides: Any, *_: object
-    ) -> "_Reference":
-        if not isinstance(storage, _Storage) or not isinstance(storage.dtype, np.dtype):
-            raise CheckpointError(f"{self._path} is damaged: a tensor without storage")
-        span = self._locate(str(storage.key))
-        if span.size < storage.count * storage.dtype.itemsize:
-            raise CheckpointError(
-                f"{self._path} is damaged: storage {storage.key} has {span.size} bytes for "
-                f"{storage.count} numbers of {storage.dtype}"
-            )
-        self._tensors.append(
-            StoredTensor(span, storage.dtype, tuple(shape), tuple(strides), offset)
-        )
-        return _Reference(len(self._tensors) - 1)
-
-    def find_tensor(self, value: object) -> StoredTensor | None:
-        """The tensor that a value of the loaded content stands for, if it does."""
-        if not isinstance(value, _Reference) or type(value.index) is not int:
-            return None
-        return self._tensors[value.index] if 0 <= value.index < len(self._tensors) else None
-
-    def _locate(self, key: str) -> Span:
-        if key not in self._spans:
-            member = f"{self._root}data/{key}"
-            if member not in self._members:
-                raise CheckpointError(f"{self._path} is damaged: it has no {member}")
-            self._spans[key] = locate_member(self._path, self._members[member])
-        return self._spans[key]
-
-
-def _unpickle(
-    path: Path, root: str, members: Mapping[str, zipfile.ZipInfo]
-) -> tuple[Any, _Unpickler]:
-    info = members[f"{root}data.pkl"]
-    if info.file_size > PICKLE_LIMIT:
-        raise CheckpointError(f"{path}: refused, its pickle has {info.file_size} bytes")
-    data = locate_member(path, info).read().tobytes()
     try:
-        unpickler = _Unpickler(data, path, root, members)
-        return unpickler.load(), unpickler
-    except CheckpointError:
-        raise
-    except Exception as error:  # a damaged pickle can fail in any way
+        if path.is_dir():
+            path = _choose_in_folder(path, get)
+        if not path.is_file():
+            raise CheckpointError(f"no file {path}")
+        if path.name.endswith(INDEX):
+            return _open_index(path, get)
+        return _open_file(path, get)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _open_file(path: Path, get: str) -> TensorFile:
+    with path.open("rb") as file:
+        head = file.read(kinds.HEAD)
+    shard = kinds.read_shard(path.name)
+    if shard and shard[2] > 1:
+        found = _find_index(path.parent, shard[0])
+        rest = f"name its index {found.name}" if found else "fetch the index beside it as well"
         raise CheckpointError(
-            f"{path} is damaged: its pickle ends in {type(error).__name__}: {error}"
-        ) from error
+            f"{path} is part {shard[1]} of {shard[2]}: {rest}, or name the folder, with all parts"
+        )
+    if head.startswith(b"PK\3\4"):
+        return _open_zip(path, get)
+    if head[8:9] == b"{" or (path.suffix == ".safetensors" and head):
+        if not _looks_wrong(path, head):
+            return TensorFile(path, _open_safetensors(path), {}, "safetensors", (path,))
+    elif head.startswith((b"\x80\x02", b"\x80\x03")):
+        tensors, hints = torch_files.read_legacy(path)
+        return TensorFile(path, tensors, hints, "torch-legacy", (path,))
+    elif head[:1] == b"\x80" and head[1:2] in (b"\4", b"\5"):
+        raise CheckpointError(
+            f"{path} is a Python pickle, but no weight file of PyTorch{_tell(get)}"
+        )
+    raise CheckpointError(f"{path} {kinds.name_kind(path, head)}{_tell(get)}")
 
 
-def _walk(content: Any, path: Path) -> Iterator[tuple[str, Any]]:
-    """Leaves of nested modules (TorchScript) under dotted names."""
-    stack = [("", content, 0)]
-    for _ in range(NODES_ALLOWED):
-        if not stack:
-            return
-        prefix, value, depth = stack.pop()
-        nested = value.state if isinstance(value, _Inert) and value.state is not None else value
-        if not isinstance(nested, dict):
-            yield prefix, nested
-        elif depth < DEPTH_LIMIT:
-            inner = [
-                (f"{prefix}.{k}" if prefix else str(k), v, depth + 1) for k, v in nested.items()
-            ]
-            stack += reversed(inner)
-    raise CheckpointError(f"{path}: refused, its modules are nested without end")
+def _looks_wrong(path: Path, head: bytes) -> bool:
+    """Whether a file that is called .safetensors is, say, an HTML page."""
+    return head[8:9] != b"{" and kinds.name_kind(path, head) != "is no weight file"
 
 
-def _read_hints(content: Any) -> dict[str, Any]:
-    """Plain values beside the tensors, in Lightning's `hyper_parameters` and in `args` in it."""
-    hints: dict[str, Any] = {}
-    group = content.get("hyper_parameters") if isinstance(content, dict) else None
-    for part in (content, group, group.get("args") if isinstance(group, dict) else None):
-        for values in (part, getattr(part, "state", None)):
-            if isinstance(values, dict):
-                hints |= {str(k): v for k, v in values.items() if type(v) in (int, float, str)}
-    return hints
+def _tell(get: str) -> str:
+    readable = "read are PyTorch files, .safetensors and .npz"
+    return f"; {readable}" + (f": {get}" if get else "")
+
+
+def _open_zip(path: Path, get: str) -> TensorFile:
+    members = list_zip(path)
+    if members and all(name.endswith(".npy") for name in members):
+        return TensorFile(path, _open_npz(path, members), {}, "npz", (path,))
+    if torch_files.find_root(members) is None:
+        raise CheckpointError(
+            f"{path} is a zip file, but neither PyTorch's nor .npz; it holds "
+            f"{', '.join(shorten(name) for name in list(members)[:3]) or 'nothing'}{_tell(get)}"
+        )
+    tensors, hints, scripted = torch_files.read_zip(path)
+    return TensorFile(path, tensors, hints, "torchscript" if scripted else "torch", (path,))
+
+
+# Several files -----------------------------------------------------------------------------------
+
+
+def _choose_in_folder(folder: Path, get: str) -> Path:
+    """The one set of weights in a folder: an index, else the only file of the best kind."""
+    entries = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    indices = [p for p in entries if p.name.endswith(INDEX)]
+    for suffix in WEIGHTS:
+        found = [p for p in indices if p.name.endswith(suffix + INDEX)]
+        found += [p for p in entries if p.suffix == suffix and not kinds.read_shard(p.name)]
+        if len(found) > 1:
+            names = ", ".join(p.name for p in found[:4])
+            raise CheckpointError(f"{folder} holds several weight files: name one of {names}")
+        if found:
+            return found[0]
+    if any(kinds.read_shard(p.name) for p in entries):
+        raise CheckpointError(f"{folder} holds shards without their index (*{INDEX}): fetch it too")
+    raise CheckpointError(f"{folder} {kinds.name_folder(folder)}{_tell(get)}")
+
+
+def _find_index(folder: Path, whole: str) -> Path | None:
+    path = folder / f"{whole}{INDEX}"
+    return path if path.is_file() else None
+
+
+def _open_index(path: Path, get: str) -> TensorFile:
+    """A set of shards: the index says which file holds which tensor."""
+    if path.stat().st_size > HEADER_LIMIT:
+        raise CheckpointError(f"{path}: refused, an index of {path.stat().st_size} bytes")
+    try:
+        table = json.loads(path.read_text(encoding="utf8"))["weight_map"]
+        names = sorted(set(table.values()))
+        if not names or not all(isinstance(n, str) and n == Path(n).name for n in names):
+            raise ValueError("it names files outside its folder, or none")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no index of shards: {shorten(str(error))}") from error
+    missing = [name for name in names if not (path.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{path} names {len(names)} files, {len(missing)} of them missing beside it: fetch "
+            f"{shorten(missing[0])}" + (" and the others" if missing[1:] else "")
+        )
+    shards = {name: _open_shard(path.parent / name, get) for name in names}
+    tensors: dict[str, Tensor] = {}
+    for tensor, name in table.items():
+        if tensor not in shards[name].tensors:
+            raise CheckpointError(
+                f"{path.parent / name} lacks the tensor {shorten(tensor)} that {path.name} says "
+                "it has: index and shards are of different downloads"
+            )
+        tensors[tensor] = shards[name].tensors[tensor]
+    files = (path, *(path.parent / name for name in names))
+    return TensorFile(path, tensors, {}, next(iter(shards.values())).format, files)
+
+
+def _open_shard(path: Path, get: str) -> TensorFile:
+    with path.open("rb") as file:
+        head = file.read(kinds.HEAD)
+    if head.startswith(b"PK\3\4"):
+        return _open_zip(path, get)
+    if head[8:9] == b"{":
+        return TensorFile(path, _open_safetensors(path), {}, "safetensors", (path,))
+    if head[:1] == b"\x80":
+        tensors, hints = torch_files.read_legacy(path)
+        return TensorFile(path, tensors, hints, "torch-legacy", (path,))
+    raise CheckpointError(f"{path} {kinds.name_kind(path, head)}{_tell(get)}")
 
 
 # Other formats -----------------------------------------------------------------------------------
@@ -309,8 +216,10 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(HEADER_LIMIT, size - 8):
+        if size < 8 or length > size - 8:
             raise CheckpointError(f"{path} is truncated or no safetensors file")
+        if length > HEADER_LIMIT:
+            raise CheckpointError(f"{path}: refused, its header has {length} bytes")
         text = file.read(length)
     try:
         header = json.loads(text, object_pairs_hook=_refuse_duplicates)
@@ -319,16 +228,18 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         end = 0
         for (start, stop), kind, shape, name in entries:
+            if start != end or not start <= stop <= size:
+                raise ValueError(f"{shorten(name)} begins at byte {start}, expected {end}")
+            end = stop
             if kind not in SAFETENSORS:
-                raise ValueError(f"{name} has the unknown type {kind}")
+                problem = f"has numbers of the unknown type {shorten(str(kind))}"
+                tensors[name] = OddTensor(path, problem)
+                continue
             dtype, sides = np.dtype(SAFETENSORS[kind]), tuple(shape)
-            if start != end or stop < start:
-                raise ValueError(f"{name} begins at byte {start}, expected {end}")
             span = Span(path, 8 + length + start, stop - start)
             tensors[name] = StoredTensor(span, dtype, sides, dense_strides(sides))
             if int(np.prod(sides, dtype=object)) * dtype.itemsize != stop - start:
-                raise ValueError(f"{name} {list(sides)} does not fill its {stop - start} bytes")
-            end = stop
+                raise ValueError(f"{shorten(name)} does not fill its {stop - start} bytes")
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -4,11 +4,10 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,30 +18,37 @@ import numpy as np
 from nbp import __version__, build
 from nbp.config import Config, to_json
 from nbp.errors import CheckpointError
-from nbp.interop import c3d, official
-from nbp.interop.i3d import i3d_drops, i3d_rules, rename_ported
-from nbp.interop.lpips import clean_names, lpips_drops, lpips_rules
+from nbp.interop import c3d, i3d, lpips, official
+from nbp.interop.identity import PUBLIC, UNKNOWN, KnownFile, describe_origin, identify
 from nbp.interop.mapping import Drop, Rule, Tensor, check_rules, convert_tensors
 from nbp.interop.reading import TensorFile, open_tensors
+from nbp.interop.states import find_state, set_aside
 from nbp.jobs import foreign
 from nbp.jobs.foreign import ConvertRequest, Report
 from nbp.jobs.workdir import CONVERTED, read_config, save_labels, write_text
 from nbp.models.c3d import C3dNetwork, C3dSpec
-from nbp.models.i3d import I3dNetwork, I3dSpec
+from nbp.models.i3d import PYTORCH_EPSILON, TFHUB_EPSILON, I3dNetwork, I3dSpec
 from nbp.models.lpips import LpipsNetwork
 from nbp.nn.conv3d import taps_conv
 from nbp.shapes import PyTree
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
 
+# Which file to fetch in place of a wrong one.
+RELEASE = "get the .ckpt or .pt of the release"
+I3D = "get i3d_pretrained_400.pt or i3d_torchscript.pt, see docs/official_parity.md"
+LPIPS = "get torchvision's vgg16-397923af.pth, and vgg.pth of the lpips package for --linear"
+C3D = "get a PyTorch file of C3D with UCF101's 101 classes"
+
 
 def convert_generator(request: ConvertRequest, report: Report) -> None:
     """Converts a generator, and with `first_stage` the tokenizer in the same file."""
-    file = open_tensors(request.source)
-    origin = request.source.name
+    file = open_tensors(request.source, get=RELEASE)
+    origin = file.path.name
     state = official.split_state(file.tensors)
     if not state.generator:
         raise CheckpointError(f"{origin} holds no generator; it has {_name_some(file.tensors)}")
+    _tell_choice(file, state.notes, report)
     _require_free(request.out, "generator")
     tokenizer = foreign.find_tokenizer(request, state, origin=origin)
     sizes = official.infer_generator(state.generator, origin=origin)
@@ -60,9 +66,8 @@ def convert_generator(request: ConvertRequest, report: Report) -> None:
     if request.first_stage:
         _require_free(request.out, "tokenizer")
         conversions.append(_plan_tokenizer(config, state.tokenizer))
-    else:
-        tensors |= {f"first_stage_model.{name}": value for name, value in state.tokenizer.items()}
-        drops.append(Drop(r"first_stage_model\..*", "the tokenizer; --first_stage converts it too"))
+    elif state.tokenizer:
+        report("the tokenizer in the file is left out; --first_stage converts it too")
     conversions.append(_Conversion("generator", tensors, rules, drops, network))
     write_conversions(file, request.out, conversions, config=config, report=report)
     save_labels(request.out, labels)
@@ -73,11 +78,12 @@ def convert_generator(request: ConvertRequest, report: Report) -> None:
 
 def convert_tokenizer(request: ConvertRequest, report: Report) -> None:
     """Converts a tokenizer file, or the tokenizer inside a generator file."""
-    file = open_tensors(request.source)
-    origin = request.source.name
+    file = open_tensors(request.source, get=RELEASE)
+    origin = file.path.name
     state = official.split_state(file.tensors)
     if not state.tokenizer:
         raise CheckpointError(f"{origin} holds no tokenizer; it has {_name_some(file.tensors)}")
+    _tell_choice(file, state.notes, report)
     _require_free(request.out, "tokenizer")
     spec = official.infer_tokenizer(state.tokenizer, levels=request.levels, origin=origin)
     generator = None
@@ -92,43 +98,90 @@ def convert_tokenizer(request: ConvertRequest, report: Report) -> None:
     write_text(request.out / "config.json", to_json(config))
 
 
-def convert_i3d(request: ConvertRequest, report: Report) -> None:
-    """Converts the FVD feature network into `out/i3d`."""
-    file = open_tensors(request.source)
+def convert_i3d(
+    request: ConvertRequest,
+    report: Report,
+    *,
+    epsilon: float | None = None,
+    known: Mapping[str, KnownFile] = PUBLIC,
+) -> None:
+    """Converts the FVD feature network into `out/i3d`.
+
+    epsilon: of its normalisation, where the file is none of the `known` ones (by git blob id).
+    """
+    file = open_tensors(request.source, get=I3D)
+    state = _find_network(file, i3d.is_name, "I3D", get=I3D, report=report)
     _require_free(request.out, "i3d")
     network = I3dNetwork(I3dSpec(), taps_conv)
-    tensors = rename_ported(file.tensors)
-    conversion = _Conversion("i3d", tensors, i3d_rules(), i3d_drops(), network)
-    write_conversions(file, request.out, [conversion], config=None, report=report)
+    tensors = i3d.rename_ported(state)
+    conversion = _Conversion("i3d", tensors, i3d.i3d_rules(), i3d.i3d_drops(), network)
+    # The code around such a file, and with it the epsilon, follows from what the file looks like.
+    ported = i3d.is_ported(state) or file.format == "torchscript"
+    guess = TFHUB_EPSILON if ported else PYTORCH_EPSILON
+    origin = describe_file(file, known, epsilon=epsilon or guess, report=report)
+    write_conversions(file, request.out, [conversion], config=None, report=report, origin=origin)
 
 
-def convert_lpips(request: ConvertRequest, report: Report) -> None:
+def convert_lpips(
+    request: ConvertRequest, report: Report, *, known: Mapping[str, KnownFile] = PUBLIC
+) -> None:
     """Converts LPIPS into `out/lpips`: VGG-16 and, in the same file or in `linear`, its heads."""
-    file = open_tensors(request.source)
-    tensors = file.tensors
+    file = open_tensors(request.source, get=LPIPS)
+    tensors = _find_network(file, lpips.is_network_name, "VGG-16", get=LPIPS, report=report)
+    heads = find_state(file.tensors, lpips.is_head_name).tensors
+    linear = None
     if request.linear is not None:
-        heads = open_tensors(request.linear).tensors
-        twice = tensors.keys() & heads.keys()
-        if twice:
+        linear = open_tensors(request.linear, get=LPIPS)
+        twice = heads.keys() & find_state(linear.tensors, lpips.is_head_name).tensors.keys()
+        if any(lpips.is_head_name(name) for name in twice):
             raise CheckpointError(f"{min(twice)} is in both {request.source} and {request.linear}")
-        tensors = {**tensors, **heads}
-    elif not any(name.startswith("lin") for name in tensors):
+        name = "linear heads of LPIPS"
+        heads = _find_network(linear, lpips.is_head_name, name, get=LPIPS, report=report)
+    elif not heads:
         raise CheckpointError(f"{request.source} has no linear heads; name their file: --linear")
     _require_free(request.out, "lpips")
     conversion = _Conversion(
-        "lpips", clean_names(tensors), lpips_rules(), lpips_drops(), LpipsNetwork()
+        "lpips",
+        lpips.clean_names({**tensors, **heads}),
+        lpips.lpips_rules(),
+        lpips.lpips_drops(),
+        LpipsNetwork(),
     )
-    write_conversions(file, request.out, [conversion], config=None, report=report)
+    origin = describe_file(file, known, report=report)
+    if linear is not None:
+        origin["linear"] = describe_file(linear, known, report=report)
+    write_conversions(file, request.out, [conversion], config=None, report=report, origin=origin)
 
 
-def convert_c3d(request: ConvertRequest, report: Report) -> None:
+def convert_c3d(
+    request: ConvertRequest, report: Report, *, known: Mapping[str, KnownFile] = PUBLIC
+) -> None:
     """Converts the classifier of the Inception score, with UCF101's classes, into `out/c3d`."""
-    file = open_tensors(request.source)
+    file = open_tensors(request.source, get=C3D)
+    state = _find_network(file, c3d.is_name, "C3D", get=C3D, report=report)
     _require_free(request.out, "c3d")
-    tensors = c3d.clean_names(file.tensors)
     network = C3dNetwork(C3dSpec(), taps_conv)
-    conversion = _Conversion("c3d", tensors, c3d.c3d_rules(), [], network)
-    write_conversions(file, request.out, [conversion], config=None, report=report)
+    conversion = _Conversion("c3d", c3d.clean_names(state), c3d.c3d_rules(), [], network)
+    origin = describe_file(file, known, report=report)
+    write_conversions(file, request.out, [conversion], config=None, report=report, origin=origin)
+
+
+def _find_network(
+    file: TensorFile, wanted: Callable[[str], bool], what: str, *, get: str, report: Report
+) -> dict[str, Tensor]:
+    """The tensors of a network whose names are known; CheckpointError where the file has none."""
+    state = find_state(file.tensors, wanted)
+    if state.prefix is None:
+        raise CheckpointError(
+            f"{file.path} holds no {what}: it has {_name_some(file.tensors)}; {get}"
+        )
+    _tell_choice(file, state.notes, report)
+    return state.tensors
+
+
+def _tell_choice(file: TensorFile, notes: Sequence[str], report: Report) -> None:
+    for note in notes:
+        report(f"{file.path.name}: {note}")
 
 
 # Writing -----------------------------------------------------------------------------------------
@@ -164,33 +217,32 @@ def write_conversions(
     *,
     config: Config | None,
     report: Report,
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
     """Checks all stages, then converts them one by one and puts them in place together.
 
-    When anything fails, `out` is as it was before.
+    origin: what is recorded of the file, see `describe_file`. When anything fails, `out` is as it
+    was before.
     """
-    origin = file.path.name
+    name = file.path.name
+    ready = []
     for item in conversions:
-        template = item.template(origin)
-        notes = check_rules(item.tensors, item.rules, item.drops, template=template, origin=origin)
-        for note in notes:
-            report(note)
+        tensors, notes = set_aside(item.tensors, item.rules, item.drops)
+        ready.append(dataclasses.replace(item, tensors=tensors))
+        template = item.template(name)
+        notes += check_rules(tensors, item.rules, item.drops, template=template, origin=name)
+        _tell_choice(file, notes, report)
+    converted = origin or describe_file(file, PUBLIC, report=report)
     meta = {
         "config": None if config is None else dataclasses.asdict(config),
-        "converted": {
-            "file": origin,
-            "sha256": _hash_file(file.path),
-            "format": file.format,
-        },
+        "converted": converted,
         "versions": {"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
     }
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     partial = out / ".converting"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        lines = [
-            _write_stage(item, file, partial, meta=meta, report=report) for item in conversions
-        ]
+        lines = [_write_stage(item, file, partial, meta=meta, report=report) for item in ready]
         for item in conversions:
             write_text(partial / item.stage / CONVERTED, json.dumps(meta["converted"]) + "\n")
             os.replace(partial / item.stage, build.stage_directory(out, item.stage))
@@ -203,6 +255,32 @@ def write_conversions(
     shutil.rmtree(partial, ignore_errors=True)
     for line in lines:
         report(f"{line} in {out}")
+
+
+def describe_file(
+    file: TensorFile,
+    known: Mapping[str, KnownFile],
+    *,
+    report: Report,
+    epsilon: float | None = None,
+) -> dict[str, Any]:
+    """What is recorded of the file that weights come from; the report says which it is."""
+    identity = identify(file.files)
+    origin: dict[str, Any] = {
+        "file": file.path.name,
+        "sha256": identity.sha256,
+        "blob": identity.blob,
+        "bytes": identity.size,
+        "format": file.format,
+    }
+    found = known.get(identity.blob)
+    origin["known"] = UNKNOWN if found is None else found.name
+    if found is not None and found.epsilon is not None:
+        epsilon = found.epsilon
+    if epsilon is not None:
+        origin["epsilon"] = epsilon
+    report(f"{file.path.name} is {describe_origin(origin, known)}, SHA-256 {identity.sha256}")
+    return origin
 
 
 def _write_stage(
@@ -229,11 +307,6 @@ def _require_free(out: Path, stage: str) -> None:
     """A conversion never replaces what is there."""
     if any((build.stage_directory(out, stage) / "checkpoints").glob("*")):
         raise CheckpointError(f"{out} already holds a {stage}. Use another --out, or remove it.")
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _name_some(tensors: Mapping[str, Any]) -> str:

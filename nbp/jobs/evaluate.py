@@ -135,7 +135,7 @@ def finish(
         if generated.reference is not None:
             find_copies(plan, generated, leaks, report)
         show(plan, generated)
-    other = "" if features is None or features.published else features.origin["detector"]
+    other = "" if features is None else features.deviation
     complete = clips.complete if protocol.reconstruction else count
     if clips.missing and clips.rule.clips:
         problems.append(f"{clips.missing} of {clips.rule.videos} videos are missing")
@@ -189,7 +189,7 @@ def reconstruct(
             "rfvd",
             count=len(clips.rows),
             complete=len(clips.rows) + (not clips.is_complete),
-            published=features.published,
+            features=features.kind,
         )
         scores = {name: found.rfvd, **scores}
     if likelihood is not None:

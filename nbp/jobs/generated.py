@@ -309,10 +309,10 @@ def name_set(plan: Plan) -> str:
     """`fvd` for all that the protocol asks for, else what the name has to tell."""
     assert plan.features is not None
     assert plan.protocol.generation is not None
-    count, published = plan.generated, plan.features.published
+    count, features = plan.generated, plan.features.kind
     # A protocol that leaves the number to the workdir has no complete set: the name always tells.
     whole = plan.protocol.generation.clips == count and plan.clips.is_complete
-    return name_fvd("fvd", count=count, complete=count + (not whole), published=published)
+    return name_fvd("fvd", count=count, complete=count + (not whole), features=features)
 
 
 def name_inception(plan: Plan) -> str:

@@ -113,5 +113,5 @@ def draw_long_videos(
 
 def name_drift(count: int, features: Features) -> str:
     """What the report's FVD is: never of a complete set, and with whose features."""
-    name = name_fvd("fvd", count=count, complete=count + 1, published=features.published)
+    name = name_fvd("fvd", count=count, complete=count + 1, features=features.kind)
     return f"{name}_to_first_segment"

@@ -78,7 +78,7 @@ class PeriodicScore:
             "fvd",
             count=self.count,
             complete=self.count + 1,
-            published=self._features.published,
+            features=self._features.kind,
         )
         return {name: distance}
 

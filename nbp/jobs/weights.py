@@ -4,7 +4,7 @@
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from nbp.evaluation.fvd import FeatureExtractor
 from nbp.evaluation.inception import ClassProbabilities
 from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.rules import Detector, Protocol
+from nbp.evaluation.scores import FeatureKind
+from nbp.interop.identity import FILES, PUBLIC, UNKNOWN, KnownFile, describe_origin
 from nbp.jobs.workdir import CONVERTED
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.models.i3d import (
@@ -36,15 +38,8 @@ from nbp.shapes import PyTree
 # way of computing it gets another version.
 RANDOM = "random-i3d"
 RANDOM_SEED, RANDOM_SIZE, RANDOM_VERSION = 0, 64, 2
-# The files that people compare numbers with, and whose they are.
-FILES: dict[str, tuple[str, str]] = {
-    "videogpt-pt": ("i3d_pretrained_400.pt", "VideoGPT (github.com/wilson1yan/VideoGPT)"),
-    "styleganv-ts": ("i3d_torchscript.pt", "StyleGAN-V (github.com/universome/stylegan-v)"),
-}
-# How these files are told apart: nbp.convert notes the format that a file had.
-FORMATS = {"torch": "videogpt-pt", "torchscript": "styleganv-ts"}
-# The epsilon of the normalisation is no tensor of a file: it is that of the code around it.
-EPSILONS = {"videogpt-pt": PYTORCH_EPSILON, "styleganv-ts": TFHUB_EPSILON}
+# Of converted weights that no epsilon was recorded for, by the format of their file.
+OLD_EPSILONS = {"torch": PYTORCH_EPSILON, "torchscript": TFHUB_EPSILON}
 
 Place = Callable[[Any], Any]
 
@@ -59,19 +54,37 @@ class Weights:
 
 @dataclass(frozen=True)
 class Features:
-    """Features of a Frechet distance. published: whether they are those of the protocol."""
+    """Features of a Frechet distance. kind: whether they are those that published numbers have."""
 
     extractor: FeatureExtractor
     origin: dict[str, Any]
-    published: bool
+    kind: FeatureKind
+
+    @property
+    def published(self) -> bool:
+        return self.kind == "published"
+
+    @property
+    def deviation(self) -> str:
+        """Whose features these are, where they are not the protocol's; else ""."""
+        if self.kind == "random":
+            return self.origin["detector"]
+        return "" if self.published else self.origin["source"]
 
 
 def load_features(
-    choice: str, protocol: Protocol, *, frames: int, place: Place, copy: Place
+    choice: str,
+    protocol: Protocol,
+    *,
+    frames: int,
+    place: Place,
+    copy: Place,
+    known: Mapping[str, KnownFile] = PUBLIC,
 ) -> Features | None:
     """The features of `choice`, a folder or `random-i3d`; None where the protocol needs none.
 
-    frames: of a clip. place: puts clips on the devices; copy: puts parameters there. Raises
+    frames: of a clip. place: puts clips on the devices; copy: puts parameters there.
+    known: public files by git blob id; those of any other file give another score. Raises
     ConfigError, which names the file to get and the command to convert it, where the folder does
     not hold what the protocol asks for.
     """
@@ -97,23 +110,50 @@ def load_features(
         )
     size = RANDOM_SIZE if choice == RANDOM else SIZE
     network = I3dNetwork(I3dSpec(size=size), build.make_conv())
+    kind: FeatureKind
     if choice == RANDOM:
         drawn = {"seed": RANDOM_SEED, "size": RANDOM_SIZE, "version": RANDOM_VERSION}
-        weights = Weights(draw_i3d(network), {"detector": RANDOM, **drawn})
+        origin = {"detector": RANDOM, **drawn, "published": False}
+        weights, kind = Weights(draw_i3d(network), origin), "random"
     else:
         weights = load_i3d(Path(choice), network, describe_remedy(rule.detector))
-        detector = FORMATS.get(weights.origin.get("format", ""), "unknown")
-        if rule.detector not in ("any", detector):
+        kind, about = recognize(weights.origin, known)
+        if kind == "published" and rule.detector not in ("any", about["detector"]):
             raise ConfigError(
                 f"--features {choice}: protocol {protocol.name} uses {rule.detector}, this is "
-                f"{detector} ({weights.origin['file']}); {describe_remedy(rule.detector)}"
+                f"{about['detector']} ({weights.origin['file']}); {describe_remedy(rule.detector)}"
             )
-        weights.origin["detector"] = detector
-        spec = replace(network.spec, epsilon=EPSILONS.get(detector, PYTORCH_EPSILON))
+        weights = Weights(weights.params, {**weights.origin, **about})
+        spec = replace(network.spec, epsilon=about["epsilon"])
         network = replace(network, spec=spec)
     weights.origin["epsilon"] = network.spec.epsilon
     extractor = FeatureExtractor(network, copy(weights.params), rule, place=place)
-    return Features(extractor, weights.origin, published=choice != RANDOM)
+    return Features(extractor, weights.origin, kind)
+
+
+def recognize(
+    origin: Mapping[str, Any], known: Mapping[str, KnownFile]
+) -> tuple[FeatureKind, dict[str, Any]]:
+    """Whether converted I3D weights are those of published numbers, and what a report says of them.
+
+    They are known by the git blob id that `nbp.convert` recorded. Older conversions have none, and
+    count as others. The epsilon of the normalisation is no tensor of a file: it is that of the code
+    around it, so it follows the file; for an unknown one it was recorded, or follows its format.
+    """
+    found = known.get(origin.get("blob", ""))
+    if found is not None and found.network != "i3d":
+        found = None
+    epsilon = origin.get("epsilon", OLD_EPSILONS.get(origin.get("format", ""), PYTORCH_EPSILON))
+    if found is not None and found.epsilon is not None:
+        epsilon = found.epsilon
+    published = found is not None and found.published
+    about = {
+        "detector": UNKNOWN if found is None else found.name,
+        "source": describe_origin(origin, known),
+        "published": published,
+        "epsilon": epsilon,
+    }
+    return "published" if published else "other", about
 
 
 def load_lpips(
@@ -182,11 +222,17 @@ def draw_i3d(network: I3dNetwork) -> PyTree:
 
 
 def describe_remedy(detector: Detector) -> str:
-    """Which file to get, and the commands from there."""
-    known = [name for name in FILES if detector in ("any", name)]
-    files = " or ".join(f"{FILES[name][0]} of {FILES[name][1]}" for name in known)
-    source = FILES[known[0]][0]
+    """Which file to get, where public repositories hold it, and the commands from there."""
+    fitting = [
+        file
+        for file in FILES
+        if file.network == "i3d" and file.published and detector in ("any", file.name)
+    ]
+    files = " or ".join(
+        f"{file.file} of {file.owner} ({file.places[0]}, git blob {file.blob[:12]})"
+        for file in fitting
+    )
     return (
-        f"get {files}, then: python -m nbp.convert i3d --source {source} --out DIR "
+        f"get {files}, then: python -m nbp.convert i3d --source {fitting[0].file} --out DIR "
         "and --features DIR"
     )

@@ -144,7 +144,8 @@ def test_paired_moments_are_those_of_the_whole_sets() -> None:
 
 
 def test_names_say_how_a_frechet_distance_differs() -> None:
-    assert name_fvd("fvd", count=2048, complete=2048, published=True) == "fvd"
-    assert name_fvd("fvd", count=256, complete=2048, published=True) == "fvd_256"
-    assert name_fvd("rfvd", count=9, complete=9, published=False) == "rfvd_random_features"
-    assert name_fvd("fvd", count=8, complete=9, published=False) == "fvd_random_features_8"
+    assert name_fvd("fvd", count=2048, complete=2048, features="published") == "fvd"
+    assert name_fvd("fvd", count=256, complete=2048, features="published") == "fvd_256"
+    assert name_fvd("rfvd", count=9, complete=9, features="random") == "rfvd_random_features"
+    assert name_fvd("fvd", count=8, complete=9, features="random") == "fvd_random_features_8"
+    assert name_fvd("fvd", count=9, complete=9, features="other") == "fvd_other_features"

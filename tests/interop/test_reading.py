@@ -31,11 +31,11 @@ def read_all(path: Path) -> dict[str, np.ndarray]:
     return {name: tensor.read() for name, tensor in open_tensors(path).tensors.items()}
 
 
-def assert_same(found: dict[str, np.ndarray]) -> None:
-    assert set(found) == set(ARRAYS)
+def assert_same(found: dict[str, np.ndarray], prefix: str = "") -> None:
+    assert set(found) == {prefix + name for name in ARRAYS}
     for name, values in ARRAYS.items():
-        assert found[name].dtype == values.dtype
-        np.testing.assert_array_equal(found[name], values)
+        assert found[prefix + name].dtype == values.dtype
+        np.testing.assert_array_equal(found[prefix + name], values)
 
 
 def write_safetensors(path: Path, arrays: dict[str, np.ndarray], **changes: object) -> None:
@@ -55,16 +55,17 @@ def write_safetensors(path: Path, arrays: dict[str, np.ndarray], **changes: obje
 # Honest files ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: {"model_state_dict": d, "epoch": 3}])
-def test_torch_files(tmp_path, wrap):
-    write_torch(tmp_path / "x.pt", wrap(ARRAYS))
+def test_torch_files_name_tensors_by_their_place(tmp_path):
+    write_torch(tmp_path / "x.pt", ARRAYS)
     assert_same(read_all(tmp_path / "x.pt"))
+    write_torch(tmp_path / "x.pt", {"net": {"model_state_dict": ARRAYS}, "epoch": 3})
+    assert_same(read_all(tmp_path / "x.pt"), "net.model_state_dict.")
 
 
 def test_lightning_checkpoints_with_their_bookkeeping(tmp_path):
     write_lightning(tmp_path / "x.ckpt", ARRAYS, n_head=16, n_layer=24, name="nbp")
     file = open_tensors(tmp_path / "x.ckpt")
-    assert_same({name: tensor.read() for name, tensor in file.tensors.items()})
+    assert_same({name: t.read() for name, t in file.tensors.items()}, "state_dict.")
     assert (file.hints["n_head"], file.hints["n_layer"], file.hints["name"]) == (16, 24, "nbp")
     assert file.hints["global_step"] == 100
 
@@ -168,7 +169,7 @@ FLOATS = b"ctorch\nFloatStorage\n"
         op(b"(", "module", b"NNNNtQ"),
         op(b"\x82\x01"),  # the extension registry
         op(FLOATS, b")R"),  # a storage type called
-        b"\x80\x02" + b"(" * 100_000 + b".",
+        b"\x80\x02" + b"(" * 10_000 + b".",
         b"\x80\x02Nr\xff\xff\xff\x7f.",  # a memo index of two billion
     ],
 )
@@ -232,19 +233,35 @@ def test_path_traversal_is_refused(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
 
 
-def test_duplicates_links_and_compression_are_refused(tmp_path):
-    cases = {"twice": "archive/version", "link": "archive/link", "compressed": "archive/more"}
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_duplicates_and_links_are_refused(tmp_path):
+    cases = {"twice": "archive/version", "link": "archive/link"}
     for reason, name in cases.items():
         path = tmp_path / f"{reason}.pt"
         write_torch(path, ARRAYS)
         info = zipfile.ZipInfo(name)
         info.external_attr = 0o120777 << 16 if reason == "link" else 0
-        info.compress_type = zipfile.ZIP_DEFLATED if reason == "compressed" else zipfile.ZIP_STORED
-        with zipfile.ZipFile(path, "a") as archive, pytest.warns() as _:
+        with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(info, b"x" * 1000)
-            __import__("warnings").warn("so that there is one", stacklevel=1)
         with pytest.raises(CheckpointError, match=reason):
             open_tensors(path)
+
+
+@pytest.mark.parametrize("member", ["data.pkl", "byteorder", "data/0"])
+def test_members_that_are_read_must_be_stored_plainly(tmp_path, member):
+    """Others, such as the source texts of TorchScript, are compressed by PyTorch itself."""
+    write_torch(tmp_path / "plain.pt", ARRAYS)
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_STORED) as archive,
+    ):
+        for info in plain.infolist():
+            packed = info.filename == f"archive/{member}"
+            kind = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+            archive.writestr(info.filename, plain.read(info), kind)
+        archive.writestr("archive/code/net.py", "x = 1\n" * 1000, zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match=f"archive/{member}' is compressed"):
+        open_tensors(tmp_path / "x.pt")
 
 
 def test_every_truncation_is_noticed(tmp_path):
@@ -267,20 +284,18 @@ def test_a_flipped_bit_in_a_tensor_is_noticed(tmp_path):
         read_all(path)
 
 
-def test_obsolete_and_foreign_formats_are_named(tmp_path):
-    old = tmp_path / "old.pt"
-    old.write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2))
-    with pytest.raises(CheckpointError, match="before version 1.6"):
-        open_tensors(old)
+def test_what_is_no_weight_file_is_one_line(tmp_path):
     other = tmp_path / "x.pt"
-    other.write_bytes(b"hello")
-    with pytest.raises(CheckpointError, match="no weight file"):
+    other.write_bytes(bytes(range(200, 256)))
+    with pytest.raises(CheckpointError, match="is no weight file"):
         open_tensors(other)
     with pytest.raises(CheckpointError, match="no file"):
         open_tensors(tmp_path / "absent.pt")
     with zipfile.ZipFile(other, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    with pytest.raises(CheckpointError, match=r"neither PyTorch's nor \.npz"):
+    with pytest.raises(
+        CheckpointError, match=r"neither PyTorch's nor \.npz; it holds 'readme.txt'"
+    ):
         open_tensors(other)
 
 
@@ -290,7 +305,6 @@ def test_obsolete_and_foreign_formats_are_named(tmp_path):
         {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}},  # does not fill its bytes
         {"w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}},  # a hole
         {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}},  # bytes left over
-        {"w": {"dtype": "F99", "shape": [2], "data_offsets": [0, 8]}},
         {"w": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}},
         {"w": {"dtype": "F32", "shape": [1 << 62, 1 << 62], "data_offsets": [0, 8]}},
         {"w": [1, 2]},
@@ -302,6 +316,17 @@ def test_wrong_safetensors_headers_are_refused(tmp_path, change):
     write_safetensors(path, {"w": np.zeros(2, np.float32)}, **change)
     with pytest.raises(CheckpointError, match="x.safetensors"):
         open_tensors(path)
+
+
+def test_numbers_of_an_unknown_type_harm_nobody_who_does_not_need_them(tmp_path):
+    path = tmp_path / "x.safetensors"
+    odd = {"dtype": "F4", "shape": [2, 4], "data_offsets": [8, 12]}
+    write_safetensors(path, {"w": np.ones(2, np.float32)}, odd=odd)
+    path.write_bytes(path.read_bytes() + bytes(4))
+    tensors = open_tensors(path).tensors
+    np.testing.assert_array_equal(tensors["w"].read(), [1, 1])
+    with pytest.raises(CheckpointError, match="unknown type 'F4'"):
+        tensors["odd"].read()
 
 
 def test_oversized_and_doubled_safetensors_headers_are_refused(tmp_path):

@@ -15,6 +15,7 @@ import numpy as np
 from nbp import build, datasets
 from nbp.config import Config, load_config
 from nbp.data.records import PREPARED
+from nbp.interop.identity import FILES
 from nbp.jobs.workdir import CONVERTED, adopt_config, read_config, save_labels, write_text
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.training.checkpoint import Checkpointer
@@ -70,10 +71,12 @@ def add_generator(workdir: Path) -> Path:
     return workdir
 
 
-def make_features(folder: Path, network: I3dNetwork, *, kind: str) -> Path:
-    """What `nbp.convert i3d` would leave for a file of this format."""
+def make_features(folder: Path, network: I3dNetwork, *, kind: str, known: str = "") -> Path:
+    """What `nbp.convert i3d` would leave for a file of this format, and the public file `known`."""
     save_params(folder, "i3d", network.init(jax.random.key(0)))
+    blobs = {file.name: file.blob for file in FILES}
     origin = {"file": "i3d.pt", "sha256": "5" * 64, "format": kind}
+    origin |= {"blob": blobs.get(known, "0" * 40)} if known != "old" else {}
     write_text(folder / "i3d" / CONVERTED, json.dumps(origin))
     return folder
 

@@ -18,8 +18,11 @@ from nbp import build, convert, evaluate, sample
 from nbp.data.video import read_clip, write_video
 from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
 from nbp.interop.c3d import c3d_rules
+from nbp.interop.identity import KnownFile
 from nbp.interop.lpips import lpips_rules
 from nbp.interop.mapping import export_tensors
+from nbp.jobs.convert import convert_c3d
+from nbp.jobs.foreign import ConvertRequest
 from nbp.jobs.workdir import read_config, read_labels
 from nbp.layout import LatentGrid
 from nbp.models.c3d import C3dNetwork, C3dSpec
@@ -185,6 +188,46 @@ def test_c3d_keeps_every_value_and_the_hash(tmp_path, monkeypatch):
     with Checkpointer(tmp_path / "run" / "c3d" / "checkpoints", read_only=True) as checkpointer:
         found = checkpointer.restore_params(template, use_ema=False)
     jax.tree.map(np.testing.assert_array_equal, found, params)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_weights_that_are_not_finite_are_named_and_refused(tmp_path, capsys, bad):
+    tensors = {name: value.copy() for name, value in TOKENIZER.items()}
+    tensors["encoder_layers.0.conv.weight"].reshape(-1)[:7] = bad
+    write_tokenizer(tmp_path / "x.pt", tensors)
+    line = fail(
+        *("tokenizer", "--source", tmp_path / "x.pt", "--out", tmp_path / "run", *CLIPS),
+        capsys=capsys,
+    )
+    size = tensors["encoder_layers.0.conv.weight"].size
+    assert f"encoder_layers.0.conv.weight has 7 of {size} values that are not finite" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_conversion_records_which_file_it_was(tmp_path, monkeypatch):
+    """A test file counts as a public one where the registry of these says so."""
+    spec = C3dSpec(classes=5, widths=(2, 2, 2, 2, 3), hidden=4, size=16)
+    monkeypatch.setattr("nbp.jobs.convert.C3dSpec", lambda: spec)
+    params = C3dNetwork(spec, taps_conv).init(jax.random.key(1))
+    save_npz(tmp_path / "x.npz", export_tensors(params, c3d_rules()))
+    content = (tmp_path / "x.npz").read_bytes()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    mine = KnownFile(blob, "c3d.npz", "my-c3d", "c3d", "me", ("me/c3d: c3d.npz",))
+    said: list[str] = []
+    for known, name in (({blob: mine}, "my-c3d"), ({}, "unknown")):
+        request = ConvertRequest(tmp_path / "x.npz", tmp_path / name)
+        convert_c3d(request, said.append, known=known)
+        origin = json.loads((tmp_path / name / "c3d" / "converted.json").read_text())
+        assert origin == {
+            "file": "x.npz",
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "blob": blob,
+            "bytes": len(content),
+            "format": "npz",
+            "known": name,
+        }
+    assert any("x.npz is my-c3d (c3d.npz of me), SHA-256" in line for line in said)
+    assert any(f"x.npz is unknown (x.npz, git blob {blob[:12]})" in line for line in said)
 
 
 def test_lpips_without_heads_says_where_they_go(tmp_path, capsys):

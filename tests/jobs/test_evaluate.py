@@ -70,6 +70,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "I3dSpec", lambda **_: SMALL)
 
 
+SMALL_I3D = SmallNetwork(SMALL, taps_conv)
+
+
 def run(workdir: Path, protocol: str, *arguments: object) -> dict[str, Any]:
     out = workdir.parent / "scores.json"
     flags = ("--workdir", workdir, "--protocol", protocol, "--out", out, *arguments)
@@ -164,14 +167,19 @@ def test_the_worst_clips_are_found_and_shown(workdir: Path) -> None:
 
 
 def test_fewer_clips_make_another_score(workdir: Path, small: None, tmp_path: Path) -> None:
-    features = make_features(tmp_path / "f", SmallNetwork(SMALL, taps_conv), kind="torch")
+    features = make_features(
+        tmp_path / "f", SmallNetwork(SMALL, taps_conv), kind="torch", known="videogpt-pt"
+    )
     whole = run(workdir, "reconstruction", "--features", features)
     assert whole["complete"]
     assert whole["features"] == {
         "file": "i3d.pt",
         "sha256": "5" * 64,
         "format": "torch",
+        "blob": "a867b87ac3a9097d200598b1d48a1b890d8ec744",
         "detector": "videogpt-pt",
+        "source": "videogpt-pt (i3d_pretrained_400.pt of VideoGPT)",
+        "published": True,
         "epsilon": 1e-5,
     }
     part = run(workdir, "reconstruction", "--features", features, "--clips", "4")
@@ -179,6 +187,18 @@ def test_fewer_clips_make_another_score(workdir: Path, small: None, tmp_path: Pa
     assert "rfvd" not in part["scores"]
     assert "rfvd_4" in part["scores"]
     assert part["deviations"] == ["4 of 11 clips"]
+
+
+def test_features_of_an_unknown_file_make_another_score_and_are_no_whole_protocol(
+    workdir: Path, small: None, tmp_path: Path
+) -> None:
+    features = make_features(tmp_path / "f", SMALL_I3D, kind="torch")
+    report = run(workdir, "reconstruction", "--features", features)
+    assert "rfvd" not in report["scores"]
+    assert report["scores"]["rfvd_other_features"] >= 0
+    assert report["features"]["published"] is False
+    assert not report["complete"]
+    assert report["deviations"] == ["features of unknown (i3d.pt, git blob 000000000000)"]
 
 
 @pytest.mark.parametrize("protocol", ["moving-shapes", "reconstruction"])
@@ -243,7 +263,9 @@ def test_a_published_protocol_reads_clips_as_it_says(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("nbp.jobs.reconstruct.SHOWN", 1)  # large GIFs take seconds
-    features = make_features(tmp_path / "f", SmallNetwork(SMALL, taps_conv), kind="torch")
+    features = make_features(
+        tmp_path / "f", SmallNetwork(SMALL, taps_conv), kind="torch", known="videogpt-pt"
+    )
     report = run(trained_on_videos, "nbp-rfvd", "--features", features)
     assert report["deviations"] == ["5 of 3783 clips"]
     assert report["scores"]["rfvd_5"] >= 0
@@ -267,7 +289,7 @@ def test_missing_features_name_the_file_and_the_command(
 ) -> None:
     code, line = fail(capsys, trained_on_videos, "nbp-rfvd")
     assert code == EXIT_USAGE
-    assert "i3d_pretrained_400.pt of VideoGPT" in line
+    assert "i3d_pretrained_400.pt of VideoGPT (JunyaoHu/common_metrics_on_video_quality" in line
     assert "python -m nbp.convert i3d --source i3d_pretrained_400.pt --out DIR" in line
     assert "--features random-i3d" in line
     code, line = fail(capsys, trained_on_videos, "nbp-rfvd", "--features", "/absent")
@@ -279,7 +301,7 @@ def test_features_of_another_file_are_refused(
     trained_on_videos: Path, small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = SmallNetwork(SMALL, taps_conv)
-    features = make_features(tmp_path / "ts", network, kind="torchscript")
+    features = make_features(tmp_path / "ts", network, kind="torchscript", known="styleganv-ts")
     code, line = fail(capsys, trained_on_videos, "nbp-rfvd", "--features", features)
     assert code == EXIT_USAGE
     assert "nbp-rfvd uses videogpt-pt, this is styleganv-ts (i3d.pt)" in line
