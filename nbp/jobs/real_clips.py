@@ -18,9 +18,18 @@ from nbp.config import Config
 from nbp.data.pipeline import PipelineSpec, read_examples
 from nbp.data.records import PREPARED, DecodeRecord
 from nbp.data.sources import BadVideos
-from nbp.data.transforms import Crop, Record, Transform
+from nbp.data.transforms import Crop, Flip, Record, Transform
 from nbp.data.video import resample_frames
 from nbp.errors import ConfigError, DataError
+from nbp.evaluation.drawing import (
+    Draws,
+    WindowList,
+    choose_start,
+    draw_clips,
+    order_by_path,
+    place_clip,
+    take_repeat,
+)
 from nbp.evaluation.rules import NAMED, ClipRule, Protocol
 
 # Fields of a rule that are keys of `data` as well.
@@ -101,23 +110,38 @@ def read_prepared(config: Config) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RealClips:
-    """The clips of one evaluation: row `rows[i]` of the source is clip i.
+    """The clips of one evaluation: clip i is of row `draws.rows[i]` of the source.
 
-    complete: how many clips the protocol scores; fewer `rows` make another score. distinct: clip i
-    is the same as clip i % distinct. skipped: videos that were known as unusable beforehand, and
-    are not among the rows. missing: listed videos that are not there. train: the training split.
+    complete: how many clips the protocol scores; fewer rows make another score. limit: that many
+    were asked for. skipped: videos that were known as unusable beforehand, and are not among the
+    rows. missing: listed videos that are not there. train: the training split.
     """
 
     config: Config
     data: datasets.ClipData
-    rows: np.ndarray
+    draws: Draws
     complete: int
+    limit: int | None
     seed: int
     skipped: int
-    distinct: int
     rule: ClipRule
     missing: int
     train: datasets.ClipData
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The row of each clip."""
+        return self.draws.rows
+
+    @property
+    def distinct(self) -> int:
+        """Clip i is the same as clip i % distinct."""
+        return self.draws.distinct
+
+    def of_repeat(self, repeat: int) -> "RealClips":
+        """The clips of a repeat of the evaluation: others where the protocol takes others."""
+        draws = draw_limited(self.rule, len(self.data.source), self.seed, repeat, self.limit)
+        return dataclasses.replace(self, draws=draws) if take_repeat(self.rule, repeat) else self
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -136,7 +160,8 @@ class RealClips:
     @functools.cached_property
     def chosen(self) -> datasets.ClipData:
         """The rows as data of their own."""
-        return dataclasses.replace(self.data, source=_Chosen(self.data.source, self.rows))
+        source = _Chosen(self.data.source, self.draws, self.rule, self.seed)
+        return dataclasses.replace(self.data, source=source)
 
     def batches(self, batch: int) -> Iterator[dict[str, np.ndarray]]:
         """ "video", "label" and "index" (of the clip) in order; the last may be shorter."""
@@ -191,68 +216,91 @@ def open_clips(config: Config, protocol: Protocol, limit: int | None) -> RealCli
     if "+" in rule.split:
         data = dataclasses.replace(data, source=Joined((train.source, data.source)))
     missing = max(0, (rule.videos or 0) - len(data.source))
-    if rule.window == "all":
-        scored = protocol.features and protocol.features.frames
-        source = cut_windows(data.source, frames=config.data.frames, step=scored or 1)
-        data = dataclasses.replace(data, source=source)
-    total = len(data.source)
-    rows = choose_rows(rule, total, protocol.seed)
-    complete = rule.clips or rule.videos or len(rows)
-    distinct = min(len(rows), total) if rule.duplicates == "cycle" else len(rows)
+    if rule.order == "sample" or rule.window == "all":
+        data = dataclasses.replace(data, source=list_windows(data.source, rule, config))
+    draws = draw_limited(rule, len(data.source), protocol.seed, 0, None)
+    complete = rule.clips or rule.videos or len(draws)
     if rule.limit == "validation_clips":
-        rows = rows[: config.data.validation_clips]
-        complete = len(rows)
-    if limit is not None and limit < len(rows):
-        rows = rows[np.arange(limit) * len(rows) // limit]
-        distinct = limit
-    if rule.window != "centre" or rule.crop != "centre" or rule.short != "left out":
+        draws = draws.first(config.data.validation_clips)
+        complete = len(draws)
+    if limit is not None:
+        draws = draws.spread(limit)
+    if rule.split != "held out":
         data = dataclasses.replace(data, transforms=make_transforms(config, rule))
     skipped = len(data.bad_videos or ())
     return RealClips(
-        config, data, rows, complete, protocol.seed, skipped, distinct, rule, missing, train
+        config, data, draws, complete, limit, protocol.seed, skipped, rule, missing, train
     )
 
 
-def choose_rows(rule: ClipRule, total: int, seed: int) -> np.ndarray:
-    """The row of each clip: all `total` once, then duplicates up to `rule.clips`."""
-    count = rule.clips or total
-    rows = np.arange(total)
-    if rule.order == "shuffled":
-        rows = np.random.default_rng(seed).permutation(total)
-    if count <= total or rule.duplicates == "none":
-        return rows[:count]
-    if rule.duplicates == "cycle":
-        return rows[np.arange(count) % total]
-    rng = np.random.default_rng(seed)
-    while len(rows) < count:
-        more = min(count - len(rows), total)
-        rows = np.concatenate([rows, rng.choice(total, more, replace=False)])
-    return rows
+def draw_limited(rule: ClipRule, total: int, seed: int, repeat: int, limit: int | None) -> Draws:
+    """The clips of a repeat, or `limit` of them, spread evenly."""
+    draws = draw_clips(rule, total, seed, repeat=take_repeat(rule, repeat))
+    return draws if limit is None else draws.spread(limit)
 
 
 def make_transforms(config: Config, rule: ClipRule) -> tuple[Transform, ...]:
-    """How prepared records become clips where a rule reads them otherwise than an evaluation."""
+    """How prepared records, each with its `Place`, become the clips of a rule."""
     decode, *cut = datasets.make_transforms(config, training=False)
     assert isinstance(decode, DecodeRecord)
-    decode = dataclasses.replace(decode, random=rule.window == "random")
-    crops = tuple(Crop(config.data.size, random=rule.crop == "random") for _ in cut)
-    return (BlackEnd(decode) if rule.short == "black" else decode, *crops)
+    read = ReadPlace(decode, rule.counted or decode.frames, black=rule.short == "black")
+    return (read, *(CropPlace(config.data.size) for _ in cut), FlipPlace())
 
 
 @dataclass(frozen=True)
-class BlackEnd:
-    """Decodes what a short video has and fills the clip up with black frames."""
+class ReadPlace:
+    """Decodes the window that a record's "place" names.
+
+    counted: frames that a window has; more may be read (`decode.frames`), and those after the
+    video's last one repeat it. black: a video with fewer frames than are counted ends in black
+    ones; else it cannot be read (DataError).
+    """
 
     decode: DecodeRecord
+    counted: int
+    black: bool = False
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
         info, wanted = record["info"], self.decode.frames
-        there = min(wanted, len(resample_frames(info.frames, info.fps, self.decode.fps)))
-        if there == 0:
+        length = len(resample_frames(info.frames, info.fps, self.decode.fps))
+        if length == 0 or (length < self.counted and not self.black):
             return self.decode(record, rng)  # says so
-        decoded = dataclasses.replace(self.decode, frames=there)(record, rng)
+        first = record.get("start")
+        if first is None:
+            first = choose_start(record["place"].start, length, self.counted)
+        there = min(wanted, length - first)
+        # The middle of its share of the starts, where rounding cannot move it.
+        share = (first + 0.5) / (length - there + 1)
+        decode = dataclasses.replace(self.decode, frames=there, random=False)
+        found = decode({**record, "window": share}, rng)
         ends = ((0, wanted - there), (0, 0), (0, 0), (0, 0))
-        return {**decoded, "video": np.pad(decoded["video"], ends)}
+        mode = "constant" if length < self.counted else "edge"
+        return {**found, "video": np.pad(found["video"], ends, mode=mode)}
+
+
+@dataclass(frozen=True)
+class CropPlace:
+    """Cuts a square where a record's "place" says, else from the centre."""
+
+    size: int
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+        if record["place"].crop is None:
+            return Crop(self.size, random=False)(record, rng)
+        video = record["video"]
+        top, left = (
+            int(share * (side - self.size + 1))
+            for share, side in zip(record["place"].crop, video.shape[1:3], strict=True)
+        )
+        return {**record, "video": video[:, top : top + self.size, left : left + self.size]}
+
+
+@dataclass(frozen=True)
+class FlipPlace:
+    """Mirrors left and right where a record's "place" says so."""
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+        return Flip(float(record["place"].flip))(record, rng)
 
 
 class _Source:
@@ -267,20 +315,24 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Chosen(_Source):
-    """Rows of a source in another order, or some of them more than once."""
+    """The drawn items of a source, in their order, each with its place in the video."""
 
     source: Any
-    rows: np.ndarray
+    draws: Draws
+    rule: ClipRule
+    seed: int
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        return f"{self.source.fingerprint}-{datasets.hash_settings({'rows': self.rows.tolist()})}"
+        drawn = {"rows": self.draws.rows.tolist(), "examples": self.draws.examples.tolist()}
+        return f"{self.source.fingerprint}-{datasets.hash_settings(drawn)}"
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.draws)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.source[int(self.rows[index])]
+        place = place_clip(self.rule, self.seed, int(self.draws.examples[index]))
+        return {**self.source[int(self.draws.rows[index])], "place": place}
 
 
 @dataclass(frozen=True)
@@ -309,29 +361,43 @@ class Joined:
 
 
 @dataclass(frozen=True)
-class Windows(_Source):
-    """Windows of a source's videos: (row, share of the possible starts) of each."""
+class Listed(_Source):
+    """The videos of a source in another order, or all windows of them: (row, first frame)."""
 
     source: Any
-    places: tuple[tuple[int, float], ...]
+    order: np.ndarray
+    windows: WindowList | None
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        return f"{self.source.fingerprint}-{datasets.hash_settings({'windows': self.places})}"
+        found: dict[str, Any] = {"order": self.order.tolist()}
+        if self.windows is not None:
+            found |= {"frames": self.windows.frames.tolist()}
+            found |= {"counted": self.windows.counted, "step": self.windows.step}
+        return f"{self.source.fingerprint}-{datasets.hash_settings(found)}"
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.order if self.windows is None else self.windows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row, start = self.places[index]
-        return {**self.source[row], "window": start}
+        if self.windows is None:
+            return self.source[int(self.order[index])]
+        row, start = self.windows[index]
+        return {**self.source[int(self.order[row])], "start": start}
 
 
-def cut_windows(source: Any, *, frames: int, step: int) -> Windows:
-    """All windows of `frames` frames that start at multiples of `step`, at the videos' own rate."""
-    places = []
+def list_windows(source: Any, rule: ClipRule, config: Config) -> Listed:
+    """The items of a rule that counts windows, or orders videos by path. Reads every record."""
+    lengths, paths = [], []
     for row in range(len(source)):
-        starts = source[row]["info"].frames - frames + 1
-        # In the middle of its share, where rounding cannot move it.
-        places += [(row, (start + 0.5) / starts) for start in range(0, starts, step)]
-    return Windows(source, tuple(places))
+        record = source[row]
+        info = record["info"]
+        lengths.append(len(resample_frames(info.frames, info.fps, config.data.fps or None)))
+        paths.append(str(record["path"]))
+    order = np.arange(len(source))
+    if rule.order == "sample":
+        order = order_by_path(rule, paths)
+    if rule.window != "all":
+        return Listed(source, order, None)
+    counted = rule.counted or config.data.frames
+    return Listed(source, order, WindowList(np.array(lengths)[order], counted, rule.step))
