@@ -13,6 +13,10 @@ The orders of a list (`ClipRule.order`):
     epochs    an endless stream: one permutation of the list after the other. A repeat of an
               evaluation goes on where the one before it ended
 
+Windows of the rule "loader" are those that the NBP release draws (nbp/data.py, nbp/video_utils.py):
+each of its processes has 8 loader workers, which take its clips in turn and draw with Python's
+generator, seeded by what PyTorch's draws first from the seed of the process.
+
 An item of a list is a video, or a window where a rule takes all of them. Nothing here reads a file.
 """
 
@@ -27,6 +31,7 @@ from nbp.evaluation.rules import ClipRule
 from nbp.shapes import Int
 
 SAMPLER_SEED = 0  # of DistributedSampler, which nobody changes
+LOADER_WORKERS = 8  # transformer_eval.py of the NBP release
 # Keeps the windows, crops and flips of clips apart from other numbers drawn from the same seed.
 _STREAM = 0x434C4950
 
@@ -178,11 +183,15 @@ def list_clips(
     lengths = np.asarray(frames)[order]
     counted = rule.counted or rule.frames or 1
     windows = WindowList(lengths, counted, rule.step) if rule.window == "all" else None
-    draws = draw_clips(rule, len(windows or lengths), seed, repeat=repeat)
+    total = len(lengths) if windows is None else len(windows)
+    draws = draw_clips(rule, total, seed, repeat=repeat)
+    starts = draw_loader_starts(rule, lengths, seed)
     for row, example in zip(draws.rows.tolist(), draws.examples.tolist(), strict=True):
         place = place_clip(rule, seed, example)
         if windows is not None:
             video, start = windows[row]
+        elif starts is not None:
+            video, start = row, int(starts[example])
         else:
             video, start = row, choose_start(place.start, int(lengths[row]), counted)
         listed = int(order[video])
@@ -222,6 +231,38 @@ def permute_as_torch(total: int, seed: int) -> Int[np.ndarray, "n"]:
         other = i + z % (total - i)
         order[i], order[other] = order[other], order[i]
     return order
+
+
+def draw_loader_starts(
+    rule: ClipRule, lengths: Int[np.ndarray, "v"], seed: int
+) -> Int[np.ndarray, "m"] | None:
+    """The first frame of each example under the window "loader", None under another.
+
+    lengths: of the listed videos, in frames at the rule's rate.
+    """
+    if rule.window != "loader":
+        return None
+    rows = deal_to_ranks(len(lengths), rule.ranks)
+    wanted = rule.counted or rule.frames or 1
+    starts = np.zeros(len(rows), np.int64)
+    for rank in range(rule.ranks):
+        first = _draw_loader_seed(seed + rank)
+        workers = [random.Random(first + worker) for worker in range(LOADER_WORKERS)]
+        for place, example in enumerate(range(rank, len(rows), rule.ranks)):
+            draw = workers[place % LOADER_WORKERS].randint
+            starts[example] = draw(0, max(0, int(lengths[rows[example]]) - wanted))
+            # Row and column of a crop of frames that have its size already.
+            draw(0, 0)
+            draw(0, 0)
+    return starts
+
+
+def _draw_loader_seed(seed: int) -> int:
+    """What a PyTorch loader takes from the generator of this seed for its workers: 63 bits."""
+    twister = np.random.MT19937()
+    twister._legacy_seeding(seed)
+    high, low = (int(z) for z in twister.random_raw(2))
+    return (high << 32 | low) % 2**63
 
 
 def take_repeat(rule: ClipRule, repeat: int) -> int:

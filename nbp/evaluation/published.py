@@ -158,8 +158,9 @@ NBP_UCF = Protocol(
 )
 
 # NBP: transformer_eval.py:263-340, scripts/lm_eval/eval_k600.sh. The parser's 25 fps and random
-# start; a process keeps its batches when it starts again, so that a video which it repeats is the
-# same clip. Both sets go through 64 px.
+# start, drawn by the 8 loader workers of each process with Python's generator, whose seeds follow
+# from 42 + rank; a process keeps its batches when it starts again, so that a video which it repeats
+# is the same clip. Both sets go through 64 px.
 NBP_K600 = Protocol(
     "nbp-k600",
     VERSION,
@@ -176,7 +177,7 @@ NBP_K600 = Protocol(
             size=128,
             fps=25.0,
             spatial="squash",
-            window="random",
+            window="loader",
             short="black",
         ),
     ),
@@ -190,7 +191,6 @@ NBP_K600 = Protocol(
     differs=(
         _BYTES,
         _ONE_SEED,
-        "random windows are drawn from the protocol's seed, there by each loader process",
         "PSNR and SSIM of the frames after the given ones, not of all 16",
     ),
 )

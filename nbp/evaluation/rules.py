@@ -52,9 +52,11 @@ class ClipRule:
     limit: "all", or the first `data.validation_clips` of the split.
     frames, size: of a clip. fps: rate that videos are resampled to, 0 for each file's own.
     spatial: as `data.spatial`; crop: where the square is cut.
-    window: of frames in a video; "all" takes every one at a distance of `step` frames, so that a
-      long video is many clips. counted: frames that a window has, where more are read (None: all
-      that are read): those after the video's last one repeat it.
+    window: of frames in a video; "random" from the protocol's seed, "loader" as the processes of
+      `ranks` draw it, see `nbp.evaluation.drawing`; "all" takes every one at a distance of `step`
+      frames, so that a long video is many clips.
+    counted: frames that a window has, where more are read (None: all that are read): those after
+      the video's last one repeat it.
     flip: probability that a clip is mirrored.
     short: a video with too few frames gets black ones at its end, or is left out.
     """
@@ -72,7 +74,7 @@ class ClipRule:
     fps: float | None = None
     spatial: Literal["crop", "squash"] | None = None
     crop: Literal["centre", "random"] = "centre"
-    window: Literal["centre", "random", "all"] = "centre"
+    window: Literal["centre", "random", "loader", "all"] = "centre"
     step: int = 1
     counted: int | None = None
     flip: float = 0.0

@@ -18,19 +18,26 @@ from nbp.config import Config
 from nbp.data.pipeline import PipelineSpec, read_examples
 from nbp.data.records import PREPARED, DecodeRecord
 from nbp.data.sources import BadVideos
-from nbp.data.transforms import Crop, Flip, Record, Transform
+from nbp.data.transforms import Transform
 from nbp.data.video import resample_frames
 from nbp.errors import ConfigError, DataError
 from nbp.evaluation.drawing import (
     Draws,
     WindowList,
-    choose_start,
     draw_clips,
+    draw_loader_starts,
     order_by_path,
-    place_clip,
     take_repeat,
 )
 from nbp.evaluation.rules import NAMED, ClipRule, Protocol
+from nbp.jobs.drawn_clips import (
+    ChosenItems,
+    CropPlace,
+    FlipPlace,
+    JoinedSources,
+    ListedItems,
+    ReadPlace,
+)
 
 # Fields of a rule that are keys of `data` as well.
 KEYS = ("frames", "size", "fps", "spatial")
@@ -113,7 +120,8 @@ class RealClips:
     """The clips of one evaluation: clip i is of row `draws.rows[i]` of the source.
 
     complete: how many clips the protocol scores; fewer rows make another score. limit: that many
-    were asked for. skipped: videos that were known as unusable beforehand, and are not among the
+    were asked for. starts: first frame of each example, where the protocol's loader draws it.
+    skipped: videos that were known as unusable beforehand, and are not among the
     rows. missing: listed videos that are not there. train: the training split.
     """
 
@@ -122,6 +130,7 @@ class RealClips:
     draws: Draws
     complete: int
     limit: int | None
+    starts: np.ndarray | None
     seed: int
     skipped: int
     rule: ClipRule
@@ -140,8 +149,10 @@ class RealClips:
 
     def of_repeat(self, repeat: int) -> "RealClips":
         """The clips of a repeat of the evaluation: others where the protocol takes others."""
+        if not take_repeat(self.rule, repeat):
+            return self
         draws = draw_limited(self.rule, len(self.data.source), self.seed, repeat, self.limit)
-        return dataclasses.replace(self, draws=draws) if take_repeat(self.rule, repeat) else self
+        return dataclasses.replace(self, draws=draws)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -160,7 +171,7 @@ class RealClips:
     @functools.cached_property
     def chosen(self) -> datasets.ClipData:
         """The rows as data of their own."""
-        source = _Chosen(self.data.source, self.draws, self.rule, self.seed)
+        source = ChosenItems(self.data.source, self.draws, self.rule, self.seed, self.starts)
         return dataclasses.replace(self.data, source=source)
 
     def batches(self, batch: int) -> Iterator[dict[str, np.ndarray]]:
@@ -198,13 +209,15 @@ class RealClips:
 
     def provenance(self) -> dict[str, Any]:
         """What the clips are, for the report."""
-        data = self.config.data
+        data, source = self.config.data, self.data.source
+        items = isinstance(source, ListedItems)
         return {
             "kind": data.kind,
             "root": data.root,
-            "fingerprint": self.data.source.fingerprint,
+            "fingerprint": source.fingerprint,
             "prepared": read_prepared(self.config),
-            "videos": len(self.data.source),
+            "videos": len(source.order if items else source),
+            **({"windows": len(source)} if items and source.windows is not None else {}),
             **datasets.describe_clips(self.config),
         }
 
@@ -214,10 +227,11 @@ def open_clips(config: Config, protocol: Protocol, limit: int | None) -> RealCli
     (rule,) = protocol.clips
     train, data = datasets.make_data(config)
     if "+" in rule.split:
-        data = dataclasses.replace(data, source=Joined((train.source, data.source)))
+        data = dataclasses.replace(data, source=JoinedSources((train.source, data.source)))
     missing = max(0, (rule.videos or 0) - len(data.source))
-    if rule.order == "sample" or rule.window == "all":
-        data = dataclasses.replace(data, source=list_windows(data.source, rule, config))
+    starts = None
+    if rule.order == "sample" or rule.window in ("all", "loader"):
+        data, starts = list_items(data, protocol, config)
     draws = draw_limited(rule, len(data.source), protocol.seed, 0, None)
     complete = rule.clips or rule.videos or len(draws)
     if rule.limit == "validation_clips":
@@ -229,7 +243,17 @@ def open_clips(config: Config, protocol: Protocol, limit: int | None) -> RealCli
         data = dataclasses.replace(data, transforms=make_transforms(config, rule))
     skipped = len(data.bad_videos or ())
     return RealClips(
-        config, data, draws, complete, limit, protocol.seed, skipped, rule, missing, train
+        config,
+        data,
+        draws,
+        complete,
+        limit,
+        starts,
+        protocol.seed,
+        skipped,
+        rule,
+        missing,
+        train,
     )
 
 
@@ -247,157 +271,22 @@ def make_transforms(config: Config, rule: ClipRule) -> tuple[Transform, ...]:
     return (read, *(CropPlace(config.data.size) for _ in cut), FlipPlace())
 
 
-@dataclass(frozen=True)
-class ReadPlace:
-    """Decodes the window that a record's "place" names.
-
-    counted: frames that a window has; more may be read (`decode.frames`), and those after the
-    video's last one repeat it. black: a video with fewer frames than are counted ends in black
-    ones; else it cannot be read (DataError).
+def list_items(
+    data: datasets.ClipData, protocol: Protocol, config: Config
+) -> tuple[datasets.ClipData, np.ndarray | None]:
+    """What a rule draws from: windows, or videos in the order of their paths; and the first frames
+    of examples where they follow from the lengths of all. Reads every record.
     """
-
-    decode: DecodeRecord
-    counted: int
-    black: bool = False
-
-    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
-        info, wanted = record["info"], self.decode.frames
-        length = len(resample_frames(info.frames, info.fps, self.decode.fps))
-        if length == 0 or (length < self.counted and not self.black):
-            return self.decode(record, rng)  # says so
-        first = record.get("start")
-        if first is None:
-            first = choose_start(record["place"].start, length, self.counted)
-        there = min(wanted, length - first)
-        # The middle of its share of the starts, where rounding cannot move it.
-        share = (first + 0.5) / (length - there + 1)
-        decode = dataclasses.replace(self.decode, frames=there, random=False)
-        found = decode({**record, "window": share}, rng)
-        ends = ((0, wanted - there), (0, 0), (0, 0), (0, 0))
-        mode = "constant" if length < self.counted else "edge"
-        return {**found, "video": np.pad(found["video"], ends, mode=mode)}
-
-
-@dataclass(frozen=True)
-class CropPlace:
-    """Cuts a square where a record's "place" says, else from the centre."""
-
-    size: int
-
-    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
-        if record["place"].crop is None:
-            return Crop(self.size, random=False)(record, rng)
-        video = record["video"]
-        top, left = (
-            int(share * (side - self.size + 1))
-            for share, side in zip(record["place"].crop, video.shape[1:3], strict=True)
-        )
-        return {**record, "video": video[:, top : top + self.size, left : left + self.size]}
-
-
-@dataclass(frozen=True)
-class FlipPlace:
-    """Mirrors left and right where a record's "place" says so."""
-
-    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
-        return Flip(float(record["place"].flip))(record, rng)
-
-
-class _Source:
-    """What sources that are made of others have in common."""
-
-    source: Any
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return self.source.label_names
-
-
-@dataclass(frozen=True)
-class _Chosen(_Source):
-    """The drawn items of a source, in their order, each with its place in the video."""
-
-    source: Any
-    draws: Draws
-    rule: ClipRule
-    seed: int
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        drawn = {"rows": self.draws.rows.tolist(), "examples": self.draws.examples.tolist()}
-        return f"{self.source.fingerprint}-{datasets.hash_settings(drawn)}"
-
-    def __len__(self) -> int:
-        return len(self.draws)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        place = place_clip(self.rule, self.seed, int(self.draws.examples[index]))
-        return {**self.source[int(self.draws.rows[index])], "place": place}
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Sources of the same classes, one after the other."""
-
-    sources: tuple[Any, ...]
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return self.sources[0].label_names
-
-    @property
-    def fingerprint(self) -> str:
-        return "+".join(source.fingerprint for source in self.sources)
-
-    def __len__(self) -> int:
-        return sum(map(len, self.sources))
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        for source in self.sources:
-            if index < len(source):
-                return source[index]
-            index -= len(source)
-        raise IndexError(index)
-
-
-@dataclass(frozen=True)
-class Listed(_Source):
-    """The videos of a source in another order, or all windows of them: (row, first frame)."""
-
-    source: Any
-    order: np.ndarray
-    windows: WindowList | None
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        found: dict[str, Any] = {"order": self.order.tolist()}
-        if self.windows is not None:
-            found |= {"frames": self.windows.frames.tolist()}
-            found |= {"counted": self.windows.counted, "step": self.windows.step}
-        return f"{self.source.fingerprint}-{datasets.hash_settings(found)}"
-
-    def __len__(self) -> int:
-        return len(self.order if self.windows is None else self.windows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if self.windows is None:
-            return self.source[int(self.order[index])]
-        row, start = self.windows[index]
-        return {**self.source[int(self.order[row])], "start": start}
-
-
-def list_windows(source: Any, rule: ClipRule, config: Config) -> Listed:
-    """The items of a rule that counts windows, or orders videos by path. Reads every record."""
+    (rule,), source = protocol.clips, data.source
     lengths, paths = [], []
     for row in range(len(source)):
         record = source[row]
         info = record["info"]
         lengths.append(len(resample_frames(info.frames, info.fps, config.data.fps or None)))
         paths.append(str(record["path"]))
-    order = np.arange(len(source))
-    if rule.order == "sample":
-        order = order_by_path(rule, paths)
-    if rule.window != "all":
-        return Listed(source, order, None)
-    counted = rule.counted or config.data.frames
-    return Listed(source, order, WindowList(np.array(lengths)[order], counted, rule.step))
+    order = order_by_path(rule, paths) if rule.order == "sample" else np.arange(len(source))
+    sorted_lengths, windows = np.array(lengths, np.int64)[order], None
+    if rule.window == "all":
+        windows = WindowList(sorted_lengths, rule.counted or config.data.frames, rule.step)
+    items = dataclasses.replace(data, source=ListedItems(source, order, windows))
+    return items, draw_loader_starts(rule, sorted_lengths, protocol.seed)
