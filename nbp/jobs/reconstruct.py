@@ -129,7 +129,9 @@ def score_reconstruction(
     counter = CodeCounter(codec.codes)
     worst = WorstClips(WORST)
     extractor = measures.extractor
-    moments = None if extractor is None else PairedMoments(extractor.dimensions)
+    moments = None
+    if extractor is not None:
+        moments = PairedMoments(extractor.dimensions, ddof=extractor.rule.ddof)
     distances: list[float] = []
     shown: list[tuple[Clips, Clips]] = []
 

@@ -81,7 +81,7 @@ def measure_reference(
     found = store.load_all()
     order = np.arange(len(clips.rows)) % clips.distinct
     return Reference(
-        join_features(found, order),
+        join_features(found, order, ddof=extractor.rule.ddof),
         found["label"][order],
         found["hash"][order],
         clips.distinct,
@@ -95,13 +95,13 @@ def measure_reference(
     )
 
 
-def join_features(arrays: Arrays, order: np.ndarray) -> FeatureSet:
-    """The features and spectra of a store, in an order of its items."""
+def join_features(arrays: Arrays, order: np.ndarray, *, ddof: int = 1) -> FeatureSet:
+    """The features and spectra of a store, in an order of its items; ddof: see `FeatureSet`."""
     parts = [arrays.get(f"stream_{name}") for name in Spectra.names()]
     spectra = None
     if parts[0] is not None:
         spectra = Spectra(*(np.asarray(part, np.float64)[order] for part in parts))
-    return FeatureSet(arrays["features"][order], CHUNK, spectra)
+    return FeatureSet(arrays["features"][order], CHUNK, spectra, ddof)
 
 
 def hash_clips(clips: Clips) -> np.ndarray:

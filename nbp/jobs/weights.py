@@ -109,7 +109,8 @@ def load_features(
                 f"{detector} ({weights.origin['file']}); {describe_remedy(rule.detector)}"
             )
         weights.origin["detector"] = detector
-        spec = replace(network.spec, epsilon=EPSILONS.get(detector, PYTORCH_EPSILON))
+        epsilon = rule.epsilon or EPSILONS.get(detector, PYTORCH_EPSILON)
+        spec = replace(network.spec, epsilon=epsilon)
         network = replace(network, spec=spec)
     weights.origin["epsilon"] = network.spec.epsilon
     extractor = FeatureExtractor(network, copy(weights.params), rule, place=place)
