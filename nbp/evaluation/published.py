@@ -7,11 +7,41 @@ what is done otherwise on purpose. A wrong value is corrected with a higher `ver
 """
 
 from dataclasses import replace
+from typing import Any
 
-from nbp.evaluation.rules import ClipRule, FeatureRule, GenerationRule, Protocol
+from nbp.evaluation.rules import ClipRule, FeatureRule, GenerationRule, Protocol, Storage
 
 # UCF101, split 1: train and test list. Kinetics-600: the validation list of the NBP release.
 UCF_TRAIN, UCF_TEST, K600_VALIDATION = 9_537, 3_783, 29_739
+
+# How frames become small, and which values they have then -----------------------------------------
+
+# decord's VideoReader(width=, height=): FFmpeg's scale filter (nbp/video_utils.py:256 of NBP, which
+# OmniTokenizer/data.py has as well). Its default was bilinear in the FFmpeg of decord's wheels.
+_DECORD: dict[str, Any] = {"resize": "swscale-bilinear"}
+# LARP, datasets/video_dataset.py:45-48: torchvision's Resize and CenterCrop of floats.
+_LARP: dict[str, Any] = {
+    "resize": "bilinear-antialiased",
+    "long_side": "floor",
+    "margin": "round",
+    "values": "float",
+}
+# TATS, tats/data.py:119-136: F.interpolate of floats; sample script, lines 99 and 113.
+_TATS: dict[str, Any] = {
+    "resize": "bilinear",
+    "long_side": "ceil",
+    "values": "float",
+    "passed": "[-0.5, 0.5]",
+}
+# SEED-Voken, Open_MAGVIT2/data/functional.py:39,73, and evaluation_video.py for the bytes.
+_SEED: dict[str, Any] = {"resize": "cv2-bilinear", "long_side": "floor", "passed": "[-1, 1]"}
+# MAGVIT, if its loader is DMVR's: dmvr/processors.py:374-409 (tf.image.resize, cast to uint8).
+_DMVR: dict[str, Any] = {"resize": "bilinear", "long_side": "floor", "values": "floored"}
+# OmniTokenizer, utils.py:222-247: imageio.mimsave of a grid of one clip. imageio gives its FFmpeg
+# plugin no quality, so the encoder's crf stands; read back, the file has 272 x 272 pixels.
+_OMNI_FILE = Storage(size=256, border=1, macro_block=16, crf=23, fps=6.0)
+
+# Reconstruction ----------------------------------------------------------------------------------
 
 # NBP: tokenizer_eval.py and nbp/data.py (parser defaults: fps 16), with the resolution and length
 # of scripts/recons/eval_tokenizer.sh. The script is for Kinetics-600; UCF101's has no published
@@ -25,6 +55,7 @@ _NBP_UCF_CLIPS = ClipRule(
     fps=16.0,
     spatial="squash",
     short="black",
+    **_DECORD,
 )
 NBP_RFVD = Protocol(
     "nbp-rfvd",
@@ -45,7 +76,7 @@ NBP_RFVD = Protocol(
 OMNI_RFVD = replace(
     NBP_RFVD,
     name="omni-rfvd",
-    clips=tuple(replace(rule, size=256) for rule in NBP_RFVD.clips),
+    clips=tuple(replace(rule, size=256, passed="[-0.5, 0.5]") for rule in NBP_RFVD.clips),
     fidelity_frames=None,
     source="FoundationVision/OmniTokenizer: vqgan_eval.py, OmniTokenizer/data.py",
     unknown=(),
@@ -68,6 +99,7 @@ LARP_RFVD = Protocol(
             fps=0.0,
             spatial="crop",
             window="random",
+            **_LARP,
         ),
     ),
     fidelity_frames=16,
@@ -93,6 +125,7 @@ SEED_RFVD = Protocol(
             fps=0.0,
             spatial="crop",
             crop="random",
+            **_SEED,
         ),
     ),
     features=FeatureRule("videogpt-pt", "videogpt", frames=17),
@@ -103,7 +136,6 @@ SEED_RFVD = Protocol(
 
 # Generation --------------------------------------------------------------------------------------
 
-_BYTES = "generated clips are rounded to bytes before they are scored"
 _CAUSAL = "17 frames are read and generated, for causal tokenizers, and the first 16 scored"
 
 # NBP: transformer_eval.py. The train list from its start again up to 10,000; the text of each
@@ -123,14 +155,14 @@ NBP_UCF = Protocol(
             fps=8.0,
             spatial="squash",
             short="black",
+            **_DECORD,
         ),
     ),
     reconstruction=False,
     features=FeatureRule("styleganv-ts", "styleganv", frames=16),
-    generation=GenerationRule(10_000, labels="paired"),
+    generation=GenerationRule(10_000, labels="paired", values="float"),
     seed=1234,
     source="RenShuhuai-Andy/NBP: transformer_eval.py:165-260,462, evaluation/metrics.py",
-    differs=(_BYTES,),
 )
 
 # NBP: transformer_eval.py:263-340. The parser's 25 fps and random start; the loader keeps its
@@ -151,15 +183,16 @@ NBP_K600 = Protocol(
             spatial="squash",
             window="random",
             short="black",
+            **_DECORD,
         ),
     ),
     reconstruction=False,
     fidelity_frames=16,
     features=FeatureRule("styleganv-ts", "styleganv", frames=16, sizes=(64,)),
-    generation=GenerationRule(50_000, given_frames=5, condition="reconstructed"),
+    generation=GenerationRule(50_000, given_frames=5, condition="reconstructed", values="float"),
     seed=1234,
     source="RenShuhuai-Andy/NBP: transformer_eval.py:263-340, evaluation/metrics.py",
-    differs=(_BYTES, "PSNR and SSIM of the frames after the given ones, not of all 16"),
+    differs=("PSNR and SSIM of the frames after the given ones, not of all 16",),
 )
 
 # LARP: sample.py, utils/fvd/fvd.py: all windows of 16 frames at a distance of 16, of which seed 42
@@ -179,15 +212,16 @@ LARP_UCF = Protocol(
             fps=0.0,
             spatial="crop",
             window="all",
+            **_LARP,
         ),
     ),
     reconstruction=False,
     features=FeatureRule("styleganv-ts", "styleganv", frames=16, antialias=True),
-    generation=GenerationRule(10_000, labels="paired"),
+    generation=GenerationRule(10_000, labels="paired", values="float"),
     seed=42,
     source="hywang66/LARP: sample.py:82-215, utils/fvd/fvd.py",
     unknown=("the draw of seed 42 is their generator's: ours draws other clips of the same set",),
-    differs=(_BYTES, _CAUSAL),
+    differs=(_CAUSAL,),
 )
 LARP_K600 = replace(
     LARP_UCF,
@@ -203,7 +237,7 @@ LARP_K600 = replace(
     ),
     fidelity_frames=16,
     features=FeatureRule("styleganv-ts", "styleganv", frames=16, sizes=(64,), antialias=True),
-    generation=GenerationRule(50_000, given_frames=5, condition="regenerated"),
+    generation=GenerationRule(50_000, given_frames=5, condition="regenerated", values="float"),
     source="hywang66/LARP: sample.py:234-330, utils/fvd/fvd.py",
 )
 
@@ -223,22 +257,24 @@ MAGVIT_UCF = Protocol(
             size=128,
             fps=0.0,
             spatial="crop",
+            **_DMVR,
         ),
     ),
     reconstruction=False,
-    features=FeatureRule("any", "videogpt", frames=16),
-    generation=GenerationRule(10_000, labels="in turn"),
+    features=FeatureRule("any", "tf1", frames=16),
+    generation=GenerationRule(10_000, labels="in turn", values="float"),
     repeats=4,
     source="google-research/magvit: configs/maskgvt_ucf101_config.py, train_lib/eval_utils.py",
     unknown=(
         "the offset of a video's one clip is set in another repository: the centre",
         "the number of real clips: as many as generated ones, from the list's start again",
-        "the cut to 128 px: short side and centre crop",
+        "the cut to 128 px: short side and centre crop, with the operations of DMVR, whose loaders "
+        "have the keys of its configuration",
         "the distribution of the classes: all in turn",
         "its I3D is a Flax port of the same Kinetics-400 network, which nbp.convert does not read: "
         "either file may be given, and the report says which",
     ),
-    differs=(_BYTES, _CAUSAL),
+    differs=(_CAUSAL,),
 )
 
 # OmniTokenizer: evaluation/fvd_external.py:12-90, evaluation/README.md, scripts/lm_gen/ucf_gen.sh:
@@ -257,16 +293,23 @@ OMNI_UCF = Protocol(
             size=128,
             fps=0.0,
             spatial="squash",
+            **_DECORD,
         ),
     ),
     reconstruction=False,
     features=FeatureRule("videogpt-pt", "videogpt", frames=17),
-    generation=GenerationRule(2_048, size=256, labels="in turn", storage="mp4"),
+    generation=GenerationRule(
+        2_048,
+        size=256,
+        labels="in turn",
+        storage=_OMNI_FILE,
+        values="floored",
+        resize="swscale-bilinear",
+    ),
     source="FoundationVision/OmniTokenizer: evaluation/fvd_external.py, scripts/lm_gen/ucf_gen.sh",
     unknown=(
         "random.shuffle is not seeded: ours is, with the protocol's seed",
         "which 2,048 of 2,222 generated clips: the first, labels in turn",
-        "the codec settings of the mp4 files: H.264 as this package writes it",
     ),
     differs=("of the distances of 10 to 17 frames, which it prints, the one of 17",),
 )
@@ -274,14 +317,31 @@ OMNI_UCF = Protocol(
 OMNI_K600 = replace(
     OMNI_UCF,
     name="omni-k600",
-    clips=(replace(OMNI_UCF.clips[0], dataset="k600", split="train", videos=None, size=64),),
+    clips=(
+        replace(
+            OMNI_UCF.clips[0],
+            dataset="k600",
+            split="train",
+            videos=None,
+            size=64,
+            passed="[-0.5, 0.5]",
+            storage=_OMNI_FILE,
+        ),
+    ),
     generation=GenerationRule(
-        2_048, size=256, given_frames=5, condition="reconstructed", storage="mp4"
+        2_048,
+        size=256,
+        given_frames=5,
+        condition="reconstructed",
+        storage=_OMNI_FILE,
+        values="floored",
+        resize="swscale-bilinear",
     ),
     source="FoundationVision/OmniTokenizer: scripts/lm_gen/k600_fp.sh, evaluation/README.md",
     unknown=(
         *OMNI_UCF.unknown[:1],
-        OMNI_UCF.unknown[2],
+        "which files the real clips are: those that transformer_eval.py writes beside its own, at "
+        "256 px, as scripts/fvd.sh of NBP names that folder and the loader takes mp4 of one folder",
         "k600_train.txt is in no repository: any number of train videos is taken as complete",
         "the rate of the given frames: each file's own, as the real clips are read",
     ),
@@ -304,19 +364,20 @@ TATS_UCF = Protocol(
             fps=0.0,
             spatial="crop",
             window="random",
+            **_TATS,
         ),
     ),
     reconstruction=False,
     features=FeatureRule("videogpt-pt", "videogpt", frames=16),
-    generation=GenerationRule(2_048, labels="in turn"),
+    generation=GenerationRule(2_048, labels="in turn", values="floored"),
     source="songweige/TATS: scripts/sample_vqgan_transformer_short_videos.py, tats/fvd/fvd.py",
     unknown=("how classes are balanced where 101 does not divide 2,048: all in turn",),
-    differs=(_BYTES, _CAUSAL, "one clip of a video at most, where its loader may draw several"),
+    differs=(_CAUSAL, "one clip of a video at most, where its loader may draw several"),
 )
 TATS_UCF_UNCOND = replace(
     TATS_UCF,
     name="tats-ucf-uncond",
-    generation=GenerationRule(2_048, labels="none"),
+    generation=GenerationRule(2_048, labels="none", values="floored"),
     unknown=(),
 )
 
