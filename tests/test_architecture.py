@@ -87,7 +87,7 @@ MAIN = (*ALLOWED["nbp.jobs"],)
 # Third-party packages that have one home each.
 HOMES = {
     "orbax": ("nbp.training.checkpoint", "nbp.training.orbax_setup"),
-    "av": ("nbp.data.video", "nbp.data.recording", "nbp.data.coding"),
+    "av": tuple(f"nbp.data.{m}" for m in ("video", "recording", "coding", "resize", "storage")),
     "grain": ("nbp.data",),
     "tensorflow_datasets": ("nbp.data",),
     "array_record": ("nbp.data",),

@@ -146,12 +146,17 @@ def read_clip(
 
 
 def read_frames(
-    path: str | Path, begin: Callable[[float | None], Callable[[np.ndarray], None]]
+    path: str | Path,
+    begin: Callable[[float | None], Callable[[np.ndarray], None]],
+    *,
+    scale: Callable[[Any, bool], np.ndarray] | None = None,
 ) -> VideoInfo:
     """Decodes every frame once; the frames of `read_clip`, without keeping them.
 
     begin: called with the rate that the header states, if any; what it returns is called with each
         frame, uint8 RGB [h w 3], upright.
+    scale: makes RGB of another size from the decoded frame, before it is turned, and from whether
+        that exchanges its height and width.
     Raises `VideoError`.
     """
     name = os.fspath(path)
@@ -160,7 +165,7 @@ def read_frames(
         frames, first = 0, None
         for frame in _decode(name, container, stream):
             first = first or frame
-            take(_upright(frame))
+            take(_upright(frame, scale))
             frames += 1
         if first is None:
             raise VideoError(name, "corrupt", "no frame could be decoded")
@@ -273,8 +278,10 @@ def _upright_size(frame: Any) -> tuple[int, int]:
     return sides[::-1] if _quarter_turns(frame) % 2 else sides
 
 
-def _upright(frame: Any) -> np.ndarray:
-    return np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame))
+def _upright(frame: Any, scale: Callable[[Any, bool], np.ndarray] | None = None) -> np.ndarray:
+    turns = _quarter_turns(frame)
+    image = frame.to_ndarray(format="rgb24") if scale is None else scale(frame, turns % 2 == 1)
+    return np.rot90(image, turns)
 
 
 def write_video(path: str | Path, clip: Clip, *, fps: float) -> None:

@@ -7,8 +7,16 @@ what is done otherwise on purpose. A wrong value is corrected with a higher `ver
 """
 
 from dataclasses import replace
+from typing import Any
 
-from nbp.evaluation.rules import ClipRule, FeatureRule, GenerationRule, InceptionRule, Protocol
+from nbp.evaluation.rules import (
+    ClipRule,
+    FeatureRule,
+    GenerationRule,
+    InceptionRule,
+    Protocol,
+    Storage,
+)
 
 # UCF101, split 1: train and test list. Kinetics-600: the validation list of the NBP release.
 UCF_TRAIN, UCF_TEST, K600_VALIDATION = 9_537, 3_783, 29_739
@@ -30,6 +38,36 @@ TGAN2_INCEPTION = InceptionRule((1,), clips=2_048, loops=10, shuffle=None, prepa
 # universome/stylegan-v: the metric isv2048_ucf.
 STYLEGANV_INCEPTION = InceptionRule((10,), clips=2_048, shuffle=42, preparation="squash")
 
+# How frames become small, and which values they have then -----------------------------------------
+
+# decord's VideoReader(width=, height=): FFmpeg's scale filter (nbp/video_utils.py:256 of NBP, which
+# OmniTokenizer/data.py has as well). Its default was bilinear in the FFmpeg of decord's wheels.
+_DECORD: dict[str, Any] = {"resize": "swscale-bilinear"}
+# LARP, datasets/video_dataset.py:45-48: torchvision's Resize and CenterCrop of floats.
+_LARP: dict[str, Any] = {
+    "resize": "bilinear-antialiased",
+    "long_side": "floor",
+    "margin": "round",
+    "values": "float",
+}
+# TATS, tats/data.py:119-136: F.interpolate of floats; sample script, lines 99 and 113.
+_TATS: dict[str, Any] = {
+    "resize": "bilinear",
+    "long_side": "ceil",
+    "values": "float",
+    "passed": "[-0.5, 0.5]",
+}
+# SEED-Voken, Open_MAGVIT2/data/functional.py:39,73, and evaluation_video.py for the bytes.
+_SEED: dict[str, Any] = {"resize": "cv2-bilinear", "long_side": "floor", "passed": "[-1, 1]"}
+# MAGVIT, if its loader is DMVR's: dmvr/processors.py:374-409 (tf.image.resize, cast to uint8).
+_DMVR: dict[str, Any] = {"resize": "bilinear", "long_side": "floor", "values": "floored"}
+# OmniTokenizer, utils.py:222-247: imageio.mimsave of a grid of one clip, which has room for a line
+# on all sides, but begins in its corner: both are below and to the right. imageio gives its FFmpeg
+# plugin no quality, so the encoder's crf stands; read back, the file has 272 x 272 pixels.
+_OMNI_FILE = Storage(size=256, black=2, macro_block=16, crf=23, fps=6.0)
+
+# Reconstruction ----------------------------------------------------------------------------------
+
 # NBP: tokenizer_eval.py and nbp/data.py (parser defaults: fps 16), with the resolution and length
 # of scripts/recons/eval_tokenizer.sh. The script is for Kinetics-600; UCF101's has no published
 # one, so the same defaults stand. Frames are squashed by the decoder, and short clips end in black.
@@ -42,6 +80,7 @@ _NBP_UCF_CLIPS = ClipRule(
     fps=16.0,
     spatial="squash",
     short="black",
+    **_DECORD,
 )
 NBP_RFVD = Protocol(
     "nbp-rfvd",
@@ -62,7 +101,7 @@ NBP_RFVD = Protocol(
 OMNI_RFVD = replace(
     NBP_RFVD,
     name="omni-rfvd",
-    clips=tuple(replace(rule, size=256) for rule in NBP_RFVD.clips),
+    clips=tuple(replace(rule, size=256, passed="[-0.5, 0.5]") for rule in NBP_RFVD.clips),
     fidelity_frames=None,
     source="FoundationVision/OmniTokenizer: vqgan_eval.py, OmniTokenizer/data.py",
     unknown=(),
@@ -86,6 +125,7 @@ LARP_RFVD = Protocol(
             spatial="crop",
             window="random",
             counted=16,
+            **_LARP,
         ),
     ),
     fidelity_frames=16,
@@ -112,6 +152,7 @@ SEED_RFVD = Protocol(
             fps=0.0,
             spatial="crop",
             crop="random",
+            **_SEED,
         ),
     ),
     features=FeatureRule("videogpt-pt", "videogpt", frames=17),
@@ -123,7 +164,6 @@ SEED_RFVD = Protocol(
 # Generation --------------------------------------------------------------------------------------
 
 _ONE_SEED = "generated clips are drawn from the seed 42, there from 42 + rank on 8 devices"
-_BYTES = "generated clips are rounded to bytes before they are scored"
 _CAUSAL = "17 frames are read and generated, for causal tokenizers, and the first 16 scored"
 
 # NBP: transformer_eval.py, scripts/lm_eval/eval_ucf.sh. DistributedSampler deals the shuffled train
@@ -146,15 +186,16 @@ NBP_UCF = Protocol(
             fps=8.0,
             spatial="squash",
             short="black",
+            **_DECORD,
         ),
     ),
     reconstruction=False,
     features=FeatureRule("styleganv-ts", "styleganv", frames=16),
-    generation=GenerationRule(10_000, labels="paired"),
+    generation=GenerationRule(10_000, labels="paired", values="float"),
     seed=42,
     source="RenShuhuai-Andy/NBP: transformer_eval.py:165-260,462, evaluation/metrics.py, "
     "scripts/lm_eval/eval_ucf.sh",
-    differs=(_BYTES, _ONE_SEED),
+    differs=(_ONE_SEED,),
 )
 
 # NBP: transformer_eval.py:263-340, scripts/lm_eval/eval_k600.sh. The parser's 25 fps and random
@@ -179,17 +220,17 @@ NBP_K600 = Protocol(
             spatial="squash",
             window="loader",
             short="black",
+            **_DECORD,
         ),
     ),
     reconstruction=False,
     fidelity_frames=16,
     features=FeatureRule("styleganv-ts", "styleganv", frames=16, sizes=(64,)),
-    generation=GenerationRule(50_000, given_frames=5, condition="reconstructed"),
+    generation=GenerationRule(50_000, given_frames=5, condition="reconstructed", values="float"),
     seed=42,
     source="RenShuhuai-Andy/NBP: transformer_eval.py:263-340, evaluation/metrics.py, "
     "scripts/lm_eval/eval_k600.sh",
     differs=(
-        _BYTES,
         _ONE_SEED,
         "PSNR and SSIM of the frames after the given ones, not of all 16",
     ),
@@ -215,14 +256,15 @@ LARP_UCF = Protocol(
             window="all",
             step=16,
             counted=16,
+            **_LARP,
         ),
     ),
     reconstruction=False,
     features=FeatureRule("styleganv-ts", "styleganv", frames=16, ddof=0),
-    generation=GenerationRule(10_000, labels="paired"),
+    generation=GenerationRule(10_000, labels="paired", values="float"),
     seed=42,
     source="hywang66/LARP: sample.py:82-215, datasets/video_dataset.py, utils/fvd/fvd.py",
-    differs=(_BYTES, _CAUSAL),
+    differs=(_CAUSAL,),
 )
 LARP_K600 = replace(
     LARP_UCF,
@@ -240,7 +282,7 @@ LARP_K600 = replace(
     features=FeatureRule(
         "styleganv-ts", "styleganv", frames=16, sizes=(64,), antialias=True, ddof=0
     ),
-    generation=GenerationRule(50_000, given_frames=5, condition="regenerated"),
+    generation=GenerationRule(50_000, given_frames=5, condition="regenerated", values="float"),
     source="hywang66/LARP: sample.py:234-330, datasets/video_dataset.py, utils/fvd/fvd.py",
 )
 
@@ -267,11 +309,12 @@ MAGVIT_UCF = Protocol(
             window="random",
             counted=16,
             flip=0.5,
+            **_DMVR,
         ),
     ),
     reconstruction=False,
-    features=FeatureRule("any", "videogpt", frames=16, epsilon=1e-3),
-    generation=GenerationRule(10_000, labels="paired"),
+    features=FeatureRule("any", "tf1", frames=16, epsilon=1e-3),
+    generation=GenerationRule(10_000, labels="paired", values="float"),
     inception=InceptionRule((1,), shuffle=None, preparation="squash"),
     repeats=4,
     repeats_ddof=0,
@@ -285,7 +328,7 @@ MAGVIT_UCF = Protocol(
         "its I3D is a Flax port of the same Kinetics-400 network, which nbp.convert does not read: "
         "either file may be given, with its epsilon of 1e-3, and the report says which",
     ),
-    differs=(_BYTES, _CAUSAL),
+    differs=(_CAUSAL,),
 )
 
 # OmniTokenizer: evaluation/fvd_external.py:12-90, evaluation/README.md, scripts/lm_gen/ucf_gen.sh:
@@ -304,16 +347,23 @@ OMNI_UCF = Protocol(
             size=128,
             fps=0.0,
             spatial="squash",
+            **_DECORD,
         ),
     ),
     reconstruction=False,
     features=FeatureRule("videogpt-pt", "videogpt", frames=17),
-    generation=GenerationRule(2_048, size=256, labels="in turn", storage="mp4"),
+    generation=GenerationRule(
+        2_048,
+        size=256,
+        labels="in turn",
+        storage=_OMNI_FILE,
+        values="floored",
+        resize="swscale-bilinear",
+    ),
     source="FoundationVision/OmniTokenizer: evaluation/fvd_external.py, scripts/lm_gen/ucf_gen.sh",
     unknown=(
         "random.shuffle is not seeded: ours is, with the protocol's seed",
         "which 2,048 of 2,222 generated clips: the first, labels in turn",
-        "the codec settings of the mp4 files: H.264 as this package writes it",
     ),
     differs=(_FLOAT64, "of the distances of 10 to 17 frames, which it prints, the one of 17"),
 )
@@ -321,14 +371,31 @@ OMNI_UCF = Protocol(
 OMNI_K600 = replace(
     OMNI_UCF,
     name="omni-k600",
-    clips=(replace(OMNI_UCF.clips[0], dataset="k600", split="train", videos=None, size=64),),
+    clips=(
+        replace(
+            OMNI_UCF.clips[0],
+            dataset="k600",
+            split="train",
+            videos=None,
+            size=64,
+            passed="[-0.5, 0.5]",
+            storage=_OMNI_FILE,
+        ),
+    ),
     generation=GenerationRule(
-        2_048, size=256, given_frames=5, condition="reconstructed", storage="mp4"
+        2_048,
+        size=256,
+        given_frames=5,
+        condition="reconstructed",
+        storage=_OMNI_FILE,
+        values="floored",
+        resize="swscale-bilinear",
     ),
     source="FoundationVision/OmniTokenizer: scripts/lm_gen/k600_fp.sh, evaluation/README.md",
     unknown=(
         *OMNI_UCF.unknown[:1],
-        OMNI_UCF.unknown[2],
+        "which files the real clips are: those that transformer_eval.py writes beside its own, at "
+        "256 px, as scripts/fvd.sh of NBP names that folder and the loader takes mp4 of one folder",
         "k600_train.txt is in no repository: any number of train videos is taken as complete",
         "the rate of the given frames: each file's own, as the real clips are read",
     ),
@@ -355,20 +422,21 @@ TATS_UCF = Protocol(
             spatial="crop",
             window="all",
             counted=16,
+            **_TATS,
         ),
     ),
     reconstruction=False,
     features=FeatureRule("videogpt-pt", "videogpt", frames=16),
-    generation=GenerationRule(2_048, labels="in turn"),
+    generation=GenerationRule(2_048, labels="in turn", values="floored"),
     source="songweige/TATS: scripts/sample_vqgan_transformer_short_videos.py, tats/data.py, "
     "tats/fvd/fvd.py",
     unknown=(_TATS_SPLIT, _TATS_DRAW, "which 2,048 of 32 clips per class: all classes in turn"),
-    differs=(_BYTES, _CAUSAL, _FLOAT64),
+    differs=(_CAUSAL, _FLOAT64),
 )
 TATS_UCF_UNCOND = replace(
     TATS_UCF,
     name="tats-ucf-uncond",
-    generation=GenerationRule(2_048, labels="none"),
+    generation=GenerationRule(2_048, labels="none", values="floored"),
     unknown=(_TATS_SPLIT, _TATS_DRAW),
 )
 

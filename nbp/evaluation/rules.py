@@ -15,9 +15,15 @@ DataSet = Literal["any", "videos", "moving_shapes", "ucf101", "k600"]
 Detector = Literal["any", "videogpt-pt", "styleganv-ts"]
 # "cut" scales whole frames and takes their centre, "squash" scales whole frames to the input.
 ClassPreparation = Literal["cut", "squash"]
-Preparation = Literal["videogpt", "styleganv", "videogpt_crop"]
+Preparation = Literal["videogpt", "styleganv", "videogpt_crop", "tf1"]
 Order = Literal["listed", "shuffled", "ranks", "sample", "epochs"]
 Split = Literal["held out", "train", "validation", "test", "train+test"]
+
+# As in `nbp.data.resize`, which says what each is.
+Kernel = Literal["bicubic", "swscale-bilinear", "bilinear-antialiased", "bilinear", "cv2-bilinear"]
+LongSide = Literal["round", "floor", "ceil"]
+Values = Literal["rounded", "floored", "float"]
+Margin = Literal["floor", "round"]
 
 # Data sets that nbp.prepare knows by these names as well.
 NAMED = ("ucf101", "k600")
@@ -36,6 +42,23 @@ GENERAL = {
     "folder": ("folder", "reconstruction"),
     "records": ("folder", "reconstruction"),
 }
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A video file that clips go through before they are scored: libx264's yuv420p in mp4.
+
+    size: px at which they are written. black: rows below and columns to the right that are added
+    and stay. macro_block: sides are scaled (bicubic) up to multiples of it. crf, preset: of the
+    encoder. fps: in the file.
+    """
+
+    size: int = 256
+    black: int = 2
+    macro_block: int = 16
+    crf: int = 23
+    preset: Literal["medium"] = "medium"
+    fps: float = 6.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +82,12 @@ class ClipRule:
       the video's last one repeat it.
     flip: probability that a clip is mirrored.
     short: a video with too few frames gets black ones at its end, or is left out.
+    resize, long_side: the kernel, and how the side becomes whole that is not given.
+    margin: where the centre lies if an odd number of pixels is cut off.
+    values: of scaled frames, as the tokenizer gets them.
+    passed: the range that pixels were brought to in float32 and back before features saw them as
+      bytes, cut off: 63 of the 256 values come out one lower.
+    storage: a file that clips go through, at its size; then they are scaled to `size`.
     """
 
     dataset: DataSet
@@ -79,6 +108,12 @@ class ClipRule:
     counted: int | None = None
     flip: float = 0.0
     short: Literal["left out", "black"] = "left out"
+    resize: Kernel = "bicubic"
+    long_side: LongSide = "round"
+    margin: Margin = "floor"
+    values: Values = "rounded"
+    passed: Literal["none", "[-0.5, 0.5]", "[-1, 1]"] = "none"
+    storage: Storage | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +171,8 @@ class GenerationRule:
     labels: none, all in turn, those of the real clips (clip i has the label of real clip i), or
       "any": in turn where the model has labels.
     storage: what a clip goes through before it is scored.
+    values: of the model's floats, as they are stored or scored. resize: the kernel to the real
+      clips' size, where it is another one or clips are read from storage.
     """
 
     clips: int | None = None
@@ -143,7 +180,9 @@ class GenerationRule:
     given_frames: int | None = 0
     condition: Literal["none", "reconstructed", "regenerated", "pasted"] = "none"
     labels: Literal["none", "in turn", "paired", "any"] = "none"
-    storage: Literal["none", "mp4"] = "none"
+    storage: Storage | None = None
+    values: Values = "rounded"
+    resize: Kernel = "bicubic"
 
     @property
     def follows_real(self) -> bool:

@@ -18,7 +18,7 @@ from nbp.data.records import DecodeRecord
 from nbp.data.transforms import Crop, Flip, Record
 from nbp.data.video import resample_frames
 from nbp.evaluation.drawing import Draws, WindowList, choose_start, place_clip
-from nbp.evaluation.rules import ClipRule
+from nbp.evaluation.rules import ClipRule, Margin
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,22 @@ class ReadPlace:
 
 @dataclass(frozen=True)
 class CropPlace:
-    """Cuts a square where a record's "place" says, else from the centre."""
+    """Cuts a square where a record's "place" says, else from the centre.
+
+    margin: of an odd number of pixels that are cut off there, the half is rounded down, or to an
+    even number as torchvision's CenterCrop does.
+    """
 
     size: int
+    margin: Margin = "floor"
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
-        if record["place"].crop is None:
-            return Crop(self.size, random=False)(record, rng)
         video = record["video"]
+        if record["place"].crop is None and self.margin == "floor":
+            return Crop(self.size, random=False)(record, rng)
+        if record["place"].crop is None:
+            top, left = (round((side - self.size) / 2) for side in video.shape[1:3])
+            return {**record, "video": video[:, top : top + self.size, left : left + self.size]}
         top, left = (
             int(share * (side - self.size + 1))
             for share, side in zip(record["place"].crop, video.shape[1:3], strict=True)

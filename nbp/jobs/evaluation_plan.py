@@ -18,7 +18,8 @@ from nbp.evaluation.protocols import PROTOCOLS, find_protocol
 from nbp.evaluation.rules import Protocol
 from nbp.jobs.chunks import CHUNK
 from nbp.jobs.fitting import check_classes, check_generation
-from nbp.jobs.real_clips import KEYS, RealClips, choose_rule, open_clips
+from nbp.jobs.reading import list_losses
+from nbp.jobs.real_clips import KEYS, RealClips, choose_rule, open_clips, read_prepared
 from nbp.jobs.reconstruct import Codec, Devices
 from nbp.jobs.sample import SampleRequest, make_drawing
 from nbp.jobs.weights import Features, load_c3d, load_features, load_lpips
@@ -152,6 +153,8 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
             "and real clips: give --features, and a protocol and a workdir that generate clips"
         )
     tell_reading(trained_on, reading, report)
+    for loss in list_losses(protocol, read_prepared(reading)):
+        report(f"not the whole protocol: {loss}")
     batch = devices.round_up(min(config.sampling.batch, len(clips.rows)))
     # More clips at a time would fill memory, not the devices.
     small = devices.round_up(min(batch, FEATURE_BATCH))

@@ -18,6 +18,7 @@ from nbp import build
 from nbp.evaluation.distances import FeatureMetric
 from nbp.evaluation.estimates import Repeats
 from nbp.evaluation.inception import score_classes
+from nbp.evaluation.rules import Values
 from nbp.evaluation.scores import CodeCounter, name_fvd
 from nbp.evaluation.statistics import compute_statistics, name_scores
 from nbp.jobs.chunks import CHUNK, SUM, Arrays, ChunkStore, fill_stores, hash_values
@@ -126,6 +127,11 @@ def describe_real(plan: Plan, repeat: int) -> dict[str, Any]:
 def score_group(plans: Sequence[Plan], report: Report) -> list[Generated]:
     """The scores of each plan; their clips are generated once."""
     sampler, batch = share_sampler(max(plans, key=lambda plan: plan.generated))
+    rules = [plan.protocol.generation for plan in plans]
+    wanted: list[Values] = [rule.values for rule in rules if rule is not None]
+    values: tuple[Values, ...] = tuple({value: None for value in wanted if value != "rounded"})
+    if values:
+        sampler = dataclasses.replace(sampler, floats=True)
     sets: list[list[MadeSet]] = [[] for _ in plans]
     longest = max(range(len(plans)), key=lambda i: plans[i].generated)
     conditions = find_conditions(plans[longest])
@@ -142,6 +148,7 @@ def score_group(plans: Sequence[Plan], report: Report) -> list[Generated]:
             conditions=given,
             given=lead.given,
             pixels=lead.pixels,
+            values=values,
         )
         found = generate_set([plans[i] for i in active], maker, repeat, report)
         for i, (arrays, speed) in zip(active, found, strict=True):
@@ -175,7 +182,6 @@ def open_store(plan: Plan, seed: int, repeat: int) -> ChunkStore:
         "features": None if plan.features is None else plan.features.origin,
         "frames": None if plan.frames is None else plan.frames.name,
         "lpips": plan.lpips[1] if plan.given else None,
-        "fps": plan.config.sampling.fps,
     }
     if plan.c3d[1] is not None:  # not a key of chunks without
         settings["c3d"] = plan.c3d[1]
@@ -189,7 +195,6 @@ def make_measure(plan: Plan) -> ClipMeasure:
     return ClipMeasure(
         rule,
         size=plan.config.data.size,
-        fps=plan.config.sampling.fps,
         codes=plan.codec.codes,
         pixels=plan.pixels,
         fidelity_frames=plan.protocol.fidelity_frames,

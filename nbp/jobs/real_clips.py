@@ -38,6 +38,7 @@ from nbp.jobs.drawn_clips import (
     ListedItems,
     ReadPlace,
 )
+from nbp.jobs.reading import apply_rule, find_needed_size
 
 # Fields of a rule that are keys of `data` as well.
 KEYS = ("frames", "size", "fps", "spatial")
@@ -75,7 +76,7 @@ def choose_rule(
             for split in wanted
             if split not in splits
         ]
-        problems += check_prepared(rule, prepared)
+        problems += check_prepared(rule, prepared, find_needed_size(protocol))
     problems += [
         f"it fixes {key} at {fixed[key]!r}, so --config.{key}={text} cannot be"
         for key, text in overrides.items()
@@ -87,15 +88,18 @@ def choose_rule(
     return protocol, dataclasses.replace(config, data=dataclasses.replace(data, **changes))
 
 
-def check_prepared(rule: ClipRule, prepared: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a prepared data set: another split, or pixels that are lost."""
+def check_prepared(rule: ClipRule, prepared: Mapping[str, Any], needed: int | None) -> list[str]:
+    """What is wrong with a prepared data set: another split, or pixels that are lost.
+
+    needed: the px at which its clips are read.
+    """
     problems = []
     if rule.dataset == "ucf101" and prepared["split"] != 1:
         problems.append(f"it needs split 1 of UCF101, this is {prepared['split']}: --split 1")
     fit, size = prepared["fit"], prepared["size"]
-    if fit != "native" and rule.size is not None and size < rule.size:
+    if fit != "native" and needed is not None and size < needed:
         problems.append(
-            f"its clips of {rule.size} px are stored at {size}: nbp.prepare --size {rule.size}"
+            f"its clips of {needed} px are stored at {size}: nbp.prepare --size {needed}"
         )
     if fit == "squash" and rule.spatial == "crop":
         problems.append("it cuts squares, and the stored clips are squashed: omit --squash")
@@ -241,6 +245,8 @@ def open_clips(config: Config, protocol: Protocol, limit: int | None) -> RealCli
         draws = draws.spread(limit)
     if rule.split != "held out":
         data = dataclasses.replace(data, transforms=make_transforms(config, rule))
+    transforms = apply_rule(data.transforms, rule, config.data.size)
+    data = dataclasses.replace(data, transforms=transforms)
     skipped = len(data.bad_videos or ())
     return RealClips(
         config,
@@ -268,7 +274,7 @@ def make_transforms(config: Config, rule: ClipRule) -> tuple[Transform, ...]:
     decode, *cut = datasets.make_transforms(config, training=False)
     assert isinstance(decode, DecodeRecord)
     read = ReadPlace(decode, rule.counted or decode.frames, black=rule.short == "black")
-    return (read, *(CropPlace(config.data.size) for _ in cut), FlipPlace())
+    return (read, *(CropPlace(config.data.size, rule.margin) for _ in cut), FlipPlace())
 
 
 def list_items(

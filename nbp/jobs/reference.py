@@ -22,8 +22,8 @@ from nbp.evaluation.statistics import FeatureSet
 from nbp.evaluation.stream import Spectra
 from nbp.jobs.chunks import CHUNK, Arrays, ChunkStore, fill_stores
 from nbp.jobs.generate import measure_features
+from nbp.jobs.reading import score_pixels
 from nbp.jobs.real_clips import RealClips
-from nbp.shapes import Clips
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def measure_reference(
     def make(numbers: np.ndarray, lacking: Any) -> list[Arrays]:
         del lacking
         rows = clips.read(numbers.tolist())
-        video = rows["video"]
+        video = score_pixels(rows["video"], clips.rule)
         return [
             {
                 "label": rows["label"].astype(np.int32),
@@ -104,7 +104,7 @@ def join_features(arrays: Arrays, order: np.ndarray, *, ddof: int = 1) -> Featur
     return FeatureSet(arrays["features"][order], CHUNK, spectra, ddof)
 
 
-def hash_clips(clips: Clips) -> np.ndarray:
+def hash_clips(clips: np.ndarray) -> np.ndarray:
     """64 bits for the pixels of each clip: equal ones are equal clips, but for chance."""
     digests = [hashlib.sha256(np.ascontiguousarray(clip).tobytes()).digest()[:8] for clip in clips]
     return np.frombuffer(b"".join(digests), np.uint64)

@@ -17,7 +17,7 @@ from nbp.errors import EXIT_USAGE, run_main
 from nbp.evaluation.frechet import Moments, frechet_distance
 from nbp.evaluation.fvd import FeatureExtractor
 from nbp.evaluation.protocols import PROTOCOLS
-from nbp.evaluation.rules import FeatureRule, GenerationRule
+from nbp.evaluation.rules import FeatureRule, GenerationRule, Storage
 from nbp.jobs import chunks, weights
 from nbp.jobs.generate import Made, finish_clips
 from nbp.jobs.leaks import find_duplicates
@@ -247,7 +247,7 @@ def test_given_frames_are_those_of_the_real_clips(
         seconds=np.zeros(1, np.float32),
         real=np.full((1, 9, 16, 16, 3), 7, np.uint8),
     )
-    finished = finish_clips(made, rule, size=16, pixels=5, fps=8.0)
+    finished = finish_clips(made, rule, size=16, pixels=5)
     assert (finished[:, :5] == 7).all()
     assert (finished[:, 5:] == 0).all()
 
@@ -259,7 +259,7 @@ def test_stored_and_scaled_clips_stay_close() -> None:
     ramp = np.linspace(0, 255, 32).astype(np.uint8)
     clip = np.broadcast_to(ramp[None, None, None, :, None], (1, 9, 32, 32, 3)).copy()
     made = Made(clip, np.zeros(1), np.zeros(1), np.zeros(1))
-    found = finish_clips(made, GenerationRule(storage="mp4"), size=16, pixels=0, fps=8.0)
+    found = finish_clips(made, GenerationRule(storage=Storage(size=32)), size=16, pixels=0)
     assert found.shape == (1, 9, 16, 16, 3)
     want = clip.reshape(1, 9, 16, 2, 16, 2, 3).mean(axis=(3, 5))
     assert np.abs(found - want)[..., 2:-2, :].mean() < 6

@@ -39,12 +39,12 @@ def test_a_chunk_holds_the_probabilities_of_the_scored_clips() -> None:
     videos = rng.integers(0, 256, (2, 16, 20, 20, 3), dtype=np.uint8)
     made = Made(videos, np.zeros((2, 1, 1, 1), int), np.array([0, 1]), np.zeros(2))
     rule = GenerationRule(2)
-    measure = ClipMeasure(rule, size=24, fps=8.0, codes=1, classes=classes)
+    measure = ClipMeasure(rule, size=24, codes=1, classes=classes)
     rows = measure(np.arange(1, 3), made)["classes"]
-    scaled = finish_clips(made, rule, size=24, pixels=0, fps=8.0)
+    scaled = finish_clips(made, rule, size=24, pixels=0)
     np.testing.assert_allclose(rows, classes(scaled), rtol=1e-5)
     assert np.abs(rows - classes(videos)).max() > 1e-4
-    assert "classes" not in ClipMeasure(rule, size=24, fps=8.0, codes=1)(np.arange(1, 3), made)
+    assert "classes" not in ClipMeasure(rule, size=24, codes=1)(np.arange(1, 3), made)
 
 
 @pytest.mark.slow
