@@ -37,7 +37,7 @@ def list_videos(count: int = VIDEOS, *, seed: int = 7, shortest: int = 5) -> lis
         name = names[number if number < CLASSES else int(rng.integers(CLASSES))]
         # Lengths where rules turn: around 16 and 17, multiples of 16, and any.
         near = rng.choice([16, 17, 18, 32, 33, 48, 160, int(rng.integers(shortest, 401))])
-        frames = int(near) if number % 3 else int(rng.integers(shortest, 401))
+        frames = max(int(near), shortest) if number % 3 else int(rng.integers(shortest, 401))
         path = f"{name}/v_{name}_g{rng.integers(1, 26):02d}_c{number:04d}.avi"
         videos.append(Video(path, name, frames, float(rng.choice(rates))))
     return [videos[place] for place in rng.permutation(count)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.protocol_conformance.originals import files, nbp, resampling
+from tests.protocol_conformance.originals import drawing, files, nbp, resampling
 
 # OmniTokenizer/data.py:120-236 and its fvd.py are what NBP took over.
 choose_centre = nbp.choose_centre
@@ -39,6 +39,16 @@ def made_bytes(pixels: np.ndarray) -> np.ndarray:
     centred = pixels.astype(np.float32) - np.float32(0.5)
     inside = np.clip(centred + np.float32(0.5), 0, 1)
     return (inside * np.float32(255)).astype(np.uint8)
+
+
+def list_continued(count: int, wanted: int = SCORED) -> list[int]:
+    """transformer_eval.py:104-110,201-216: the first clips that DistributedSampler deals to each of
+    8 processes (scripts/lm_gen/k600_fp.sh), which are written beside what continues them.
+    """
+    each = -(-wanted // nbp.RANKS)
+    return [
+        place for share in drawing.distributed_shares(count, nbp.RANKS) for place in share[:each]
+    ]
 
 
 def store(path: Path, pixels: np.ndarray) -> tuple[int, int]:
