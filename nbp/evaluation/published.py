@@ -65,6 +65,10 @@ _DMVR: dict[str, Any] = {"resize": "bilinear", "long_side": "floor", "values": "
 # on all sides, but begins in its corner: both are below and to the right. imageio gives its FFmpeg
 # plugin no quality, so the encoder's crf stands; read back, the file has 272 x 272 pixels.
 _OMNI_FILE = Storage(size=256, black=2, macro_block=16, crf=23, fps=6.0)
+_OMNI_THREADS = (
+    "the encoder's threads, which change its files a little: as many as the machine had processors "
+    "there, one here"
+)
 
 # Reconstruction ----------------------------------------------------------------------------------
 
@@ -364,10 +368,13 @@ OMNI_UCF = Protocol(
     unknown=(
         "random.shuffle is not seeded: ours is, with the protocol's seed",
         "which 2,048 of 2,222 generated clips: the first, labels in turn",
+        _OMNI_THREADS,
     ),
     differs=(_FLOAT64, "of the distances of 10 to 17 frames, which it prints, the one of 17"),
 )
-# The real clips are those of the train list, which nobody has published.
+# transformer_eval.py:201-216: DistributedSampler deals the shuffled train list to 8 processes, each of
+# which takes the centre, at the file's rate, of its first 256; short videos end in black. The real
+# clips are these.
 OMNI_K600 = replace(
     OMNI_UCF,
     name="omni-k600",
@@ -377,7 +384,10 @@ OMNI_K600 = replace(
             dataset="k600",
             split="train",
             videos=None,
+            order="ranks",
+            ranks=8,
             size=64,
+            short="black",
             passed="[-0.5, 0.5]",
             storage=_OMNI_FILE,
         ),
@@ -391,13 +401,13 @@ OMNI_K600 = replace(
         values="floored",
         resize="swscale-bilinear",
     ),
-    source="FoundationVision/OmniTokenizer: scripts/lm_gen/k600_fp.sh, evaluation/README.md",
+    source="FoundationVision/OmniTokenizer: transformer_eval.py:95-140,201-216, "
+    "scripts/lm_gen/k600_fp.sh, evaluation/README.md",
     unknown=(
-        *OMNI_UCF.unknown[:1],
+        _OMNI_THREADS,
         "which files the real clips are: those that transformer_eval.py writes beside its own, at "
         "256 px, as scripts/fvd.sh of NBP names that folder and the loader takes mp4 of one folder",
-        "k600_train.txt is in no repository: any number of train videos is taken as complete",
-        "the rate of the given frames: each file's own, as the real clips are read",
+        "its k600_train.txt is in no repository: any number of train videos is taken as complete",
     ),
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.protocol_conformance.originals import drawing, files, nbp, resampling
+from tests.protocol_conformance.originals import drawing, files, nbp
 
 # OmniTokenizer/data.py:120-236 and its fvd.py are what NBP took over.
 choose_centre = nbp.choose_centre
@@ -51,7 +51,7 @@ def list_continued(count: int, wanted: int = SCORED) -> list[int]:
     ]
 
 
-def store(path: Path, pixels: np.ndarray) -> tuple[int, int]:
+def store(path: Path, pixels: np.ndarray, *, threads: int = 1) -> tuple[int, int]:
     """OmniTokenizer/utils.py:225-246: truncated bytes, two black lines, mp4 at 6 fps.
 
     The grid has room for a pixel on each side, but its only clip begins at its corner (:240): both
@@ -60,7 +60,7 @@ def store(path: Path, pixels: np.ndarray) -> tuple[int, int]:
     """
     frames = (pixels.astype(np.float32) * np.float32(255)).astype(np.uint8)
     bordered = np.pad(frames, ((0, 0), (0, 2), (0, 2), (0, 0)))
-    return files.write_imageio(path, bordered, fps=6)
+    return files.write_imageio(path, bordered, fps=6, threads=threads)
 
 
 def read_external(path: Path, size: int) -> np.ndarray:
@@ -80,12 +80,9 @@ def label_law() -> tuple[int, int]:
     return EACH, SCORED
 
 
-def pixels_through_file(path: Path, pixels: np.ndarray, size: int) -> np.ndarray:
+def pixels_through_file(
+    path: Path, pixels: np.ndarray, size: int, *, threads: int = 1
+) -> np.ndarray:
     """What is scored of a clip [t h w 3] in [0, 1]: written, read at `size`, in [0, 1]."""
-    store(path, pixels)
+    store(path, pixels, threads=threads)
     return read_external(path, size)
-
-
-def short_side_is_whole(clips: np.ndarray) -> bool:
-    """Whether `prepare_external` cuts nothing, as for any square clip."""
-    return clips.shape[-2] == clips.shape[-3] and resampling.cut(clips, 0, 0, 1).size > 0
