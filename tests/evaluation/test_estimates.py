@@ -22,6 +22,7 @@ def test_repeats_are_summarized():
 
 
 def test_one_repeat_has_no_deviation():
+    assert Repeats.of(values, ddof=0).deviation == pytest.approx(statistics.pstdev(values))
     assert Repeats.of([2.0]).mean == 2.0
     assert math.isnan(Repeats.of([2.0]).deviation)
     with pytest.raises(ValueError, match="no repeats"):
