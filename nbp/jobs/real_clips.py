@@ -27,6 +27,7 @@ from nbp.evaluation.drawing import (
     draw_clips,
     draw_loader_starts,
     order_by_path,
+    sorts_by_path,
     take_repeat,
 )
 from nbp.evaluation.rules import NAMED, ClipRule, Protocol
@@ -230,7 +231,7 @@ def open_clips(config: Config, protocol: Protocol, limit: int | None) -> RealCli
         data = dataclasses.replace(data, source=JoinedSources((train.source, data.source)))
     missing = max(0, (rule.videos or 0) - len(data.source))
     starts = None
-    if rule.order == "sample" or rule.window in ("all", "loader"):
+    if sorts_by_path(rule) or rule.window in ("all", "loader"):
         data, starts = list_items(data, protocol, config)
     draws = draw_limited(rule, len(data.source), protocol.seed, 0, None)
     complete = rule.clips or rule.videos or len(draws)
@@ -284,7 +285,7 @@ def list_items(
         info = record["info"]
         lengths.append(len(resample_frames(info.frames, info.fps, config.data.fps or None)))
         paths.append(str(record["path"]))
-    order = order_by_path(rule, paths) if rule.order == "sample" else np.arange(len(source))
+    order = order_by_path(rule, paths) if sorts_by_path(rule) else np.arange(len(source))
     sorted_lengths, windows = np.array(lengths, np.int64)[order], None
     if rule.window == "all":
         windows = WindowList(sorted_lengths, rule.counted or config.data.frames, rule.step)

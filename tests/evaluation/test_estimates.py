@@ -14,6 +14,7 @@ from nbp.evaluation.estimates import Repeats, check_features
 
 def test_repeats_are_summarized():
     values = [3.0, 5.0, 4.5, 9.0]
+    assert Repeats.of(values, ddof=0).deviation == pytest.approx(statistics.pstdev(values))
     repeats = Repeats.of(values)
     assert repeats.mean == pytest.approx(statistics.mean(values))
     assert repeats.deviation == pytest.approx(statistics.stdev(values))
@@ -22,7 +23,6 @@ def test_repeats_are_summarized():
 
 
 def test_one_repeat_has_no_deviation():
-    assert Repeats.of(values, ddof=0).deviation == pytest.approx(statistics.pstdev(values))
     assert Repeats.of([2.0]).mean == 2.0
     assert math.isnan(Repeats.of([2.0]).deviation)
     with pytest.raises(ValueError, match="no repeats"):

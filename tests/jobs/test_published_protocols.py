@@ -96,6 +96,7 @@ def check_repeats(report: dict[str, Any]) -> None:
     assert counts == {"one": int((labels == 0).sum()), "two": int((labels == 1).sum())}
 
 
+@pytest.mark.slow
 def test_repeats_with_other_clips_go_on_where_they_stopped(
     labelled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
