@@ -175,10 +175,10 @@ def list_clips(
 ) -> Iterator[ListedClip]:
     """Every clip of a rule, from the number of frames of each listed video, at the rule's rate.
 
-    labels, paths: of the videos; paths are needed for the order "sample" alone.
+    labels, paths: of the videos; paths are needed where `sorts_by_path`.
     """
     order = np.arange(len(frames))
-    if rule.order == "sample" and paths is not None:
+    if sorts_by_path(rule) and paths is not None:
         order = order_by_path(rule, paths)
     lengths = np.asarray(frames)[order]
     counted = rule.counted or rule.frames or 1
@@ -197,6 +197,14 @@ def list_clips(
         listed = int(order[video])
         label = None if labels is None else int(labels[listed])
         yield ListedClip(listed, start, place.crop, place.flip, label)
+
+
+def sorts_by_path(rule: ClipRule) -> bool:
+    """Whether a rule's list is in the order of paths, whatever list a data set was prepared from.
+
+    LARP sorts its list; the NBP release's list of UCF101 is sorted, that of Kinetics-600 is not.
+    """
+    return rule.order == "sample" or (rule.order == "ranks" and rule.dataset == "ucf101")
 
 
 def order_by_path(rule: ClipRule, paths: Sequence[str]) -> Int[np.ndarray, "v"]:

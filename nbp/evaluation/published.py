@@ -372,9 +372,9 @@ OMNI_UCF = Protocol(
     ),
     differs=(_FLOAT64, "of the distances of 10 to 17 frames, which it prints, the one of 17"),
 )
-# transformer_eval.py:201-216: DistributedSampler deals the shuffled train list to 8 processes, each of
-# which takes the centre, at the file's rate, of its first 256; short videos end in black. The real
-# clips are these.
+# transformer_eval.py:201-216: DistributedSampler deals the shuffled train list to 8 processes, each
+# of which takes the centre, at the file's rate, of its first 256; short videos end in black. The
+# real clips are these.
 OMNI_K600 = replace(
     OMNI_UCF,
     name="omni-k600",

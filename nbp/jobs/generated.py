@@ -18,7 +18,7 @@ from nbp import build
 from nbp.evaluation.distances import FeatureMetric
 from nbp.evaluation.estimates import Repeats
 from nbp.evaluation.inception import score_classes
-from nbp.evaluation.rules import Values
+from nbp.evaluation.rules import Protocol, Values
 from nbp.evaluation.scores import CodeCounter, name_fvd
 from nbp.evaluation.statistics import compute_statistics, name_scores
 from nbp.jobs.chunks import CHUNK, SUM, Arrays, ChunkStore, fill_stores, hash_values
@@ -272,7 +272,8 @@ def summarize(plan: Plan, sets: Sequence[MadeSet], conditions: RealClips | None)
     if "agreement" in first:
         scores |= mean_agreement(plan, first["agreement"])
     if "classes" in first:
-        scores |= score_probabilities(plan, sets)
+        rows = [made.arrays["classes"] for made in sets]
+        scores |= score_probabilities(rows, plan.protocol, name=name_inception(plan))
     for name in (name for name in first if name.endswith("_after_given")):
         scores[name] = float(np.mean(first[name], dtype=np.float64))
     per_frame = first.get("psnr_per_frame")
@@ -329,15 +330,16 @@ def score_features(
     return scores, repeats
 
 
-def score_probabilities(plan: Plan, sets: Sequence[MadeSet]) -> dict[str, float]:
-    """Inception scores: means over the repeats, `_std` the deviation over them if there are any."""
-    rule, name = plan.protocol.inception, name_inception(plan)
-    found = [score_classes(made.arrays["classes"], rule=rule, name=name) for made in sets]
+def score_probabilities(
+    sets: Sequence[np.ndarray], protocol: Protocol, *, name: str
+) -> dict[str, float]:
+    """Inception scores of [n v] for each repeat: their means, `_std` the deviation over several."""
+    found = [score_classes(rows, rule=protocol.inception, name=name) for rows in sets]
     scores = {key: float(np.mean([one[key] for one in found])) for key in found[0]}
     if len(found) > 1:
         for key in [key for key in scores if not key.endswith("_std")]:
             values = [one[key] for one in found]
-            deviation = Repeats.of(values, ddof=plan.protocol.repeats_ddof).deviation
+            deviation = Repeats.of(values, ddof=protocol.repeats_ddof).deviation
             scores[f"{key}_std"] = deviation
     return scores
 

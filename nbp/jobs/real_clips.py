@@ -19,7 +19,7 @@ from nbp.data.pipeline import PipelineSpec, read_examples
 from nbp.data.records import PREPARED, DecodeRecord
 from nbp.data.sources import BadVideos
 from nbp.data.transforms import Transform
-from nbp.data.video import resample_frames
+from nbp.data.video import VideoInfo, resample_frames
 from nbp.errors import ConfigError, DataError
 from nbp.evaluation.drawing import (
     Draws,
@@ -27,6 +27,7 @@ from nbp.evaluation.drawing import (
     draw_clips,
     draw_loader_starts,
     order_by_path,
+    sorts_by_path,
     take_repeat,
 )
 from nbp.evaluation.rules import NAMED, ClipRule, Protocol
@@ -234,8 +235,9 @@ def open_clips(config: Config, protocol: Protocol, limit: int | None) -> RealCli
         data = dataclasses.replace(data, source=JoinedSources((train.source, data.source)))
     missing = max(0, (rule.videos or 0) - len(data.source))
     starts = None
-    if rule.order == "sample" or rule.window in ("all", "loader"):
-        data, starts = list_items(data, protocol, config)
+    if sorts_by_path(rule) or rule.window in ("all", "loader"):
+        data, starts, lost = list_items(data, rule, config, seed=protocol.seed)
+        missing += lost
     draws = draw_limited(rule, len(data.source), protocol.seed, 0, None)
     complete = rule.clips or rule.videos or len(draws)
     if rule.limit == "validation_clips":
@@ -278,21 +280,29 @@ def make_transforms(config: Config, rule: ClipRule) -> tuple[Transform, ...]:
 
 
 def list_items(
-    data: datasets.ClipData, protocol: Protocol, config: Config
-) -> tuple[datasets.ClipData, np.ndarray | None]:
-    """What a rule draws from: windows, or videos in the order of their paths; and the first frames
-    of examples where they follow from the lengths of all. Reads every record.
+    data: datasets.ClipData, rule: ClipRule, config: Config, *, seed: int
+) -> tuple[datasets.ClipData, np.ndarray | None, int]:
+    """What a rule draws from: windows, or videos in the order of their paths; the first frames of
+    examples where they follow from the lengths of all; and how many videos have no windows because
+    they cannot be read. Reads every record.
     """
-    (rule,), source = protocol.clips, data.source
-    lengths, paths = [], []
+    source = data.source
+    lengths, paths, unread = [], [], 0
     for row in range(len(source)):
-        record = source[row]
+        try:
+            record = source[row]
+        except DataError:
+            if config.data.bad_records == "stop":
+                raise
+            # Its place in the list is that of its neighbour; reading it is what fails later.
+            record = {"info": VideoInfo(0, 1.0, 0, 0), "path": paths[-1] if paths else ""}
+            unread += 1
         info = record["info"]
         lengths.append(len(resample_frames(info.frames, info.fps, config.data.fps or None)))
         paths.append(str(record["path"]))
-    order = order_by_path(rule, paths) if rule.order == "sample" else np.arange(len(source))
-    sorted_lengths, windows = np.array(lengths, np.int64)[order], None
+    order = order_by_path(rule, paths) if sorts_by_path(rule) else np.arange(len(source))
+    ordered, windows = np.array(lengths, np.int64)[order], None
     if rule.window == "all":
-        windows = WindowList(sorted_lengths, rule.counted or config.data.frames, rule.step)
+        windows = WindowList(ordered, rule.counted or config.data.frames, rule.step)
     items = dataclasses.replace(data, source=ListedItems(source, order, windows))
-    return items, draw_loader_starts(rule, sorted_lengths, protocol.seed)
+    return items, draw_loader_starts(rule, ordered, seed), unread if windows is not None else 0

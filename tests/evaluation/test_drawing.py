@@ -21,6 +21,7 @@ from nbp.evaluation.drawing import (
     order_by_path,
     permute_as_torch,
     place_clip,
+    sorts_by_path,
 )
 from nbp.evaluation.protocols import PROTOCOLS
 from nbp.evaluation.published import K600_VALIDATION, UCF_TRAIN
@@ -119,6 +120,15 @@ def test_a_sample_of_windows_is_that_of_python() -> None:
     # Kinetics has no folders of classes there: the name alone decides.
     flat = order_by_path(find_rule("larp-k600"), ["val/z/1.mp4", "val/a/3.mp4", "2.mp4"])
     assert flat.tolist() == [0, 2, 1]
+
+
+def test_lists_of_ucf101_are_in_the_order_of_paths_whatever_they_were_prepared_from() -> None:
+    """The official list has Hammering before HammerThrow, the release's sorted one has not."""
+    paths = ["Hammering/v_1.avi", "HammerThrow/v_1.avi", "Haircut/v_1.avi"]
+    rule = dataclasses.replace(find_rule("nbp-ucf"), clips=8)
+    listed = [clip.video for clip in list_clips(rule, [60] * 3, seed=42, paths=paths)]
+    assert listed == [(2, 1, 0)[row] for row in deal_to_ranks(3, 8)]
+    assert not sorts_by_path(find_rule("nbp-k600"))  # the release's own list is not sorted
 
 
 def test_all_windows_are_listed_lazily_and_weigh_long_videos_more() -> None:

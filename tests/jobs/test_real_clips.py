@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from nbp.config import Config, load_config
+from nbp.data.files import VideoError
+from nbp.data.video import VideoInfo
+from nbp.datasets import ClipData
+from nbp.errors import DataError
 from nbp.evaluation.drawing import list_clips
 from nbp.evaluation.protocols import PROTOCOLS
 from nbp.evaluation.rules import Protocol
-from nbp.jobs.real_clips import RealClips, choose_rule, open_clips
+from nbp.jobs.real_clips import RealClips, choose_rule, list_items, open_clips
 from tests import tiny
 from tests.jobs.evaluated import make_prepared
 
@@ -246,3 +250,34 @@ def test_two_splits_are_one_set(prepared: Path) -> None:
     assert clips.is_complete
     fewer = open_protocol(prepared, change("omni-ucf", videos=11, clips=9))
     assert (fewer.missing, len(fewer.rows), fewer.is_complete) == (2, 9, False)
+
+
+class _Damaged:
+    """Videos of which the second cannot be read."""
+
+    fingerprint, label_names = "damaged", ("one",)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        if row == 1:
+            raise VideoError("b.avi", "corrupt", "its checksum")
+        return {"path": f"x/{'dcba'[row]}.avi", "info": VideoInfo(20, 10.0, 20, 24), "label": 0}
+
+
+@pytest.mark.parametrize("name", ["nbp-ucf", "nbp-k600", "larp-ucf", "tats-ucf"])
+def test_an_unreadable_video_does_not_stop_the_listing_of_others(name: str, prepared: Path) -> None:
+    rule = shrink(name).clips[0]
+    data = ClipData(_Damaged(), ())
+    config = make_config(prepared, **{"data.frames": "5"})
+    items, _, lost = list_items(data, rule, config, seed=0)
+    assert lost == (rule.window == "all")
+    if rule.window == "all":
+        assert len(items.source) == 3 * len(range(0, 17, rule.step))
+    else:
+        assert sorted(items.source.order.tolist()) == [0, 1, 2, 3]
+        assert items.source.order.tolist() == ([3, 2, 0, 1] if name == "nbp-ucf" else [0, 1, 2, 3])
+    config = make_config(prepared, **{"data.frames": "5", "data.bad_records": "stop"})
+    with pytest.raises(DataError, match="checksum"):
+        list_items(data, rule, config, seed=0)

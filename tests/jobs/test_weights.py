@@ -13,16 +13,24 @@ from nbp.nn.conv3d import taps_conv
 from tests.jobs.evaluated import SMALL, SmallNetwork, make_features
 
 
-@pytest.mark.parametrize("kind, epsilon", [("torch", 1e-5), ("torchscript", 1e-3)])
-def test_each_published_file_has_the_epsilon_of_its_code(
-    kind: str, epsilon: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "protocol, kind, epsilon",
+    [
+        ("reconstruction", "torch", 1e-5),
+        ("reconstruction", "torchscript", 1e-3),
+        ("magvit-ucf", "torch", 1e-3),  # its own network's, whatever the file
+        ("magvit-ucf", "torchscript", 1e-3),
+    ],
+)
+def test_each_published_file_has_the_epsilon_of_its_code_or_of_the_protocol(
+    protocol: str, kind: str, epsilon: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights, "I3dNetwork", SmallNetwork)
     monkeypatch.setattr(weights, "I3dSpec", lambda **_: SMALL)
     folder = make_features(tmp_path / "f", SmallNetwork(SMALL, taps_conv), kind=kind)
     features = weights.load_features(
         str(folder),
-        PROTOCOLS["reconstruction"],
+        PROTOCOLS[protocol],
         frames=9,
         place=jnp.asarray,
         copy=lambda params: params,

@@ -97,7 +97,7 @@ def compare_storage(folder: Path) -> Iterator[Check]:
 
 
 def _compare_files(folder: Path) -> Iterator[Check]:
-    """OmniTokenizer's mp4 files, of clips of 256 px, with one thread of the encoder and with eight."""
+    """OmniTokenizer's mp4 files of clips of 256 px; the encoder has one thread, and eight."""
     folder.mkdir(parents=True, exist_ok=True)
     pixels = sets.draw_pixels(1, 17, 256)[0]
     bound = 0.01  # of an encoder that does not repeat itself exactly
