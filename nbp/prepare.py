@@ -8,6 +8,9 @@ from pathlib import Path
 
 from nbp.errors import run_main
 
+# As in `nbp.data.resize`, which is not imported for a usage error.
+KERNELS = ("bicubic", "swscale-bilinear", "bilinear-antialiased", "bilinear", "cv2-bilinear")
+
 
 def main(argv: list[str] | None = None) -> None:
     """Re-encodes video files into a dataset for training, and reports the bad ones."""
@@ -27,6 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--name", default="folder", help="folder: name of the dataset")
     parser.add_argument("--size", default="128", help="stored short side in pixels, or native")
     parser.add_argument("--squash", action="store_true", help="store size x size, aspect lost")
+    parser.add_argument("--resize", default="bicubic", choices=KERNELS, help="kernel that scales")
+    parser.add_argument("--long_side", default="round", choices=("round", "floor", "ceil"))
     parser.add_argument("--codec", default="h264", choices=("h264", "jpeg"))
     parser.add_argument("--quality", type=int, help="h264: 0..51, lower is better; jpeg: 1..95")
     parser.add_argument("--group", type=int, default=24, help="h264: frames from key to key")
@@ -52,14 +57,19 @@ def main(argv: list[str] | None = None) -> None:
         raise ConfigError(f"--size {arguments.size!r}: give pixels, or native")
     if native and arguments.squash:
         raise ConfigError("--squash needs a --size in pixels")
+    if native and (arguments.resize, arguments.long_side) != ("bicubic", "round"):
+        raise ConfigError("--resize and --long_side need a --size in pixels: native scales nothing")
     recipe = Recipe(
         Coding(arguments.codec, arguments.quality, arguments.group),
         size=128 if native else int(arguments.size),
         fit="native" if native else "squash" if arguments.squash else "short",
         min_frames=arguments.min_frames,
         fps=arguments.fps,
+        resize=arguments.resize,
+        long_side=arguments.long_side,
     )
     used = ("size", "squash", "codec", "quality", "group", "min_frames", "fps", "shard")
+    used += ("resize", "long_side")
     rest = {name: value for name, value in vars(arguments).items() if name not in used}
     prepare_dataset(PrepareRequest(recipe=recipe, shard=parse_shard(arguments.shard), **rest))
 

@@ -89,12 +89,9 @@ MAIN = (*ALLOWED["nbp.jobs"],)
 # Third-party packages that have one home each.
 HOMES = {
     "orbax": ("nbp.training.checkpoint", "nbp.training.orbax_setup"),
-    "av": (
-        "nbp.data.video",
-        "nbp.data.containers",
-        "nbp.data.picture",
-        "nbp.data.recording",
-        "nbp.data.coding",
+    "av": tuple(
+        f"nbp.data.{name}"
+        for name in ("video", "containers", "picture", "recording", "coding", "resize", "storage")
     ),
     "grain": ("nbp.data",),
     "tensorflow_datasets": ("nbp.data",),

@@ -20,6 +20,7 @@ import io
 import itertools
 import struct
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, assert_never
@@ -33,7 +34,7 @@ from nbp.data.files import VideoError
 from nbp.data.recording import tag_colours
 from nbp.data.video import MAX_FRAMES
 from nbp.errors import ConfigError
-from nbp.shapes import Clip, Int, UInt8
+from nbp.shapes import Int, UInt8
 
 Codec = Literal["h264", "jpeg"]
 # H.264: constant rate factor, 0 (lossless) .. 51. JPEG: quality, 1 .. 95.
@@ -163,9 +164,16 @@ class SampleTable:
         return len(self.offsets)
 
 
-def decode_clip(data: bytes, numbers: Int[np.ndarray, "t"], *, name: str) -> Clip:
+def decode_clip(
+    data: bytes,
+    numbers: Int[np.ndarray, "t"],
+    *,
+    name: str,
+    scale: Callable[[Any], np.ndarray] | None = None,
+) -> np.ndarray:
     """The frames `numbers` (ascending) of a stored clip, uint8 RGB [t h w 3].
 
+    scale: makes these frames instead, of PyAV's frame (H.264) or RGB [h w 3] (JPEG).
     Raises `VideoError` (corrupt), which names `name`, for bytes that are no stored clip or lack
     one of the frames.
     """
@@ -175,9 +183,11 @@ def decode_clip(data: bytes, numbers: Int[np.ndarray, "t"], *, name: str) -> Cli
             raise ValueError(f"frames {numbers[0]} .. {numbers[-1]} of {len(table)}")
         match table.codec:
             case "h264":
-                found = _decode_h264(data, table, numbers)
+                found = _decode_h264(data, table, numbers, scale)
             case "jpeg":
                 found = _decode_jpeg(data, table, numbers)
+                if scale is not None:
+                    found = {number: scale(frame) for number, frame in found.items()}
             case _:
                 assert_never(table.codec)
         return np.stack([found[number] for number in numbers.tolist()])
@@ -214,7 +224,10 @@ def _take_decoder(extradata: bytes) -> Any:
 
 
 def _decode_h264(
-    data: bytes, table: SampleTable, numbers: Int[np.ndarray, "t"]
+    data: bytes,
+    table: SampleTable,
+    numbers: Int[np.ndarray, "t"],
+    scale: Callable[[Any], np.ndarray] | None,
 ) -> dict[int, np.ndarray]:
     wanted = set(numbers.tolist())
     shown = table.shown.tolist()
@@ -222,7 +235,9 @@ def _decode_h264(
 
     def take(frames: list[Any]) -> None:
         for frame in frames:
-            if frame.pts in wanted:
+            if frame.pts in wanted and scale is not None:
+                found[frame.pts] = scale(frame)
+            elif frame.pts in wanted:
                 picture = _DECODERS.reformat.reformat(frame, format="rgb24", threads=1)
                 found[frame.pts] = picture.to_ndarray()
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a decoded frame to the picture that a player shows: RGB, upright, with square pixels."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from nbp.shapes import UInt8
+
+# (decoded frame, its width with square pixels, whether height and width are exchanged later) -> RGB
+Scale = Callable[[Any, int, bool], np.ndarray]
 
 # Pixels further from square are a mistake of the file: the widest in use are 2:1.
 _WIDEST = 4
@@ -110,11 +114,16 @@ class PictureReader:
         if "transparent" not in self._notes and self._is_layered(frame):
             self.read(frame)
 
-    def read(self, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
+    def read(self, frame: Any, scale: Scale | None = None) -> UInt8[np.ndarray, "h w 3"]:
         """The frame's picture. YUV becomes RGB by the matrix and range that the file states, and
         by BT.601, limited range, where it states none, as FFmpeg does.
+
+        scale: makes RGB of another size in one step from the decoded frame, the width that it has
+        with square pixels, and whether it is turned afterwards. Transparency is not looked at.
         """
         alpha, orientation = self._is_layered(frame), self._orient(frame)
+        if scale is not None:
+            return orientation.apply(scale(frame, self._widen(frame), orientation.transposed))
         # One thread, as parallelism is across clips. Scaled first, as FFmpeg's scale filter does.
         options: Any = {"interpolation": Interpolation.BICUBIC, "threads": 1}
         if self._aspect != 1:

@@ -34,7 +34,7 @@ ATTEMPTS = 5
 # The share of replaced examples is judged once this many were drawn.
 JUDGED_AFTER = 64
 # What an example consists of, one of these: its type and its axes.
-CONTENTS = {"video": (np.uint8, "t h w c"), "codes": (np.integer, "T H W")}
+CONTENTS = {"video": ((np.uint8, np.float32), "t h w c"), "codes": ((np.integer,), "T H W")}
 # Keeps the examples' random numbers apart from those of sources seeded with (seed, index).
 _RNG_STREAM = 0x4E4250
 # Bytes of a failure's text that travel with an example from a worker.
@@ -282,16 +282,16 @@ def _name_example(source: ClipSource, row: int) -> str:
 
 def _take_content(record: Batch) -> dict[str, Array]:
     """The clip or the codes of a record, as {name: array}."""
-    for name, (kind, axes) in CONTENTS.items():
+    for name, (kinds, axes) in CONTENTS.items():
         found = record.get(name)
         if found is None:
             continue
-        fits = isinstance(found, np.ndarray) and np.issubdtype(found.dtype, kind)
+        fits = isinstance(found, np.ndarray) and any(np.issubdtype(found.dtype, k) for k in kinds)
         if fits and found.ndim == len(axes.split()):
             return {name: np.ascontiguousarray(found)}
         shown = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else repr(found)
         raise ValueError(
-            f"an example's {name!r} must be {kind.__name__} [{axes}] after the transforms, not "
+            f"an example's {name!r} must be {kinds[0].__name__} [{axes}] after the transforms, not "
             f"{shown}"
         )
     raise ValueError(

@@ -28,6 +28,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from nbp.data.coding import decode_clip
 from nbp.data.files import VideoError, escape_label, escape_name
+from nbp.data.resize import Scaling
 from nbp.data.tf_example import find_example_class
 from nbp.data.transforms import (
     Fit,
@@ -336,13 +337,14 @@ class DecodeRecord:
     random: a uniformly drawn window, else the one in the centre; the same choice, for the same
     generator, as `transforms.DecodeClip` makes for the source file. A record may have a "window"
     in [0, 1), the share of the possible starts, which is then taken. resize: for clips stored at
-    another size. Raises `VideoError` for a clip that cannot be decoded or is too short.
+    another size; a `Scaling` works on the decoded frames, whatever their size. Raises `VideoError`
+    for a clip that cannot be decoded or is too short.
     """
 
     frames: int
     fps: float | None
     random: bool
-    resize: ShortSide | Squash | None = None
+    resize: ShortSide | Squash | Scaling | None = None
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
         start = float(rng.random()) if self.random else record.get("window")
@@ -350,8 +352,10 @@ class DecodeRecord:
         numbers = choose_frames(info, frames=self.frames, fps=self.fps, start=start)
         if len(numbers) < self.frames:
             raise too_short(record["path"], info, frames=self.frames, fps=self.fps)
-        video = decode_clip(record["clip"], numbers, name=record["path"])
-        if self.resize is not None:
+        exact = self.resize if isinstance(self.resize, Scaling) else None
+        scale = None if exact is None else exact.scale
+        video = decode_clip(record["clip"], numbers, name=record["path"], scale=scale)
+        if self.resize is not None and exact is None:
             height, width = self.resize.target(*video.shape[1:3])
             if (height, width) != video.shape[1:3]:
                 video = np.stack([resize_frame(frame, height, width) for frame in video])

@@ -21,7 +21,7 @@ import numpy as np
 from nbp.data import containers
 from nbp.data.files import VideoError, open_regular
 from nbp.data.notes import NOTES
-from nbp.data.picture import PictureReader
+from nbp.data.picture import PictureReader, Scale
 from nbp.data.recording import GifWriter, VideoWriter
 from nbp.data.timeline import Timeline, lay_out, slow_down
 from nbp.errors import DataError
@@ -171,12 +171,16 @@ def read_clip(
 
 
 def read_frames(
-    path: str | Path, begin: Callable[[float], Callable[[np.ndarray], None]]
+    path: str | Path,
+    begin: Callable[[float], Callable[[np.ndarray], None]],
+    *,
+    scale: Scale | None = None,
 ) -> VideoInfo:
     """Decodes every frame once; the frames of `read_clip`, without keeping them.
 
     begin: called with the rate at which they are shown; what it returns is called with each shown
         frame, uint8 RGB [h w 3], upright.
+    scale: makes RGB of another size straight from the decoded frame; see `PictureReader.read`.
     Returns what was given: its frames are shown once each. Raises `VideoError`.
     """
     name = os.fspath(path)
@@ -190,7 +194,7 @@ def read_frames(
             track.pictures.look(frame)
             times = 1 if repeats is None else repeats[number] if number < len(repeats) else 0
             if times:
-                image = track.pictures.read(frame)
+                image = track.pictures.read(frame, scale)
                 for _ in range(times):
                     take(image)
                 frames += times

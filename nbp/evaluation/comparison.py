@@ -41,7 +41,17 @@ def list_differences(first: Any, second: Any, path: str = "") -> Iterator[tuple[
 
 
 def check_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
-    """Refuses reports of different protocols or features: ConfigError names the fields."""
+    """Refuses reports of different protocols, versions of one, or features: ConfigError names what
+    differs.
+    """
+    names = [report["protocol"].get("name") for report in (first, second)]
+    versions = [report["protocol"].get("version") for report in (first, second)]
+    if names[0] == names[1] and versions[0] != versions[1]:
+        raise ConfigError(
+            f"these numbers cannot be compared: protocol {names[0]} v{versions[0]} and "
+            f'v{versions[1]} are different ones (docs/protocols.md, "Versions"). Evaluate the '
+            "older workdir again"
+        )
     found = [
         f"{path} {a!r} and {b!r}"
         for path, a, b in list_differences(first["protocol"], second["protocol"])

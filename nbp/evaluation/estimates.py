@@ -22,18 +22,20 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Several runs of one evaluation: mean, their standard deviation (n - 1), how many."""
+    """Several runs of one evaluation: mean, their standard deviation, how many."""
 
     mean: float
     deviation: float
     count: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Repeats":
-        """Of one value or more; the deviation of a single one is not known (NaN)."""
+    def of(cls, values: Sequence[float], *, ddof: int = 1) -> "Repeats":
+        """Of one value or more, the deviation with the divisor n - `ddof`: that of a single value
+        is not known (NaN).
+        """
         if not len(values):
             raise ValueError("no repeats to summarize")
-        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        deviation = float(np.std(values, ddof=ddof)) if len(values) > 1 else math.nan
         return cls(float(np.mean(values)), deviation, len(values))
 
     @property

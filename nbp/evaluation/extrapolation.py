@@ -42,12 +42,14 @@ def extrapolate_frechet(
     points: int = 15,
     least: int | None = None,
     seed: int = 0,
+    ddof: int = 1,
 ) -> Extrapolation:
     """Fits a line in 1 / size to the distances of random subsets of `made`, as FID-infinity does.
 
     points: subsets, of sizes in even steps from `least` to n. least: the smallest, by default the
     larger of n / 10 and 2 d. Only `made` is extrapolated: the reference stays the finite set that
-    it is, as in the paper. Raises ValueError where n is below twice `least`.
+    it is, as in the paper. ddof: see `frechet_distance`. Raises ValueError where n is below twice
+    `least`.
     """
     (rows,) = check_features(made, least=4, statistic="FVD-infinity")
     count, width = rows.shape
@@ -61,7 +63,7 @@ def extrapolate_frechet(
     rng = np.random.default_rng(seed)
     sizes = np.linspace(first, count, points).round().astype(int)
     distances = [
-        frechet_distance(Moments.of(rows[rng.permutation(count)[:size]]), reference)
+        frechet_distance(Moments.of(rows[rng.permutation(count)[:size]]), reference, ddof=ddof)
         for size in sizes
     ]
     line = np.stack([np.ones(points), 1.0 / sizes], axis=1)
@@ -83,6 +85,7 @@ def bootstrap_frechet(
     *,
     draws: int = 20,
     seed: int = 0,
+    ddof: int = 1,
 ) -> Estimate:
     """The distance, and its bootstrap standard error: the deviation over sets drawn from each set
     with replacement.
@@ -106,6 +109,8 @@ def bootstrap_frechet(
         return Moments.of(x[rng.integers(len(x), size=len(x))])
 
     values = [
-        frechet_distance(draw(rows), fixed if drawn is None else draw(drawn)) for _ in range(draws)
+        frechet_distance(draw(rows), fixed if drawn is None else draw(drawn), ddof=ddof)
+        for _ in range(draws)
     ]
-    return Estimate(frechet_distance(Moments.of(rows), fixed), float(np.std(values, ddof=1)))
+    value = frechet_distance(Moments.of(rows), fixed, ddof=ddof)
+    return Estimate(value, float(np.std(values, ddof=1)))

@@ -64,9 +64,13 @@ class Moments:
     @property
     def covariance(self) -> Float[np.ndarray, "d d"]:
         """Unbiased (n - 1). Raises ValueError below two vectors."""
+        return self.covariance_of(1)
+
+    def covariance_of(self, ddof: int) -> Float[np.ndarray, "d d"]:
+        """With the divisor n - `ddof`. Raises ValueError below two vectors."""
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 feature vectors, not {self.count}")
-        return self.scatter / (self.count - 1)
+        return self.scatter / (self.count - ddof)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """For a file: `count`, `mean` and `scatter`."""
@@ -78,7 +82,7 @@ class Moments:
         return cls(int(arrays["count"]), np.array(arrays["mean"]), np.array(arrays["scatter"]))
 
 
-def frechet_distance(first: Moments, second: Moments) -> float:
+def frechet_distance(first: Moments, second: Moments, *, ddof: int = 1) -> float:
     """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), at least 0 (Dowson and Landau 1982).
 
     With S = A A^T the trace of the root is the sum of the singular values of A1^T A2, which takes
@@ -88,11 +92,13 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     compare such numbers only at equal n. (The official float64 code takes a matrix root of the
     product instead: equal to 1e-9 relative at full rank, off in the 8th digit below.)
 
+    ddof: of both covariances; 1 is unbiased, LARP's code has 0.
+
     Raises ValueError if the dimensions differ or a set has fewer than two vectors.
     """
     _check_dimensions(first, second)
     difference = first.mean - second.mean
-    s1, s2 = first.covariance, second.covariance
+    s1, s2 = first.covariance_of(ddof), second.covariance_of(ddof)
     singular = np.linalg.svd(_root(s1).T @ _root(s2), compute_uv=False)
     distance = difference @ difference + np.trace(s1) + np.trace(s2) - 2 * singular.sum()
     return max(float(distance), 0.0)

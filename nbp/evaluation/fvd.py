@@ -3,16 +3,18 @@
 """Frechet video distance (Unterthiner et al. 2018): from clips to I3D features to a number.
 
 How clips become I3D's input is not the same in the public implementations, and changes the number.
-The three of the official release are here by name; a protocol fixes which one it uses:
+Those of the official release and MAGVIT's are here by name; a protocol fixes which one it uses:
 
 | name | bytes first | size | published use |
 | --- | --- | --- | --- |
 | videogpt | yes | both sides to 224, aspect not kept | tokenizer reconstruction FVD |
 | styleganv | no | short side to 224, centre crop | generation FVD |
 | videogpt_crop | yes | short side to 224, centre crop | external FVD script |
+| tf1 | no | both sides to 224 | MAGVIT's metrics_lib.py, google-research's FVD |
 
-All are bilinear with half-pixel centres (`align_corners=False`) and, unless the protocol asks for
-it, without antialiasing. "Bytes first" rounds pixels down to whole numbers of 0..255.
+All are bilinear, with half-pixel centres (`align_corners=False`) but for `tf1`, and, unless the
+protocol asks for it, without antialiasing. "Bytes first" rounds pixels down to whole numbers of
+0..255.
 """
 
 import functools
@@ -57,10 +59,27 @@ def prepare_videogpt_crop(
     return prepare_styleganv(truncate_to_bytes(pixels) / 255.0, antialias=antialias, size=size)
 
 
+def prepare_tf1(
+    pixels: Float[Array, "b t h w c"], *, antialias: bool = False, size: int = SIZE
+) -> Float[Array, "b t h2 w2 c"]:
+    """Clips in [0, 1] to [b t size size c] in [-1, 1]: TensorFlow 1's bilinear of the whole frame.
+
+    Row i of the result is at i * height / size, without half-pixel centres. It has no antialiasing;
+    ValueError for any.
+    """
+    if antialias:
+        raise ValueError("the preparation tf1 has no antialiasing")
+    for axis, length in ((2, pixels.shape[2]), (3, pixels.shape[3])):
+        places = np.arange(size, dtype=np.float32) * np.float32(length / size)
+        pixels = _take_between(pixels, axis, places)
+    return pixels * 2.0 - 1.0
+
+
 PREPARATIONS: dict[Preparation, Prepare] = {
     "videogpt": prepare_videogpt,
     "styleganv": prepare_styleganv,
     "videogpt_crop": prepare_videogpt_crop,
+    "tf1": prepare_tf1,
 }
 
 
@@ -106,11 +125,17 @@ def _interpolate(pixels: Array, axis: int, size: int) -> Array:
     if length == size:
         return pixels
     centres = np.maximum((np.arange(size) + 0.5) * (length / size) - 0.5, 0.0)
-    low = np.minimum(centres.astype(np.int64), length - 1)
-    high = np.minimum(low + 1, length - 1)
+    return _take_between(pixels, axis, centres)
+
+
+def _take_between(pixels: Array, axis: int, places: np.ndarray) -> Array:
+    """Linear interpolation of one axis at `places`, in pixels from the first one's centre on."""
+    last = pixels.shape[axis] - 1
+    low = np.minimum(places.astype(np.int64), last)
+    high = np.minimum(low + 1, last)
     shape = [1] * pixels.ndim
-    shape[axis] = size
-    weight = (centres - low).astype(np.float32).reshape(shape)
+    shape[axis] = len(places)
+    weight = (places - low).astype(np.float32).reshape(shape)
     first, second = jnp.take(pixels, low, axis), jnp.take(pixels, high, axis)
     return first * (1.0 - weight) + second * weight
 

@@ -86,7 +86,7 @@ def find_meaning(name: str) -> tuple[int, str, str]:
     """Place in the order of reading, meaning, and which direction is better ("" if neither)."""
     if name.endswith("_std"):
         place, _, _ = find_meaning(name.removesuffix("_std"))
-        over = "ten parts" if name.startswith("inception_score") else "repeats"
+        over = "parts or repeats" if name.startswith("inception_score") else "repeats"
         return place, f"standard deviation over {over}", ""
     if name.endswith("_chance"):
         place, _, _ = find_meaning(f"{name.removesuffix('_chance')}_agreement")

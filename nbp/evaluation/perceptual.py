@@ -20,8 +20,8 @@ from nbp.shapes import Array, Float, PyTree
 class LpipsScorer:
     """Distances of pairs of clips, as LPIPS's authors compute them, on all frames in float32.
 
-    The release of NBP looks at frame 5 alone, and normalises twice (docs/official_parity.md);
-    LARP and SEED-Voken do it as here.
+    The release of NBP looks at frame 5 alone, and its normalisations cancel, so that VGG sees raw
+    pixels of [0, 1] (docs/official_parity.md); LARP and SEED-Voken do it as here.
 
     batch: clips at a time. place: puts a batch where the parameters are.
     """

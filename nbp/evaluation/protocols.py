@@ -6,6 +6,8 @@
 repositories; ours are here. docs/protocols.md explains them.
 """
 
+from collections.abc import Mapping
+
 from nbp.errors import ConfigError
 from nbp.evaluation.published import PUBLISHED
 from nbp.evaluation.rules import GENERAL, ClipRule, FeatureRule, GenerationRule, Protocol
@@ -14,7 +16,7 @@ from nbp.evaluation.rules import GENERAL, ClipRule, FeatureRule, GenerationRule,
 # `reconstruction` scores the tokenizer of any workdir on all of its held-out clips.
 MOVING_SHAPES = Protocol(
     "moving-shapes",
-    2,
+    3,
     clips=(ClipRule("moving_shapes", limit="validation_clips"),),
     features=FeatureRule("any", "videogpt"),
     features_optional=True,
@@ -24,7 +26,7 @@ MOVING_SHAPES = Protocol(
 )
 FOLDER = Protocol(
     "folder",
-    2,
+    3,
     clips=(ClipRule("videos", limit="validation_clips"),),
     features=FeatureRule("any", "videogpt"),
     features_optional=True,
@@ -33,7 +35,7 @@ FOLDER = Protocol(
 )
 RECONSTRUCTION = Protocol(
     "reconstruction",
-    1,
+    2,
     clips=(ClipRule("any"),),
     features=FeatureRule("any", "videogpt"),
     features_optional=True,
@@ -44,11 +46,13 @@ PROTOCOLS = {
 }
 
 
-def find_protocol(name: str, data: str | None = None) -> Protocol:
+def find_protocol(
+    name: str, data: str | None = None, *, known: Mapping[str, Protocol] = PROTOCOLS
+) -> Protocol:
     """The protocol of a name; ConfigError where it is unknown or made for another kind of data."""
-    if name not in PROTOCOLS:
-        raise ConfigError(f"unknown protocol {name!r}; known: {', '.join(PROTOCOLS)}")
-    protocol = PROTOCOLS[name]
+    if name not in known:
+        raise ConfigError(f"unknown protocol {name!r}; known: {', '.join(known)}")
+    protocol = known[name]
     if data is not None and data not in protocol.data:
         kinds = " or ".join(protocol.data)
         prepare = ""

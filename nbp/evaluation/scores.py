@@ -148,9 +148,13 @@ class WorstClips:
 
 
 class PairedMoments:
-    """Features of clips and of what a model made of them, for their Frechet distance."""
+    """Features of clips and of what a model made of them, for their Frechet distance.
 
-    def __init__(self, dimensions: int) -> None:
+    ddof: of its covariances, see `frechet_distance`.
+    """
+
+    def __init__(self, dimensions: int, *, ddof: int = 1) -> None:
+        self._ddof = ddof
         self.real = self.made = Moments.empty(dimensions)
 
     def add(self, real: Float[np.ndarray, "b d"], made: Float[np.ndarray, "b d"]) -> None:
@@ -159,7 +163,7 @@ class PairedMoments:
     @property
     def distance(self) -> float:
         """Raises ValueError below two clips."""
-        return frechet_distance(self.real, self.made)
+        return frechet_distance(self.real, self.made, ddof=self._ddof)
 
 
 # Whose features a distance is of: those that published numbers are made with, random ones, or any

@@ -25,12 +25,14 @@ from nbp.shapes import Float
 class FeatureSet:
     """Features of clips [n d] in their order, and spectra of their frames where these were kept.
 
-    Moments are those of `chunk` clips at a time, merged in their order.
+    Moments are those of `chunk` clips at a time, merged in their order. ddof: of the covariances
+    of Frechet distances, which the reference's decides.
     """
 
     features: Float[np.ndarray, "n d"]
     chunk: int
     spectra: Spectra | None = None
+    ddof: int = 1
 
     @property
     def moments(self) -> Moments:
@@ -41,7 +43,7 @@ class FeatureSet:
 
 
 def frechet(real: FeatureSet, made: FeatureSet) -> dict[str, float]:
-    return {"fvd": frechet_distance(real.moments, made.moments)}
+    return {"fvd": frechet_distance(real.moments, made.moments, ddof=real.ddof)}
 
 
 def kernel(real: FeatureSet, made: FeatureSet) -> dict[str, float]:
@@ -56,12 +58,13 @@ def manifold(real: FeatureSet, made: FeatureSet) -> dict[str, float]:
 
 
 def infinity(real: FeatureSet, made: FeatureSet) -> dict[str, float]:
-    found = extrapolate_frechet(made.features, real.moments)
+    found = extrapolate_frechet(made.features, real.moments, ddof=real.ddof)
     return {"fvd_infinity": found.value, "fvd_infinity_error": found.error}
 
 
 def bootstrap(real: FeatureSet, made: FeatureSet) -> dict[str, float]:
-    return {"fvd_bootstrap_error": bootstrap_frechet(made.features, real.features).error}
+    found = bootstrap_frechet(made.features, real.features, ddof=real.ddof)
+    return {"fvd_bootstrap_error": found.error}
 
 
 def stream(real: FeatureSet, made: FeatureSet) -> dict[str, float]:

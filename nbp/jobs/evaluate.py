@@ -33,6 +33,7 @@ from nbp.jobs.generated import (
 from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.leaks import describe_leaks, find_duplicates, find_leaks
 from nbp.jobs.likelihood import Likelihood
+from nbp.jobs.reading import list_losses
 from nbp.jobs.reconstruct import (
     Measures,
     Reconstructed,
@@ -140,14 +141,15 @@ def finish(
     if clips.missing and clips.rule.clips:
         problems.append(f"{clips.missing} of {clips.rule.videos} videos are missing")
     problems += list_deviations(count, complete, clips.replaced, features=other)
+    provenance = clips.provenance()
     return {
         "protocol": dataclasses.asdict(protocol),
         "complete": not problems,
-        "deviations": problems,
+        "deviations": problems + list_losses(protocol, provenance["prepared"]),
         "workdir": plan.request.workdir.name,
         "config": plan.config.name,
         "held_out_clips": count,
-        "data": clips.provenance(),
+        "data": provenance,
         "features": None if features is None else features.origin,
         "lpips": plan.lpips[1],
         **({} if plan.c3d[1] is None else {"c3d": plan.c3d[1]}),

@@ -12,14 +12,15 @@ from nbp import build, datasets
 from nbp.config import Config
 from nbp.errors import ConfigError
 from nbp.evaluation.frames import FrameFeatures, make_random_frames, make_vgg_frames
-from nbp.evaluation.inception import SPLITS, ClassProbabilities
+from nbp.evaluation.inception import ClassProbabilities
 from nbp.evaluation.perceptual import LpipsScorer
-from nbp.evaluation.protocols import find_protocol
+from nbp.evaluation.protocols import PROTOCOLS, find_protocol
 from nbp.evaluation.rules import Protocol
 from nbp.evaluation.statistics import check_counts
 from nbp.jobs.chunks import CHUNK
 from nbp.jobs.fitting import check_classes, check_generation
-from nbp.jobs.real_clips import KEYS, RealClips, choose_rule, open_clips
+from nbp.jobs.reading import list_losses
+from nbp.jobs.real_clips import KEYS, RealClips, choose_rule, open_clips, read_prepared
 from nbp.jobs.reconstruct import Codec, Devices
 from nbp.jobs.sample import SampleRequest, make_drawing
 from nbp.jobs.weights import Features, load_c3d, load_features, load_lpips
@@ -43,6 +44,7 @@ class EvaluateRequest:
     data, overrides: other clips than the configured ones; needed after training from tokens.
     features, lpips, c3d: folders that `nbp.convert` wrote, or `random-i3d`. statistics: names of
     `nbp.evaluation.statistics`. cache: folder for features, by default in the report's.
+    known: the protocols by their names.
     """
 
     workdir: Path
@@ -56,6 +58,7 @@ class EvaluateRequest:
     c3d: str = ""
     statistics: tuple[str, ...] = ()
     cache: Path | None = None
+    known: Mapping[str, Protocol] = field(default_factory=lambda: PROTOCOLS)
 
     @property
     def report_folder(self) -> Path:
@@ -117,10 +120,10 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
 
     others: plans for the same workdir, whose model is used again.
     """
-    find_protocol(request.protocol)
+    find_protocol(request.protocol, known=request.known)
     trained_on = read_config(request.workdir)
     config = datasets.change_data(trained_on, request.data, request.overrides)
-    protocol = find_protocol(request.protocol, config.data.kind)
+    protocol = find_protocol(request.protocol, config.data.kind, known=request.known)
     protocol, reading = choose_rule(protocol, config, request.overrides)
     model_config = choose_model_config(trained_on, reading)
     given = check_generation(model_config, protocol, request.workdir)
@@ -143,7 +146,7 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
     generated = count_generated(request, protocol, model, config=model_config, clips=clips)
     if generated == 1 and features is not None:
         raise ConfigError("a Frechet distance needs at least 2 clips: --clips 2 or more")
-    check_classifier(request, model_config, generated)
+    check_classifier(request, protocol, model_config, generated=generated)
     classifier, classifier_origin = load_c3d(request.c3d, **on_devices)
     if request.statistics and (features is None or not generated):
         raise ConfigError(
@@ -159,6 +162,8 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
             frames=config.data.frames,
         )
     tell_reading(trained_on, reading, report)
+    for loss in list_losses(protocol, read_prepared(reading)):
+        report(f"not the whole protocol: {loss}")
     batch = devices.round_up(min(config.sampling.batch, len(clips.rows)))
     # More clips at a time would fill memory, not the devices.
     small = devices.round_up(min(batch, FEATURE_BATCH))
@@ -168,7 +173,8 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
     if lpips is not None:
         lpips = dataclasses.replace(lpips, batch=small)
     if classifier is not None:
-        classifier = dataclasses.replace(classifier, batch=small)
+        preparation = protocol.inception.preparation
+        classifier = dataclasses.replace(classifier, batch=small, preparation=preparation)
     codec = Codec(model.network, model.params, devices, batch=batch)
     return Plan(
         request=request,
@@ -242,11 +248,14 @@ def choose_lpips(request: EvaluateRequest, config: Config, report: Report) -> st
     return folder
 
 
-def check_classifier(request: EvaluateRequest, config: Config, generated: int) -> None:
+def check_classifier(
+    request: EvaluateRequest, protocol: Protocol, config: Config, *, generated: int
+) -> None:
     """Refuses `--c3d` where there is nothing that it could score."""
-    if request.c3d and generated < SPLITS:
+    parts = max(protocol.inception.parts)
+    if request.c3d and generated < parts:
         raise ConfigError(
-            f"--c3d: an inception score needs at least {SPLITS} generated clips, there would be "
+            f"--c3d: an inception score needs at least {parts} generated clips, there would be "
             f"{generated}: give --clips, and a protocol and a workdir that generate clips"
         )
     frames = C3dSpec().frames

@@ -50,6 +50,7 @@ from typing import Any
 import numpy as np
 
 from nbp.data.video import write_video
+from nbp.evaluation.pixels import to_bytes
 from nbp.evaluation.reconstruction import psnr_per_clip, psnr_per_frame
 from nbp.evaluation.scores import PSNR_LIMIT
 from nbp.jobs.generate import ClipMaker
@@ -114,7 +115,8 @@ def write_gallery(gallery: Gallery, folder: Path) -> list[Row]:
     labels = {"generated": made.labels}
     if gallery.real is not None:
         read = gallery.real.read(find_partners(gallery, gallery.real, numbers, made.labels))
-        sets["real"], sets["reconstructed"] = read["video"], reconstruct(gallery.codec, read)
+        sets["real"] = to_bytes(read["video"])
+        sets["reconstructed"] = reconstruct(gallery.codec, read)
         labels["real"] = labels["reconstructed"] = read["label"]
     rows = []
     for i, (number, why) in enumerate(shown.items()):

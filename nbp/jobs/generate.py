@@ -6,33 +6,32 @@ Clip i depends on the seed, on i, and on real clip i where the protocol pairs th
 in batches of one shape, so the same numbers give the same bits however the work was divided.
 """
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nbp.data.transforms import resize_frame
-from nbp.data.video import read_clip, write_video
+from nbp.data.resize import Scaling
 from nbp.evaluation.batches import fill_batch
 from nbp.evaluation.frames import FrameFeatures
 from nbp.evaluation.fvd import FeatureExtractor
 from nbp.evaluation.inception import ClassProbabilities
 from nbp.evaluation.label_agreement import ShapeTracker, label_agreement
 from nbp.evaluation.perceptual import LpipsScorer
+from nbp.evaluation.pixels import to_bytes
 from nbp.evaluation.prediction import score_predictions
 from nbp.evaluation.reconstruction import psnr_per_frame
-from nbp.evaluation.rules import GenerationRule
+from nbp.evaluation.rules import GenerationRule, Values
 from nbp.evaluation.scores import PSNR_LIMIT
 from nbp.evaluation.stream import Spectra
 from nbp.jobs.chunks import SUM, Arrays
+from nbp.jobs.reading import read_stored
 from nbp.jobs.real_clips import RealClips
 from nbp.sampling.sampler import Sampler
-from nbp.shapes import Clips, PyTree
+from nbp.shapes import Clips, Float, PyTree
 
 SHOWN_BYTES, SHOWN = 16_000_000, 64  # clips of the first chunk that are kept for a picture
 AGREEMENTS = ("label", "colour", "shape", "motion")
@@ -42,7 +41,8 @@ AGREEMENTS = ("label", "colour", "shape", "motion")
 class Made:
     """Generated clips: uint8 [n t h w 3], their codes [n T H W], class ids (-1 for none), seconds.
 
-    real: the clips whose first frames were given, of the same shape; None without.
+    real: the clips whose first frames were given, of the same shape; None without. others: the
+    videos with other values than rounded ones, from the same floats.
     """
 
     videos: Clips
@@ -50,6 +50,11 @@ class Made:
     labels: np.ndarray
     seconds: np.ndarray
     real: Clips | None = None
+    others: Mapping[Values, np.ndarray] = field(default_factory=dict)
+
+    def of(self, values: Values) -> np.ndarray:
+        """The videos with these values; rounded ones where they were not kept."""
+        return self.others.get(values, self.videos)
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class ClipMaker:
 
     labels: class id of each clip, None for none. conditions: clips whose first `given` latent
     frames are continued. pixels: frames that these are. params: in place of the sampler's.
+    values: that are kept beside rounded ones, which the sampler must give floats for.
     """
 
     sampler: Sampler
@@ -68,6 +74,7 @@ class ClipMaker:
     given: int = 0
     pixels: int = 0
     params: PyTree = None
+    values: tuple[Values, ...] = ()
 
     def __call__(self, numbers: np.ndarray) -> Made:
         """Clips `numbers`. While a batch is drawn, the conditions of the next are read."""
@@ -85,14 +92,15 @@ class ClipMaker:
             for name in ("videos", "tokens", "labels", "seconds")
         }
         real = None if made[0].real is None else np.concatenate([m.real for m in made])
-        return Made(**joined, real=real)
+        others = {name: np.concatenate([m.others[name] for m in made]) for name in made[0].others}
+        return Made(**joined, real=real, others=others)
 
-    def _read(self, numbers: np.ndarray) -> Clips | None:
+    def _read(self, numbers: np.ndarray) -> np.ndarray | None:
         if self.conditions is None:
             return None
         return self.conditions.read(numbers.tolist())["video"]
 
-    def _draw(self, numbers: np.ndarray, real: Clips | None) -> Made:
+    def _draw(self, numbers: np.ndarray, real: np.ndarray | None) -> Made:
         began = time.monotonic()
         filled = fill_batch(numbers, self.batch)
         labels = None if self.labels is None else self.labels[numbers]
@@ -107,13 +115,24 @@ class ClipMaker:
         )
         count = len(numbers)
         seconds = (time.monotonic() - began) / count
+        pixels = samples.videos[:count]
         return Made(
-            samples.videos[:count],
+            to_bytes(pixels),
             samples.tokens[:count],
             np.full(count, -1, np.int32) if labels is None else labels.astype(np.int32),
             np.full(count, seconds, np.float32),
-            real,
+            None if real is None else to_bytes(real),
+            {values: choose_values(pixels, values) for values in self.values},
         )
+
+
+def choose_values(pixels: Float[np.ndarray, "*s"], values: Values) -> np.ndarray:
+    """A model's float32 in [0, 1] as they are, or as bytes: rounded, or cut off by a cast."""
+    if values == "float":
+        return pixels
+    if values == "rounded":
+        return to_bytes(pixels)
+    return (pixels * np.float32(255.0)).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -127,7 +146,6 @@ class ClipMeasure:
 
     rule: GenerationRule
     size: int
-    fps: float
     codes: int
     pixels: int = 0
     fidelity_frames: int | None = None
@@ -144,10 +162,10 @@ class ClipMeasure:
         began = time.monotonic()
         counts = np.bincount(made.tokens.ravel(), minlength=self.codes)
         arrays: Arrays = {"label": made.labels, "seconds": made.seconds, SUM + "codes": counts}
-        videos = finish_clips(made, self.rule, size=self.size, pixels=self.pixels, fps=self.fps)
+        videos = finish_clips(made, self.rule, size=self.size, pixels=self.pixels)
         arrays |= measure_features(videos, self.extractor, self.frame_features)
         if self.classes is not None:
-            arrays["classes"] = self.classes(videos).astype(np.float32)
+            arrays["classes"] = self.classes(to_bytes(videos)).astype(np.float32)
         if made.real is not None:
             arrays |= self._compare(made.videos, made.real)
         if self.tracker is not None:
@@ -180,29 +198,27 @@ class ClipMeasure:
         return np.array(rows, bool)
 
 
-def finish_clips(made: Made, rule: GenerationRule, *, size: int, pixels: int, fps: float) -> Clips:
-    """Generated clips as a protocol scores them: condition, storage, size."""
-    videos = made.videos
+def finish_clips(made: Made, rule: GenerationRule, *, size: int, pixels: int) -> np.ndarray:
+    """Generated clips as a protocol scores them: values, condition, storage, size.
+
+    Bytes, or floats in [0, 1] where the rule keeps them and nothing else makes them bytes.
+    """
+    videos = made.of(rule.values)
     if rule.condition == "pasted" and made.real is not None:
-        videos = np.concatenate([made.real[:, :pixels], videos[:, pixels:]], axis=1)
-    if rule.storage == "mp4":
-        videos = np.stack([store_as_video(clip, fps=fps) for clip in videos])
+        given = made.real[:, :pixels]
+        if videos.dtype != np.uint8:
+            given = given.astype(np.float32) / np.float32(255.0)
+        videos = np.concatenate([given, videos[:, pixels:]], axis=1)
+    scaling = Scaling(size, squash=True, kernel=rule.resize)
+    if rule.storage is not None:
+        return np.stack([read_stored(to_bytes(clip), rule.storage, scaling) for clip in videos])
     if videos.shape[2] != size:
-        scaled = [[resize_frame(frame, size, size) for frame in clip] for clip in videos]
-        videos = np.array(scaled, np.uint8)
+        return np.array([[scaling.scale(frame) for frame in to_bytes(clip)] for clip in videos])
     return videos
 
 
-def store_as_video(clip: np.ndarray, *, fps: float) -> np.ndarray:
-    """A clip as it is after it was written to an mp4 file and read again."""
-    with tempfile.TemporaryDirectory(prefix="nbp-clip-") as folder:
-        file = Path(folder) / "clip.mp4"
-        write_video(file, clip, fps=fps)
-        return read_clip(file, frames=len(clip), start=0.0)[:, : clip.shape[1], : clip.shape[2]]
-
-
 def measure_features(
-    videos: Clips, extractor: FeatureExtractor | None, frames: FrameFeatures | None
+    videos: np.ndarray, extractor: FeatureExtractor | None, frames: FrameFeatures | None
 ) -> Arrays:
     """Features of clips as float32 [n d], which they were computed in; spectra for STREAM."""
     arrays: Arrays = {}

@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,9 @@ from nbp import build
 from nbp.evaluation.distances import FeatureMetric
 from nbp.evaluation.estimates import Repeats
 from nbp.evaluation.inception import score_classes
+from nbp.evaluation.rules import Protocol, Values
 from nbp.evaluation.scores import CodeCounter, name_fvd
-from nbp.evaluation.statistics import FeatureSet, compute_statistics, name_scores
+from nbp.evaluation.statistics import compute_statistics, name_scores
 from nbp.jobs.chunks import CHUNK, SUM, Arrays, ChunkStore, fill_stores, hash_values
 from nbp.jobs.evaluation_plan import Plan, share_sampler
 from nbp.jobs.generate import (
@@ -52,6 +53,15 @@ class Generated:
     distances: np.ndarray | None
 
 
+class MadeSet(NamedTuple):
+    """One set of generated clips: its rows, how it was drawn, and its real set."""
+
+    arrays: Arrays
+    maker: ClipMaker
+    speed: dict[str, Any]
+    reference: Reference | None
+
+
 def can_generate(plan: Plan) -> bool:
     """Whether there is anything to measure of generated clips."""
     wanted = plan.features is not None or plan.c3d[0] is not None
@@ -69,7 +79,7 @@ def group_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
     """
     groups: list[tuple[str, list[Plan]]] = []
     for plan in sorted(plans, key=lambda plan: -plan.generated):
-        name = hash_values(describe_clips(plan))
+        name = hash_values(describe_clips(plan, 0))
         for known, members in groups:
             longest = members[0].generated
             if name == known and (plan.generated == longest or not plan.generated % CHUNK):
@@ -80,8 +90,11 @@ def group_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
     return [members for _, members in groups]
 
 
-def describe_clips(plan: Plan) -> dict[str, Any]:
-    """What decides which clips are generated: plans that agree in this can share them."""
+def describe_clips(plan: Plan, repeat: int) -> dict[str, Any]:
+    """What decides which clips are generated: plans that agree in this can share them.
+
+    Real clips of a repeat may be others than the first's: generated ones that follow them are too.
+    """
     rule = plan.protocol.generation
     assert rule is not None
     settings = dataclasses.asdict(plan.model_config.sampling)
@@ -94,7 +107,7 @@ def describe_clips(plan: Plan) -> dict[str, Any]:
         "labels": rule.labels,
         "given": plan.given,
         "size": plan.model_config.data.size,
-        "real": {**describe_real(plan), "count": plan.generated} if paired else None,
+        "real": {**describe_real(plan, repeat), "count": plan.generated} if paired else None,
     }
 
 
@@ -104,8 +117,8 @@ def follows_real(plan: Plan) -> bool:
     return bool(plan.given) or (rule is not None and rule.labels == "paired")
 
 
-def describe_real(plan: Plan) -> dict[str, Any]:
-    clips = plan.clips
+def describe_real(plan: Plan, repeat: int) -> dict[str, Any]:
+    clips = plan.clips.of_repeat(repeat)
     rule = dataclasses.asdict(clips.rule)
     read = {"rule": rule, "seed": clips.seed, "distinct": clips.distinct}
     return {"clips": clips.chosen.source.fingerprint, **read}
@@ -113,31 +126,34 @@ def describe_real(plan: Plan) -> dict[str, Any]:
 
 def score_group(plans: Sequence[Plan], report: Report) -> list[Generated]:
     """The scores of each plan; their clips are generated once."""
-    references = [find_reference(plan, report) for plan in plans]
     sampler, batch = share_sampler(max(plans, key=lambda plan: plan.generated))
-    sets: list[list[tuple[Arrays, ClipMaker, dict[str, Any]]]] = [[] for _ in plans]
+    rules = [plan.protocol.generation for plan in plans]
+    wanted: list[Values] = [rule.values for rule in rules if rule is not None]
+    values: tuple[Values, ...] = tuple({value: None for value in wanted if value != "rounded"})
+    if values:
+        sampler = dataclasses.replace(sampler, floats=True)
+    sets: list[list[MadeSet]] = [[] for _ in plans]
     longest = max(range(len(plans)), key=lambda i: plans[i].generated)
     conditions = find_conditions(plans[longest])
     for repeat in range(max(plan.protocol.repeats for plan in plans)):
         active = [i for i, plan in enumerate(plans) if repeat < plan.protocol.repeats]
-        lead = plans[longest] if longest in active else plans[active[0]]
-        reference = references[plans.index(lead)]
+        references = {i: find_reference(plans[i], sets[i], repeat, report) for i in active}
+        first = longest if longest in active else active[0]
+        lead, given = plans[first], conditions and conditions.of_repeat(repeat)
         maker = ClipMaker(
             sampler,
             lead.seed + repeat,
             batch,
-            labels=find_labels(lead, reference, conditions),
-            conditions=conditions,
+            labels=find_labels(lead, references[first], given),
+            conditions=given,
             given=lead.given,
             pixels=lead.pixels,
+            values=values,
         )
         found = generate_set([plans[i] for i in active], maker, repeat, report)
         for i, (arrays, speed) in zip(active, found, strict=True):
-            sets[i].append((arrays, maker, speed))
-    return [
-        summarize(plan, rows, reference, conditions)
-        for plan, rows, reference in zip(plans, sets, references, strict=True)
-    ]
+            sets[i].append(MadeSet(arrays, maker, speed, references[i]))
+    return [summarize(plan, repeats, conditions) for plan, repeats in zip(plans, sets, strict=True)]
 
 
 def generate_set(
@@ -145,7 +161,7 @@ def generate_set(
 ) -> list[tuple[Arrays, dict[str, Any]]]:
     """The rows of all clips for each plan, from its chunks, and how long they took."""
     measures = [make_measure(plan) for plan in plans]
-    stores = [open_store(plan, maker.seed) for plan in plans]
+    stores = [open_store(plan, maker.seed, repeat) for plan in plans]
     began = time.monotonic()
 
     def make(numbers: np.ndarray, lacking: Sequence[int]) -> list[Arrays]:
@@ -158,15 +174,14 @@ def generate_set(
     return [(store.load_all(), speed) for store in stores]
 
 
-def open_store(plan: Plan, seed: int) -> ChunkStore:
+def open_store(plan: Plan, seed: int, repeat: int) -> ChunkStore:
     """Where the chunks of a plan lie: another protocol, model or setting is another place."""
     settings = {
-        "clips": {**describe_clips(plan), "count": plan.generated, "seed": seed},
+        "clips": {**describe_clips(plan, repeat), "count": plan.generated, "seed": seed},
         "protocol": dataclasses.asdict(plan.protocol),
         "features": None if plan.features is None else plan.features.origin,
         "frames": None if plan.frames is None else plan.frames.name,
         "lpips": plan.lpips[1] if plan.given else None,
-        "fps": plan.config.sampling.fps,
     }
     if plan.c3d[1] is not None:  # not a key of chunks without
         settings["c3d"] = plan.c3d[1]
@@ -180,7 +195,6 @@ def make_measure(plan: Plan) -> ClipMeasure:
     return ClipMeasure(
         rule,
         size=plan.config.data.size,
-        fps=plan.config.sampling.fps,
         codes=plan.codec.codes,
         pixels=plan.pixels,
         fidelity_frames=plan.protocol.fidelity_frames,
@@ -193,11 +207,17 @@ def make_measure(plan: Plan) -> ClipMeasure:
     )
 
 
-def find_reference(plan: Plan, report: Report) -> Reference | None:
+def find_reference(
+    plan: Plan, earlier: Sequence[MadeSet], repeat: int, report: Report
+) -> Reference | None:
+    """The real set of a repeat: that of the first, unless the protocol takes others each time."""
     if plan.features is None:
         return None
+    clips = plan.clips.of_repeat(repeat)
+    if earlier and clips is plan.clips:
+        return earlier[0].reference
     return measure_reference(
-        plan.clips,
+        clips,
         plan.features.extractor,
         plan.frames,
         origin=plan.features.origin,
@@ -241,24 +261,19 @@ def find_labels(
 # What was found --------------------------------------------------------------------------------
 
 
-def summarize(
-    plan: Plan,
-    sets: Sequence[tuple[Arrays, ClipMaker, dict[str, Any]]],
-    reference: Reference | None,
-    conditions: RealClips | None,
-) -> Generated:
+def summarize(plan: Plan, sets: Sequence[MadeSet], conditions: RealClips | None) -> Generated:
     """Scores from the rows of every repeat, and what else a report says of them."""
-    first, maker, speed = sets[0]
+    first, maker, speed, reference = sets[0]
     scores: dict[str, float] = {}
     distances, repeats = None, []
     if reference is not None and plan.features is not None:
-        rows = [join_features(arrays, np.arange(plan.generated)) for arrays, *_ in sets]
-        scores, repeats = score_features(plan, reference.set, rows)
-        distances = FeatureMetric.of(reference.set.moments)(rows[0].features)
+        scores, repeats = score_features(plan, sets)
+        distances = FeatureMetric.of(reference.set.moments)(np.float64(first["features"]))
     if "agreement" in first:
         scores |= mean_agreement(plan, first["agreement"])
     if "classes" in first:
-        scores |= score_classes(first["classes"], name=name_inception(plan))
+        rows = [made.arrays["classes"] for made in sets]
+        scores |= score_probabilities(rows, plan.protocol, name=name_inception(plan))
     for name in (name for name in first if name.endswith("_after_given")):
         scores[name] = float(np.mean(first[name], dtype=np.float64))
     per_frame = first.get("psnr_per_frame")
@@ -287,22 +302,46 @@ def summarize(
 
 
 def score_features(
-    plan: Plan, real: FeatureSet, sets: Sequence[FeatureSet]
+    plan: Plan, sets: Sequence[MadeSet]
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Means over the repeats, their deviation, and the distance of each."""
-    assert plan.features is not None
+    """Means over the repeats, their deviation, and the distance and the real set of each."""
     named = name_set(plan)
     frames = plan.frames.name if plan.frames else ""
-    found = [compute_statistics(real, made, plan.request.statistics) for made in sets]
-    renamed = [name_scores(scores, named, frames=frames) for scores in found]
+    renamed = []
+    for arrays, _, _, reference in sets:
+        assert reference is not None
+        made = join_features(arrays, np.arange(plan.generated))
+        found = compute_statistics(reference.set, made, plan.request.statistics)
+        renamed.append(name_scores(found, named, frames=frames))
     scores = {name: float(np.mean([r[name] for r in renamed])) for name in renamed[0]}
     values = [scores[named] for scores in renamed]
     if len(values) > 1:
-        scores[f"{named}_std"] = Repeats.of(values).deviation
+        deviation = Repeats.of(values, ddof=plan.protocol.repeats_ddof).deviation
+        scores[f"{named}_std"] = deviation
     repeats = [
-        {"seed": plan.seed + i, "score": named, "value": value} for i, value in enumerate(values)
+        {
+            "seed": made.maker.seed,
+            "score": named,
+            "value": value,
+            "real": made.reference and made.reference.provenance["fingerprint"],
+        }
+        for made, value in zip(sets, values, strict=True)
     ]
     return scores, repeats
+
+
+def score_probabilities(
+    sets: Sequence[np.ndarray], protocol: Protocol, *, name: str
+) -> dict[str, float]:
+    """Inception scores of [n v] for each repeat: their means, `_std` the deviation over several."""
+    found = [score_classes(rows, rule=protocol.inception, name=name) for rows in sets]
+    scores = {key: float(np.mean([one[key] for one in found])) for key in found[0]}
+    if len(found) > 1:
+        for key in [key for key in scores if not key.endswith("_std")]:
+            values = [one[key] for one in found]
+            deviation = Repeats.of(values, ddof=protocol.repeats_ddof).deviation
+            scores[f"{key}_std"] = deviation
+    return scores
 
 
 def name_set(plan: Plan) -> str:

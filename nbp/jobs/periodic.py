@@ -69,7 +69,6 @@ class PeriodicScore:
             rule,
             size=self._reading.data.size,
             pixels=maker.pixels,
-            fps=self._config.sampling.fps,
         )
         with self._devices.context():
             rows = self._features.extractor(clips).astype(np.float32)

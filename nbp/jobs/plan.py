@@ -30,6 +30,8 @@ from nbp.jobs.shards import Shard, split_shards
 
 Kind = Literal["ucf101", "k600", "folder"]
 FORMAT = 1  # of the plan and of prepare.json
+# Options that older plans and datasets do not name, as they were then.
+ADDED = {"resize": "bicubic", "long_side": "round"}
 # In the work folder: a finished dataset is being replaced at the user's wish.
 REPLACING = "replacing"
 MAX_SHARD = 10**6  # files
@@ -271,6 +273,7 @@ def _read_plan(file: Path) -> Plan:
 
 def compare_options(old: Mapping[str, Any], new: Mapping[str, Any], place: Path) -> None:
     """ConfigError, which names both sides, unless the options are equal."""
+    old = {**ADDED, **old}  # as it was before there was a choice
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if keys:
         sides = "; ".join(f"{key} was {old.get(key)!r}, now {new.get(key)!r}" for key in keys)

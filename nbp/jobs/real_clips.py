@@ -18,10 +18,28 @@ from nbp.config import Config
 from nbp.data.pipeline import PipelineSpec, read_examples
 from nbp.data.records import PREPARED, DecodeRecord
 from nbp.data.sources import BadVideos
-from nbp.data.transforms import Crop, Record, Transform
-from nbp.data.video import resample_frames
+from nbp.data.transforms import Transform
+from nbp.data.video import VideoInfo, resample_frames
 from nbp.errors import ConfigError, DataError
+from nbp.evaluation.drawing import (
+    Draws,
+    WindowList,
+    draw_clips,
+    draw_loader_starts,
+    order_by_path,
+    sorts_by_path,
+    take_repeat,
+)
 from nbp.evaluation.rules import NAMED, ClipRule, Protocol
+from nbp.jobs.drawn_clips import (
+    ChosenItems,
+    CropPlace,
+    FlipPlace,
+    JoinedSources,
+    ListedItems,
+    ReadPlace,
+)
+from nbp.jobs.reading import apply_rule, find_needed_size
 
 # Fields of a rule that are keys of `data` as well.
 KEYS = ("frames", "size", "fps", "spatial")
@@ -59,7 +77,7 @@ def choose_rule(
             for split in wanted
             if split not in splits
         ]
-        problems += check_prepared(rule, prepared)
+        problems += check_prepared(rule, prepared, find_needed_size(protocol))
     problems += [
         f"it fixes {key} at {fixed[key]!r}, so --config.{key}={text} cannot be"
         for key, text in overrides.items()
@@ -71,15 +89,18 @@ def choose_rule(
     return protocol, dataclasses.replace(config, data=dataclasses.replace(data, **changes))
 
 
-def check_prepared(rule: ClipRule, prepared: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a prepared data set: another split, or pixels that are lost."""
+def check_prepared(rule: ClipRule, prepared: Mapping[str, Any], needed: int | None) -> list[str]:
+    """What is wrong with a prepared data set: another split, or pixels that are lost.
+
+    needed: the px at which its clips are read.
+    """
     problems = []
     if rule.dataset == "ucf101" and prepared["split"] != 1:
         problems.append(f"it needs split 1 of UCF101, this is {prepared['split']}: --split 1")
     fit, size = prepared["fit"], prepared["size"]
-    if fit != "native" and rule.size is not None and size < rule.size:
+    if fit != "native" and needed is not None and size < needed:
         problems.append(
-            f"its clips of {rule.size} px are stored at {size}: nbp.prepare --size {rule.size}"
+            f"its clips of {needed} px are stored at {size}: nbp.prepare --size {needed}"
         )
     if fit == "squash" and rule.spatial == "crop":
         problems.append("it cuts squares, and the stored clips are squashed: omit --squash")
@@ -101,23 +122,42 @@ def read_prepared(config: Config) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RealClips:
-    """The clips of one evaluation: row `rows[i]` of the source is clip i.
+    """The clips of one evaluation: clip i is of row `draws.rows[i]` of the source.
 
-    complete: how many clips the protocol scores; fewer `rows` make another score. distinct: clip i
-    is the same as clip i % distinct. skipped: videos that were known as unusable beforehand, and
-    are not among the rows. missing: listed videos that are not there. train: the training split.
+    complete: how many clips the protocol scores; fewer rows make another score. limit: that many
+    were asked for. starts: first frame of each example, where the protocol's loader draws it.
+    skipped: videos that were known as unusable beforehand, and are not among the
+    rows. missing: listed videos that are not there. train: the training split.
     """
 
     config: Config
     data: datasets.ClipData
-    rows: np.ndarray
+    draws: Draws
     complete: int
+    limit: int | None
+    starts: np.ndarray | None
     seed: int
     skipped: int
-    distinct: int
     rule: ClipRule
     missing: int
     train: datasets.ClipData
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The row of each clip."""
+        return self.draws.rows
+
+    @property
+    def distinct(self) -> int:
+        """Clip i is the same as clip i % distinct."""
+        return self.draws.distinct
+
+    def of_repeat(self, repeat: int) -> "RealClips":
+        """The clips of a repeat of the evaluation: others where the protocol takes others."""
+        if not take_repeat(self.rule, repeat):
+            return self
+        draws = draw_limited(self.rule, len(self.data.source), self.seed, repeat, self.limit)
+        return dataclasses.replace(self, draws=draws)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -136,7 +176,8 @@ class RealClips:
     @functools.cached_property
     def chosen(self) -> datasets.ClipData:
         """The rows as data of their own."""
-        return dataclasses.replace(self.data, source=_Chosen(self.data.source, self.rows))
+        source = ChosenItems(self.data.source, self.draws, self.rule, self.seed, self.starts)
+        return dataclasses.replace(self.data, source=source)
 
     def batches(self, batch: int) -> Iterator[dict[str, np.ndarray]]:
         """ "video", "label" and "index" (of the clip) in order; the last may be shorter."""
@@ -173,13 +214,15 @@ class RealClips:
 
     def provenance(self) -> dict[str, Any]:
         """What the clips are, for the report."""
-        data = self.config.data
+        data, source = self.config.data, self.data.source
+        items = isinstance(source, ListedItems)
         return {
             "kind": data.kind,
             "root": data.root,
-            "fingerprint": self.data.source.fingerprint,
+            "fingerprint": source.fingerprint,
             "prepared": read_prepared(self.config),
-            "videos": len(self.data.source),
+            "videos": len(source.order if items else source),
+            **({"windows": len(source)} if items and source.windows is not None else {}),
             **datasets.describe_clips(self.config),
         }
 
@@ -189,149 +232,77 @@ def open_clips(config: Config, protocol: Protocol, limit: int | None) -> RealCli
     (rule,) = protocol.clips
     train, data = datasets.make_data(config)
     if "+" in rule.split:
-        data = dataclasses.replace(data, source=Joined((train.source, data.source)))
+        data = dataclasses.replace(data, source=JoinedSources((train.source, data.source)))
     missing = max(0, (rule.videos or 0) - len(data.source))
-    if rule.window == "all":
-        scored = protocol.features and protocol.features.frames
-        source = cut_windows(data.source, frames=config.data.frames, step=scored or 1)
-        data = dataclasses.replace(data, source=source)
-    total = len(data.source)
-    rows = choose_rows(rule, total, protocol.seed)
-    complete = rule.clips or rule.videos or len(rows)
-    distinct = min(len(rows), total) if rule.duplicates == "cycle" else len(rows)
+    starts = None
+    if sorts_by_path(rule) or rule.window in ("all", "loader"):
+        data, starts, lost = list_items(data, rule, config, seed=protocol.seed)
+        missing += lost
+    draws = draw_limited(rule, len(data.source), protocol.seed, 0, None)
+    complete = rule.clips or rule.videos or len(draws)
     if rule.limit == "validation_clips":
-        rows = rows[: config.data.validation_clips]
-        complete = len(rows)
-    if limit is not None and limit < len(rows):
-        rows = rows[np.arange(limit) * len(rows) // limit]
-        distinct = limit
-    if rule.window != "centre" or rule.crop != "centre" or rule.short != "left out":
+        draws = draws.first(config.data.validation_clips)
+        complete = len(draws)
+    if limit is not None:
+        draws = draws.spread(limit)
+    if rule.split != "held out":
         data = dataclasses.replace(data, transforms=make_transforms(config, rule))
+    transforms = apply_rule(data.transforms, rule, config.data.size)
+    data = dataclasses.replace(data, transforms=transforms)
     skipped = len(data.bad_videos or ())
     return RealClips(
-        config, data, rows, complete, protocol.seed, skipped, distinct, rule, missing, train
+        config,
+        data,
+        draws,
+        complete,
+        limit,
+        starts,
+        protocol.seed,
+        skipped,
+        rule,
+        missing,
+        train,
     )
 
 
-def choose_rows(rule: ClipRule, total: int, seed: int) -> np.ndarray:
-    """The row of each clip: all `total` once, then duplicates up to `rule.clips`."""
-    count = rule.clips or total
-    rows = np.arange(total)
-    if rule.order == "shuffled":
-        rows = np.random.default_rng(seed).permutation(total)
-    if count <= total or rule.duplicates == "none":
-        return rows[:count]
-    if rule.duplicates == "cycle":
-        return rows[np.arange(count) % total]
-    rng = np.random.default_rng(seed)
-    while len(rows) < count:
-        more = min(count - len(rows), total)
-        rows = np.concatenate([rows, rng.choice(total, more, replace=False)])
-    return rows
+def draw_limited(rule: ClipRule, total: int, seed: int, repeat: int, limit: int | None) -> Draws:
+    """The clips of a repeat, or `limit` of them, spread evenly."""
+    draws = draw_clips(rule, total, seed, repeat=take_repeat(rule, repeat))
+    return draws if limit is None else draws.spread(limit)
 
 
 def make_transforms(config: Config, rule: ClipRule) -> tuple[Transform, ...]:
-    """How prepared records become clips where a rule reads them otherwise than an evaluation."""
+    """How prepared records, each with its `Place`, become the clips of a rule."""
     decode, *cut = datasets.make_transforms(config, training=False)
     assert isinstance(decode, DecodeRecord)
-    decode = dataclasses.replace(decode, random=rule.window == "random")
-    crops = tuple(Crop(config.data.size, random=rule.crop == "random") for _ in cut)
-    return (BlackEnd(decode) if rule.short == "black" else decode, *crops)
+    read = ReadPlace(decode, rule.counted or decode.frames, black=rule.short == "black")
+    return (read, *(CropPlace(config.data.size, rule.margin) for _ in cut), FlipPlace())
 
 
-@dataclass(frozen=True)
-class BlackEnd:
-    """Decodes what a short video has and fills the clip up with black frames."""
-
-    decode: DecodeRecord
-
-    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
-        info, wanted = record["info"], self.decode.frames
-        there = min(wanted, len(resample_frames(info.frames, info.fps, self.decode.fps)))
-        if there == 0:
-            return self.decode(record, rng)  # says so
-        decoded = dataclasses.replace(self.decode, frames=there)(record, rng)
-        ends = ((0, wanted - there), (0, 0), (0, 0), (0, 0))
-        return {**decoded, "video": np.pad(decoded["video"], ends)}
-
-
-class _Source:
-    """What sources that are made of others have in common."""
-
-    source: Any
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return self.source.label_names
-
-
-@dataclass(frozen=True)
-class _Chosen(_Source):
-    """Rows of a source in another order, or some of them more than once."""
-
-    source: Any
-    rows: np.ndarray
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        return f"{self.source.fingerprint}-{datasets.hash_settings({'rows': self.rows.tolist()})}"
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.source[int(self.rows[index])]
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Sources of the same classes, one after the other."""
-
-    sources: tuple[Any, ...]
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return self.sources[0].label_names
-
-    @property
-    def fingerprint(self) -> str:
-        return "+".join(source.fingerprint for source in self.sources)
-
-    def __len__(self) -> int:
-        return sum(map(len, self.sources))
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        for source in self.sources:
-            if index < len(source):
-                return source[index]
-            index -= len(source)
-        raise IndexError(index)
-
-
-@dataclass(frozen=True)
-class Windows(_Source):
-    """Windows of a source's videos: (row, share of the possible starts) of each."""
-
-    source: Any
-    places: tuple[tuple[int, float], ...]
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        return f"{self.source.fingerprint}-{datasets.hash_settings({'windows': self.places})}"
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row, start = self.places[index]
-        return {**self.source[row], "window": start}
-
-
-def cut_windows(source: Any, *, frames: int, step: int) -> Windows:
-    """All windows of `frames` frames that start at multiples of `step`, at the videos' own rate."""
-    places = []
+def list_items(
+    data: datasets.ClipData, rule: ClipRule, config: Config, *, seed: int
+) -> tuple[datasets.ClipData, np.ndarray | None, int]:
+    """What a rule draws from: windows, or videos in the order of their paths; the first frames of
+    examples where they follow from the lengths of all; and how many videos have no windows because
+    they cannot be read. Reads every record.
+    """
+    source = data.source
+    lengths, paths, unread = [], [], 0
     for row in range(len(source)):
-        starts = source[row]["info"].frames - frames + 1
-        # In the middle of its share, where rounding cannot move it.
-        places += [(row, (start + 0.5) / starts) for start in range(0, starts, step)]
-    return Windows(source, tuple(places))
+        try:
+            record = source[row]
+        except DataError:
+            if config.data.bad_records == "stop":
+                raise
+            # Its place in the list is that of its neighbour; reading it is what fails later.
+            record = {"info": VideoInfo(0, 1.0, 0, 0), "path": paths[-1] if paths else ""}
+            unread += 1
+        info = record["info"]
+        lengths.append(len(resample_frames(info.frames, info.fps, config.data.fps or None)))
+        paths.append(str(record["path"]))
+    order = order_by_path(rule, paths) if sorts_by_path(rule) else np.arange(len(source))
+    ordered, windows = np.array(lengths, np.int64)[order], None
+    if rule.window == "all":
+        windows = WindowList(ordered, rule.counted or config.data.frames, rule.step)
+    items = dataclasses.replace(data, source=ListedItems(source, order, windows))
+    return items, draw_loader_starts(rule, ordered, seed), unread if windows is not None else 0

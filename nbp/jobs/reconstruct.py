@@ -22,6 +22,7 @@ from nbp.evaluation.batches import fill_batch
 from nbp.evaluation.figures import write_frame_curve
 from nbp.evaluation.fvd import FeatureExtractor
 from nbp.evaluation.perceptual import LpipsScorer
+from nbp.evaluation.pixels import to_bytes
 from nbp.evaluation.scores import (
     BadClip,
     CodeCounter,
@@ -31,6 +32,7 @@ from nbp.evaluation.scores import (
 )
 from nbp.jobs.clip_files import GRID_SIDE, write_grid
 from nbp.jobs.progress import Progress
+from nbp.jobs.reading import score_pixels
 from nbp.jobs.real_clips import RealClips
 from nbp.models.tokenizer import TokenizerNetwork, round_pixels
 from nbp.shapes import Clips, Float, PyTree
@@ -82,10 +84,11 @@ class Codec:
 
         self._reconstruct = jax.jit(reconstruct)
 
-    def start(self, video: Clips) -> tuple[jax.Array, ...]:
+    def start(self, video: np.ndarray) -> tuple[jax.Array, ...]:
         """Codes, pixels in [0, 1] and bytes of at most `batch` clips, being computed.
 
-        They have `batch` rows; those after the clips mean nothing.
+        video: bytes, or floats in [0, 1]. Found are `batch` rows; those after the clips mean
+        nothing.
         """
         return self._reconstruct(self._params, self._place(fill_batch(video, self.batch)))
 
@@ -129,16 +132,21 @@ def score_reconstruction(
     counter = CodeCounter(codec.codes)
     worst = WorstClips(WORST)
     extractor = measures.extractor
-    moments = None if extractor is None else PairedMoments(extractor.dimensions)
+    moments = None
+    if extractor is not None:
+        moments = PairedMoments(extractor.dimensions, ddof=extractor.rule.ddof)
     distances: list[float] = []
     shown: list[tuple[Clips, Clips]] = []
 
     def finish(rows: Rows, tokens: jax.Array, pixels: jax.Array, decoded: jax.Array) -> None:
-        video, count = rows["video"], len(rows["video"])
+        video, count = to_bytes(rows["video"]), len(rows["video"])
         outputs = np.asarray(decoded)[:count]
         if extractor is not None and moments is not None:
             known = measures.real
-            real = extractor(video) if known is None else known[rows["index"]].astype(np.float64)
+            if known is None:
+                real = extractor(score_pixels(rows["video"], clips.rule))
+            else:
+                real = known[rows["index"]].astype(np.float64)
             moments.add(real, extractor(pixels[:count]))
         if measures.lpips is not None:
             distances.extend(measures.lpips(video, outputs).tolist())

@@ -20,13 +20,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any, Literal
 
 import numpy as np
 
 from nbp.data.coding import ClipEncoder, Coding
 from nbp.data.files import VideoError
-from nbp.data.transforms import ShortSide, Squash, resize_frame
+from nbp.data.resize import Kernel, LongSide, Scaling, scale_frame
 from nbp.data.video import (
     MAX_FRAMES,
     MAX_PIXELS,
@@ -70,6 +70,7 @@ class Recipe:
     fit: "short" scales the short side down to `size` and keeps the aspect ratio (smaller files
         stay as they are), "squash" scales to size x size as the official loader does, "native"
         keeps the size of the source.
+    resize, long_side: the kernel that scales, and how the side that is not given becomes whole.
     min_frames, fps: files with fewer than `min_frames` frames at `fps` are left out as too short.
     """
 
@@ -78,6 +79,8 @@ class Recipe:
     fit: Fit = "short"
     min_frames: int = 17
     fps: float | None = None
+    resize: Kernel = "bicubic"
+    long_side: LongSide = "round"
 
     def __post_init__(self) -> None:
         check_number("size", self.size, 1, math.isqrt(MAX_PIXELS))
@@ -86,17 +89,24 @@ class Recipe:
             check_number("fps", self.fps, MIN_RATE, MAX_RATE)
 
     def target(self, height: int, width: int) -> tuple[int, int]:
-        match self.fit:
-            case "native":
-                return height, width
-            case "squash":
-                return Squash(self.size).target(height, width)
-            case "short":
-                if min(height, width) <= self.size:
-                    return height, width
-                return ShortSide(self.size).target(height, width)
-            case _:
-                assert_never(self.fit)
+        """The stored height and width of a file of this size."""
+        if self.fit == "native" or (self.fit == "short" and min(height, width) <= self.size):
+            return height, width
+        scaling = Scaling(self.size, squash=self.fit == "squash", long_side=self.long_side)
+        return scaling.target(height, width)
+
+    def scale(self, frame: Any, width: int | None = None, turned: bool = False) -> np.ndarray:
+        """A decoded frame, of PyAV or RGB [h w 3], as RGB at its target's size.
+
+        width: that the frame has with square pixels; None: its own. turned: the target is that of
+        the frame with height and width exchanged.
+        """
+        height, own = (
+            frame.shape[:2] if isinstance(frame, np.ndarray) else (frame.height, frame.width)
+        )
+        sides = (height, width or own)
+        target = self.target(*(sides[::-1] if turned else sides))
+        return scale_frame(frame, *(target[::-1] if turned else target), kernel=self.resize)
 
 
 @dataclass(frozen=True)
@@ -113,16 +123,15 @@ def reencode_video(path: str | Path, recipe: Recipe) -> Stored:
     name = os.fspath(path)
     digest = _hash_file(name)
     encoder: list[ClipEncoder] = []
+    # FFmpeg's kernel starts from the decoded YUV, the others from the upright picture.
+    early = recipe.resize == "swscale-bilinear" and recipe.fit != "native"
 
     def begin(rate: float) -> Any:
         encoder.append(ClipEncoder(recipe.coding, rate))
+        add = encoder[0].add
+        return add if early else lambda frame: add(recipe.scale(frame))
 
-        def take(frame: np.ndarray) -> None:
-            encoder[0].add(resize_frame(frame, *recipe.target(*frame.shape[:2])))
-
-        return take
-
-    info = read_frames(name, begin)
+    info = read_frames(name, begin, scale=recipe.scale if early else None)
     stored = VideoInfo(info.frames, info.fps, *encoder[0].size, notes=info.notes)
     if len(resample_frames(info.frames, info.fps, recipe.fps)) < recipe.min_frames:
         raise too_short(name, info, frames=recipe.min_frames, fps=recipe.fps)

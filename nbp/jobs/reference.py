@@ -22,8 +22,8 @@ from nbp.evaluation.statistics import FeatureSet
 from nbp.evaluation.stream import Spectra
 from nbp.jobs.chunks import CHUNK, Arrays, ChunkStore, fill_stores
 from nbp.jobs.generate import measure_features
+from nbp.jobs.reading import score_pixels
 from nbp.jobs.real_clips import RealClips
-from nbp.shapes import Clips
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def measure_reference(
     def make(numbers: np.ndarray, lacking: Any) -> list[Arrays]:
         del lacking
         rows = clips.read(numbers.tolist())
-        video = rows["video"]
+        video = score_pixels(rows["video"], clips.rule)
         return [
             {
                 "label": rows["label"].astype(np.int32),
@@ -81,7 +81,7 @@ def measure_reference(
     found = store.load_all()
     order = np.arange(len(clips.rows)) % clips.distinct
     return Reference(
-        join_features(found, order),
+        join_features(found, order, ddof=extractor.rule.ddof),
         found["label"][order],
         found["hash"][order],
         clips.distinct,
@@ -95,16 +95,16 @@ def measure_reference(
     )
 
 
-def join_features(arrays: Arrays, order: np.ndarray) -> FeatureSet:
-    """The features and spectra of a store, in an order of its items."""
+def join_features(arrays: Arrays, order: np.ndarray, *, ddof: int = 1) -> FeatureSet:
+    """The features and spectra of a store, in an order of its items; ddof: see `FeatureSet`."""
     parts = [arrays.get(f"stream_{name}") for name in Spectra.names()]
     spectra = None
     if parts[0] is not None:
         spectra = Spectra(*(np.asarray(part, np.float64)[order] for part in parts))
-    return FeatureSet(arrays["features"][order], CHUNK, spectra)
+    return FeatureSet(arrays["features"][order], CHUNK, spectra, ddof)
 
 
-def hash_clips(clips: Clips) -> np.ndarray:
+def hash_clips(clips: np.ndarray) -> np.ndarray:
     """64 bits for the pixels of each clip: equal ones are equal clips, but for chance."""
     digests = [hashlib.sha256(np.ascontiguousarray(clip).tobytes()).digest()[:8] for clip in clips]
     return np.frombuffer(b"".join(digests), np.uint64)

@@ -124,7 +124,7 @@ def load_features(
                 f"{about['detector']} ({weights.origin['file']}); {describe_remedy(rule.detector)}"
             )
         weights = Weights(weights.params, {**weights.origin, **about})
-        spec = replace(network.spec, epsilon=about["epsilon"])
+        spec = replace(network.spec, epsilon=rule.epsilon or about["epsilon"])
         network = replace(network, spec=spec)
     weights.origin["epsilon"] = network.spec.epsilon
     extractor = FeatureExtractor(network, copy(weights.params), rule, place=place)

@@ -31,6 +31,7 @@ from nbp.nn.vq import Vq
 from nbp.shapes import Array, Float, Int, PyTree, UInt8
 
 RGB = 3
+Pixels = UInt8[Array, "b t h w c"] | Float[Array, "b t h w c"]
 
 
 @jax.tree_util.register_dataclass
@@ -306,8 +307,10 @@ class _Maker:
         return FrameGroupNorm(channels, self.spec.groups, self.spec.dtype)
 
 
-def scale_pixels(video: UInt8[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-    """Pixels 0..255 as floats in [0, 1]."""
+def scale_pixels(video: Pixels) -> Float[Array, "b t h w c"]:
+    """Pixels 0..255 as floats in [0, 1]; floats are there already."""
+    if jnp.issubdtype(video.dtype, jnp.floating):
+        return video
     return video.astype(jnp.float32) / 255.0
 
 
@@ -333,10 +336,10 @@ class TokenizerNetwork(Network[Tokenizer]):
     def encode(
         self,
         params: PyTree,
-        video: UInt8[Array, "b t h w c"],
+        video: Pixels,
         cache: FrameCache | None = None,
     ) -> Int[Array, "b T H W"]:
-        """Codes of clips with pixels 0..255."""
+        """Codes of clips with pixels 0..255, or floats in [0, 1]."""
         return self.bind(params).encode(scale_pixels(video), cache)
 
     def decode(
@@ -347,6 +350,12 @@ class TokenizerNetwork(Network[Tokenizer]):
     ) -> UInt8[Array, "b t h w c"]:
         """Clips with pixels 0..255 of codes."""
         return round_pixels(self.bind(params).decode(codes, cache))
+
+    def decode_floats(
+        self, params: PyTree, codes: Int[Array, "b T H W"]
+    ) -> Float[Array, "b t h w c"]:
+        """Clips in [0, 1] of codes, before they are rounded to bytes."""
+        return self.bind(params).decode(codes)
 
     def update_codebook(self, params: PyTree, statistics: PyTree) -> PyTree:
         """Moves the codebook by the statistics of a `Reconstruction`; without one, `params`."""

@@ -41,6 +41,7 @@ def make_key(seed: int) -> Array:
 class Samples:
     """`videos` uint8 [n t h w c] in 0..255 and `tokens` int32 [n T H W], codes of the grid.
 
+    Of a sampler of floats `videos` is float32 in [0, 1].
     passes: int32 [n], passes of the generator that each clip took.
     """
 
@@ -77,7 +78,7 @@ class Sampler:
     `generator_params` are as in training, or laid out for decoding (`Sampler.laid_out`), which
     needs half the memory. weights, cache: their types, see `nbp.nn.decoding`. With a mesh a batch
     is split over `data` and `fsdp`, and the work on a clip over `tensor`; without one `place` puts
-    the rows of a batch where the parameters are.
+    the rows of a batch where the parameters are. floats: clips are not rounded to bytes.
     """
 
     generator: GeneratorNetwork
@@ -92,6 +93,7 @@ class Sampler:
     cache: CacheType = "compute"
     mesh: Mesh | None = None
     place: Callable[[Any], Any] = np.asarray
+    floats: bool = False
 
     def sample(
         self,
@@ -226,8 +228,8 @@ class Sampler:
 
     @functools.cached_property
     def decode(self) -> Any:
-        """The compiled tokenizer: (its parameters, codes [b T H W]) -> clips of bytes."""
-        return jax.jit(self.tokenizer.decode)
+        """The compiled tokenizer: (its parameters, codes [b T H W]) -> clips."""
+        return jax.jit(self.tokenizer.decode_floats if self.floats else self.tokenizer.decode)
 
     @functools.cache  # noqa: B019 - lives as long as the compiled programs
     def draw_program(self, given: int) -> Any:

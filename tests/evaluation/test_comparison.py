@@ -46,13 +46,23 @@ def test_equal_protocols_are_shown_with_their_differences(tmp_path: Path) -> Non
     [
         ({"features": {"sha256": "b"}}, "features.sha256 'a' and 'b'"),
         ({"features": None}, "features {'sha256': 'a'} and None"),
-        ({"protocol": {**make_report()["protocol"], "version": 2}}, "version 1 and 2"),
+        ({"protocol": {**make_report()["protocol"], "name": "q"}}, "name 'p' and 'q'"),
         ({"protocol": {**make_report()["protocol"], "clips": [{}]}}, "clips.0..fps 8.0 and None"),
     ],
 )
 def test_other_protocols_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         compare(tmp_path, make_report(), make_report(**change))
+
+
+def test_another_version_of_a_protocol_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Whatever fields the older record had: nobody wants to read them all."""
+    newer = {**make_report()["protocol"], "version": 2, "clips": [{"fps": 9.0, "order": "ranks"}]}
+    with pytest.raises(ConfigError) as caught:
+        compare(tmp_path, make_report(), make_report(protocol=newer))
+    assert "protocol p v1 and v2 are different ones" in str(caught.value)
+    assert "order" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"protocol": 1, "scores": {}}'])

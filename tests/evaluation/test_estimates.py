@@ -14,6 +14,7 @@ from nbp.evaluation.estimates import Repeats, check_features
 
 def test_repeats_are_summarized():
     values = [3.0, 5.0, 4.5, 9.0]
+    assert Repeats.of(values, ddof=0).deviation == pytest.approx(statistics.pstdev(values))
     repeats = Repeats.of(values)
     assert repeats.mean == pytest.approx(statistics.mean(values))
     assert repeats.deviation == pytest.approx(statistics.stdev(values))

@@ -132,3 +132,15 @@ def test_bad_input_is_refused():
     rows[5, 2] = np.nan
     with pytest.raises(NonFiniteError, match=r"1 of 8 .* number 5"):
         good.add(rows)
+
+
+def test_the_divisor_of_the_covariances_is_a_choice():
+    """LARP's code divides by n: against scipy's root of its own covariances."""
+    first, second = draw(20, 40, 5), draw(21, 30, 5) * 1.3 + 0.2
+    covariances = [np.cov(x, rowvar=False, ddof=0) for x in (first, second)]
+    difference = first.mean(axis=0) - second.mean(axis=0)
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
+    want = difference @ difference + np.trace(covariances[0] + covariances[1] - 2 * root)
+    moments = Moments.of(first), Moments.of(second)
+    assert frechet_distance(*moments, ddof=0) == pytest.approx(want, rel=1e-9)
+    assert frechet_distance(*moments) != pytest.approx(want, rel=1e-3)

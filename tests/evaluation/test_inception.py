@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inception score against its definition, its bounds and hand-made cases."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from nbp.evaluation.inception import (
     prepare_c3d,
     score_classes,
 )
+from nbp.evaluation.published import STYLEGANV_INCEPTION, TGAN2_INCEPTION
+from nbp.evaluation.rules import InceptionRule
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.nn.conv3d import taps_conv
 
@@ -51,8 +55,65 @@ def test_clips_in_the_order_of_their_classes_score_as_in_any():
     sure = np.eye(10)[np.repeat(np.arange(10), 100)]
     assert inception_score(sure).value == pytest.approx(1)
     found = score_classes(sure, name="x")
-    assert found["x"] > 9
-    assert 0 < found["x_std"] < 0.5
+    assert found["x_parts_1"] == pytest.approx(10)
+    assert found["x_parts_10"] > 9
+    assert 0 < found["x_parts_10_std"] < 0.5
+
+
+def draw_rows(count):
+    return np.random.default_rng(5).dirichlet(np.full(7, 0.3), count)
+
+
+def test_scores_of_a_rule_are_those_of_the_repositories():
+    """One part in MAGVIT and (ten loops of it) TGAN2, ten shuffled ones in StyleGAN-V."""
+    rows = draw_rows(60)
+    whole = InceptionRule((1,), shuffle=None)
+    assert score_classes(rows, rule=whole) == {
+        "inception_score": pytest.approx(inception_score(rows, splits=1).value),
+        "inception_score_std": 0.0,
+    }
+    loops = InceptionRule((1,), clips=20, loops=3, shuffle=None)
+    values = [inception_score(rows[i : i + 20], splits=1).value for i in (0, 20, 40)]
+    found = score_classes(rows, rule=loops)
+    assert found["inception_score"] == pytest.approx(np.mean(values))
+    assert found["inception_score_std"] == pytest.approx(np.std(values))
+    shuffled = rows.copy()
+    np.random.RandomState(42).shuffle(shuffled)  # what StyleGAN-V calls
+    ten = inception_score(shuffled, splits=10)
+    found = score_classes(rows)
+    assert found["inception_score_parts_10"] == pytest.approx(ten.value)
+    assert found["inception_score_parts_10_std"] == pytest.approx(ten.error)
+    with pytest.raises(ValueError, match="of 60 clips, not of 59"):
+        score_classes(rows[:59], rule=loops)
+    assert (TGAN2_INCEPTION.loops, STYLEGANV_INCEPTION.shuffle) == (10, 42)
+
+
+def test_the_number_of_parts_moves_the_score():
+    """2,048 clips of 101 classes, each 0.99 certain: one part is far above ten."""
+    rows = np.full((2_048, 101), 0.01 / 100)
+    rows[np.arange(2_048), np.random.default_rng(0).integers(0, 101, 2_048)] = 0.99
+    found = score_classes(rows)
+    assert found["inception_score_parts_1"] == pytest.approx(88.8, abs=1)
+    assert found["inception_score_parts_10"] == pytest.approx(70.7, abs=1.5)
+
+
+def test_whole_frames_are_squashed_with_aligned_corners():
+    """As Chainer scales: pixel i of n comes from i (length - 1) / (n - 1), nothing is cut off."""
+    clip = np.random.default_rng(2).integers(0, 256, (2, 1, 24, 31, 3), dtype=np.uint8)
+    found = np.asarray(prepare_c3d(clip, SPEC, "squash"))
+    assert found.shape == (2, 1, 16, 16, 3)
+    rows, columns = (np.linspace(0, length - 1, 16) for length in (24, 31))
+    for y, x in ((0, 0), (15, 15), (7, 3), (1, 14)):
+        low, left = min(int(rows[y]), 22), min(int(columns[x]), 29)
+        down, right = rows[y] - low, columns[x] - left
+        square = clip[:, 0, low : low + 2, left : left + 2].astype(float)
+        upper, lower = (
+            square[:, row, 0] * (1 - right) + square[:, row, 1] * right for row in (0, 1)
+        )
+        want = upper * (1 - down) + lower * down
+        np.testing.assert_allclose(found[:, 0, y, x], want, atol=1e-3)
+    same = np.broadcast_to(np.arange(16, dtype=np.uint8)[:, None, None], (1, 1, 16, 16, 3))
+    np.testing.assert_allclose(prepare_c3d(same, SPEC, "squash"), same, atol=1e-4)
 
 
 SPEC = C3dSpec(
@@ -91,5 +152,7 @@ def test_probabilities_of_clips():
     assert np.abs(found[0] - found[1]).max() > 1e-4
     np.testing.assert_allclose(classes(clips[:, :16]), found, atol=1e-6)
     assert np.abs(classes(clips[:, 1:]) - found).max() > 1e-4
+    squashed = dataclasses.replace(classes, preparation="squash")
+    assert np.abs(squashed(clips) - found).max() > 1e-5
     with pytest.raises(ValueError, match="it needs 16"):
         classes(clips[:, :15])

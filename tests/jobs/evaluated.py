@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workdirs and features for tests of evaluations: random weights, nothing is trained."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 from nbp import build, datasets
 from nbp.config import Config, load_config
 from nbp.data.records import PREPARED
+from nbp.evaluation.rules import ClipRule, Protocol
 from nbp.interop.identity import FILES
 from nbp.jobs.workdir import CONVERTED, adopt_config, read_config, save_labels, write_text
 from nbp.models.i3d import I3dNetwork, I3dSpec
@@ -79,6 +81,30 @@ def make_features(folder: Path, network: I3dNetwork, *, kind: str, known: str = 
     origin |= {"blob": blobs.get(known, "0" * 40)} if known != "old" else {}
     write_text(folder / "i3d" / CONVERTED, json.dumps(origin))
     return folder
+
+
+def shrink_protocol(protocol: Protocol, *, clips: int = 12, frames: int = 11) -> Protocol:
+    """A published protocol for toy data: six videos a split, clips of 16 px and of fewer frames.
+
+    What it draws, reads, pairs, stores and repeats stays its own.
+    """
+    scored = frames - 1
+
+    def shrink(rule: ClipRule) -> ClipRule:
+        videos = 9 if "+" in rule.split else 6
+        counted = None if rule.counted is None else scored
+        sizes = {"videos": videos, "frames": frames, "size": 16, "counted": counted}
+        count = None if rule.clips is None else clips
+        return dataclasses.replace(rule, **sizes, clips=count, step=min(rule.step, 5))
+
+    features, made = protocol.features, protocol.generation
+    if features is not None:
+        kept = frames if features.frames == protocol.clips[0].frames else scored
+        features = dataclasses.replace(features, frames=kept)
+    if made is not None:
+        made = dataclasses.replace(made, clips=clips, size=None)
+    rules = tuple(shrink(rule) for rule in protocol.clips)
+    return dataclasses.replace(protocol, clips=rules, features=features, generation=made)
 
 
 def make_prepared(folder: Path, splits: Mapping[str, int], *, frames: int = 20, **options: Any):

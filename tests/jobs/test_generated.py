@@ -14,10 +14,11 @@ import pytest
 
 from nbp import build, datasets, evaluate
 from nbp.errors import EXIT_USAGE, run_main
+from nbp.evaluation.drawing import draw_clips
 from nbp.evaluation.frechet import Moments, frechet_distance
 from nbp.evaluation.fvd import FeatureExtractor
 from nbp.evaluation.protocols import PROTOCOLS
-from nbp.evaluation.rules import FeatureRule, GenerationRule
+from nbp.evaluation.rules import FeatureRule, GenerationRule, Storage
 from nbp.jobs import chunks, weights
 from nbp.jobs.generate import Made, finish_clips
 from nbp.jobs.leaks import find_duplicates
@@ -94,7 +95,7 @@ def shrink(name: str, monkeypatch: pytest.MonkeyPatch, clips: int = 13) -> str:
     assert protocol.generation is not None
     assert protocol.features is not None
     rules = tuple(
-        dataclasses.replace(rule, videos=6, clips=clips, frames=9, size=16)
+        dataclasses.replace(rule, videos=6, clips=clips, frames=9, size=16, counted=None)
         for rule in protocol.clips
     )
     made = dataclasses.replace(protocol.generation, clips=clips, size=None)
@@ -159,12 +160,16 @@ def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_bits(
 
 
 def test_paired_labels_and_repeated_videos(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """nbp-ucf: 13 clips of six videos, which come again in their order, with their labels."""
+    """nbp-ucf: 13 clips of six videos, dealt to eight processes, with their labels."""
     report = run(labelled, shrink("nbp-ucf", monkeypatch), *FEATURES)
-    assert report["reference"]["distinct"] == 6
+    assert report["reference"]["distinct"] == 8
     assert report["reference"]["clips"] == 13
-    assert report["seed"] == 1234
-    assert [(row["label"], row["count"]) for row in report["per_class"]] == [("one", 7), ("two", 6)]
+    assert report["seed"] == 42
+    odd = int((draw_clips(PROTOCOLS["nbp-ucf"].clips[0], 6, 42).rows % 2).sum())
+    assert [(row["label"], row["count"]) for row in report["per_class"]] == [
+        ("one", 13 - odd),
+        ("two", odd),
+    ]
     assert report["deviations"] == ["features of random-i3d"]
     assert list(report["scores"]) == ["fvd_random_features"]
     # A smaller number is another score.
@@ -177,26 +182,22 @@ def test_paired_labels_and_repeated_videos(labelled: Path, monkeypatch: pytest.M
 def test_protocols_share_their_clips_and_repeat_them(
     labelled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """magvit-ucf has four repeats; tats-ucf scores a beginning of the first."""
-    names = [shrink("magvit-ucf", monkeypatch), shrink("tats-ucf", monkeypatch, clips=8)]
-    monkeypatch.setitem(
-        PROTOCOLS, "tats-ucf", dataclasses.replace(PROTOCOLS["tats-ucf"], repeats=1)
-    )
-    rules = [
-        dataclasses.replace(PROTOCOLS["tats-ucf"].clips[0], clips=8, duplicates="random", videos=6)
-    ]
-    shared = dataclasses.replace(PROTOCOLS["tats-ucf"], clips=tuple(rules))
-    monkeypatch.setitem(PROTOCOLS, "tats-ucf", shared)
+    """One of four repeats; tats-ucf scores a beginning of its first."""
+    names = [shrink("omni-ucf", monkeypatch), shrink("tats-ucf", monkeypatch, clips=8)]
+    first = PROTOCOLS["omni-ucf"]
+    rules = (dataclasses.replace(first.clips[0], duplicates="cycle", order="listed"),)
+    first = dataclasses.replace(first, repeats=4, clips=rules)
+    monkeypatch.setitem(PROTOCOLS, "omni-ucf", first)
     calls = count_draws(monkeypatch)
     flags = [f"--protocol={name}" for name in names]
     arguments = [*flags, "--workdir", str(labelled), *FEATURES, "--statistics=kvd,precision,stream"]
     evaluate.main(arguments)
     drawn = [numbers for numbers in calls if numbers[0] == 0]
-    magvit, tats = (json.loads((labelled / "report" / f"{n}.json").read_text()) for n in names)
-    values = [row["value"] for row in magvit["repeats"]]
-    assert [row["seed"] for row in magvit["repeats"]] == [0, 1, 2, 3]
-    assert magvit["scores"]["fvd_random_features"] == pytest.approx(np.mean(values))
-    assert magvit["scores"]["fvd_random_features_std"] == pytest.approx(np.std(values, ddof=1))
+    longer, tats = (json.loads((labelled / "report" / f"{n}.json").read_text()) for n in names)
+    values = [row["value"] for row in longer["repeats"]]
+    assert [row["seed"] for row in longer["repeats"]] == [0, 1, 2, 3]
+    assert longer["scores"]["fvd_random_features"] == pytest.approx(np.mean(values))
+    assert longer["scores"]["fvd_random_features_std"] == pytest.approx(np.std(values, ddof=1))
     assert {"kvd_random_features", "precision_random_features"} <= set(tats["scores"])
     assert 0 <= tats["scores"]["stream_random_temporal"] <= 1
     assert len(drawn) >= 4
@@ -247,7 +248,7 @@ def test_given_frames_are_those_of_the_real_clips(
         seconds=np.zeros(1, np.float32),
         real=np.full((1, 9, 16, 16, 3), 7, np.uint8),
     )
-    finished = finish_clips(made, rule, size=16, pixels=5, fps=8.0)
+    finished = finish_clips(made, rule, size=16, pixels=5)
     assert (finished[:, :5] == 7).all()
     assert (finished[:, 5:] == 0).all()
 
@@ -259,7 +260,7 @@ def test_stored_and_scaled_clips_stay_close() -> None:
     ramp = np.linspace(0, 255, 32).astype(np.uint8)
     clip = np.broadcast_to(ramp[None, None, None, :, None], (1, 9, 32, 32, 3)).copy()
     made = Made(clip, np.zeros(1), np.zeros(1), np.zeros(1))
-    found = finish_clips(made, GenerationRule(storage="mp4"), size=16, pixels=0, fps=8.0)
+    found = finish_clips(made, GenerationRule(storage=Storage(size=32)), size=16, pixels=0)
     assert found.shape == (1, 9, 16, 16, 3)
     want = clip.reshape(1, 9, 16, 2, 16, 2, 3).mean(axis=(3, 5))
     assert np.abs(found - want)[..., 2:-2, :].mean() < 6
@@ -376,10 +377,11 @@ def test_only_numbers_of_one_protocol_are_compared(
     assert f"{scores[1] - scores[0]:.4f}" in printed
     other = json.loads(files[1].read_text())
     other["protocol"]["clips"][0]["fps"] = 8.0
-    other["protocol"]["version"] = 2
-    files[1].write_text(json.dumps(other))
-    with pytest.raises(SystemExit) as caught:
-        run_main(evaluate.main, ["--compare", *map(str, files)])
-    assert caught.value.code == EXIT_USAGE
-    line = capsys.readouterr().err
-    assert "version 1 and 2; clips[0].fps 0.0 and 8.0" in line
+    for version, message in ((2, "clips[0].fps 0.0 and 8.0"), (1, "protocol tats-ucf v2 and v1")):
+        other["protocol"]["version"] = version
+        files[1].write_text(json.dumps(other))
+        with pytest.raises(SystemExit) as caught:
+            run_main(evaluate.main, ["--compare", *map(str, files)])
+        assert caught.value.code == EXIT_USAGE
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line

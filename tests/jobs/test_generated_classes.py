@@ -12,10 +12,12 @@ import pytest
 
 from nbp import build, evaluate
 from nbp.errors import run_main
-from nbp.evaluation.inception import ClassProbabilities, score_classes
+from nbp.evaluation.inception import ClassProbabilities, inception_score, score_classes
+from nbp.evaluation.protocols import PROTOCOLS
 from nbp.evaluation.rules import GenerationRule
 from nbp.jobs import chunks, weights
 from nbp.jobs.generate import ClipMeasure, Made, finish_clips
+from nbp.jobs.generated import score_probabilities
 from nbp.jobs.sample import SampleRequest, make_drawing
 from nbp.jobs.workdir import read_config, read_labels
 from nbp.models.c3d import C3dNetwork, C3dSpec
@@ -39,12 +41,26 @@ def test_a_chunk_holds_the_probabilities_of_the_scored_clips() -> None:
     videos = rng.integers(0, 256, (2, 16, 20, 20, 3), dtype=np.uint8)
     made = Made(videos, np.zeros((2, 1, 1, 1), int), np.array([0, 1]), np.zeros(2))
     rule = GenerationRule(2)
-    measure = ClipMeasure(rule, size=24, fps=8.0, codes=1, classes=classes)
+    measure = ClipMeasure(rule, size=24, codes=1, classes=classes)
     rows = measure(np.arange(1, 3), made)["classes"]
-    scaled = finish_clips(made, rule, size=24, pixels=0, fps=8.0)
+    scaled = finish_clips(made, rule, size=24, pixels=0)
     np.testing.assert_allclose(rows, classes(scaled), rtol=1e-5)
     assert np.abs(rows - classes(videos)).max() > 1e-4
-    assert "classes" not in ClipMeasure(rule, size=24, fps=8.0, codes=1)(np.arange(1, 3), made)
+    assert "classes" not in ClipMeasure(rule, size=24, codes=1)(np.arange(1, 3), made)
+
+
+def test_inception_scores_of_repeats_are_averaged_as_the_protocol_says() -> None:
+    """magvit-ucf: one part of each repeat's clips, the deviation over repeats divided by n."""
+    rng = np.random.default_rng(0)
+    sets = [rng.dirichlet(np.full(5, 0.3), 30) for _ in range(4)]
+    values = [inception_score(rows, splits=1).value for rows in sets]
+    assert score_probabilities(sets, PROTOCOLS["magvit-ucf"], name="x") == {
+        "x": pytest.approx(np.mean(values)),
+        "x_std": pytest.approx(np.std(values)),
+    }
+    assert set(score_probabilities(sets[:1], PROTOCOLS["nbp-ucf"], name="x")) == {
+        f"x_parts_{parts}{ending}" for parts in (1, 10) for ending in ("", "_std")
+    }
 
 
 @pytest.mark.slow
@@ -83,5 +99,6 @@ def test_the_inception_score_is_that_of_all_clips_at_once(
     want = score_classes(rows, name="inception_score_21")
     found = {name: report["scores"][name] for name in want}
     assert found == pytest.approx(want, rel=1e-5)
-    assert found["inception_score_21"] > 1
+    assert found["inception_score_21_parts_1"] > 1
+    assert found["inception_score_21_parts_10"] > 1
     assert report["c3d"] == {"file": "c3d.pth", "sha256": "ab"}

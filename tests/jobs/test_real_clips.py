@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 
 from nbp.config import Config, load_config
+from nbp.data.files import VideoError
+from nbp.data.video import VideoInfo
+from nbp.datasets import ClipData
+from nbp.errors import DataError
+from nbp.evaluation.drawing import list_clips
 from nbp.evaluation.protocols import PROTOCOLS
-from nbp.evaluation.rules import ClipRule, Protocol
-from nbp.jobs.real_clips import RealClips, choose_rows, choose_rule, open_clips
+from nbp.evaluation.rules import Protocol
+from nbp.jobs.real_clips import RealClips, choose_rule, list_items, open_clips
 from tests import tiny
 from tests.jobs.evaluated import make_prepared
 
@@ -30,9 +35,12 @@ def make_config(root: Path, **changes: str) -> Config:
 
 def shrink(name: str, frames: int = 5) -> Protocol:
     """A published protocol for the toy data: fewer videos, smaller clips."""
-    (rule,) = PROTOCOLS[name].choose("ucf101", "records").clips
+    rule = PROTOCOLS[name].clips[0]
     clips = None if rule.clips is None else 9
-    rule = dataclasses.replace(rule, videos=6, clips=clips, frames=frames, size=16)
+    counted = rule.counted and frames - 1
+    rule = dataclasses.replace(
+        rule, videos=6, clips=clips, frames=frames, size=16, counted=counted, step=min(rule.step, 4)
+    )
     return dataclasses.replace(PROTOCOLS[name], clips=(rule,))
 
 
@@ -44,19 +52,6 @@ def open_protocol(root: Path, protocol: Protocol, limit: int | None = None) -> R
     frames = str(protocol.clips[0].frames)
     chosen, config = choose_rule(protocol, make_config(root, **{"data.frames": frames}), {})
     return open_clips(config, chosen, limit)
-
-
-def test_rows_of_a_rule() -> None:
-    assert choose_rows(ClipRule("ucf101"), 4, 0).tolist() == [0, 1, 2, 3]
-    cycle = ClipRule("ucf101", clips=7, duplicates="cycle")
-    assert choose_rows(cycle, 3, 0).tolist() == [0, 1, 2, 0, 1, 2, 0]
-    random = ClipRule("ucf101", clips=13, duplicates="random")
-    rows = choose_rows(random, 10, 0)
-    assert rows[:10].tolist() == list(range(10))
-    assert len({*rows[10:].tolist()}) == 3  # as random.sample: no video three times
-    np.testing.assert_array_equal(rows, choose_rows(random, 10, 0))
-    assert (rows != choose_rows(random, 10, 1)).any()
-    assert choose_rows(ClipRule("ucf101", clips=2, duplicates="random"), 10, 0).tolist() == [0, 1]
 
 
 def test_a_smaller_number_of_clips_is_spread_over_all(prepared: Path) -> None:
@@ -136,42 +131,116 @@ def test_the_workdirs_own_clips_are_the_first_of_its_limit(prepared: Path) -> No
 
 
 def change(name: str, **changes: Any) -> Protocol:
-    (rule,) = shrink(name).clips
+    rule = shrink(name).clips[0]
     rules = (dataclasses.replace(rule, **changes),)
     return dataclasses.replace(PROTOCOLS[name], clips=rules, generation=None)
 
 
 def test_clips_are_read_by_their_numbers_as_in_their_order(prepared: Path) -> None:
     """Also with random windows; a clip that comes again is the very same one."""
-    clips = open_protocol(prepared, change("nbp-ucf", window="random", clips=8))
+    listed = {"order": "listed", "window": "random"}
+    clips = open_protocol(prepared, change("nbp-ucf", **listed, clips=8))
     assert clips.distinct == 6
-    in_order = read(open_protocol(prepared, change("nbp-ucf", window="random", clips=6)))
+    in_order = read(open_protocol(prepared, change("nbp-ucf", **listed, clips=6)))
     found = clips.read([7, 3, 0, 6])
     for clip, number in zip(found["video"], (1, 3, 0, 0), strict=True):
         np.testing.assert_array_equal(clip, in_order[number])
     assert found["label"].tolist() == [clips.find_label(i) for i in (7, 3, 0, 6)] == [1, 1, 0, 0]
 
 
-def test_all_windows_of_a_video_are_clips(prepared: Path) -> None:
-    """20 frames hold four windows of five at a distance of four: the features' number of frames."""
-    features = PROTOCOLS["larp-ucf"].features
-    assert features is not None
-    features = dataclasses.replace(features, frames=4)
-    protocol = dataclasses.replace(change("larp-ucf", clips=24), features=features)
+def read_videos(prepared: Path) -> np.ndarray:
+    """All 20 frames of the six training videos, as larp-ucf cuts them."""
+    rule = {"window": "centre", "order": "listed", "clips": 6, "frames": 21, "counted": 20}
+    return read(open_protocol(prepared, change("larp-ucf", **rule)))[:, :20]
+
+
+@pytest.mark.parametrize("name,step,each", [("larp-ucf", 4, 5), ("tats-ucf", 1, 17)])
+def test_clips_are_cut_where_the_drawing_says(
+    prepared: Path, name: str, step: int, each: int
+) -> None:
+    """Windows of four frames; the fifth, for causal tokenizers, repeats the last of a video."""
+    videos = read_videos(prepared)
+    protocol = change(name, clips=24)
     clips = open_protocol(prepared, protocol)
-    assert len(clips.rows) == 24  # of six videos
-    assert sorted(clips.rows.tolist()) == list(range(24))
-    assert clips.rows.tolist() != list(range(24))
-    whole = change("larp-ucf", frames=19, window="centre", order="listed", clips=6)
-    videos = read(open_protocol(prepared, whole))  # from the second frame on
-    found = clips.read(range(24))["video"]
-    for clip, row in zip(found, clips.rows.tolist(), strict=True):
-        video, window = divmod(row, 4)
-        first = 4 * window - 1
-        skipped = int(first < 0)
-        want = videos[video][first + skipped : first + 5]
-        np.testing.assert_array_equal(clip[skipped:], want)
+    assert len(clips.data.source) == 6 * each
+    found = clips.read(range(24))
+    assert clips.provenance()["videos"] == 6
+    assert clips.provenance()["windows"] == 6 * each
+    paths = [f"train/{i}.avi" for i in range(6)]
+    (rule,) = protocol.clips
+    listed = list_clips(
+        rule, [20] * 6, seed=protocol.seed, paths=paths, labels=[i % 2 for i in range(6)]
+    )
+    last = 0
+    for clip, label, want in zip(found["video"], found["label"], listed, strict=True):
+        frames = np.minimum(np.arange(want.start, want.start + 5), 19)
+        np.testing.assert_array_equal(clip, videos[want.video][frames])
+        assert label == want.label
+        last += int(want.start == 16)
+    assert last
     assert clips.is_complete
+    assert rule.step == step
+
+
+def test_loader_windows_are_those_of_the_drawing(tmp_path: Path) -> None:
+    """nbp-k600, whose real clips of a process that begins again are the same."""
+    data = make_prepared(tmp_path / "data", {"train": 1, "validation": 6}, kind="k600")
+    protocol = change("nbp-k600", clips=16, frames=5, fps=0.0)
+    config = make_config(data, **{"data.frames": "5"})
+    chosen, config = choose_rule(protocol, config, {})
+    clips = open_clips(config, chosen, None)
+    assert clips.distinct == 8  # six videos, two of them for two processes
+    listed = {"order": "listed", "window": "centre"}
+    whole = change("nbp-k600", **listed, clips=6, frames=21, counted=20, fps=0.0)
+    chosen, long = choose_rule(whole, make_config(data, **{"data.frames": "21"}), {})
+    videos = read(open_clips(long, chosen, None))
+    found = clips.read(range(16))["video"]
+    drawn = list_clips(protocol.clips[0], [20] * 6, seed=42)
+    for clip, want in zip(found, drawn, strict=True):
+        np.testing.assert_array_equal(clip, videos[want.video][want.start : want.start + 5])
+    np.testing.assert_array_equal(found[:8], found[8:])
+
+
+def test_each_repeat_has_its_own_clips_crops_and_flips(prepared: Path) -> None:
+    """magvit-ucf: labels follow the clips, and what is mirrored is mirrored whole."""
+    protocol = change("magvit-ucf", clips=8, counted=20, frames=21)
+    clips = open_protocol(prepared, protocol)
+    wide = read_wide(prepared)
+    seen = []
+    for repeat in range(2):
+        own = clips.of_repeat(repeat)
+        found = own.read(range(8))
+        listed = list(
+            list_clips(
+                protocol.clips[0], [20] * 6, seed=0, repeat=repeat, labels=[i % 2 for i in range(6)]
+            )
+        )
+        for clip, label, want in zip(found["video"], found["label"], listed, strict=True):
+            assert want.crop is not None
+            left = int(want.crop[1] * 4)  # of 19 columns 16 are kept
+            cut = wide[want.video][:, :, left : left + 16]
+            np.testing.assert_array_equal(clip, cut[:, :, ::-1] if want.flip else cut)
+            assert label == want.label
+        seen.append([(clip.video, clip.crop, clip.flip) for clip in listed])
+        assert {clip.flip for clip in listed} == {True, False}
+    assert not {*seen[0]} & {*seen[1]}
+    first, second = (clips.of_repeat(repeat).chosen.source.fingerprint for repeat in range(2))
+    assert first != second
+    fixed = open_protocol(prepared, change("larp-ucf", clips=8))
+    assert fixed.of_repeat(1) is fixed
+
+
+def read_wide(prepared: Path) -> np.ndarray:
+    """The six training videos at a height of 16 and their whole width of 19: [6 21 16 19 3]."""
+    protocol = change("larp-ucf", window="centre", order="listed", clips=6, frames=21, counted=20)
+    clips = open_protocol(prepared, protocol)
+    decode = clips.data.transforms[0]
+    return np.stack(
+        [
+            decode(clips.chosen.source[i], np.random.default_rng(0))["video"]
+            for i in range(len(clips.rows))
+        ]
+    )
 
 
 def test_two_splits_are_one_set(prepared: Path) -> None:
@@ -181,3 +250,34 @@ def test_two_splits_are_one_set(prepared: Path) -> None:
     assert clips.is_complete
     fewer = open_protocol(prepared, change("omni-ucf", videos=11, clips=9))
     assert (fewer.missing, len(fewer.rows), fewer.is_complete) == (2, 9, False)
+
+
+class _Damaged:
+    """Videos of which the second cannot be read."""
+
+    fingerprint, label_names = "damaged", ("one",)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        if row == 1:
+            raise VideoError("b.avi", "corrupt", "its checksum")
+        return {"path": f"x/{'dcba'[row]}.avi", "info": VideoInfo(20, 10.0, 20, 24), "label": 0}
+
+
+@pytest.mark.parametrize("name", ["nbp-ucf", "nbp-k600", "larp-ucf", "tats-ucf"])
+def test_an_unreadable_video_does_not_stop_the_listing_of_others(name: str, prepared: Path) -> None:
+    rule = shrink(name).clips[0]
+    data = ClipData(_Damaged(), ())
+    config = make_config(prepared, **{"data.frames": "5"})
+    items, _, lost = list_items(data, rule, config, seed=0)
+    assert lost == (rule.window == "all")
+    if rule.window == "all":
+        assert len(items.source) == 3 * len(range(0, 17, rule.step))
+    else:
+        assert sorted(items.source.order.tolist()) == [0, 1, 2, 3]
+        assert items.source.order.tolist() == ([3, 2, 0, 1] if name == "nbp-ucf" else [0, 1, 2, 3])
+    config = make_config(prepared, **{"data.frames": "5", "data.bad_records": "stop"})
+    with pytest.raises(DataError, match="checksum"):
+        list_items(data, rule, config, seed=0)

@@ -26,7 +26,7 @@ def load(folder: Path, protocol: str = "reconstruction", **options) -> weights.F
     features = weights.load_features(
         str(folder),
         PROTOCOLS[protocol],
-        frames=17,
+        frames=9,
         place=jnp.asarray,
         copy=lambda params: params,
         **options,
@@ -96,3 +96,10 @@ def test_an_unknown_file_has_the_epsilon_that_was_recorded() -> None:
 def test_heads_of_lpips_are_no_features_of_a_distance() -> None:
     (heads,) = [file for file in FILES if file.network == "lpips"]
     assert recognize({"blob": heads.blob, "format": "torch-legacy"}, PUBLIC)[0] == "other"
+
+
+def test_a_protocol_of_another_network_has_its_own_epsilon(tmp_path: Path) -> None:
+    """MAGVIT's Flax port has 1e-3, whatever file stands in for it."""
+    for kind, known in (("torch", "videogpt-pt"), ("torchscript", "styleganv-ts")):
+        features = load(make(tmp_path / known, kind, known), "magvit-ucf")
+        assert features.extractor.network.spec.epsilon == 1e-3

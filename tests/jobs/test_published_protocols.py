@@ -1,0 +1,114 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every published protocol from prepared clips to its report, on models of random weights."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nbp.evaluation.drawing import draw_clips
+from nbp.evaluation.published import PUBLISHED
+from nbp.jobs import weights
+from nbp.jobs.evaluate import evaluate_workdir
+from nbp.jobs.evaluation_plan import EvaluateRequest
+from tests.jobs.evaluated import (
+    SMALL,
+    SmallNetwork,
+    add_generator,
+    make_prepared,
+    make_workdir,
+    shrink_protocol,
+)
+
+SMALLER = {protocol.name: shrink_protocol(protocol) for protocol in PUBLISHED}
+FAST = ("magvit-ucf", "larp-ucf")
+NAMES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SMALLER]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "I3dNetwork", SmallNetwork)
+    monkeypatch.setattr(weights, "I3dSpec", lambda **_: SMALL)
+
+
+def make_run(folder: Path, kind: str, **changes: str) -> Path:
+    splits = {"train": 6, "test": 3} if kind == "ucf101" else {"train": 6, "validation": 6}
+    data = make_prepared(folder / "data", splits, kind=kind)
+    keys = {"data.kind": "records", "data.root": str(data), "data.frames": "11", "data.size": "16"}
+    return add_generator(make_workdir(folder / "run", {**keys, **changes}))
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("a"), "ucf101", **{"generator.prompt": "label"})
+
+
+@pytest.fixture(scope="module")
+def predicting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    changes = {"generator.prompt": "none", "generator.opening": "prefix", "sampling.guidance": "0"}
+    return make_run(tmp_path_factory.mktemp("b"), "k600", **changes)
+
+
+def evaluate(workdir: Path, name: str, **changes: Any) -> dict[str, Any]:
+    request = EvaluateRequest(workdir, name, features="random-i3d", known=SMALLER, **changes)
+    report = evaluate_workdir(request, lambda text: None)
+    return json.loads(json.dumps(report))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_published_protocol_runs_end_to_end(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    protocol = SMALLER[name]
+    workdir = request.getfixturevalue("predicting" if name.endswith("k600") else "labelled")
+    report = evaluate(workdir, name)
+    assert report["protocol"]["version"] == 2
+    incomplete = [text for text in report["deviations"] if "random-i3d" not in text]
+    small_test_split = protocol.reconstruction and protocol.clips[0].split == "test"
+    assert bool(incomplete) == small_test_split  # three of "six" videos
+    score = "rfvd" if protocol.reconstruction else "fvd"
+    ending = "_3" if small_test_split else ""
+    assert np.isfinite(report["scores"][f"{score}_random_features{ending}"])
+    if protocol.generation is not None:
+        assert report["generated"]["clips"] == 12
+        assert [row["seed"] for row in report["repeats"]] == [
+            protocol.seed + i for i in range(protocol.repeats)
+        ]
+    if name == "magvit-ucf":
+        check_repeats(report)
+
+
+def check_repeats(report: dict[str, Any]) -> None:
+    """Each repeat has real clips of its own, and the deviation is divided by their number."""
+    repeats = report["repeats"]
+    assert len({row["real"] for row in repeats}) == 4
+    values = [row["value"] for row in repeats]
+    scores = report["scores"]
+    assert scores["fvd_random_features"] == pytest.approx(np.mean(values))
+    assert scores["fvd_random_features_std"] == pytest.approx(np.std(values))
+    rule = SMALLER["magvit-ucf"].clips[0]
+    labels = draw_clips(rule, 6, 0).rows % 2
+    counts = {row["label"]: row["count"] for row in report["per_class"]}
+    assert counts == {"one": int((labels == 0).sum()), "two": int((labels == 1).sum())}
+
+
+@pytest.mark.slow
+def test_repeats_with_other_clips_go_on_where_they_stopped(
+    labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders of each repeat are found again, those of one that is missing are made anew."""
+    two = dataclasses.replace(SMALLER["magvit-ucf"], repeats=2)
+    monkeypatch.setitem(SMALLER, "magvit-ucf", two)
+    first = evaluate(labelled, "magvit-ucf", cache=labelled.parent / "cache")
+    folders = sorted((labelled.parent / "cache").iterdir())
+    assert [folder.name.split("-")[0] for folder in folders] == ["generated"] * 2 + ["real"] * 2
+    folders[1].joinpath("000000.npz").unlink()
+    folders[3].joinpath("000000.npz").unlink()
+    again = evaluate(labelled, "magvit-ucf", cache=labelled.parent / "cache")
+    assert sorted((labelled.parent / "cache").iterdir()) == folders
+    assert again["scores"] == first["scores"]
+    assert again["repeats"] == first["repeats"]
