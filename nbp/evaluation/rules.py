@@ -57,6 +57,24 @@ class Storage:
 
 
 @dataclass(frozen=True)
+class PixelRule:
+    """How the frames of real clips become those that are encoded and scored.
+
+    resize, long_side: the kernel, and how the side becomes whole that is not given.
+    margin: where the centre lies if an odd number of pixels is cut off.
+    values: of scaled frames, as the tokenizer gets them.
+    passed: the range that pixels were brought to in float32 and back before features saw them as
+      bytes, cut off: 63 of the 256 values come out one lower.
+    """
+
+    resize: Kernel = "bicubic"
+    long_side: LongSide = "round"
+    margin: Literal["floor", "round"] = "floor"
+    values: Values = "rounded"
+    passed: Literal["none", "[-0.5, 0.5]", "[-1, 1]"] = "none"
+
+
+@dataclass(frozen=True)
 class ClipRule:
     """Which real clips, and how they are read.
 
@@ -72,12 +90,8 @@ class ClipRule:
     window: of frames in a video; "all" takes every one at a distance of the scored frames, so that
       a long video is many clips.
     short: a video with too few frames gets black ones at its end, or is left out.
-    resize, long_side: the kernel, and how the side becomes whole that is not given.
-    margin: where the centre lies if an odd number of pixels is cut off.
-    values: of scaled frames, as the tokenizer gets them.
-    passed: the range that pixels were brought to in float32 and back before features saw them as
-      bytes, cut off: 63 of the 256 values come out one lower.
-    storage: a file that clips go through, at its size; then they are scaled to `size`.
+    pixels: how frames are scaled, and with which values. storage: a file that clips go through at
+      its size; then they are scaled to `size`.
     """
 
     dataset: DataSet
@@ -94,11 +108,7 @@ class ClipRule:
     crop: Literal["centre", "random"] = "centre"
     window: Literal["centre", "random", "all"] = "centre"
     short: Literal["left out", "black"] = "left out"
-    resize: Kernel = "bicubic"
-    long_side: LongSide = "round"
-    margin: Literal["floor", "round"] = "floor"
-    values: Values = "rounded"
-    passed: Literal["none", "[-0.5, 0.5]", "[-1, 1]"] = "none"
+    pixels: PixelRule = PixelRule()
     storage: Storage | None = None
 
 

@@ -34,6 +34,7 @@ from nbp.sampling.sampler import Sampler
 from nbp.shapes import Clips, Float, PyTree
 
 SHOWN_BYTES, SHOWN = 16_000_000, 64  # clips of the first chunk that are kept for a picture
+OTHER_VALUES: tuple[Values, ...] = ("floored", "float")  # than rounded ones
 AGREEMENTS = ("label", "colour", "shape", "motion")
 
 

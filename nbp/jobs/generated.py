@@ -18,13 +18,13 @@ from nbp import build
 from nbp.evaluation.distances import FeatureMetric
 from nbp.evaluation.estimates import Repeats
 from nbp.evaluation.inception import score_classes
-from nbp.evaluation.rules import Values
 from nbp.evaluation.scores import CodeCounter, name_fvd
 from nbp.evaluation.statistics import FeatureSet, compute_statistics, name_scores
 from nbp.jobs.chunks import CHUNK, SUM, Arrays, ChunkStore, fill_stores, hash_values
 from nbp.jobs.evaluation_plan import Plan, share_sampler
 from nbp.jobs.generate import (
     AGREEMENTS,
+    OTHER_VALUES,
     ClipMaker,
     ClipMeasure,
     choose_labels_of,
@@ -118,7 +118,7 @@ def score_group(plans: Sequence[Plan], report: Report) -> list[Generated]:
     sampler, batch = share_sampler(max(plans, key=lambda plan: plan.generated))
     rules = [plan.protocol.generation for plan in plans]
     wanted = {rule.values for rule in rules if rule is not None}
-    values: tuple[Values, ...] = tuple(sorted(wanted - {"rounded"}))
+    values = tuple(kind for kind in OTHER_VALUES if kind in wanted)
     if values:
         sampler = dataclasses.replace(sampler, floats=True)
     sets: list[list[tuple[Arrays, ClipMaker, dict[str, Any]]]] = [[] for _ in plans]
