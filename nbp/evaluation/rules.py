@@ -64,7 +64,7 @@ class PixelRule:
     margin: where the centre lies if an odd number of pixels is cut off.
     values: of scaled frames, as the tokenizer gets them.
     passed: the range that pixels were brought to in float32 and back before features saw them as
-      bytes, cut off: 63 of the 256 values come out one lower.
+      bytes, cut off: 1 to 63 come out one lower.
     """
 
     resize: Kernel = "bicubic"

@@ -24,11 +24,11 @@ from nbp.jobs.chunks import CHUNK, SUM, Arrays, ChunkStore, fill_stores, hash_va
 from nbp.jobs.evaluation_plan import Plan, share_sampler
 from nbp.jobs.generate import (
     AGREEMENTS,
-    OTHER_VALUES,
     ClipMaker,
     ClipMeasure,
     choose_labels_of,
     count_seconds,
+    list_values,
 )
 from nbp.jobs.real_clips import RealClips, open_clips
 from nbp.jobs.reference import Reference, join_features, measure_reference
@@ -116,9 +116,7 @@ def score_group(plans: Sequence[Plan], report: Report) -> list[Generated]:
     """The scores of each plan; their clips are generated once."""
     references = [find_reference(plan, report) for plan in plans]
     sampler, batch = share_sampler(max(plans, key=lambda plan: plan.generated))
-    rules = [plan.protocol.generation for plan in plans]
-    wanted = {rule.values for rule in rules if rule is not None}
-    values = tuple(kind for kind in OTHER_VALUES if kind in wanted)
+    values = list_values(plan.protocol.generation for plan in plans)
     if values:
         sampler = dataclasses.replace(sampler, floats=True)
     sets: list[list[tuple[Arrays, ClipMaker, dict[str, Any]]]] = [[] for _ in plans]

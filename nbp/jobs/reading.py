@@ -143,7 +143,8 @@ def list_losses(protocol: Protocol, prepared: Mapping[str, Any]) -> list[str]:
     long_side = prepared.get("long_side", "round")
     if fit == "short" and rule.spatial == "crop" and long_side != pixels.long_side:
         found.append(
-            f"the long side of frames was found by {long_side}, the protocol's by {pixels.long_side}"
+            f"the long side of frames was found by {long_side}, the protocol's by "
+            f"{pixels.long_side}"
         )
     if pixels.values != "rounded" and pixels.resize in FLOAT_KERNELS:
         kept = {"float": "are kept as floats", "floored": "are cut off"}[pixels.values]

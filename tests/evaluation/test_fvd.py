@@ -67,7 +67,7 @@ def test_short_side_then_centre(shape):
 
 def plain_preparation(name: str, frame):
     """Each preparation of one frame [h w c] in [0, 1] from its description, in numpy."""
-    pixels = frame if name == "styleganv" else np.trunc(frame * np.float32(255)) / 255
+    pixels = frame if name in ("styleganv", "tf1") else np.trunc(frame * np.float32(255)) / 255
     height, width = frame.shape[:2]
     if name == "tf1":  # MAGVIT's metrics_lib.resize_bilinear, element by element
         places = [[min(i * side / 224, side - 1) for i in range(224)] for side in (height, width)]
