@@ -21,7 +21,7 @@ def to_bytes(pixels: np.ndarray) -> UInt8[np.ndarray, "..."]:
 def pass_range(pixels: np.ndarray, passed: Passed) -> Array:
     """Pixels (bytes, or float32 in [0, 1]) after float32 has brought them to a range and back.
 
-    Bytes then, cut off as a cast does: of 0..255, 63 come out one lower. OmniTokenizer (data.py and
+    Bytes then, cut off as a cast does: 1 to 63 come out one lower. OmniTokenizer (data.py and
     vqgan_eval.py:147) and TATS go through [-0.5, 0.5], SEED-Voken (evaluation_video.py) through
     [-1, 1]. "none" gives the pixels as they are.
     """

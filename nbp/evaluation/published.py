@@ -7,13 +7,13 @@ what is done otherwise on purpose. A wrong value is corrected with a higher `ver
 """
 
 from dataclasses import replace
-from typing import Any
 
 from nbp.evaluation.rules import (
     ClipRule,
     FeatureRule,
     GenerationRule,
     InceptionRule,
+    PixelRule,
     Protocol,
     Storage,
 )
@@ -42,25 +42,17 @@ STYLEGANV_INCEPTION = InceptionRule((10,), clips=2_048, shuffle=42, preparation=
 
 # decord's VideoReader(width=, height=): FFmpeg's scale filter (nbp/video_utils.py:256 of NBP, which
 # OmniTokenizer/data.py has as well). Its default was bilinear in the FFmpeg of decord's wheels.
-_DECORD: dict[str, Any] = {"resize": "swscale-bilinear"}
+_DECORD = PixelRule("swscale-bilinear")
+# OmniTokenizer's loader subtracts 0.5, its scripts add it and multiply (vqgan_eval.py:147).
+_OMNI = replace(_DECORD, passed="[-0.5, 0.5]")
 # LARP, datasets/video_dataset.py:45-48: torchvision's Resize and CenterCrop of floats.
-_LARP: dict[str, Any] = {
-    "resize": "bilinear-antialiased",
-    "long_side": "floor",
-    "margin": "round",
-    "values": "float",
-}
+_LARP = PixelRule("bilinear-antialiased", long_side="floor", margin="round", values="float")
 # TATS, tats/data.py:119-136: F.interpolate of floats; sample script, lines 99 and 113.
-_TATS: dict[str, Any] = {
-    "resize": "bilinear",
-    "long_side": "ceil",
-    "values": "float",
-    "passed": "[-0.5, 0.5]",
-}
+_TATS = PixelRule("bilinear", long_side="ceil", values="float", passed="[-0.5, 0.5]")
 # SEED-Voken, Open_MAGVIT2/data/functional.py:39,73, and evaluation_video.py for the bytes.
-_SEED: dict[str, Any] = {"resize": "cv2-bilinear", "long_side": "floor", "passed": "[-1, 1]"}
+_SEED = PixelRule("cv2-bilinear", long_side="floor", passed="[-1, 1]")
 # MAGVIT, if its loader is DMVR's: dmvr/processors.py:374-409 (tf.image.resize, cast to uint8).
-_DMVR: dict[str, Any] = {"resize": "bilinear", "long_side": "floor", "values": "floored"}
+_DMVR = PixelRule("bilinear", long_side="floor", values="floored")
 # OmniTokenizer, utils.py:222-247: imageio.mimsave of a grid of one clip, which has room for a line
 # on all sides, but begins in its corner: both are below and to the right. imageio gives its FFmpeg
 # plugin no quality, so the encoder's crf stands; read back, the file has 272 x 272 pixels.
@@ -84,7 +76,7 @@ _NBP_UCF_CLIPS = ClipRule(
     fps=16.0,
     spatial="squash",
     short="black",
-    **_DECORD,
+    pixels=_DECORD,
 )
 NBP_RFVD = Protocol(
     "nbp-rfvd",
@@ -105,7 +97,7 @@ NBP_RFVD = Protocol(
 OMNI_RFVD = replace(
     NBP_RFVD,
     name="omni-rfvd",
-    clips=tuple(replace(rule, size=256, passed="[-0.5, 0.5]") for rule in NBP_RFVD.clips),
+    clips=tuple(replace(rule, size=256, pixels=_OMNI) for rule in NBP_RFVD.clips),
     fidelity_frames=None,
     source="FoundationVision/OmniTokenizer: vqgan_eval.py, OmniTokenizer/data.py",
     unknown=(),
@@ -129,7 +121,7 @@ LARP_RFVD = Protocol(
             spatial="crop",
             window="random",
             counted=16,
-            **_LARP,
+            pixels=_LARP,
         ),
     ),
     fidelity_frames=16,
@@ -156,7 +148,7 @@ SEED_RFVD = Protocol(
             fps=0.0,
             spatial="crop",
             crop="random",
-            **_SEED,
+            pixels=_SEED,
         ),
     ),
     features=FeatureRule("videogpt-pt", "videogpt", frames=17),
@@ -190,7 +182,7 @@ NBP_UCF = Protocol(
             fps=8.0,
             spatial="squash",
             short="black",
-            **_DECORD,
+            pixels=_DECORD,
         ),
     ),
     reconstruction=False,
@@ -224,7 +216,7 @@ NBP_K600 = Protocol(
             spatial="squash",
             window="loader",
             short="black",
-            **_DECORD,
+            pixels=_DECORD,
         ),
     ),
     reconstruction=False,
@@ -260,7 +252,7 @@ LARP_UCF = Protocol(
             window="all",
             step=16,
             counted=16,
-            **_LARP,
+            pixels=_LARP,
         ),
     ),
     reconstruction=False,
@@ -313,7 +305,7 @@ MAGVIT_UCF = Protocol(
             window="random",
             counted=16,
             flip=0.5,
-            **_DMVR,
+            pixels=_DMVR,
         ),
     ),
     reconstruction=False,
@@ -351,7 +343,7 @@ OMNI_UCF = Protocol(
             size=128,
             fps=0.0,
             spatial="squash",
-            **_DECORD,
+            pixels=_DECORD,
         ),
     ),
     reconstruction=False,
@@ -388,7 +380,7 @@ OMNI_K600 = replace(
             ranks=8,
             size=64,
             short="black",
-            passed="[-0.5, 0.5]",
+            pixels=_OMNI,
             storage=_OMNI_FILE,
         ),
     ),
@@ -432,7 +424,7 @@ TATS_UCF = Protocol(
             spatial="crop",
             window="all",
             counted=16,
-            **_TATS,
+            pixels=_TATS,
         ),
     ),
     reconstruction=False,

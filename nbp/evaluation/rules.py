@@ -62,6 +62,24 @@ class Storage:
 
 
 @dataclass(frozen=True)
+class PixelRule:
+    """How the frames of real clips become those that are encoded and scored.
+
+    resize, long_side: the kernel, and how the side becomes whole that is not given.
+    margin: where the centre lies if an odd number of pixels is cut off.
+    values: of scaled frames, as the tokenizer gets them.
+    passed: the range that pixels were brought to in float32 and back before features saw them as
+      bytes, cut off: 1 to 63 come out one lower.
+    """
+
+    resize: Kernel = "bicubic"
+    long_side: LongSide = "round"
+    margin: Margin = "floor"
+    values: Values = "rounded"
+    passed: Literal["none", "[-0.5, 0.5]", "[-1, 1]"] = "none"
+
+
+@dataclass(frozen=True)
 class ClipRule:
     """Which real clips, and how they are read.
 
@@ -82,12 +100,8 @@ class ClipRule:
       the video's last one repeat it.
     flip: probability that a clip is mirrored.
     short: a video with too few frames gets black ones at its end, or is left out.
-    resize, long_side: the kernel, and how the side becomes whole that is not given.
-    margin: where the centre lies if an odd number of pixels is cut off.
-    values: of scaled frames, as the tokenizer gets them.
-    passed: the range that pixels were brought to in float32 and back before features saw them as
-      bytes, cut off: 63 of the 256 values come out one lower.
-    storage: a file that clips go through, at its size; then they are scaled to `size`.
+    pixels: how frames are scaled, and with which values. storage: a file that clips go through at
+      its size; then they are scaled to `size`.
     """
 
     dataset: DataSet
@@ -108,11 +122,7 @@ class ClipRule:
     counted: int | None = None
     flip: float = 0.0
     short: Literal["left out", "black"] = "left out"
-    resize: Kernel = "bicubic"
-    long_side: LongSide = "round"
-    margin: Margin = "floor"
-    values: Values = "rounded"
-    passed: Literal["none", "[-0.5, 0.5]", "[-1, 1]"] = "none"
+    pixels: PixelRule = PixelRule()
     storage: Storage | None = None
 
 

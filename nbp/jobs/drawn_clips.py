@@ -19,6 +19,7 @@ from nbp.data.transforms import Crop, Flip, Record
 from nbp.data.video import resample_frames
 from nbp.evaluation.drawing import Draws, WindowList, choose_start, place_clip
 from nbp.evaluation.rules import ClipRule, Margin
+from nbp.jobs.reading import CentreCrop
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,11 @@ class CropPlace:
     margin: Margin = "floor"
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
-        video = record["video"]
-        if record["place"].crop is None and self.margin == "floor":
-            return Crop(self.size, random=False)(record, rng)
+        if record["place"].crop is None and self.margin == "round":
+            return CentreCrop(self.size)(record, rng)
         if record["place"].crop is None:
-            top, left = (round((side - self.size) / 2) for side in video.shape[1:3])
-            return {**record, "video": video[:, top : top + self.size, left : left + self.size]}
+            return Crop(self.size, random=False)(record, rng)
+        video = record["video"]
         top, left = (
             int(share * (side - self.size + 1))
             for share, side in zip(record["place"].crop, video.shape[1:3], strict=True)

@@ -7,7 +7,7 @@ in batches of one shape, so the same numbers give the same bits however the work
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +34,7 @@ from nbp.sampling.sampler import Sampler
 from nbp.shapes import Clips, Float, PyTree
 
 SHOWN_BYTES, SHOWN = 16_000_000, 64  # clips of the first chunk that are kept for a picture
+OTHER_VALUES: tuple[Values, ...] = ("floored", "float")  # than rounded ones
 AGREEMENTS = ("label", "colour", "shape", "motion")
 
 
@@ -124,6 +125,12 @@ class ClipMaker:
             None if real is None else to_bytes(real),
             {values: choose_values(pixels, values) for values in self.values},
         )
+
+
+def list_values(rules: Iterable[GenerationRule | None]) -> tuple[Values, ...]:
+    """The values beside rounded ones that clips are scored with."""
+    wanted = {rule.values for rule in rules if rule is not None}
+    return tuple(kind for kind in OTHER_VALUES if kind in wanted)
 
 
 def choose_values(pixels: Float[np.ndarray, "*s"], values: Values) -> np.ndarray:

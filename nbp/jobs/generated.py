@@ -18,7 +18,7 @@ from nbp import build
 from nbp.evaluation.distances import FeatureMetric
 from nbp.evaluation.estimates import Repeats
 from nbp.evaluation.inception import score_classes
-from nbp.evaluation.rules import Protocol, Values
+from nbp.evaluation.rules import Protocol
 from nbp.evaluation.scores import CodeCounter, name_fvd
 from nbp.evaluation.statistics import compute_statistics, name_scores
 from nbp.jobs.chunks import CHUNK, SUM, Arrays, ChunkStore, fill_stores, hash_values
@@ -29,6 +29,7 @@ from nbp.jobs.generate import (
     ClipMeasure,
     choose_labels_of,
     count_seconds,
+    list_values,
 )
 from nbp.jobs.real_clips import RealClips, open_clips
 from nbp.jobs.reference import Reference, join_features, measure_reference
@@ -127,9 +128,7 @@ def describe_real(plan: Plan, repeat: int) -> dict[str, Any]:
 def score_group(plans: Sequence[Plan], report: Report) -> list[Generated]:
     """The scores of each plan; their clips are generated once."""
     sampler, batch = share_sampler(max(plans, key=lambda plan: plan.generated))
-    rules = [plan.protocol.generation for plan in plans]
-    wanted: list[Values] = [rule.values for rule in rules if rule is not None]
-    values: tuple[Values, ...] = tuple({value: None for value in wanted if value != "rounded"})
+    values = list_values(plan.protocol.generation for plan in plans)
     if values:
         sampler = dataclasses.replace(sampler, floats=True)
     sets: list[list[MadeSet]] = [[] for _ in plans]

@@ -29,14 +29,14 @@ def apply_rule(transforms: Sequence[Transform], rule: ClipRule, size: int) -> tu
     scaling = Scaling(
         size if stored is None else stored.size,
         squash=rule.spatial == "squash",
-        kernel=rule.resize,
-        long_side=rule.long_side,
-        values=rule.values,
+        kernel=rule.pixels.resize,
+        long_side=rule.pixels.long_side,
+        values=rule.pixels.values,
     )
     chain = [_replace_resize(transform, scaling) for transform in transforms]
     if stored is not None:
         reading = dataclasses.replace(scaling, size=size)
-        chain.append(StoreClip(stored, reading, rule.passed))
+        chain.append(StoreClip(stored, reading, rule.pixels.passed))
     return tuple(chain)
 
 
@@ -48,6 +48,21 @@ def _replace_resize(transform: Any, scaling: Scaling) -> Any:
         inner = _replace_resize(transform.decode, scaling)
         return dataclasses.replace(transform, decode=inner)
     return transform
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """The centre square of `size` px; of an odd margin the half is rounded to an even number.
+
+    As torchvision's CenterCrop does.
+    """
+
+    size: int
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Record:
+        video = record["video"]
+        top, left = (round((side - self.size) / 2) for side in video.shape[1:3])
+        return {**record, "video": video[:, top : top + self.size, left : left + self.size]}
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,7 @@ def read_stored(clip: np.ndarray, storage: Storage, scaling: Scaling) -> np.ndar
 
 def score_pixels(video: np.ndarray, rule: ClipRule) -> np.ndarray:
     """Real clips as features see them. Those from a file have been through the range before."""
-    return video if rule.storage is not None else pass_range(video, rule.passed)
+    return video if rule.storage is not None else pass_range(video, rule.pixels.passed)
 
 
 # What a prepared data set has lost --------------------------------------------------------------
@@ -99,6 +114,7 @@ def list_losses(protocol: Protocol, prepared: Mapping[str, Any]) -> list[str]:
     prepared: options of `nbp.prepare`; {} for other data, of which nothing is known to be lost.
     """
     (rule,) = protocol.clips
+    pixels = rule.pixels
     size = find_needed_size(protocol)
     if not prepared or size is None:
         return []
@@ -120,14 +136,15 @@ def list_losses(protocol: Protocol, prepared: Mapping[str, Any]) -> list[str]:
             f"frames were scaled to {stored} px before they were stored, and are scaled again to "
             f"{' and '.join(str(s) for s in sorted(s for s in sizes if s not in (None, stored)))}"
         )
-    if kernel != rule.resize:
-        found.append(f"frames were scaled with {kernel}, the protocol's kernel is {rule.resize}")
+    if kernel != pixels.resize:
+        found.append(f"frames were scaled with {kernel}, the protocol's kernel is {pixels.resize}")
     long_side = prepared.get("long_side", "round")
-    if fit == "short" and rule.spatial == "crop" and long_side != rule.long_side:
+    if fit == "short" and rule.spatial == "crop" and long_side != pixels.long_side:
         found.append(
-            f"the long side of frames was found by {long_side}, the protocol's by {rule.long_side}"
+            f"the long side of frames was found by {long_side}, the protocol's by "
+            f"{pixels.long_side}"
         )
-    if rule.values != "rounded" and rule.resize in FLOAT_KERNELS:
-        kept = {"float": "are kept as floats", "floored": "are cut off"}[rule.values]
+    if pixels.values != "rounded" and pixels.resize in FLOAT_KERNELS:
+        kept = {"float": "are kept as floats", "floored": "are cut off"}[pixels.values]
         found.append(f"scaled pixels were rounded when they were stored, the protocol's {kept}")
     return found

@@ -276,7 +276,7 @@ def make_transforms(config: Config, rule: ClipRule) -> tuple[Transform, ...]:
     decode, *cut = datasets.make_transforms(config, training=False)
     assert isinstance(decode, DecodeRecord)
     read = ReadPlace(decode, rule.counted or decode.frames, black=rule.short == "black")
-    return (read, *(CropPlace(config.data.size, rule.margin) for _ in cut), FlipPlace())
+    return (read, *(CropPlace(config.data.size, rule.pixels.margin) for _ in cut), FlipPlace())
 
 
 def list_items(

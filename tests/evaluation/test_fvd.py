@@ -67,9 +67,18 @@ def test_short_side_then_centre(shape):
 
 def plain_preparation(name: str, frame):
     """Each preparation of one frame [h w c] in [0, 1] from its description, in numpy."""
-    pixels = frame if name == "styleganv" else np.trunc(frame * np.float32(255)) / 255
+    pixels = frame if name in ("styleganv", "tf1") else np.trunc(frame * np.float32(255)) / 255
     height, width = frame.shape[:2]
-    if name == "videogpt":
+    if name == "tf1":  # MAGVIT's metrics_lib.resize_bilinear, element by element
+        places = [[min(i * side / 224, side - 1) for i in range(224)] for side in (height, width)]
+        scaled = np.empty((224, 224, 3))
+        for i, y in enumerate(places[0]):
+            top, bottom = pixels[int(y)], pixels[min(int(y) + 1, height - 1)]
+            row = top + (bottom - top) * (y - int(y))
+            for j, x in enumerate(places[1]):
+                left, right = row[int(x)], row[min(int(x) + 1, width - 1)]
+                scaled[i, j] = left + (right - left) * (x - int(x))
+    elif name == "videogpt":
         scaled = naive_bilinear(pixels, 224, 224)
     else:
         short = min(height, width)

@@ -74,7 +74,7 @@ class Check:
 def show_table(checks: Sequence[Check]) -> str:
     """Protocols by steps in Markdown: the least favourable word and the largest difference."""
     names = [p.name for p in PROTOCOLS.values() if any(c.protocol == p.name for c in checks)]
-    rows = [("protocol", *STEPS)]
+    rows: list[tuple[str, ...]] = [("protocol", *STEPS)]
     for name in names:
         cells = [
             _show_cell([c for c in checks if (c.protocol, c.step) == (name, step)])

@@ -23,7 +23,7 @@ from nbp.datasets import ClipData, make_transforms
 from nbp.evaluation.frechet import Moments, frechet_distance
 from nbp.evaluation.fvd import _extract_features
 from nbp.evaluation.protocols import PROTOCOLS
-from nbp.evaluation.rules import FeatureRule, GenerationRule, Protocol
+from nbp.evaluation.rules import FeatureRule, GenerationRule, Protocol, Values
 from nbp.jobs import real_clips
 from nbp.jobs.drawn_clips import CropPlace
 from nbp.jobs.generate import Made, choose_labels_of, choose_values, finish_clips
@@ -163,7 +163,7 @@ def cut_shares(protocol: Protocol, height: int, width: int) -> np.ndarray:
     """How often each top and left are cut, [tops lefts], over an even grid of drawn shares."""
     size = protocol.clips[0].size or 0
     cut = CropPlace(size)
-    places = np.stack(np.mgrid[:height, :width], -1)[None]
+    places = np.moveaxis(np.mgrid[:height, :width], 0, -1)[None]
     counts = np.zeros((height - size + 1, width - size + 1))
     tops, lefts = ((np.arange(4 * n) + 0.5) / (4 * n) for n in counts.shape)
     for top in tops:
@@ -189,7 +189,7 @@ def real_through_file(protocol: Protocol, clip: np.ndarray) -> np.ndarray:
 def made_pixels(protocol: Protocol, pixels: np.ndarray, *, size: int | None = None) -> np.ndarray:
     """Generated clips [n t h w 3] in [0, 1] as features see them; size: px of the real ones."""
     rule = protocol.generation or GenerationRule()
-    others = {rule.values: choose_values(pixels, rule.values)}
+    others: dict[Values, np.ndarray] = {rule.values: choose_values(pixels, rule.values)}
     made = Made(choose_values(pixels, "rounded"), *[np.zeros(1)] * 3, real=None, others=others)
     return finish_clips(made, rule, size=size or pixels.shape[2], pixels=0)
 

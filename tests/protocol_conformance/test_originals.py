@@ -65,16 +65,16 @@ def test_draws_are_those_of_torch() -> None:
 @pytest.mark.parametrize("number", range(len(KERNELS)))
 def test_kernels_are_those_of_torch_tensorflow_and_opencv(number: int) -> None:
     stored, tensorflow = load("kernels.npz"), load("tensorflow.npz")
-    height, width, *target = KERNELS[number]
+    height, width, tall, wide = KERNELS[number]
     image = noise(height, width)
     for name, wanted in (
         ("half_pixel", stored[f"half_pixel_{number}"]),
         ("triangle", stored[f"triangle_{number}"]),
         ("corner_pixel", tensorflow[f"corner_pixel_{number}"]),
     ):
-        found = resampling.resize(image, *target, getattr(resampling, name))
+        found = resampling.resize(image, tall, wide, getattr(resampling, name))
         assert largest(found, wanted) < 5e-4, name  # float32 of 0..255 there
-    found = resampling.resize_opencv(image, *target)
+    found = resampling.resize_opencv(image, tall, wide)
     assert largest(found, stored[f"opencv_{number}"]) <= 1
     assert np.mean(found != stored[f"opencv_{number}"]) < 0.03
 

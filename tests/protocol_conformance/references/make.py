@@ -274,7 +274,7 @@ def write_scores(checkouts: Path) -> None:
     np.savez_compressed(HERE / "scores.npz", **found)
 
 
-def sqrtm_of_old(matrix: np.ndarray, disp: bool) -> tuple[np.ndarray, None]:
+def sqrtm_of_old(matrix: np.ndarray, disp: bool) -> tuple[Any, None]:
     """scipy's sqrtm with the argument `disp`, which newer versions lack."""
     from scipy import linalg
 
