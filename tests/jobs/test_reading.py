@@ -188,6 +188,12 @@ def test_prepared_sets_can_have_a_protocols_kernel(tmp_path: Path) -> None:
 
     assert psnr(prepare(fit="squash", resize="swscale-bilinear"), wanted) > 45
     assert psnr(prepare(fit="squash"), wanted) < 35
+    # A frame that is turned afterwards has its short side where the upright one has its long.
+    recipe = Recipe(Coding(), size=19, resize="swscale-bilinear")
+    frame = draw_clip(1, 38, 60)[0]
+    assert recipe.scale(frame).shape == recipe.scale(frame, turned=True).shape == (19, 30, 3)
+    squashed = dataclasses.replace(recipe, fit="squash")
+    assert squashed.scale(frame, turned=True).shape == (19, 19, 3)
     assert prepare(resize="cv2-bilinear", long_side="floor").shape == (3, 32, 43, 3)
     assert prepare(resize="cv2-bilinear", long_side="ceil").shape == (3, 32, 44, 3)
 
