@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--reference", type=Path, help="file of the tests, to be made")
     arguments = parser.parse_args(argv)
     if arguments.reference is not None:
-        np.savez_compressed(arguments.reference, **write_reference())
+        save(arguments.reference, write_reference())
         return
     if arguments.videos is None or (arguments.write is None) == (arguments.originals is None):
         sys.exit(
@@ -51,13 +51,17 @@ def main(argv: list[str] | None = None) -> None:
     if not videos:
         sys.exit(f"{arguments.videos} holds no mp4 or avi file")
     if arguments.write is not None:
-        np.savez_compressed(arguments.write, **write_originals(videos))
+        save(arguments.write, write_originals(videos))
         return
     with np.load(arguments.originals) as found:
         compare(videos, dict(found))
 
 
 # The originals -----------------------------------------------------------------------------------
+
+
+def save(path: Path, arrays: dict[str, Any]) -> None:
+    np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
 def load(name: str) -> Any:
