@@ -37,7 +37,7 @@ class Plain:
     ) -> Drawn:
         codes, finite = generate_checked(model, key, sample_ids, **options)
         passes = find_generator(model).plan.passes(options.get("given", 0))
-        return Drawn(codes, jnp.full(sample_ids.shape, passes, jnp.int32), finite)
+        return Drawn.of(codes, jnp.full(sample_ids.shape, passes, jnp.int32), finite)
 
 
 @dataclass(frozen=True)

@@ -31,15 +31,23 @@ Relax = Callable[[Array, Array], Array]  # (target, law of the draft) -> the tar
 
 
 class Drawn(NamedTuple):
-    """Codes in generation order, the passes that each clip took, and whether it is a sample.
+    """Codes in generation order, and the passes that each clip took.
 
-    finite: whether the logits were finite numbers in all passes; the codes are drawn from nothing
-    where they were not.
+    All codes are -1 of a clip that is no sample: its logits were not finite numbers in all passes.
     """
 
     codes: Int[Array, "b size"]
     passes: Int[Array, "b"]
-    finite: Bool[Array, "b"]
+
+    @classmethod
+    def of(cls, codes: Array, passes: Array, finite: Bool[Array, "b"]) -> "Drawn":
+        """Marks the clips that are not `finite`."""
+        return cls(jnp.where(finite[:, None], codes, -1), passes)
+
+    @property
+    def finite(self) -> Bool[Array, "b"]:
+        """Which clips are samples."""
+        return (self.codes >= 0).all(-1)
 
 
 class State(NamedTuple):
@@ -114,7 +122,7 @@ def decode_ahead(
         )
         index += phase.count
     codes = jnp.clip(ids - vocabulary.code_offset, 0, vocabulary.codes - 1)
-    return Drawn(codes, *counts[1:])
+    return Drawn.of(codes, *counts[1:])
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,8 @@ class Rollout:
                 program = self.anchored_program(given)
                 drawn, cache, finite = sampler.run(program, keys, now, cache)
             else:
-                drawn, _, finite = sampler.run(sampler.draw_program(given), keys, now)
+                found = sampler.run(sampler.draw_program(given), keys, now)
+                drawn, finite = found.codes, found.finite
             sampler.check(finite, batch)
             grid = np.asarray(sampler.generator.restore_grid(drawn), np.int32)
             yield decoder.decode(grid[:, old:]), grid[:, old:]
