@@ -91,16 +91,17 @@ def shrink_protocol(protocol: Protocol, *, clips: int = 12, frames: int = 11) ->
         videos = 9 if "+" in rule.split else 6
         counted = None if rule.counted is None else scored
         sizes = {"videos": videos, "frames": frames, "size": 16, "counted": counted}
-        count = None if rule.clips is None else clips
+        endless = rule.duplicates != "none" or rule.order == "epochs" or rule.window == "all"
+        count = None if rule.clips is None else clips if endless else 6
         return dataclasses.replace(rule, **sizes, clips=count, step=min(rule.step, 5))
 
     features, made = protocol.features, protocol.generation
     if features is not None:
         kept = frames if features.frames == protocol.clips[0].frames else scored
         features = dataclasses.replace(features, frames=kept)
-    if made is not None:
-        made = dataclasses.replace(made, clips=clips, size=None)
     rules = tuple(shrink(rule) for rule in protocol.clips)
+    if made is not None:
+        made = dataclasses.replace(made, clips=rules[0].clips, size=None)
     return dataclasses.replace(protocol, clips=rules, features=features, generation=made)
 
 
