@@ -66,7 +66,7 @@ def test_records_scale_as_the_repositories_do(name: str, golden: dict[str, np.nd
 
 
 def decode(data: bytes) -> list[Any]:
-    with av.open(io.BytesIO(data)) as file:
+    with av.open(io.BytesIO(data), "r") as file:
         return list(file.decode(video=0))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from nbp.errors import ConfigError
 from nbp.evaluation.protocols import PROTOCOLS, find_protocol, needs_features
-from nbp.evaluation.rules import KINDS, InceptionRule
+from nbp.evaluation.rules import KINDS, InceptionRule, Storage
 
 RECONSTRUCTION = ("nbp-rfvd", "omni-rfvd", "larp-rfvd", "seed-rfvd")
 GENERATION = (
@@ -171,6 +171,41 @@ def test_what_is_drawn_without_a_seed_is_told() -> None:
     for name in PUBLISHED:
         told = any("seed" in text or "shuffling" in text for text in PROTOCOLS[name].unknown)
         assert told == (name not in seeded), name
+
+
+def test_frames_are_scaled_as_each_repository_does() -> None:
+    decord, half, one = "swscale-bilinear", "[-0.5, 0.5]", "[-1, 1]"
+    larp = ("bilinear-antialiased", "floor", "round", "float", "none")
+    tats = ("bilinear", "ceil", "floor", "float", half)
+    wanted = {
+        "nbp-rfvd": (decord, "round", "floor", "rounded", "none"),
+        "omni-rfvd": (decord, "round", "floor", "rounded", half),
+        "larp-rfvd": larp,
+        "seed-rfvd": ("cv2-bilinear", "floor", "floor", "rounded", one),
+        "nbp-ucf": (decord, "round", "floor", "rounded", "none"),
+        "nbp-k600": (decord, "round", "floor", "rounded", "none"),
+        "larp-ucf": larp,
+        "larp-k600": larp,
+        "magvit-ucf": ("bilinear", "floor", "floor", "floored", "none"),
+        "omni-ucf": (decord, "round", "floor", "rounded", "none"),
+        "omni-k600": (decord, "round", "floor", "rounded", half),
+        "tats-ucf": tats,
+        "tats-ucf-uncond": tats,
+    }
+    found = {
+        name: {dataclasses.astuple(rule.pixels) for rule in PROTOCOLS[name].clips}
+        for name in PUBLISHED
+    }
+    assert found == {name: {row} for name, row in wanted.items()}
+    values = {name: PROTOCOLS[name].generation.values for name in GENERATION}  # type: ignore
+    floored = [name for name, kind in values.items() if kind == "floored"]
+    assert floored == ["omni-ucf", "omni-k600", "tats-ucf", "tats-ucf-uncond"]
+    assert {kind for name, kind in values.items() if name not in floored} == {"float"}
+    assert PROTOCOLS["magvit-ucf"].features.preparation == "tf1"  # type: ignore
+    # A file of 258 px is written with 272, and the black lines stay.
+    stored = [PROTOCOLS[name].generation.storage for name in ("omni-ucf", "omni-k600")]  # type: ignore
+    assert {*stored, PROTOCOLS["omni-k600"].clips[0].storage} == {Storage(256, 2, 16, 23)}
+    assert PROTOCOLS["omni-ucf"].clips[0].storage is None  # the files of UCF101 have no border
 
 
 def test_the_rule_of_the_data_set_is_chosen() -> None:

@@ -245,7 +245,8 @@ def test_a_published_protocol_reads_clips_as_it_says(
     monkeypatch.setattr("nbp.jobs.reconstruct.SHOWN", 1)  # large GIFs take seconds
     features = make_features(tmp_path / "f", SmallNetwork(SMALL, taps_conv), kind="torch")
     report = run(trained_on_videos, "nbp-rfvd", "--features", features)
-    assert report["deviations"] == ["5 of 3783 clips"]
+    lost = "frames were stored as H.264, not read from the files"
+    assert report["deviations"] == ["5 of 3783 clips", lost]
     assert report["scores"]["rfvd_5"] >= 0
     assert len(report["psnr_per_frame"]) == 17
     (rule,) = report["protocol"]["clips"]
@@ -255,6 +256,7 @@ def test_a_published_protocol_reads_clips_as_it_says(
     assert report["data"]["prepared"]["kind"] == "ucf101"
     assert report["worst"][0]["path"].startswith("test/")
     printed = capsys.readouterr().out
+    assert printed.count(f"not the whole protocol: {lost}") == 2  # before it begins, and after
     assert "clips are read with fps 16.0; the workdir was trained with 8.0" in printed
     assert "clips are read with spatial squash; the workdir was trained with crop" in printed
 

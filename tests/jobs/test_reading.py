@@ -5,7 +5,7 @@
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from nbp.data.video import VideoInfo
 from nbp.errors import ConfigError
 from nbp.evaluation.pixels import pass_range
 from nbp.evaluation.protocols import PROTOCOLS
-from nbp.evaluation.rules import ClipRule, GenerationRule, PixelRule, Protocol, Storage
+from nbp.evaluation.rules import ClipRule, GenerationRule, PixelRule, Protocol, Storage, Values
 from nbp.jobs.generate import Made, choose_values, finish_clips, list_values
 from nbp.jobs.plan import PrepareRequest, compare_options
 from nbp.jobs.reading import apply_rule, find_needed_size, list_losses, read_stored, score_pixels
@@ -188,6 +188,12 @@ def test_prepared_sets_can_have_a_protocols_kernel(tmp_path: Path) -> None:
 
     assert psnr(prepare(fit="squash", resize="swscale-bilinear"), wanted) > 45
     assert psnr(prepare(fit="squash"), wanted) < 35
+    # A frame that is turned afterwards has its short side where the upright one has its long.
+    recipe = Recipe(Coding(), size=19, resize="swscale-bilinear")
+    frame = draw_clip(1, 38, 60)[0]
+    assert recipe.scale(frame).shape == recipe.scale(frame, turned=True).shape == (19, 30, 3)
+    squashed = dataclasses.replace(recipe, fit="squash")
+    assert squashed.scale(frame, turned=True).shape == (19, 19, 3)
     assert prepare(resize="cv2-bilinear", long_side="floor").shape == (3, 32, 43, 3)
     assert prepare(resize="cv2-bilinear", long_side="ceil").shape == (3, 32, 44, 3)
 
@@ -222,9 +228,9 @@ def test_the_kernel_is_an_option_of_the_data_set(tmp_path: Path) -> None:
 
 
 def test_generated_pixels_are_rounded_cut_off_or_kept() -> None:
-    pixels = np.float32([0.0, 0.5, 254.6 / 255, 1.0])
-    np.testing.assert_array_equal(choose_values(pixels, "rounded"), np.uint8([0, 128, 255, 255]))
-    np.testing.assert_array_equal(choose_values(pixels, "floored"), np.uint8([0, 127, 254, 255]))
+    pixels = np.array([0.0, 0.5, 254.6 / 255, 1.0], np.float32)
+    np.testing.assert_array_equal(choose_values(pixels, "rounded"), [0, 128, 255, 255])
+    np.testing.assert_array_equal(choose_values(pixels, "floored"), [0, 127, 254, 255])
     assert choose_values(pixels, "float") is pixels
     rules = [PROTOCOLS[name].generation for name in ("tats-ucf", "nbp-ucf", "folder", "nbp-rfvd")]
     assert list_values(rules) == ("floored", "float")
@@ -233,9 +239,12 @@ def test_generated_pixels_are_rounded_cut_off_or_kept() -> None:
 
 def test_clips_are_scored_with_the_values_of_the_rule() -> None:
     rounded = draw_clip(5, 24, 24)[None]
-    others = {"floored": rounded - 1, "float": rounded.astype(np.float32) / 300}
+    others: dict[Values, np.ndarray] = {
+        "floored": rounded - 1,
+        "float": rounded.astype(np.float32) / 300,
+    }
     made = Made(rounded, np.zeros(1), np.zeros(1), np.zeros(1), others=others)
-    for values in ("rounded", "floored", "float"):
+    for values in get_args(Values):
         found = finish_clips(made, GenerationRule(values=values), size=24, pixels=0)
         assert found is made.of(values)
     rule = PROTOCOLS["omni-ucf"].generation
