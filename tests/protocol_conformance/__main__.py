@@ -14,15 +14,19 @@ from pathlib import Path
 from tests.protocol_conformance import made, real, scores, sets
 from tests.protocol_conformance.cells import LEGEND, Check, show_table
 
-SMALL = 307  # videos of a list where time counts
+SMALL = 151  # videos of a list where time counts
 
 
-def run_checks(folder: Path, *, count: int, features: tuple[int, int]) -> Iterator[Check]:
-    """All comparisons. count: videos of a list; features: of a set, and their dimensions."""
+def run_checks(
+    folder: Path, *, count: int, features: tuple[int, int], stored: int = 256
+) -> Iterator[Check]:
+    """All comparisons. count: videos of a list; features: of a set, and their dimensions; stored:
+    px of clips that are written to files.
+    """
     yield from real.compare_clips(count)
     yield from real.compare_resize(folder / "files")
     yield from made.compare_labels(count)
-    yield from made.compare_storage(folder / "stored")
+    yield from made.compare_storage(folder / "stored", stored)
     yield from made.compare_preparation()
     yield from scores.compare_scores(*features)
     yield from scores.compare_quality()

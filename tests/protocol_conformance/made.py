@@ -66,8 +66,11 @@ def compare_labels(count: int) -> Iterator[Check]:
     yield Check("tats-ucf-uncond", "labels", "labels, of none", 0 if uncond is None else 8)
 
 
-def compare_storage(folder: Path) -> Iterator[Check]:
-    """Values of real and generated clips on their way to the features. Levels of 0..255."""
+def compare_storage(folder: Path, size: int) -> Iterator[Check]:
+    """Values of real and generated clips on their way to the features. Levels of 0..255.
+
+    size: px of the clips that are written to files, where the original has 256.
+    """
     every = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16, 1).repeat(3, axis=-1)
     unit = every.astype(np.float32) / np.float32(255)
     for name, wanted in (
@@ -93,13 +96,12 @@ def compare_storage(folder: Path) -> Iterator[Check]:
         same = found.dtype == values.dtype and found.shape == values.shape
         off = float(np.abs(found.astype(np.float64) - values).max()) if same else np.inf
         yield Check(name, "storage", "generated pixels", off)
-    yield from _compare_files(folder)
+    yield from _compare_files(folder, sets.draw_pixels(1, 17, size)[0])
 
 
-def _compare_files(folder: Path) -> Iterator[Check]:
-    """OmniTokenizer's mp4 files of clips of 256 px; the encoder has one thread, and eight."""
+def _compare_files(folder: Path, pixels: np.ndarray) -> Iterator[Check]:
+    """OmniTokenizer's mp4 files of a clip [t h w 3]; the encoder has one thread, and eight."""
     folder.mkdir(parents=True, exist_ok=True)
-    pixels = sets.draw_pixels(1, 17, 256)[0]
     bound = 0.01  # of an encoder that does not repeat itself exactly
     for name, size in (("omni-ucf", 128), ("omni-k600", 64)):
         wanted = omnitokenizer.pixels_through_file(folder / f"{name}.mp4", pixels, size) * 255

@@ -6,6 +6,7 @@ Sources of data and networks are replaced, and what lies between them is run as 
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ from nbp.jobs import real_clips
 from nbp.jobs.drawn_clips import CropPlace
 from nbp.jobs.generate import Made, choose_labels_of, choose_values, finish_clips
 from nbp.jobs.reading import StoreClip, score_pixels
-from nbp.models.i3d import I3dNetwork
+from nbp.models.i3d import I3dNetwork, I3dSpec
+from nbp.nn.conv3d import taps_conv
 from tests import tiny
 from tests.protocol_conformance.sets import Video
 
@@ -139,9 +141,17 @@ def list_clips(
     return found
 
 
+@functools.cache
+def open_single(protocol: Protocol) -> real_clips.RealClips:
+    """A protocol of one clip, for what it does with pixels."""
+    rule = dataclasses.replace(protocol.clips[0], clips=1, videos=1)
+    single = dataclasses.replace(protocol, clips=(rule,))
+    return open_clips(single, [Video("a/b.avi", "a", 99, 25.0)], ["a"])
+
+
 def read_frames(protocol: Protocol, path: Path, numbers: Sequence[int]) -> np.ndarray:
     """Frames of a file after the rule's kernel, before the crop; as the tokenizer gets them."""
-    clips = open_clips(protocol, [Video("a/b.avi", "a", 99, 25.0)], ["a"])
+    clips = open_single(protocol)
     scaling = cast(Any, clips.data.transforms[0]).decode.resize
     with av.open(str(path)) as container:
         frames = [scaling.scale(frame) for frame in container.decode(container.streams.video[0])]
@@ -150,7 +160,7 @@ def read_frames(protocol: Protocol, path: Path, numbers: Sequence[int]) -> np.nd
 
 def cut_centre(protocol: Protocol, frames: np.ndarray) -> np.ndarray:
     """The square that the rule cuts, where it draws none."""
-    clips = open_clips(protocol, [Video("a/b.avi", "a", 99, 25.0)], ["a"])
+    clips = open_single(protocol)
     for transform in clips.data.transforms:
         if isinstance(transform, CropPlace):
             place = mock.Mock(crop=None, flip=False)
@@ -181,7 +191,7 @@ def real_pixels(protocol: Protocol, clips: np.ndarray) -> np.ndarray:
 
 def real_through_file(protocol: Protocol, clip: np.ndarray) -> np.ndarray:
     """A real clip [t h w 3] of bytes after the file that the rule stores it in."""
-    opened = open_clips(protocol, [Video("a/b.avi", "a", 99, 25.0)], ["a"])
+    opened = open_single(protocol)
     store = next(t for t in opened.data.transforms if isinstance(t, StoreClip))
     return store({"video": clip}, np.random.default_rng())["video"]
 
@@ -200,20 +210,20 @@ def make_labels(protocol: Protocol, count: int, real: Sequence[int]) -> np.ndarr
     return choose_labels_of(rule, count, classes=101, real=lambda: np.array(real))
 
 
-@dataclass(frozen=True)
-class _Eye:
+class _Eye(I3dNetwork):
     """In place of I3D: features are the prepared input itself."""
 
-    spec: Any = dataclasses.field(default_factory=lambda: mock.Mock(size=224))
+    def features(self, params: Any, pixels: Any) -> Any:
+        return pixels
 
-    def features(self, params: Any, prepared: Any) -> Any:
-        return prepared
+
+_EYE = _Eye(I3dSpec(), taps_conv)
 
 
 def prepare(protocol: Protocol, clips: np.ndarray) -> np.ndarray:
     """What I3D gets of clips, bytes or floats in [0, 1]."""
     rule = cast(FeatureRule, protocol.features)
-    return np.asarray(_extract_features(cast(I3dNetwork, _Eye()), rule, None, jnp.asarray(clips)))
+    return np.asarray(_extract_features(_EYE, rule, None, jnp.asarray(clips)))
 
 
 def covariance(protocol: Protocol, features: np.ndarray) -> np.ndarray:

@@ -35,7 +35,9 @@ def compare_clips(count: int) -> Iterator[Check]:
     for name in ("nbp-rfvd", "omni-rfvd"):
         for dataset, videos in (("ucf101", ucf), ("k600", k600)):
             yield from _compare_listed(name, dataset, videos)
-    yield from _compare_drawn("nbp-ucf", ucf, _deal_nbp(ucf, 8.0, _scale(count, "nbp-ucf")))
+    # annotations/ucf_train.txt is in the order of its paths, whatever list a set was prepared from.
+    listed = sorted(ucf, key=lambda video: video.path)
+    yield from _compare_drawn("nbp-ucf", ucf, _deal_nbp(listed, 8.0, _scale(count, "nbp-ucf")))
     yield from _compare_drawn("nbp-k600", k600, _deal_nbp(k600, 25.0, _scale(count, "nbp-k600")))
     for name, videos in (("larp-ucf", ucf), ("larp-k600", k600)):
         drawn = larp.draw_clips(videos, _scale(count, name))
@@ -263,22 +265,16 @@ def compare_resize(folder: Path) -> Iterator[Check]:
     """Real frames at the size of each protocol, from files of six shapes. Levels of 0..255."""
     paths = sets.write_files(folder)
     numbers = [0, 3, 5]
-    for name in ("nbp-rfvd", "nbp-ucf", "nbp-k600"):
-        yield from _compare_frames(name, paths, lambda path: nbp.read(path, numbers, 128), 1e-4)
-    for name, size in (("omni-ucf", 128),):
-        yield from _compare_frames(
-            name, paths, lambda path, s=size: nbp.read(path, numbers, s), 1e-4
-        )
-    for name in ("omni-rfvd", "omni-k600"):
-        yield from _compare_frames(
-            name, paths, lambda path: omnitokenizer.read_tokenizer(path, numbers) + 0.5, 1e-4
-        )
-    for name in ("larp-rfvd", "larp-ucf", "larp-k600"):
-        yield from _compare_frames(name, paths, lambda path: larp.read(path, numbers), 1e-3)
-    for name in ("tats-ucf", "tats-ucf-uncond"):
-        yield from _compare_frames(
-            name, paths, lambda path: tats.read(path, numbers) / 255, 1.0, mean=0.02
-        )
+    groups: tuple[tuple[tuple[str, ...], Reader, float, float | None], ...] = (
+        (("nbp-rfvd", "nbp-ucf", "nbp-k600", "omni-ucf"), nbp_frames, 1e-4, None),
+        (("omni-rfvd", "omni-k600"), omni_frames, 1e-4, None),
+        (("larp-rfvd", "larp-ucf", "larp-k600"), larp.read, 1e-3, None),
+        (("tats-ucf", "tats-ucf-uncond"), tats_frames, 1.0, 0.02),
+    )
+    for names, read, bound, mean in groups:
+        wanted = [read(path, numbers) * 255.0 for path in paths]
+        for name in names:
+            yield from _compare_frames(name, paths, wanted, bound, mean=mean)
     for name, read, cuts in (
         ("seed-rfvd", seed_voken.read, seed_voken.list_cuts),
         ("magvit-ucf", magvit.read, magvit.list_cuts),
@@ -294,23 +290,33 @@ def compare_resize(folder: Path) -> Iterator[Check]:
         yield Check(name, "resize", "chance of a cut", other, 1e-9, listed=listed, law=True)
 
 
+def nbp_frames(path: Path, numbers: Sequence[int]) -> np.ndarray:
+    return nbp.read(path, numbers, 128)
+
+
+def omni_frames(path: Path, numbers: Sequence[int]) -> np.ndarray:
+    return omnitokenizer.read_tokenizer(path, numbers) + np.float32(0.5)
+
+
+def tats_frames(path: Path, numbers: Sequence[int]) -> np.ndarray:
+    return tats.read(path, numbers) / 255
+
+
 def _compare_frames(
     name: str,
     paths: Sequence[Path],
-    read: Callable[[Path], np.ndarray],
+    wanted: Sequence[np.ndarray],
     bound: float,
     *,
     mean: float | None = None,
 ) -> Iterator[Check]:
     protocol = ours.find_protocol(name)
-    size = protocol.clips[0].storage
     pairs = []
-    for path in paths:
-        frames = ours.read_frames(protocol, path, [0, 3, 5])
-        found = ours.cut_centre(protocol, frames)
-        if size is None:
-            found = ours.real_pixels(protocol, found) if name.startswith("tats") else found
-        pairs.append((found, read(path) * 255))
+    for path, frames in zip(paths, wanted, strict=True):
+        found = ours.cut_centre(protocol, ours.read_frames(protocol, path, [0, 3, 5]))
+        if name.startswith("tats"):  # bytes there already
+            found = ours.real_pixels(protocol, found)
+        pairs.append((found, frames))
     yield from _check_levels(name, pairs, bound, mean=mean)
 
 

@@ -24,7 +24,7 @@ NONE = {
 @pytest.fixture(scope="module")
 def checks(tmp_path_factory: pytest.TempPathFactory) -> list[Check]:
     folder = tmp_path_factory.mktemp("conformance")
-    return list(run_checks(folder, count=SMALL, features=(300, 64)))
+    return list(run_checks(folder, count=SMALL, features=(300, 64), stored=80))
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -21,7 +21,9 @@ def read_squashed(path: Path, numbers: Sequence[int], size: int) -> np.ndarray:
     """decord.VideoReader(path, width=size, height=size): squashed by FFmpeg's scale filter.
 
     It scales the file's own YUV planes, with the filter's bilinear kernel, to RGB in one step. (The
-    wheel's FFmpeg is of a time when that kernel was the filter's default.)
+    wheel's FFmpeg is of a time when that kernel was the filter's default.) Equal to decord 0.6.0
+    but where one side alone keeps its size: there its older FFmpeg gives other frames, and this
+    function is no reference for them.
     """
     return _pull(path, numbers, f"scale={size}:{size}:flags=bilinear,format=rgb24")
 

@@ -13,8 +13,10 @@ Kernel = Callable[[int, int], np.ndarray]
 def resize(pixels: np.ndarray, height: int, width: int, kernel: Kernel) -> np.ndarray:
     """Separable resize of [... h w c] to float64 [... height width c]."""
     rows, columns = kernel(pixels.shape[-3], height), kernel(pixels.shape[-2], width)
-    lines = np.einsum("yh,...hwc->...ywc", rows, pixels.astype(np.float64))
-    return np.einsum("xw,...ywc->...yxc", columns, lines)
+    for axis, weights in ((-3, rows), (-2, columns)):
+        pixels = np.moveaxis(pixels.astype(np.float64), axis, -2)
+        pixels = np.moveaxis(weights @ pixels, -2, axis)
+    return pixels
 
 
 def half_pixel(length: int, size: int) -> np.ndarray:
