@@ -91,12 +91,12 @@ def plan_training(
         make_drawing(config, SampleRequest(1))
         choose_given_frames(config, SampleRequest(1))
     begun = distributed.decide([stage for stage in BINDING if has_begun(place, stage)])
-    if "tokenizer" not in [*config.stages, *begun]:
-        build.load_tokenizer(config, place)  # says what is missing
     train, held_out = datasets.make_data(config)
     distributed.check_agreement(
         {"configuration": to_json(config), "data set": train.source.fingerprint}
     )
+    if "tokenizer" not in [*config.stages, *begun]:
+        build.load_tokenizer(config, place)  # says what is missing
     check_devices(config)
     clips = {}
     for stage in config.stages:
