@@ -9,10 +9,18 @@ from nbp.errors import ConfigError, run_main
 from nbp.flags import COUNT, Parser, Whole
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Converts published PyTorch weights into a workdir; needs no PyTorch."""
-    parser = Parser(prog="python -m nbp.convert", description=main.__doc__)
-    parser.add_argument("what", choices=("generator", "tokenizer", "i3d", "lpips", "c3d"))
+def make_parser() -> Parser:
+    kinds = ("generator", "tokenizer", "i3d", "lpips", "c3d")
+    parser = Parser(
+        "nbp.convert",
+        main.__doc__,
+        examples=(
+            "tokenizer --source magvit2_k600.pt --out runs/k600",
+            "generator --source k600_base_nbp16.ckpt --out runs/k600",
+            "lpips --source vgg16-397923af.pth --linear vgg.pth --out weights/lpips",
+        ),
+    )
+    parser.add_argument("what", choices=kinds, help="what the file holds")
     parser.add_argument("--source", required=True, type=Path, help=".ckpt, .pt, .safetensors, .npz")
     parser.add_argument("--out", required=True, type=Path, help="workdir to make or to complete")
     parser.add_argument("--levels", help="FSQ levels; default 8,8,8,5,5,5")
@@ -34,7 +42,12 @@ def main(argv: list[str] | None = None) -> None:
         "--first_stage", action="store_true", help="also convert the tokenizer in a generator file"
     )
     parser.add_argument("--linear", type=Path, help="file of the linear heads (lpips)")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Converts published PyTorch weights into a workdir; needs no PyTorch."""
+    arguments = make_parser().parse_args(argv)
 
     from nbp.jobs import convert
 
