@@ -101,7 +101,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--top_k", type=NATURAL, help="0: off")
     add("--top_p", type=Real(0.0, 1.0, above=True), help="1: off")
     add("--guidance", type=GUIDANCE, help="classifier-free guidance; 0: off")
-    add("--guidance_schedule", choices=("constant", "ramp", "linear", "cosine"), help="constant, or growing")
+    add(
+        "--guidance_schedule",
+        choices=("constant", "ramp", "linear", "cosine"),
+        help="constant, or growing",
+    )
     add("--guidance_start", type=SHARE, help="share of the passes before guidance begins")
     add("--guidance_end", type=SHARE, help="share of the passes after which it is off")
     add("--decoding", choices=("plain", "jacobi", "relaxed"), default="plain", help="of passes")
