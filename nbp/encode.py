@@ -13,7 +13,7 @@ def make_parser() -> Parser:
         "nbp.encode",
         main.__doc__,
         examples=("--workdir runs/ucf --data data/ucf101 --out data/ucf_tokens --crops 8",),
-        overrides=True,
+        overrides="data",
     )
     parser.add_argument("--workdir", required=True, type=Path, help="holds the tokenizer")
     parser.add_argument("--out", required=True, type=Path, help="folder of the cache")

@@ -44,7 +44,8 @@ class Parser(argparse.ArgumentParser):
     Missing flags end as ever: with the usage, and exit code 2 too.
 
     module: of the command, `python -m MODULE`. examples: arguments that make sense as they stand;
-    a long one may have line breaks. overrides: the command takes --config.KEY=VALUE as well.
+    a long one may have line breaks. overrides: the command takes --config.KEY=VALUE as well, for
+    all keys ("all") or for those of one section (its name).
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         description: str | None = None,
         *,
         examples: Sequence[str] = (),
-        overrides: bool = False,
+        overrides: str = "",
     ) -> None:
         command = f"python -m {module}"
         self.examples = tuple(f"{command} {text}" for text in examples)
@@ -125,13 +126,18 @@ SEED = Whole(0, SEEDS - 1)
 SHARE = Real(0.0, 1.0)  # a probability or a part of a whole
 
 
-def _describe_examples(examples: Sequence[str], *, overrides: bool) -> str:
+def _describe_examples(examples: Sequence[str], *, overrides: str) -> str:
     """The end of a command's help."""
     parts = []
-    if overrides:
+    if overrides == "all":
         parts.append(
             "Every key of the configuration (nbp/sections.py) can be given as --config.KEY=VALUE,\n"
             "for example --config.seed=1 or --config.data.root=DIR."
+        )
+    elif overrides:
+        parts.append(
+            f"Keys of {overrides} in the workdir's configuration (nbp/sections.py) can be given as\n"
+            f"--config.{overrides}.KEY=VALUE."
         )
     if examples:
         lines = [line for text in examples for line in text.replace("\n", " \\\n    ").split("\n")]

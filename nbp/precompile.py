@@ -19,7 +19,7 @@ def make_parser() -> Parser:
             "--config configs/ucf101/generator_3b.py --topology v5e:16x16\n"
             "--config.data.kind=tokens --config.mesh.fsdp=256 --config.memory.remat=full",
         ),
-        overrides=True,
+        overrides="all",
     )
     parser.add_argument(
         "--config", required=True, metavar="FILE[:VARIANT]", help="of the folder configs, or yours"

@@ -18,7 +18,7 @@ def make_parser() -> Parser:
             "--config configs/quickstart.py --workdir runs/longer\n"
             "--resume_from runs/quickstart --config.train.generator.steps=2000",
         ),
-        overrides=True,
+        overrides="all",
     )
     parser.add_argument(
         "--config", required=True, metavar="FILE[:VARIANT]", help="of the folder configs, or yours"

@@ -17,7 +17,7 @@ def make_parser(description: str | None) -> Parser:
             "--features runs/features_ts --statistics kvd,precision",
             "--compare runs/a/report/nbp-ucf.json runs/b/report/nbp-ucf.json",
         ),
-        overrides=True,
+        overrides="data",
     )
     parser.add_argument("--workdir", type=Path, help="trained or converted")
     parser.add_argument("--protocol", action="append", default=[], help="see docs/protocols.md")

@@ -96,7 +96,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--temperature", type=TEMPERATURE, help="divides the logits")
     add("--temperature_end", type=TEMPERATURE, help="temperature of the last pass")
     add(
-        "--temperature_schedule", choices=("constant", "linear", "cosine"), help="from one to other"
+        "--temperature_schedule", choices=("constant", "linear", "cosine"), help="how it gets there"
     )
     add("--top_k", type=NATURAL, help="0: off")
     add("--top_p", type=Real(0.0, 1.0, above=True), help="1: off")
