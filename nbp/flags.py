@@ -136,8 +136,8 @@ def _describe_examples(examples: Sequence[str], *, overrides: str) -> str:
         )
     elif overrides:
         parts.append(
-            f"Keys of {overrides} in the workdir's configuration (nbp/sections.py) can be given as\n"
-            f"--config.{overrides}.KEY=VALUE."
+            f"Keys of {overrides} in the workdir's configuration (nbp/sections.py) can be given "
+            f"as\n--config.{overrides}.KEY=VALUE."
         )
     if examples:
         lines = [line for text in examples for line in text.replace("\n", " \\\n    ").split("\n")]

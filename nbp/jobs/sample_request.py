@@ -104,7 +104,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--guidance_schedule",
         choices=("constant", "ramp", "linear", "cosine"),
-        help="constant, or growing",
+        help="how it changes over the passes",
     )
     add("--guidance_start", type=SHARE, help="share of the passes before guidance begins")
     add("--guidance_end", type=SHARE, help="share of the passes after which it is off")
