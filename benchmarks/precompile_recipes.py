@@ -4,9 +4,9 @@
 
     python -m benchmarks.precompile_recipes [--only NAME ...] [--out benchmarks/results/precompile]
 
-Needs libtpu (pip install 'nbp[tpu]'), no TPU. Each takes minutes; what is already there is left
-alone. Batches are those of the paper; the generators read codes (`nbp.encode`), so that the
-tokenizer is not part of their update.
+Needs libtpu (see docs/scaling.md), no TPU. Each takes minutes; what is already there is left alone.
+Batches are those of the paper; the generators read codes (`nbp.encode`), so that the tokenizer is
+not part of their update.
 """
 
 import argparse

@@ -28,6 +28,12 @@ usage: launch/gke.sh --name NAME --type TYPE --cluster CLUSTER --zone ZONE --pro
   --poll SECONDS     between two looks at the state (default 30)
   --delete           delete the workload when this script ends, for whatever reason
   --dry-run          print the commands, and what they read, and stop
+The environment variable PYTHON names the interpreter that checks the configuration here, before
+anything is built (default python).
+example:
+  launch/gke.sh --name ucf-700m --type v5p-64 --cluster tpus --zone us-east5-a --project my-project \
+    --image us-docker.pkg.dev/my-project/nbp/nbp:2026-01-01 --claim nbp-data \
+    configs/ucf101/generator_700m.py /data/runs/ucf101 --config.data.root=/data/ucf101
 TEXT
 }
 
@@ -80,6 +86,20 @@ done
 [[ $1 == configs/* && -f $root/${1%%:*} ]] || fail "no configuration ${1%%:*} in $root/configs, which the image holds"
 [[ $2 == /* ]] || fail "WORKDIR $2: name an absolute path on storage that all hosts share"
 training=(python -u -m nbp.train --config "$1" --workdir "$2" "${@:3}")
+
+# Looks at flags and configuration before a machine is asked for, where this project can run here.
+# Folders that the configuration names are not looked at: they are those of the hosts.
+check() {
+  local code=0 text
+  text=$(cd "$root" && "${PYTHON:-python}" -m nbp.train --config "$1" --workdir "$2" --check "${@:3}" 2>&1 </dev/null) ||
+    code=$?
+  case $code in
+    0) ;;
+    2) fail "${text##*$'\n'}; nothing was created" ;;
+    *) say "the configuration is not checked: ${PYTHON:-python} cannot run nbp.train here (PYTHON names another)" ;;
+  esac
+}
+check "$@"
 
 # What a slice of the type consists of: accelerator and topology as labels of GKE, hosts, chips.
 describe_type() {

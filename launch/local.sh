@@ -21,6 +21,8 @@ usage: launch/local.sh [options] CONFIG WORKDIR [--config.a.b=VALUE ...]
   --restarts N     starts after the first one, at most (default 5)
   --wait SECONDS   pause before the first restart; it doubles each time, up to 300 (default 5)
 The environment variable PYTHON names the interpreter (default python).
+example:
+  launch/local.sh configs/quickstart.py runs/quickstart
 TEXT
 }
 

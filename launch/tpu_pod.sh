@@ -28,6 +28,12 @@ usage: launch/tpu_pod.sh --name NAME --type TYPE --zone ZONE --project PROJECT [
   --poll SECONDS       between two looks at the state (default 30)
   --delete             delete the TPU when this script ends, for whatever reason
   --dry-run            print the commands and stop
+The environment variable PYTHON names the interpreter that checks the configuration here, before
+anything is requested (default python).
+example:
+  launch/tpu_pod.sh --name ucf-700m --type v6e-64 --zone us-east5-a --project my-project --spot \
+    --nfs 10.0.0.2:/nbp --delete configs/ucf101/generator_700m.py /mnt/nbp/runs/ucf101 \
+    --config.data.root=/mnt/nbp/ucf101
 TEXT
 }
 
@@ -86,6 +92,19 @@ if [[ -z $runtime ]]; then
     *) fail "--type $type: name its software with --runtime" ;;
   esac
 fi
+# Looks at flags and configuration before a machine is asked for, where this project can run here.
+# Folders that the configuration names are not looked at: they are those of the hosts.
+check() {
+  local code=0 text
+  text=$(cd "$root" && "${PYTHON:-python}" -m nbp.train --config "$1" --workdir "$2" --check "${@:3}" 2>&1 </dev/null) ||
+    code=$?
+  case $code in
+    0) ;;
+    2) fail "${text##*$'\n'}; nothing was created" ;;
+    *) say "the configuration is not checked: ${PYTHON:-python} cannot run nbp.train here (PYTHON names another)" ;;
+  esac
+}
+check "$@"
 $dry_run || command -v gcloud >/dev/null || fail "gcloud is not installed; nothing was created"
 files=(nbp configs launch requirements.txt)
 [[ $1 == configs/* ]] || files+=("${1%%:*}")

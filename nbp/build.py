@@ -174,17 +174,24 @@ def make_optimizer_spec(stage: StageConfig, groups: tuple[ParamGroup, ...]) -> O
     )
 
 
-def make_tokenizer_task(config: Config) -> TokenizerTask:
-    """With the weights of LPIPS where that is the perceptual loss; CheckpointError without them."""
+def make_tokenizer_task(config: Config, *, read_weights: bool = True) -> TokenizerTask:
+    """With the weights of LPIPS where that is the perceptual loss; CheckpointError without them.
+
+    read_weights: False puts their shapes in the place of the weights, and reads nothing.
+    """
     codebook = (CODEBOOK_GROUP,) if config.tokenizer.quantizer == "vq" else ()
     optimizer = make_optimizer_spec(config.train.tokenizer, TOKENIZER_GROUPS + codebook)
-    weights = config.losses.perceptual == "lpips"
+    frozen = {}
+    if config.losses.perceptual == "lpips" and read_weights:
+        frozen["lpips"] = load_lpips(config.losses.lpips_root)
+    elif config.losses.perceptual == "lpips":
+        frozen["lpips"] = jax.eval_shape(LpipsNetwork().init, jax.random.key(0))
     return TokenizerTask(
         make_tokenizer_network(config),
         optimizer,
         make_objective(config),
         adversary=make_adversary(config, optimizer),
-        frozen={"lpips": load_lpips(config.losses.lpips_root)} if weights else {},
+        frozen=frozen,
     )
 
 

@@ -147,7 +147,10 @@ def validate(config: Config) -> None:
     if data.kind == "tokens":
         text = "the tokenizer learns from clips, not tokens: --config.stages=\"('generator',)\""
         require("tokenizer" not in config.stages, "stages", text)
-        text = "scores clips, which tokens are not; evaluate later with nbp.evaluate --data DIR"
+        text = (
+            'scores clips, which tokens are not: --config.evaluation.protocol="", and later '
+            "nbp.evaluate --data DIR"
+        )
         require(not config.evaluation.protocol, "evaluation.protocol", text)
     elif config.evaluation.protocol:
         evaluation = config.evaluation

@@ -6,13 +6,21 @@ import argparse
 from pathlib import Path
 
 from nbp.errors import ConfigError, run_main
-from nbp.flags import COUNT, Parser, Whole
+from nbp.flags import COUNT, Parser, Real, Whole
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Converts published PyTorch weights into a workdir; needs no PyTorch."""
-    parser = Parser(prog="python -m nbp.convert", description=main.__doc__)
-    parser.add_argument("what", choices=("generator", "tokenizer", "i3d", "lpips", "c3d"))
+def make_parser() -> Parser:
+    kinds = ("generator", "tokenizer", "i3d", "lpips", "c3d")
+    parser = Parser(
+        "nbp.convert",
+        main.__doc__,
+        examples=(
+            "tokenizer --source magvit2_k600.pt --out runs/k600",
+            "generator --source k600_base_nbp16.ckpt --out runs/k600",
+            "lpips --source vgg16-397923af.pth --linear vgg.pth --out weights/lpips",
+        ),
+    )
+    parser.add_argument("what", choices=kinds, help="what the file holds")
     parser.add_argument(
         "--source",
         required=True,
@@ -41,10 +49,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--linear", type=Path, help="file of the linear heads (lpips)")
     parser.add_argument(
         "--epsilon",
-        type=float,
+        type=Real(0.0, 1.0, above=True),
         help="of I3D's normalisation, for a file that is not known; default: what its format says",
     )
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Converts published PyTorch weights into a workdir; needs no PyTorch."""
+    arguments = make_parser().parse_args(argv)
 
     from nbp.jobs import convert
 

@@ -25,7 +25,7 @@ from nbp.data.images import (
 )
 from nbp.data.moving_shapes import MovingShapes, MovingShapesSpec
 from nbp.data.pipeline import BatchStream, PipelineSpec, make_fingerprint
-from nbp.data.records import RecordSource, make_record_transforms
+from nbp.data.records import VERSION, RecordSource, make_record_transforms
 from nbp.data.sources import BadVideos, FolderSpec, scan_folder
 from nbp.data.tokens import PROVENANCE, TokenCache, open_cache
 from nbp.data.transforms import Transform, choose_spatial, make_clip_transforms
@@ -234,11 +234,19 @@ def iterate_clips(
 
 
 def find_dataset(root: Path) -> Path | None:
-    """The folder of a dataset in the TFDS format: `root` or a version in it; None without one."""
+    """The folder of a dataset in the TFDS format; None without one.
+
+    It is `root`, a version in it, or what nbp.prepare wrote into its only folder that has such a
+    thing, as in `data/ucf101` for `data/ucf101/split1/1.0.0`. ConfigError where several have one.
+    """
     for folder in (root, *sorted(root.glob("*.*.*"), reverse=True)):
         if (folder / "dataset_info.json").is_file():
             return folder
-    return None
+    below = sorted(path.parent for path in root.glob(f"[!.]*/{VERSION}/dataset_info.json"))
+    if len(below) > 1:
+        names = ", ".join(map(str, below))
+        raise ConfigError(f"{root} holds several datasets: name one of {names}")
+    return below[0] if below else None
 
 
 def open_records(config: Config) -> tuple[RecordSource, RecordSource]:
@@ -299,15 +307,26 @@ def choose_held_out(config: Config, splits: Sequence[str]) -> str:
     )
 
 
-def change_data(config: Config, place: Path | None, overrides: Mapping[str, str]) -> Config:
+def change_data(
+    config: Config,
+    place: Path | None,
+    overrides: Mapping[str, str],
+    *,
+    report: Callable[[str], None] = print,
+) -> Config:
     """`config` with its clips taken from `place` and keys of `data` overridden.
 
-    place: a folder of videos, or a dataset that `nbp.prepare` wrote; None leaves the configured.
+    place: a folder of videos, or a dataset that `nbp.prepare` wrote (see `find_dataset`); None
+      leaves the configured. report: is told which, where the dataset lies deeper.
     """
     values = json.loads(to_json(config))
     problems: list[str] = []
     if place is not None:
-        kind = "folder" if find_dataset(place) is None else "records"
+        found = find_dataset(place)
+        kind = "folder" if found is None else "records"
+        if found is not None and found.parent.parent == place:  # not named: say which
+            place = found
+            report(f"--data: the dataset in {found}")
         values["data"] |= {"kind": kind, "root": str(place), "validation_split": ""}
     for key, text in overrides.items():
         if not key.startswith("data."):

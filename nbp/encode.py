@@ -8,9 +8,13 @@ from nbp.errors import run_main
 from nbp.flags import COUNT, SEED, Parser, Whole
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Turns clips into a token cache with a workdir's tokenizer. Rerun it to go on."""
-    parser = Parser(prog="python -m nbp.encode", description=main.__doc__)
+def make_parser() -> Parser:
+    parser = Parser(
+        "nbp.encode",
+        main.__doc__,
+        examples=("--workdir runs/ucf --data data/ucf101 --out data/ucf_tokens --crops 8",),
+        overrides="data",
+    )
     parser.add_argument("--workdir", required=True, type=Path, help="holds the tokenizer")
     parser.add_argument("--out", required=True, type=Path, help="folder of the cache")
     parser.add_argument(
@@ -26,7 +30,12 @@ def main(argv: list[str] | None = None) -> None:
         "--shard_size", type=COUNT, default=1024, help="clips in a file, the unit of restarts"
     )
     parser.add_argument("--threads", type=Whole(1, 1024), help="that decode; default: one per core")
-    arguments, rest = parser.parse_known_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Turns clips into a token cache with a workdir's tokenizer. Rerun it to go on."""
+    arguments, rest = make_parser().parse_known_args(argv)
 
     from nbp.training import distributed
 

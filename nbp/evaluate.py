@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m nbp.evaluate --workdir DIR --protocol NAME [--protocol NAME] [--features DIR]`."""
 
-from pathlib import Path
-
 from nbp.data.durable import check_writable_file
 from nbp.errors import ConfigError, run_main
-from nbp.flags import COUNT, SEED, Parser
+from nbp.flags import Parser
+from nbp.jobs import evaluation_flags
+
+
+def make_parser() -> Parser:
+    return evaluation_flags.make_parser(main.__doc__)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -14,27 +17,7 @@ def main(argv: list[str] | None = None) -> None:
 
     Started again after it was stopped, it goes on where it stood.
     """
-    parser = Parser(prog="python -m nbp.evaluate", description=main.__doc__)
-    parser.add_argument("--workdir", type=Path)
-    parser.add_argument("--protocol", action="append", default=[], help="see docs/protocols.md")
-    parser.add_argument("--out", type=Path, help="default: WORKDIR/report/PROTOCOL.json")
-    parser.add_argument("--clips", type=COUNT, help="clips to generate, or else to score")
-    parser.add_argument("--seed", type=SEED, help="of the generated clips; default: the protocol's")
-    parser.add_argument("--data", type=Path, help="videos or prepared dataset to take clips from")
-    parser.add_argument(
-        "--features", default="", help="folder that nbp.convert i3d wrote, or random-i3d"
-    )
-    parser.add_argument("--lpips", default="", help="folder that nbp.convert lpips wrote")
-    parser.add_argument(
-        "--c3d", default="", help="folder that nbp.convert c3d wrote: the Inception score"
-    )
-    parser.add_argument(
-        "--statistics", default="", help="more scores: kvd,precision,infinity,bootstrap,stream"
-    )
-    parser.add_argument("--cache", type=Path, help="of features; default: WORKDIR/report/cache")
-    parser.add_argument(
-        "--compare", nargs=2, type=Path, metavar="FILE.json", help="two reports of one protocol"
-    )
+    parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     if arguments.compare:
         from nbp.evaluation.comparison import compare_reports

@@ -8,15 +8,20 @@ from nbp.errors import run_main
 from nbp.flags import Parser
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Writes a workdir that holds the averaged parameters alone: for sampling and publishing."""
-    parser = Parser(prog="python -m nbp.export", description=main.__doc__)
-    parser.add_argument("--workdir", required=True, type=Path)
+def make_parser() -> Parser:
+    example = "--workdir runs/quickstart --out runs/published"
+    parser = Parser("nbp.export", main.__doc__, examples=(example,))
+    parser.add_argument("--workdir", required=True, type=Path, help="of a training")
     parser.add_argument("--out", required=True, type=Path, help="workdir to make")
     parser.add_argument(
         "--current", action="store_true", help="the current parameters, not their average"
     )
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Writes a workdir that holds the averaged parameters alone: for sampling and publishing."""
+    arguments = make_parser().parse_args(argv)
 
     from nbp.jobs.export import export_workdir
 

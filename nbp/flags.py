@@ -1,8 +1,8 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Flags of the commands: numbers that have a range, and mistakes told in one line.
+"""Flags of the commands: numbers that have a range, help with examples, mistakes in one line.
 
-    parser = Parser(prog="python -m nbp.sample", description=main.__doc__)
+    parser = Parser("nbp.sample", main.__doc__, examples=("--workdir runs/quickstart --num 4",))
     parser.add_argument("--num", type=COUNT)
     parser.add_argument("--top_p", type=Real(0.0, 1.0, above=True))
 
@@ -11,7 +11,9 @@ spaces are none.
 """
 
 import argparse
+import inspect
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -25,11 +27,44 @@ _WHOLE = re.compile(r"[+-]?[0-9]+")
 _REAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the examples, and adds to each flag the default that it has."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        shown = action.option_strings and action.default not in (None, "", False, [], ())
+        if not shown or action.default == argparse.SUPPRESS or "default" in text:
+            return text
+        return f"{text}; default %(default)s".removeprefix("; ")
+
+
 class Parser(argparse.ArgumentParser):
     """Raises ConfigError for a wrong value, which `run_main` makes one line and exit code 2 of.
 
     Missing flags end as ever: with the usage, and exit code 2 too.
+
+    module: of the command, `python -m MODULE`. examples: arguments that make sense as they stand;
+    a long one may have line breaks. overrides: the command takes --config.KEY=VALUE as well, for
+    all keys ("all") or for those of one section (its name).
     """
+
+    def __init__(
+        self,
+        module: str,
+        description: str | None = None,
+        *,
+        examples: Sequence[str] = (),
+        overrides: str = "",
+    ) -> None:
+        command = f"python -m {module}"
+        self.examples = tuple(f"{command} {text}" for text in examples)
+        self.overrides = overrides
+        super().__init__(
+            prog=command,
+            description=inspect.cleandoc(description or ""),
+            epilog=_describe_examples(self.examples, overrides=overrides),
+            formatter_class=Help,
+        )
 
     def error(self, message: str) -> NoReturn:
         if not message.startswith("argument "):
@@ -89,6 +124,26 @@ COUNT = Whole(1)  # things to make, of which there is at least one
 NATURAL = Whole(0)  # a number of things that may be none, or an index
 SEED = Whole(0, SEEDS - 1)
 SHARE = Real(0.0, 1.0)  # a probability or a part of a whole
+
+
+def _describe_examples(examples: Sequence[str], *, overrides: str) -> str:
+    """The end of a command's help."""
+    parts = []
+    if overrides == "all":
+        parts.append(
+            "Every key of the configuration (nbp/sections.py) can be given as --config.KEY=VALUE,\n"
+            "for example --config.seed=1 or --config.data.root=DIR."
+        )
+    elif overrides:
+        parts.append(
+            f"Keys of {overrides} in the workdir's configuration (nbp/sections.py) can be given "
+            f"as\n--config.{overrides}.KEY=VALUE."
+        )
+    if examples:
+        lines = [line for text in examples for line in text.replace("\n", " \\\n    ").split("\n")]
+        title = "examples" if len(examples) > 1 else "example"
+        parts.append(f"{title}:\n" + "\n".join(f"  {line}" for line in lines))
+    return "\n\n".join(parts)
 
 
 def _quote(text: str) -> str:

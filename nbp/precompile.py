@@ -10,13 +10,20 @@ from nbp.errors import run_main
 from nbp.flags import COUNT, Parser
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Compiles a configuration for devices that need not be here: memory, operations, collectives.
-
-    No data and no workdir are read. TPU topologies need the package libtpu, but no TPU.
-    """
-    parser = Parser(prog="python -m nbp.precompile", description=main.__doc__)
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]")
+def make_parser() -> Parser:
+    parser = Parser(
+        "nbp.precompile",
+        main.__doc__,
+        examples=(
+            "--config configs/quickstart.py --topology cpu:8",
+            "--config configs/ucf101/generator_3b.py --topology v5e:16x16\n"
+            "--config.data.kind=tokens --config.mesh.fsdp=256 --config.memory.remat=full",
+        ),
+        overrides="all",
+    )
+    parser.add_argument(
+        "--config", required=True, metavar="FILE[:VARIANT]", help="of the folder configs, or yours"
+    )
     parser.add_argument(
         "--topology", required=True, help="v5e:16x16, v5p:2x4x4 (chips), v6e:8x8, cpu:8 or gpu"
     )
@@ -28,7 +35,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--no_advice", action="store_true", help="if it does not fit, leave it at that"
     )
-    arguments, rest = parser.parse_known_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Compiles a configuration for devices that need not be here: memory, operations, collectives.
+
+    No data, weights and workdir are read. TPU topologies need the package libtpu, but no TPU.
+    """
+    arguments, rest = make_parser().parse_known_args(argv)
 
     if arguments.out:
         check_writable_file(arguments.out, "Name another with --out FILE.json.")
@@ -37,8 +52,9 @@ def main(argv: list[str] | None = None) -> None:
     from nbp.training.chips import parse_topology
 
     topology = parse_topology(arguments.topology)
-    # Data are described by the configuration; nothing is read from this folder.
-    overrides = {"data.root": "unused", **parse_overrides(rest)}
+    # Data and weights are described by the configuration; nothing is read from these folders.
+    unread = dict.fromkeys(("data.root", "losses.lpips_root", "evaluation.features"), "unread")
+    overrides = {**unread, **parse_overrides(rest)}
     config = load_config(arguments.config, overrides)
 
     import jax

@@ -8,12 +8,16 @@ from nbp.errors import run_main
 from nbp.flags import Parser
 
 
+def make_parser() -> Parser:
+    parser = Parser("nbp.report", main.__doc__, examples=("--workdir runs/quickstart",))
+    parser.add_argument("--workdir", required=True, type=Path, help="trained or converted")
+    parser.add_argument("--out", type=Path, help="default: WORKDIR/report/index.html")
+    return parser
+
+
 def main(argv: list[str] | None = None) -> None:
     """Makes the report page of a workdir from the files that lie there; nothing is computed."""
-    parser = Parser(prog="python -m nbp.report", description=main.__doc__)
-    parser.add_argument("--workdir", required=True, type=Path)
-    parser.add_argument("--out", type=Path, help="default: WORKDIR/report/index.html")
-    arguments = parser.parse_args(argv)
+    arguments = make_parser().parse_args(argv)
 
     from nbp.jobs.report import write_page
 

@@ -9,13 +9,28 @@ from nbp.flags import Parser
 from nbp.jobs.sample_request import add_flags, make_request
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Draws clips from a trained workdir: MP4 files, a GIF grid and samples.npz."""
-    parser = Parser(prog="python -m nbp.sample", description=main.__doc__)
-    parser.add_argument("--workdir", required=True, type=Path)
+def make_parser() -> Parser:
+    parser = Parser(
+        "nbp.sample",
+        main.__doc__,
+        examples=(
+            '--workdir runs/quickstart --num 16 --out runs/squares --label "red square right"',
+            "--workdir runs/folder --num 4 --out runs/continued --frames clip.mp4",
+            "--workdir runs/quickstart --num 4 --out runs/long --num_frames 129",
+        ),
+    )
+    parser.add_argument("--workdir", required=True, type=Path, help="trained or converted")
     parser.add_argument("--out", type=Path, help="folder; default: WORKDIR/samples")
     add_flags(parser)
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draws clips from a trained workdir: MP4 files, a GIF grid and samples.npz.
+
+    Temperature, top-k, top-p and guidance are the workdir's configuration's unless they are given.
+    """
+    arguments = make_parser().parse_args(argv)
 
     from nbp.training import distributed
 

@@ -47,7 +47,7 @@ def test_ends_of_ranges(
 
 
 def test_a_parser_tells_a_wrong_value_in_one_line() -> None:
-    parser = Parser(prog="python -m nbp.sample")
+    parser = Parser("nbp.sample")
     parser.add_argument("--seed", type=SEED)
     parser.add_argument("--label")
     parser.add_argument("--kind", choices=("a", "b"))

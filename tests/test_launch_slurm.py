@@ -15,8 +15,10 @@ import pytest
 from tests.launch.stage import LAUNCH, Stage
 
 JOB = {"SLURM_JOB_ID": "77"}
+CHECKED = 'case " $* " in *" --check "*) exit 0 ;; esac'
 # Stands in for the interpreter: each task ends with the next code of the list.
 PYTHON = """#!/bin/sh
+case " $* " in *" --check "*) exit 0 ;; esac
 cd {folder}
 printf '%s|' "$@" >>ran; echo >>ran
 code=$(head -n 1 codes); sed -i 1d codes
@@ -119,7 +121,7 @@ def test_a_signal_reaches_the_task_which_saves(tmp_path: Path) -> None:
         "time.sleep(60)\n"
     )
     python = stage.folder / "python"
-    python.write_text(f"#!/bin/sh\nexec {sys.executable} {saves}\n")
+    python.write_text(f"#!/bin/sh\n{CHECKED}\nexec {sys.executable} {saves}\n")
     (stage.folder / "bin" / "srun").write_text('#!/bin/sh\nshift\nexec "$@"\n')
     process = subprocess.Popen(
         [str(LAUNCH / "slurm.sbatch"), "c.py", str(tmp_path / "w")],
@@ -140,7 +142,7 @@ def test_a_signal_reaches_the_task_which_saves(tmp_path: Path) -> None:
 def test_proxies_do_not_reach_the_processes(tmp_path: Path) -> None:
     stage = make_stage(tmp_path, 0)
     python = stage.folder / "python"
-    python.write_text(f"#!/bin/sh\nenv >{stage.folder}/seen\n")
+    python.write_text(f"#!/bin/sh\n{CHECKED}\nenv >{stage.folder}/seen\n")
     assert launch(stage, http_proxy="http://proxy:1", HTTPS_PROXY="http://proxy:1").returncode == 0
     assert "proxy:1" not in (stage.folder / "seen").read_text()
 

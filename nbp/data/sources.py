@@ -262,9 +262,9 @@ def _split(
     for part, name in ((train, "training"), (validation, "validation")):
         if not part:
             raise DataError(
-                f"{root}: splitting its {len(files)} usable videos with validation_fraction "
-                f"{spec.validation_fraction:g} leaves none for {name}. Add videos, change "
-                "validation_fraction, or set validation to 'same' to use every video for both."
+                f"{root}: holding out {spec.validation_fraction:g} of its {len(files)} usable "
+                f"videos leaves none for {name}. Add videos, or use every video for both: "
+                "--config.data.validation=0.0"
             )
     return train, validation
 

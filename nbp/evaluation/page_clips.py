@@ -156,10 +156,12 @@ def show_extremes(page: Page, groups: Iterable[Sequence[int]], protocol: str) ->
         return ""
     if len(list_protocols(page)) > 1:
         by = f"{by}, {protocol}"
+    # The best reconstructions are not kept, so these are the best of the page.
+    best_of = "Best of those shown" if by.startswith("PSNR") else "Best of all"
     worst = "".join(show_group(page, members) for _, members in ranked[::-1][:count])
     best = "".join(show_group(page, members) for _, members in ranked[:count])
     return (
-        f'<div class="extremes"><div><h3>Worst by {escape(by)}</h3>'
-        f'<div class="cards worst">{worst}</div></div><div><h3>Best by {escape(by)}</h3>'
+        f'<div class="extremes"><div><h3>Worst of all by {escape(by)}</h3>'
+        f'<div class="cards worst">{worst}</div></div><div><h3>{best_of} by {escape(by)}</h3>'
         f'<div class="cards best">{best}</div></div></div>'
     )

@@ -73,7 +73,8 @@ def encode_workdir(request: EncodeRequest, report: Report) -> Path:
     Returns the folder of the cache. Raises CheckpointError without a trained tokenizer,
     ConfigError where `out` holds or was begun as another cache, DataError for unusable clips.
     """
-    config = datasets.change_data(read_config(request.workdir), request.data, request.overrides)
+    before = read_config(request.workdir)
+    config = datasets.change_data(before, request.data, request.overrides, report=report)
     if config.data.kind == "folder":
         refuse_inside(request.out, "--out", config.data.root, "the videos")
     require_writable(request.out)

@@ -122,7 +122,7 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
     """
     find_protocol(request.protocol, known=request.known)
     trained_on = read_config(request.workdir)
-    config = datasets.change_data(trained_on, request.data, request.overrides)
+    config = datasets.change_data(trained_on, request.data, request.overrides, report=report)
     protocol = find_protocol(request.protocol, config.data.kind, known=request.known)
     protocol, reading = choose_rule(protocol, config, request.overrides)
     model_config = choose_model_config(trained_on, reading)

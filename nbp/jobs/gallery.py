@@ -14,6 +14,7 @@ Where it does not, a real clip of the generated one's label is taken, if there i
     file              path below `report/`, with /
     label             class name, "" where there is none
     why               "best", "worst" (by `feature_distance` of the generated clip) or "spread"
+                      (of different classes where there are labels)
     paired            whether the generated clip shares its label or first frames with the real one
     given_frames      pixel frames at its start that were given, 0 for none
     feature_distance  of its features from the mean of the real ones, in the metric of their
@@ -91,33 +92,56 @@ class Gallery:
         return len(self.seconds)
 
 
-def choose_shown(count: int, distances: np.ndarray | None) -> dict[int, str]:
-    """Numbers of the clips to show and why: the nearest, the farthest, and some evenly spread."""
+def choose_shown(
+    count: int, distances: np.ndarray | None, labels: np.ndarray | None = None
+) -> dict[int, str]:
+    """Numbers of the clips to show and why: the nearest, the farthest, and some evenly spread.
+
+    labels: class ids of all clips. The spread ones are then of as many classes as can be, evenly
+    over the classes: evenly over the numbers they could all be of one (labels come in turn).
+    """
     chosen: dict[int, str] = {}
     if distances is not None:
         order = np.argsort(distances, kind="stable").tolist()
         few = min(EACH, count // 3)
         chosen |= dict.fromkeys(order[:few], "best")
         chosen |= dict.fromkeys(order[count - few :], "worst")
-    for number in (np.arange(EACH) * count // EACH).tolist() if count > EACH else range(count):
-        chosen.setdefault(int(number), "spread")
+    for number in spread_evenly(count, labels):
+        chosen.setdefault(number, "spread")
     return dict(sorted(chosen.items()))
+
+
+def spread_evenly(count: int, labels: np.ndarray | None) -> list[int]:
+    """Up to EACH numbers below `count`, of different classes where there are labels."""
+    if count <= EACH:
+        return list(range(count))
+    if labels is None:
+        return (np.arange(EACH) * count // EACH).tolist()
+    classes = np.unique(labels)
+    chosen: list[int] = []
+    for k in range(EACH):
+        members = np.flatnonzero(labels == classes[k * len(classes) // EACH])
+        # From the k-th part of the class: the first clips are not all that is looked at.
+        members = np.roll(members, -(k * len(members) // EACH))
+        fresh = [number for number in members.tolist() if number not in chosen]
+        chosen += fresh[:1]
+    return chosen
 
 
 def write_gallery(gallery: Gallery, folder: Path) -> list[Row]:
     """Draws the clips to show again, writes them below the report's `folder`; the rows for them."""
-    shown = choose_shown(gallery.count, gallery.distances)
+    shown = choose_shown(gallery.count, gallery.distances, gallery.maker.labels)
     numbers = np.array(list(shown))
     made = gallery.maker(numbers)
     media = folder / "media" / gallery.protocol
     shutil.rmtree(media, ignore_errors=True)
     sets: dict[str, Clips] = {"generated": made.videos}
-    labels = {"generated": made.labels}
+    labels_of = {"generated": made.labels}
     if gallery.real is not None:
         read = gallery.real.read(find_partners(gallery, gallery.real, numbers, made.labels))
         sets["real"] = to_bytes(read["video"])
         sets["reconstructed"] = reconstruct(gallery.codec, read)
-        labels["real"] = labels["reconstructed"] = read["label"]
+        labels_of["real"] = labels_of["reconstructed"] = read["label"]
     rows = []
     for i, (number, why) in enumerate(shown.items()):
         for kind in ("real", "reconstructed", "generated"):
@@ -132,8 +156,8 @@ def write_gallery(gallery: Gallery, folder: Path) -> list[Row]:
             row = describe_clip(
                 gallery, kind, number, clip, sets["real"][i] if "real" in sets else None
             )
-            name = name_label(gallery, labels[kind][i])
-            if "real" in labels and name and name == name_label(gallery, labels["real"][i]):
+            name = name_label(gallery, labels_of[kind][i])
+            if "real" in labels_of and name and name == name_label(gallery, labels_of["real"][i]):
                 row["paired"] = True
             rows.append({**row, "label": name, "why": why, "file": file.as_posix()})
     return rows

@@ -9,7 +9,6 @@ not measurements.
 
 import dataclasses
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,13 @@ from jax.sharding import Mesh
 from nbp import __version__, build
 from nbp.config import Config
 from nbp.errors import ConfigError
+from nbp.jobs.compiler_messages import (
+    describe_installation,
+    explain_failure,
+    find_libtpu,
+    is_exhausted,
+    read_exhausted,
+)
 from nbp.jobs.programs import Case, make_cases
 from nbp.nn.backends import choose_attention
 from nbp.training.chips import Chip, Topology, find_chip
@@ -29,7 +35,6 @@ from nbp.training.program import count_flops, measure_program, sum_collectives
 from nbp.training.sharding import check_batch
 
 Report = dict[str, Any]
-UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ def find_devices(topology: Topology) -> list[Any]:
     except RuntimeError as error:
         raise ConfigError(
             f"--topology {topology.text}: the TPU compiler says: {str(error).splitlines()[0]} "
-            "It comes with pip install 'nbp[tpu]' (package libtpu); a TPU is not needed."
+            f"It comes with {describe_installation()} (package libtpu); a TPU is not needed."
         ) from error
 
 
@@ -143,31 +148,32 @@ def find_compiler(topology: Topology) -> Report:
     """The version of what compiled."""
     if topology.kind in ("cpu", "gpu"):
         return {"platform": jax.devices(topology.kind)[0].client.platform_version}
-    from importlib import metadata
-
-    try:
-        return {"libtpu": metadata.version("libtpu")}
-    except metadata.PackageNotFoundError:  # named by TPU_LIBRARY_PATH
-        return {"libtpu": "unknown"}
+    return {"libtpu": find_libtpu() or "unknown"}  # named by TPU_LIBRARY_PATH
 
 
 # One program -------------------------------------------------------------------------------------
 
 
 def measure_case(case: Case, mesh: Mesh, chip: Chip) -> Report:
-    """Compiles a program and reads it; a program that does not fit has no more than its size."""
+    """Compiles a program and reads it; a program that does not fit has no more than its size.
+
+    The size is None where the compiler does not tell it. Raises ConfigError for a compiler that
+    does not go with this JAX.
+    """
     began = time.perf_counter()
+    flops = None
     with jax.set_mesh(mesh):
-        lowered, jaxpr = case.lower()
-        flops = count_flops(jaxpr) / mesh.size
         try:
+            lowered, jaxpr = case.lower()
+            flops = count_flops(jaxpr) / mesh.size
             compiled = lowered.compile()
-        except jax.errors.JaxRuntimeError as error:
-            needed = read_exhausted(str(error))
-            if needed is None:
-                raise
-            sizes = {**case.held, "peak": needed}
-            return {"clips": case.clips, "bytes": sizes, "fits": False, "flops": flops}
+        except RuntimeError as error:  # JaxRuntimeError is one
+            if flops is not None and is_exhausted(str(error)):
+                sizes = {**case.held, "peak": read_exhausted(str(error), chip.memory)}
+                return {"clips": case.clips, "bytes": sizes, "fits": False, "flops": flops}
+            if is_tpu(mesh) and (explained := explain_failure(error)) is not None:
+                raise explained from error
+            raise
     sizes, program = measure_program(compiled, mesh.size)
     collectives = program.collectives()
     wire = sum(collective.wire_bytes for collective in collectives)
@@ -192,6 +198,10 @@ def measure_case(case: Case, mesh: Mesh, chip: Chip) -> Report:
     return found
 
 
+def is_tpu(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform == "tpu"
+
+
 def bound_seconds(chip: Chip, *, flops: float, moved: float, wire: float) -> dict[str, float]:
     """Seconds that each of compute, memory and network needs at its peak; the step takes longer."""
     pairs = {
@@ -200,14 +210,6 @@ def bound_seconds(chip: Chip, *, flops: float, moved: float, wire: float) -> dic
         "network": (wire, chip.network),
     }
     return {name: amount / speed for name, (amount, speed) in pairs.items() if speed}
-
-
-def read_exhausted(message: str) -> int | None:
-    """Bytes that a program would need, from the compiler's complaint; None for any other."""
-    used = re.search(r"[Uu]sed ([\d.]+)([KMGT]?)i?B? of", message)
-    if "RESOURCE_EXHAUSTED" not in message or used is None:
-        return None
-    return int(float(used[1]) * UNITS[used[2] or "B"])
 
 
 # What would help ---------------------------------------------------------------------------------
@@ -227,13 +229,13 @@ def seek_fit(
         for change in changes:
             found = _try(request, change, name, devices, chip)
             tried.append(found)
-            report(f"  with {_spell(change)}: {_spell_size(found)}")
+            report(f"  with {_spell(change)}: {_spell_found(found)}")
             if found["fits"]:
                 break
         best |= changes[-1] if changes else {}
     if not any(found["fits"] for found in tried):
         found = _try(request, best, name, devices, chip)
-        report(f"  with {_spell(best)}: {_spell_size(found)}")
+        report(f"  with {_spell(best)}: {_spell_found(found)}")
         tried.append(found)
     return tried
 
@@ -286,8 +288,7 @@ def replace_key(config: Any, path: list[str], value: Any) -> Any:
 
 def describe(name: str, found: Report) -> str:
     """A program's line."""
-    peak = found["bytes"]["peak"] / 2**30
-    text = f"{name}: {peak:.2f} GiB a device, {'fits' if found['fits'] else 'does not fit'}"
+    text = f"{name}: {_spell_size(found['bytes']['peak'], found['fits'])}"
     if found.get("seconds", {}).get("step"):
         longest = max(("compute", "memory", "network"), key=found["seconds"].__getitem__)
         text += f"; at best {found['seconds']['step'] * 1e3:.1f} ms, bound by {longest}"
@@ -300,7 +301,13 @@ def _spell(change: Mapping[str, Any]) -> str:
     return " ".join(f"--config.{key}={value}" for key, value in change.items())
 
 
-def _spell_size(found: Report) -> str:
+def _spell_found(found: Report) -> str:
     if "refused" in found:
         return found["refused"]
-    return f"{found['peak'] / 2**30:.2f} GiB, {'fits' if found['fits'] else 'does not fit'}"
+    return _spell_size(found["peak"], found["fits"])
+
+
+def _spell_size(peak: int | None, fits: bool) -> str:
+    if peak is None:
+        return "does not fit (the compiler does not tell how much it needs)"
+    return f"{peak / 2**30:.2f} GiB a device, {'fits' if fits else 'does not fit'}"

@@ -61,7 +61,7 @@ def make_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
 def tokenizer_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
     """The update of the tokenizer."""
     del classes
-    task = build.make_tokenizer_task(config)
+    task = build.make_tokenizer_task(config, read_weights=False)
     batch = config.train.tokenizer.batch
     rows = {"video": _clips(config, mesh, batch), **_labels(mesh, batch)}
     return [_update_case("tokenizer.update", task, rows, mesh)]

@@ -57,6 +57,15 @@ def write_page(workdir: Path, out: Path | None = None) -> Path:
     return out
 
 
+def is_stale(workdir: Path) -> bool:
+    """Whether the page is not there, or older than curves and scores that it should show."""
+    page = workdir / "report" / "index.html"
+    sources = [stage_directory(workdir, stage) / "metrics.csv" for stage in STAGES]
+    sources += (workdir / "report").glob("*.json")
+    times = [path.stat().st_mtime_ns for path in sources if path.is_file()]
+    return bool(times) and (not page.is_file() or page.stat().st_mtime_ns < max(times))
+
+
 def collect_page(workdir: Path) -> Page:
     """Everything of a workdir that the page shows."""
     config = read_config(workdir)

@@ -49,14 +49,11 @@ class _Found:
 
 
 def collect_clips(workdir: Path, config: Config, reports: Sequence[Mapping[str, Any]]) -> Shown:
-    """Clips that evaluations kept, else the worst reconstructions and the samples of training."""
+    """The worst reconstructions, and the clips that evaluations kept, else training's samples."""
     folder = workdir / "report"
-    found, left_out = read_listed(folder, config.data.size)
-    if not found:
-        found = [
-            *(clip for report in reports for clip in split_worst(folder, report, config)),
-            *read_samples(workdir, config),
-        ]
+    listed, left_out = read_listed(folder, config.data.size)
+    worst = [clip for report in reports for clip in split_worst(folder, report, config)]
+    found = [*worst, *(listed or read_samples(workdir, config))]
     clips, dropped = pack(found)
     if dropped:
         left_out.append(f"{dropped} clips are left out: the page would be too large with them")
@@ -109,6 +106,7 @@ def shrink(pixels: Clip, size: int) -> UInt8[np.ndarray, "t rows columns c"]:
 def split_worst(folder: Path, report: Mapping[str, Any], config: Config) -> Iterable[_Found]:
     """The original and the reconstruction in the pictures of the worst reconstructions."""
     size = config.data.size
+    protocol = str(report["protocol"].get("name", ""))
     for row in report.get("worst") or ():
         file = folder / str(row.get("file", ""))
         try:
@@ -121,8 +119,9 @@ def split_worst(folder: Path, report: Mapping[str, Any], config: Config) -> Iter
             continue
         middle = scale // 2
         small = picture[:, middle::scale, middle::scale][:, :size]
-        group = f"clip {row.get('index')}"
+        group = f"{protocol} held-out clip {row.get('index')}"
         shared = {"label": row.get("label") or "", "group": group, "id": row.get("index")}
+        shared |= {"protocol": protocol, "why": "worst"}
         yield _Found(small[:, :, :size], {**shared, "kind": "real"}, info.fps)
         beside = small[:, :, size + 2 : 2 * size + 2]
         made = {**shared, "kind": "reconstructed", "psnr": row.get("psnr")}

@@ -95,11 +95,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--given_frames", type=NATURAL, help="latent frames taken from --frames")
     add("--temperature", type=TEMPERATURE, help="divides the logits")
     add("--temperature_end", type=TEMPERATURE, help="temperature of the last pass")
-    add("--temperature_schedule", choices=("constant", "linear", "cosine"))
+    add(
+        "--temperature_schedule", choices=("constant", "linear", "cosine"), help="how it gets there"
+    )
     add("--top_k", type=NATURAL, help="0: off")
     add("--top_p", type=Real(0.0, 1.0, above=True), help="1: off")
     add("--guidance", type=GUIDANCE, help="classifier-free guidance; 0: off")
-    add("--guidance_schedule", choices=("constant", "ramp", "linear", "cosine"))
+    add(
+        "--guidance_schedule",
+        choices=("constant", "ramp", "linear", "cosine"),
+        help="how it changes over the passes",
+    )
     add("--guidance_start", type=SHARE, help="share of the passes before guidance begins")
     add("--guidance_end", type=SHARE, help="share of the passes after which it is off")
     add("--decoding", choices=("plain", "jacobi", "relaxed"), default="plain", help="of passes")

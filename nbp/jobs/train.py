@@ -24,7 +24,7 @@ from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
 from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.periodic import NAME as PERIODIC
 from nbp.jobs.places import claim_workdir, explain
-from nbp.jobs.report import write_page
+from nbp.jobs.report import is_stale, write_page
 from nbp.jobs.resuming import copy_resume
 from nbp.jobs.sample import (
     choose_given_frames,
@@ -73,6 +73,8 @@ def train_workdir(
             run_stage(config, workdir, stage, plan)
         if "generator" in config.stages:
             finish(config, workdir)
+        if distributed.is_main() and is_stale(workdir):
+            print(f"[report] to look at: {write_page(workdir)}", flush=True)
 
 
 def begin(config: Config, workdir: Path, plan: TrainPlan) -> None:
@@ -229,7 +231,7 @@ def finish(config: Config, workdir: Path) -> None:
             return
         write_report(report_path(workdir, protocol), report)
         print(format_table(f"{config.name}, protocol {protocol}", report["scores"]))
-        print(f"[report] {report_path(workdir, protocol)}; to look at: {write_page(workdir)}")
+        print(f"[report] {report_path(workdir, protocol)}")
 
 
 def name_bad_videos() -> str:

@@ -59,7 +59,7 @@ class CudnnAttention:
                 raise
             raise ConfigError(
                 f"generator.attention=cudnn: {error} Use auto, or install JAX with its CUDA "
-                "libraries: pip install 'nbp[cuda]'"
+                f'libraries: pip install "jax[cuda13]=={jax.__version__}"'
             ) from error
 
 

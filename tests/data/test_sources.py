@@ -178,7 +178,7 @@ def test_split_is_by_path_and_stable(tmp_path, video):
 
 def test_split_that_leaves_nothing_is_refused(tmp_path, video):
     root = _fill(tmp_path, video, "a/one.mp4")
-    with pytest.raises(DataError, match=r"leaves none for .*set validation to 'same'"):
+    with pytest.raises(DataError, match=r"leaves none for .*--config.data.validation=0.0"):
         scan_folder(root, FolderSpec(frames=8))
     scan = scan_folder(root, SAME)
     assert _names(scan.train) == _names(scan.validation) == ["a/one.mp4"]

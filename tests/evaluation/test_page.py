@@ -148,7 +148,7 @@ def test_clips_of_two_protocols_are_not_ranked_together() -> None:
     page = make_two_protocols()
     reader = Reader(build_page(page))
     titles = [data for tag, data in reader.texts if tag == "h3" and data.startswith("Worst")]
-    assert titles == [f"Worst by distance of features, {name}" for name in ("p0", "p1")]
+    assert titles == [f"Worst of all by distance of features, {name}" for name in ("p0", "p1")]
     groups = [list(range(3 * n, 3 * n + 3)) for n in range(8)]
     odd = [members for members in groups if page.clips[members[0]].protocol == "p1"]
     _, ranked = rank_groups(page, odd)

@@ -1,9 +1,10 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
+import numpy as np
 import pytest
 
 from nbp.jobs import gallery
-from nbp.jobs.gallery import choose_partners
+from nbp.jobs.gallery import choose_partners, choose_shown
 
 LABELS = ["a", "b", "a", "c", "b", "a"]
 
@@ -31,3 +32,32 @@ def test_the_search_for_partners_ends(monkeypatch):
 
     assert choose_partners([0, 0], ["c", "b"], len(LABELS), find) == [0, 1]
     assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("classes,count", [(36, 256), (101, 2048), (4, 256), (3, 9), (8, 64)])
+def test_the_choice_is_balanced_over_classes(classes, count):
+    """Labels in turn: 256 / 8 is a multiple of the 4 motions of 36 labels, so even steps are not."""
+    labels = np.arange(count) % classes
+    shown = [labels[number] for number in choose_shown(count, None, labels)]
+    each = np.unique(shown, return_counts=True)[1]
+    assert len(shown) == min(gallery.EACH, count)
+    assert len(each) == min(gallery.EACH, classes)
+    assert each.max() - each.min() <= 1
+    if classes == 36:  # colour, shape, motion
+        for values in (labels // 12, labels // 4 % 3, labels % 4):
+            found = np.unique([values[n] for n in choose_shown(count, None, labels)])
+            assert len(found) == len(np.unique(values))
+
+
+def test_a_rare_class_is_shown_once():
+    labels = np.array([0] * 50 + [1] + [2] * 50)
+    shown = choose_shown(len(labels), None, labels)
+    assert 50 in shown
+    assert len(shown) == gallery.EACH - 2  # it has no second clip, nor a third
+
+
+def test_extremes_are_those_of_all_clips():
+    distances = np.random.default_rng(0).permutation(100).astype(float)
+    shown = choose_shown(100, distances, np.arange(100) % 7)
+    worst = {number for number, why in shown.items() if why == "worst"}
+    assert worst == set(np.argsort(distances)[-gallery.EACH :].tolist())

@@ -234,8 +234,8 @@ def test_without_kept_clips_the_worst_and_the_samples_are_shown(workdir: Path) -
     page = collect_page(workdir)
     shown = [(clip.kind, clip.group, clip.label, clip.psnr) for clip in page.clips]
     assert shown == [
-        ("real", "clip 7", "red square", None),
-        ("reconstructed", "clip 7", "red square", 21.5),
+        ("real", "moving-shapes held-out clip 7", "red square", None),
+        ("reconstructed", "moving-shapes held-out clip 7", "red square", 21.5),
         ("generated", "sample 0", "red square right", None),
     ]
 

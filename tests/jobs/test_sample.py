@@ -232,7 +232,7 @@ def test_every_number_has_a_range(tmp_path, flag):
 
 
 def test_no_number_is_without_a_range():
-    parser = Parser()
+    parser = Parser("nbp.sample")
     add_flags(parser)
     numbers = {"--" + a.dest for a in parser._actions if isinstance(a.type, Real | Whole)}
     assert numbers == set(NOT_IN_RANGE)
