@@ -36,7 +36,7 @@ def test_the_search_for_partners_ends(monkeypatch):
 
 @pytest.mark.parametrize("classes,count", [(36, 256), (101, 2048), (4, 256), (3, 9), (8, 64)])
 def test_the_choice_is_balanced_over_classes(classes, count):
-    """Labels in turn: 256 / 8 is a multiple of the 4 motions of 36 labels, so even steps are not."""
+    """Labels in turn: 256 / 8 is a multiple of the 4 motions, so even steps are all of one."""
     labels = np.arange(count) % classes
     shown = [labels[number] for number in choose_shown(count, None, labels)]
     each = np.unique(shown, return_counts=True)[1]
