@@ -138,7 +138,8 @@ def scan_images(
     Raises `DataError` for a missing folder and for one without a usable image.
     """
     root = Path(root)
-    names = [name for name, _ in find_files(root, suffixes=IMAGE_SUFFIXES)]
+    errors: list[VideoError] = []
+    names = [name for name, _ in find_files(root, errors.append, suffixes=IMAGE_SUFFIXES)]
     if not names:
         raise DataError(
             f"{root}: no image files in it. Put images ({', '.join(IMAGE_SUFFIXES)}) into it or "
@@ -156,7 +157,6 @@ def scan_images(
             return VideoError(path, "unreadable", error.strerror or str(error))
 
     files: list[tuple[str, int]] = []
-    errors: list[VideoError] = []
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for done, found in enumerate(pool.map(probe, names), start=1):
             if isinstance(found, VideoError):

@@ -4,7 +4,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from nbp import __version__, build, datasets
 from nbp.config import Config
+from nbp.data.class_names import find_split
 from nbp.data.sources import VideoFolder
 from nbp.data.video import tile_clips, write_gif
 from nbp.errors import DataError, DivergedError, NonFiniteError
@@ -94,13 +95,26 @@ def begin(config: Config, workdir: Path, plan: TrainPlan) -> None:
         if distributed.is_main():
             source = next(iter(plan.clips.values())).source
             if isinstance(source, VideoFolder):
-                for text in source.describe_notes(plan.held_out.source):
+                for text in (
+                    *source.describe_notes(plan.held_out.source),
+                    *describe_split_folders(plan.labels),
+                ):
                     print(f"[data] {text}", flush=True)
             adopt_config(config, workdir, report=lambda text: print(f"[train] {text}", flush=True))
             save_labels(workdir, plan.labels)
     except OSError as error:
         raise explain(error, workdir) from error
     distributed.wait_for_all("configuration")
+
+
+def describe_split_folders(labels: Sequence[str]) -> list[str]:
+    """A line where the classes of a folder of videos are named like splits."""
+    if len(labels) < 2 or not all(find_split(label) for label in labels):
+        return []
+    return [
+        f"the classes are {', '.join(labels)}, which look like splits: each folder at the top of "
+        "data.root is a class. Set data.root to one of them, or use nbp.prepare folder"
+    ]
 
 
 def run_stage(config: Config, workdir: Path, stage: str, plan: TrainPlan) -> None:

@@ -145,6 +145,25 @@ def test_folders_are_searched_and_bad_files_listed(tmp_path):
     ]
 
 
+def test_a_folder_that_cannot_be_listed_is_told_and_passed_over(tmp_path, monkeypatch):
+    """As lost+found on a disk of data."""
+    for name in ("a/one.png", "locked/two.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name)
+    scandir = os.scandir
+
+    def refuse(folder):
+        if os.fspath(folder).endswith("locked"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    bad = BadVideos()
+    found = scan_images(tmp_path, bad=bad)
+    assert [path for path, _ in found.files] == ["a/one.png"]
+    assert [error.reason for error in bad] == ["unreadable"]
+
+
 def test_useless_folders_are_refused(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         scan_images(tmp_path / "absent", bad=BadVideos())

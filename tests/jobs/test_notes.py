@@ -12,6 +12,7 @@ from nbp.data.sources import FolderSpec, scan_folder
 from nbp.jobs.findings import collect_findings, format_report
 from nbp.jobs.reencode import Recipe, reencode_video
 from nbp.jobs.shards import Shard, ShardWriter
+from nbp.jobs.train import describe_split_folders
 
 FILES = Path(__file__).parent.parent / "data" / "fixtures"
 NAMES = ("aspect_pal.mkv", "interlaced.mp4", "interlaced.ts", "plain.mp4")
@@ -54,3 +55,12 @@ def test_start_of_training_names_what_is_read_by_a_rule(tmp_path):
             f"1 file: {NOTES['pixel aspect']}",
             f"2 files: {NOTES['interlaced']}",
         ]
+
+
+def test_training_on_folders_named_like_splits_is_told() -> None:
+    assert describe_split_folders(("train", "Val")) == [
+        "the classes are train, Val, which look like splits: each folder at the top of data.root "
+        "is a class. Set data.root to one of them, or use nbp.prepare folder"
+    ]
+    assert not describe_split_folders(("train", "tram"))  # vehicles
+    assert not describe_split_folders(("videos",))
