@@ -212,10 +212,11 @@ def find_objective_problems(config: Config) -> list[str]:
 # Reading ---------------------------------------------------------------------------------------
 
 
-def load_config(argument: str, overrides: Mapping[str, str]) -> Config:
+def load_config(argument: str, overrides: Mapping[str, str], *, expand: bool = True) -> Config:
     """Reads `FILE[:VARIANT]`, applies `{"a.b": "value"}`, converts and validates.
 
-    A value is read as a Python literal, or as a string where it is none. Raises ConfigError.
+    A value is read as a Python literal, or as a string where it is none. expand: see
+    `expand_paths`; without it paths stay as they are written. Raises ConfigError.
     """
     path, variant = split_argument(argument)
     values = call_get_config(path, variant)
@@ -232,7 +233,8 @@ def load_config(argument: str, overrides: Mapping[str, str]) -> Config:
             collect(problem)
     config = None
     try:
-        config = expand_paths(from_dict(values))
+        config = from_dict(values)
+        config = expand_paths(config) if expand else config
         validate(config)
     except ConfigError as problem:
         collect(problem)

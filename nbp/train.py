@@ -45,7 +45,9 @@ def main(argv: list[str] | None = None) -> None:
 
     from nbp.config import load_config, parse_overrides  # after parsing: --help stays quick
 
-    config = load_config(arguments.config, parse_overrides(rest))
+    # Folders and variables may be those of other machines where no more than a check is wanted.
+    expand = not arguments.check
+    config = load_config(arguments.config, parse_overrides(rest), expand=expand)
     if arguments.check:
         print(f"{arguments.config}: flags and configuration are in order")
         return

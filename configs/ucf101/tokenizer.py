@@ -4,9 +4,9 @@ r"""The paper's video tokenizer on UCF101: 370,372,105 parameters, 64,000 codes.
 
     python -m nbp.train --config configs/ucf101/tokenizer.py --workdir DIR \
         --config.data.root=VIDEOS --config.losses.lpips_root=LPIPS
-    python -m nbp.evaluate --workdir DIR --protocol nbp-rfvd
+    python -m nbp.evaluate --workdir DIR --data data/ucf101 --protocol nbp-rfvd --features I3D
 
-LPIPS is what `nbp.convert lpips` wrote; without weights add
+LPIPS and I3D are what `nbp.convert` wrote, the data set `nbp.prepare`; without weights train with
 --config.losses.perceptual=structure. The architecture is the published one; the release holds
 neither its training code nor its hyper-parameters, so the recipe is ours (`configs.paper` gives a
 source for each number, docs/tokenizer_training.md the reasons).

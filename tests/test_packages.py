@@ -1,0 +1,90 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What texts tell people to install is what the project names, never a stranger's package."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.texts import DOCUMENTS, LAUNCHERS, ROOT, list_strings
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
+LOCKS = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt"]
+LOCKED = dict(
+    line.split(" ")[0].split("==")
+    for lock in LOCKS
+    for line in lock.read_text(encoding="utf8").splitlines()
+    if not line.startswith("#")
+)
+# tpu_host.sh: brings a newer Python to images of TPUs.
+TOOLS = {"uv"}
+VALUES = {"--python", "-p", "--target"}  # flags of pip whose value is no package
+FILES = {"-r", "--requirement"}
+HOLE = "{version of jax}"
+
+
+def list_texts() -> Iterator[tuple[str, str]]:
+    """Every document, script, and string of the code, with its place."""
+    plain = [*DOCUMENTS, *LAUNCHERS, ROOT / "Dockerfile", ROOT / ".ci/run", *LOCKS]
+    for path in [*plain, ROOT / "pyproject.toml"]:
+        yield path.name, re.sub(r"\\\n\s*", "", path.read_text(encoding="utf8"))
+    for folder in ("nbp", "configs", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for line, text in list_strings(path):
+                yield f"{path.relative_to(ROOT)}:{line}", text.replace("\x00", HOLE)
+
+
+def find_installed(text: str) -> Iterator[str]:
+    """What follows `pip install` in a text: names of packages, files and folders."""
+    for found in re.finditer(
+        r"pip3? install((?:[ \t]+(?:\"[^\"\n]+\"|'[^'\n]+'|[^\s`;&|#(]+))+)", text
+    ):
+        words = re.findall(r"\"[^\"]+\"|'[^']+'|\S+", found[1])
+        values = {i + 1 for i, word in enumerate(words) if word in VALUES}
+        for i, word in enumerate(words):
+            if i in values or (word.startswith("-") and word not in FILES):
+                continue
+            if i and words[i - 1] in FILES:
+                assert word.strip("'\"") in {lock.name for lock in LOCKS}, word
+            elif word not in FILES:
+                yield word.strip("'\".,:").replace('"', "")
+
+
+TEXTS = list(list_texts())
+
+
+def test_commands_are_found() -> None:
+    shell = 'pip install "jax[tpu]==0.1" and `pip install -r requirements.txt nbp` # no more'
+    assert list(find_installed(shell)) == ["jax[tpu]==0.1", "and", "nbp"]
+    assert len([place for place, text in TEXTS for _ in find_installed(text)]) >= 6
+
+
+def test_texts_install_nothing_but_what_the_project_names() -> None:
+    allowed = set(LOCKED) | TOOLS
+    for place, text in TEXTS:
+        for word in find_installed(text):
+            if word in ("", ".", "$@") or re.fullmatch(r"\.\[(\w+)\]", word):
+                extra = re.fullmatch(r"\.\[(\w+)\]", word)
+                assert not extra or extra[1] in PROJECT["project"]["optional-dependencies"], place
+                continue
+            found = re.fullmatch(r"([a-zA-Z0-9-]+)(?:\[(\w+)\])?(?:==(.+))?", word)
+            assert found, (place, word)
+            assert found[1] in allowed, f"{place}: pip install {word}"
+            assert found[3] in (None, HOLE, LOCKED.get(found[1])), f"{place}: another version"
+
+
+def test_the_distribution_has_a_name_that_is_not_the_strangers() -> None:
+    """`nbp` on the package index is another project; so no text may ask pip for it."""
+    assert PROJECT["project"]["name"] == "nbp-video"
+    assert set(PROJECT["project"]["optional-dependencies"]) == {"cuda", "tpu"}
+    for place, text in TEXTS:
+        assert not re.search(r"\bnbp(-video)?\[|pip install [^\n`]*\bnbp\b", text), place
+
+
+@pytest.mark.parametrize("package, version", [("jax", r"jax\[\w+\]==([0-9.]+)")])
+def test_versions_in_documents_are_those_of_the_lock(package: str, version: str) -> None:
+    found = {v for p in DOCUMENTS for v in re.findall(version, Path(p).read_text(encoding="utf8"))}
+    assert found == {LOCKED[package]}
