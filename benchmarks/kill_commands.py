@@ -103,10 +103,7 @@ def make_commands(folder: Path) -> dict[str, Command]:
     videos = folder / "videos"
     for number in range(16):
         encode(videos / "ab"[number % 2] / f"{number}.mp4", make_clip(seed=number))
-    # Nothing that is finished goes away by itself.
-    keys = {**CHANGES, "train.keep": "10", "train.evaluate_every": "12"}
-    keys |= {"train.preview_every": "12"}
-    CHANGES.update(keys)
+    CHANGES["train.keep"] = "10"  # nothing that is finished goes away by itself
     source = ["--workdir", str(workdir)]
 
     def evaluated(out: Path) -> list[str]:
@@ -121,7 +118,7 @@ def make_commands(folder: Path) -> dict[str, Command]:
             read_all,
             (
                 *("*/metrics.csv", "*/goodput.json", "*/events.out.tfevents*", "*/.lock"),
-                *("report/*", "config.json", "*/previews/*"),
+                *("report/*", "config.json"),
             ),
         ),
         Command(
@@ -211,7 +208,9 @@ def look(command: Command, out: Path, tally: Tally, *, killed: bool = True) -> i
     A finished file may be moved, not changed.
     """
     files = {path: path.relative_to(out).as_posix() for path in list_finished(out)}
-    tally.problems += [f"{name}: {fault}" for path, name in files.items() if (fault := find_fault(path))]
+    tally.problems += [
+        f"{name}: {fault}" for path, name in files.items() if (fault := find_fault(path))
+    ]
     tally.problems += find_damaged_steps(out)
     kept = {
         name: hash_file(path)
