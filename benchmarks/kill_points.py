@@ -18,6 +18,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from benchmarks.measure import print_row
 from tests.test_resume import CHANGES, finish, read_losses, read_states, saved_steps, start
 
 STAGES = ("tokenizer", "generator")
+ORPHANS = 60  # seconds that workers of a killed process may take to notice
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,7 +47,13 @@ def main(argv: list[str] | None = None) -> None:
         kills, different = 0, 0
         while kills < arguments.kills:
             workdir = Path(folder) / "killed"
-            points = run_with_kills(workdir, seconds, rng, most=arguments.kills - kills)
+            points = run_with_kills(
+                lambda workdir=workdir: start(workdir),
+                seconds,
+                rng,
+                most=arguments.kills - kills,
+                look=lambda workdir=workdir: find_positions(workdir),
+            )
             kills += len(points)
             same = read_all(workdir) == expected
             different += not same
@@ -56,25 +64,41 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(1)
 
 
-def run_with_kills(workdir: Path, seconds: float, rng: random.Random, *, most: int) -> list[Any]:
-    """Starts a run until it ends, killed at up to `most` random moments; returns where it stood.
+def run_with_kills(
+    begin: Callable[[], subprocess.Popen[str]],
+    seconds: float,
+    rng: random.Random,
+    *,
+    most: int,
+    look: Callable[[], Any],
+) -> list[Any]:
+    """Begins a command until it ends, killed at up to `most` random moments in `seconds`.
 
-    Each entry: the newest checkpoint and the newest logged update of either stage.
+    Returns what `look` found after each kill. Raises SystemExit where the command fails, or leaves
+    processes behind that do not end.
     """
     points: list[Any] = []
     while True:
-        process = start(workdir)
+        process = begin()
         patience = rng.uniform(0, seconds) if len(points) < most else None
         try:
             output, _ = process.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
-            process.communicate()
-            points.append({stage: find_position(workdir, stage) for stage in STAGES})
+            try:
+                process.communicate(timeout=ORPHANS)
+            except subprocess.TimeoutExpired:
+                raise SystemExit(f"processes of {process.args} outlive it by {ORPHANS} s") from None
+            points.append(look())
             continue
         if process.returncode:
             raise SystemExit(f"a run failed with exit code {process.returncode}:\n{output}")
         return points
+
+
+def find_positions(workdir: Path) -> dict[str, list[int]]:
+    """`find_position` of both stages."""
+    return {stage: find_position(workdir, stage) for stage in STAGES}
 
 
 def find_position(workdir: Path, stage: str) -> list[int]:

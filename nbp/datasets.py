@@ -16,6 +16,7 @@ from typing import Any, assert_never
 import numpy as np
 
 from nbp.config import Config, expand_paths, from_dict, to_json
+from nbp.data.files import read_json
 from nbp.data.images import (
     MixedStream,
     TakeFrame,
@@ -262,8 +263,11 @@ def list_splits(config: Config) -> list[str]:
     folder = find_dataset(Path(config.data.root))
     if folder is None:
         return []
-    info = json.loads((folder / "dataset_info.json").read_text(encoding="utf8"))
-    return [split["name"] for split in info["splits"]]
+    path = folder / "dataset_info.json"
+    try:
+        return [str(split["name"]) for split in read_json(path)["splits"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: damaged ({error!r}). Prepare the videos anew") from None
 
 
 def open_tokens(config: Config) -> TokenCache:

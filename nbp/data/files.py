@@ -4,6 +4,7 @@
 and how a file that cannot serve is told from a fault of ours."""
 
 import codecs
+import json
 import os
 import stat
 import unicodedata
@@ -84,6 +85,20 @@ def read_text(path: str | Path) -> str:
             "file as UTF-8"
         )
     return text
+
+
+def read_json(path: str | Path, kind: type = dict) -> Any:
+    """The value of a JSON file, which is a `kind`: dict or list.
+
+    Raises ValueError, one line without the path, for what is no such file, `OSError` as ever.
+    """
+    try:
+        value = json.loads(Path(path).read_bytes())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"it holds a {type(value).__name__}, not a {kind.__name__}")
+    return value
 
 
 def read_lines(path: str | Path) -> list[str]:

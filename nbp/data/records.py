@@ -13,7 +13,6 @@ record is one clip, already scaled and re-encoded for fast access (see `coding`)
 """
 
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from nbp.data.coding import decode_clip
-from nbp.data.files import VideoError, escape_label, escape_name
+from nbp.data.files import VideoError, escape_label, escape_name, read_json
 from nbp.data.resize import Scaling
 from nbp.data.tf_example import find_example_class
 from nbp.data.transforms import (
@@ -259,15 +258,15 @@ def _read_layout(directory: Path, split: str) -> _Layout:
     if not (directory / "dataset_info.json").is_file():
         raise DataError(f"{directory}: {_say_what_is_there(directory)}")
     try:
-        described = json.loads((directory / "dataset_info.json").read_text(encoding="utf8"))
-        features = json.loads((directory / "features.json").read_text(encoding="utf8"))
+        described = read_json(directory / "dataset_info.json")
+        features = read_json(directory / "features.json")
         known = set(features["featuresDict"]["features"])
         kind = described.get("fileFormat", "another format")
         name = described["name"]
         splits = {item["name"]: item for item in described.get("splits", ())}
         lengths = {key: tuple(map(int, item["shardLengths"])) for key, item in splits.items()}
         labels = _read_labels(directory)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{directory}: a TFDS dataset, but not one that nbp.prepare wrote ({error!r}). Prepare "
             "its videos with python -m nbp.prepare."
@@ -296,7 +295,7 @@ def _read_layout(directory: Path, split: str) -> _Layout:
 def _read_labels(directory: Path) -> list[str]:
     """The names of the classes: as they are where nbp.prepare noted them, else as TFDS has them."""
     if (directory / PREPARED).is_file():
-        noted = json.loads((directory / PREPARED).read_text(encoding="utf8")).get("labels")
+        noted = read_json(directory / PREPARED).get("labels")
         if noted is not None:
             return list(noted)
     with (directory / _LABELS).open(encoding="utf8", newline="") as file:  # only \n ends a name

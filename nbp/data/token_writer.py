@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from nbp.data.durable import full_disk_named, sync, write_text
-from nbp.data.files import escape_label
+from nbp.data.files import escape_label, read_json
 from nbp.data.tokens import FORMAT, NAME, PROVENANCE, VERSION, WORK, Shard, choose_dtype
 from nbp.errors import ConfigError
 from nbp.shapes import Int
@@ -90,7 +90,7 @@ class CacheWriter:
     def _compare(self, path: Path) -> None:
         """Compares what was begun or made with the plan; every difference is named."""
         try:
-            found = json.loads(path.read_text(encoding="utf8"))
+            found = read_json(path)
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{path.parent} is no token cache ({error}). Use another --out."

@@ -15,7 +15,6 @@ one rename puts it in place, so that half a cache never opens.
 import bisect
 import hashlib
 import itertools
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from nbp.data.files import VideoError
+from nbp.data.files import VideoError, read_json
 from nbp.data.tf_example import find_example_class
 from nbp.errors import DataError
 
@@ -95,7 +94,7 @@ def open_cache(root: str | Path) -> TokenCache:
         if not path.is_file():
             continue
         try:
-            provenance = json.loads(path.read_text(encoding="utf8"))
+            provenance = read_json(path)
             known = provenance["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} cannot be read: {error}. Make the cache anew.") from error

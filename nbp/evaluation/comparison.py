@@ -22,7 +22,7 @@ def read_report(path: Path) -> dict[str, Any]:
             raise TypeError("it has no protocol or no scores")
     except OSError as error:
         raise ConfigError(f"--compare {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"--compare {path}: no report of nbp.evaluate ({error})") from error
     return report
 

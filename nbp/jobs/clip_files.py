@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from nbp.data.files import read_json
 from nbp.data.recording import GifWriter, VideoWriter
 from nbp.data.video import tile_clips, write_gif
 from nbp.errors import ConfigError
@@ -97,7 +98,7 @@ def find_earlier(out: Path) -> list[str]:
 def _read_list(path: Path) -> list[str] | None:
     """Plain names in a list of files; None where there is none that can be read."""
     try:
-        files = json.loads(path.read_text(encoding="utf8"))["files"]
+        files = read_json(path)["files"]
         return [name for name in map(str, files) if name == os.path.basename(name) and name]
     except (OSError, ValueError, TypeError, KeyError):
         return None

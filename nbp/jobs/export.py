@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trained workdir without what only training needs: what is published, sampled and scored."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from nbp import __version__, build
 from nbp.config import Config, to_json
-from nbp.errors import CheckpointError
+from nbp.errors import CheckpointError, ConfigError, NbpError
 from nbp.jobs.places import Claim, explain, new_folders, require_writable
 from nbp.jobs.workdir import (
     BINDING,
@@ -26,6 +27,7 @@ from nbp.jobs.workdir import (
     save_labels,
     write_text,
 )
+from nbp.training import locks
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
 
@@ -38,28 +40,29 @@ def export_workdir(
     """Writes the parameters of each trained stage into a new workdir, float32.
 
     `out` works in `nbp.sample`, `nbp.evaluate` and `train.<stage>.start_from`; it cannot be trained
-    on. A generator stays bound to its tokenizer.
+    on. A generator stays bound to its tokenizer. An export that was killed begins anew.
 
     Args:
       average: take the averaged parameters of a stage that keeps an average, not the current ones.
 
-    Raises CheckpointError where nothing is trained, or `out` holds something.
+    Raises CheckpointError where nothing is trained, or `out` holds something else, ConfigError
+    where another process writes there.
     """
     config = read_config(workdir)
     stages = [stage for stage in BINDING if has_begun(workdir, stage)]
     if not stages:
         raise CheckpointError(f"{workdir} holds nothing that is trained")
     require_writable(out)
-    if out.exists() and any(out.iterdir()):
-        raise CheckpointError(f"{out} is not empty: use another --out")
+    _list_leftovers(out)
     labels = read_labels(workdir) if (workdir / "labels.json").is_file() else ()
     loaded = {
         stage: _load_stage(config, workdir, stage, labels, average=average) for stage in stages
     }
     claim = Claim()
     partial = out / PARTIAL
-    with new_folders(out, claim):
+    with new_folders(out, claim), _lock(out):
         try:
+            _remove_leftovers(out)
             hashes: dict[str, str] = {}
             for stage, (trained, averaged) in loaded.items():
                 hashes[stage] = _export_stage(
@@ -74,11 +77,48 @@ def export_workdir(
         except OSError as error:
             raise explain(error, out) from error
         finally:
+            if partial.is_dir() and not claim.kept:
+                with contextlib.suppress(NbpError, OSError):
+                    _remove_leftovers(out)
             shutil.rmtree(partial, ignore_errors=True)
     for stage, (trained, averaged) in loaded.items():
         count = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
         kind = "averaged" if averaged else "current"
         report(f"{stage}: {count:,} {kind} parameters of step {trained.step} in {out}")
+
+
+def _list_leftovers(out: Path) -> list[Path]:
+    """What an export that was killed left in `out`, if anything: the configuration first.
+
+    Raises CheckpointError where there is something else.
+    """
+    entries = sorted(out.iterdir()) if out.exists() else []
+    ours = {"config.json": 0, "labels.json": 1, **dict.fromkeys(BINDING, 1), PARTIAL: 2}
+    if entries and not ((out / PARTIAL).is_dir() and all(path.name in ours for path in entries)):
+        raise CheckpointError(f"{out} is not empty: use another --out")
+    return sorted(entries, key=lambda path: ours[path.name])
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Removes them; what says that they are leftovers goes last."""
+    for path in _list_leftovers(out):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextlib.contextmanager
+def _lock(out: Path) -> Iterator[None]:
+    """Keeps other exports out of a folder."""
+    try:
+        lock = locks.lock_folder(out)
+    except locks.Held:
+        raise ConfigError(f"another process exports into {out}: use another --out") from None
+    except OSError as error:
+        raise explain(error, out) from error
+    with lock:
+        yield
 
 
 def _load_stage(

@@ -50,6 +50,7 @@ from typing import Any
 
 import numpy as np
 
+from nbp.data.files import read_json
 from nbp.data.video import write_video
 from nbp.evaluation.pixels import to_bytes
 from nbp.evaluation.reconstruction import psnr_per_clip, psnr_per_frame
@@ -246,7 +247,7 @@ def describe_clip(
 def update_listing(path: Path, protocol: str, rows: Sequence[Row]) -> None:
     """Puts the rows of a protocol in place of its old ones."""
     try:
-        before = json.loads(path.read_text(encoding="utf8"))
+        before = read_json(path, list)
         kept = [row for row in before if row["protocol"] != protocol]
     except (OSError, ValueError, KeyError, TypeError):
         kept = []  # there is none yet, or it is of no use

@@ -19,7 +19,7 @@ from typing import Any, Literal, assert_never
 from nbp.data import annotations as lists
 from nbp.data.annotations import Finding, Item, Listing
 from nbp.data.durable import full_disk_named, sync
-from nbp.data.files import VideoError, escape_name
+from nbp.data.files import VideoError, escape_name, read_json
 from nbp.data.records import VERSION, shard_name
 from nbp.data.split_folders import SplitFolders
 from nbp.errors import ConfigError, DataError
@@ -253,7 +253,7 @@ def _write_plan(file: Path, plan: Plan) -> None:
 
 def _read_plan(file: Path) -> Plan:
     try:
-        data = json.loads(file.read_text(encoding="ascii"))
+        data = read_json(file)
         items, missing = (tuple(Item(*row) for row in data[key]) for key in ("items", "missing"))
         unreadable = tuple(VideoError(*row) for row in data["unreadable"])
         listing = Listing(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nbp.data.durable import full_disk_named, sync, write_text
-from nbp.data.files import VideoError, name_text
+from nbp.data.files import VideoError, name_text, read_json
 from nbp.data.notes import list_notes
 from nbp.data.records import PREPARED, RecordSource, shard_name, write_metadata
 from nbp.errors import ConfigError, DataError, Preempted
@@ -119,13 +119,17 @@ def _is_finished(request: PrepareRequest, report: Callable[[str], None]) -> bool
         return False
     if not file.is_file():
         raise ConfigError(f"{request.target} exists and is not of nbp.prepare; use another --out")
-    prepared = json.loads(file.read_text(encoding="utf8"))
-    compare_options(prepared["options"], request.options(), request.target)
+    try:
+        prepared = read_json(file)
+        options, findings = dict(prepared["options"]), prepared["findings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: damaged ({error}). Prepare it anew with --restart") from None
+    compare_options(options, request.options(), request.target)
     if request.work.exists():  # it was killed between the last two steps
         shutil.rmtree(request.work, ignore_errors=True)
     report(f"{request.target} is finished already; --restart prepares it anew")
-    if request.strict and prepared["findings"]:
-        raise DataError(f"--strict: {prepared['findings']}; see {request.target.parent}/report.md")
+    if request.strict and findings:
+        raise DataError(f"--strict: {findings}; see {request.target.parent}/report.md")
     return True
 
 

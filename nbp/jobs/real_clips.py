@@ -4,7 +4,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 
 from nbp import datasets
 from nbp.config import Config
+from nbp.data.files import read_json
 from nbp.data.pipeline import PipelineSpec, read_examples
 from nbp.data.records import PREPARED, DecodeRecord
 from nbp.data.sources import BadVideos
@@ -113,10 +113,10 @@ def read_prepared(config: Config) -> dict[str, Any]:
         return {}
     folder = datasets.find_dataset(Path(config.data.root)) or Path(config.data.root)
     try:
-        return json.loads((folder / PREPARED).read_text(encoding="utf8"))["options"]
+        return dict(read_json(folder / PREPARED)["options"])
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / PREPARED} cannot be read: {error}") from error
 
 

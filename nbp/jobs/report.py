@@ -16,6 +16,7 @@ from typing import Any
 from nbp.build import stage_directory
 from nbp.config import Config
 from nbp.data.durable import check_writable_file, name_part
+from nbp.data.files import read_json
 from nbp.errors import DataError
 from nbp.evaluation.charts import Chart, Curve
 from nbp.evaluation.page import build_page
@@ -100,8 +101,8 @@ def read_reports(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     found, left_out = [], []
     for path in sorted(folder.glob("*.json")):
         try:
-            report = json.loads(path.read_text(encoding="utf8"))
-        except (json.JSONDecodeError, UnicodeDecodeError):
+            report = read_json(path, object)
+        except (OSError, ValueError):
             left_out.append(f"{path.name} is left out: it cannot be read")
             continue
         if isinstance(report, dict) and isinstance(report.get("protocol"), dict):
@@ -234,7 +235,7 @@ def list_drawing(reports: list[dict[str, Any]]) -> list[Speed]:
                 found.append(Speed(what, float(drawn[key]), unit, source))
         parts = drawn.get("seconds_of") or {}
         found += [Speed(f"time of {k}", float(v), "s", source) for k, v in parts.items()]
-        if isinstance(report.get("seconds"), int | float):
+        if isinstance(report, dict) and isinstance(report.get("seconds"), int | float):
             found.append(Speed("whole evaluation", float(report["seconds"]), "s", source))
     return found
 

@@ -3,7 +3,6 @@
 """The clips of a report page: found, decoded, and packed into as many bytes as a page may have."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nbp.config import Config
-from nbp.data.files import VideoError
+from nbp.data.files import VideoError, read_json
 from nbp.data.sheets import Sheet, make_sheet
 from nbp.data.video import probe_video, read_clip
 from nbp.evaluation.page_records import KINDS, Picture, ShownClip
@@ -69,9 +68,7 @@ def read_listed(folder: Path, size: int) -> tuple[list[_Found], list[str]]:
     if not path.is_file():
         return [], []
     try:
-        rows = json.loads(path.read_text(encoding="utf8"))
-        if not isinstance(rows, list):
-            raise ValueError("no list")
+        rows = read_json(path, list)
         rows = [row for row in rows if isinstance(row, dict) and row.get("kind") in KINDS]
     except ValueError:
         return [], [f"{path.name} is left out: it cannot be read"]

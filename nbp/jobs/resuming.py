@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nbp import build
+from nbp.data.files import read_json
 from nbp.errors import CheckpointError
 from nbp.jobs.workdir import BINDING, has_begun, read_config, write_text
 from nbp.training import distributed, integrity
@@ -57,7 +58,7 @@ def find_resume(source: Path, workdir: Path, *, step: int | None = None) -> Resu
     note = workdir / RESUMED
     if note.is_file():
         try:
-            known = json.loads(note.read_text(encoding="utf8"))["workdir"]
+            known = read_json(note)["workdir"]
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{note} cannot be read: {error}") from error
         if known != name:

@@ -17,7 +17,7 @@ from typing import Any
 
 from nbp.data.annotations import Item
 from nbp.data.durable import full_disk_named, sync, write_text
-from nbp.data.files import VideoError
+from nbp.data.files import VideoError, read_json
 from nbp.data.records import open_writer, serialize_record
 from nbp.errors import DataError
 from nbp.jobs.findings import Outcome
@@ -60,11 +60,11 @@ class Shard:
     def read_result(self, work: Path) -> ShardResult:
         file = self.file(work, "json")
         try:
-            data = json.loads(file.read_text(encoding="ascii"))
+            data = read_json(file)
             rows = [{**row, "notes": tuple(row.get("notes", ()))} for row in data.pop("outcomes")]
             outcomes = tuple(Outcome(**row) for row in rows)
             return ShardResult(outcomes=outcomes, **data)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{file}: damaged ({error}). Delete it and run again") from None
 
     def place_file(self, work: Path, target: Path) -> None:

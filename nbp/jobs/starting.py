@@ -19,6 +19,7 @@ import numpy as np
 
 from nbp import build
 from nbp.config import Config
+from nbp.data.files import read_json
 from nbp.errors import CheckpointError
 from nbp.jobs.workdir import has_begun, read_config, read_labels, write_text
 from nbp.models.inflation import compare_specs, inflate
@@ -202,7 +203,7 @@ def _read(path: Path) -> Start | None:
     if not path.is_file():
         return None
     try:
-        return Start(**json.loads(path.read_text(encoding="utf8")))
+        return Start(**read_json(path))
     except (ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path} cannot be read: {error}. It names the parameters that this stage began with; "

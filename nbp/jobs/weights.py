@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks that scores are made with: converted weights, or fixed random ones."""
 
-import json
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nbp import build
+from nbp.data.files import read_json
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.fvd import FeatureExtractor
 from nbp.evaluation.inception import ClassProbabilities
@@ -195,7 +195,7 @@ def read_origin(folder: Path, name: str) -> dict[str, Any]:
     """The published file that converted weights come from: its name, sha256 and format."""
     path = build.stage_directory(folder, name) / CONVERTED
     try:
-        return json.loads(path.read_text(encoding="utf8"))
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}): convert the weights again"

@@ -12,6 +12,7 @@ from typing import Any
 from nbp.build import stage_directory
 from nbp.config import Config, from_dict, to_json
 from nbp.data import durable
+from nbp.data.files import read_json
 from nbp.errors import CheckpointError, ConfigError
 
 # Groups of keys that trained parameters depend on: they cannot change once a stage has begun.
@@ -61,9 +62,8 @@ def read_config(workdir: Path) -> Config:
             f"Train first: python -m nbp.train --config FILE --workdir {workdir}"
         )
     try:
-        values = json.loads(path.read_text(encoding="utf8"))
-        return from_dict(_move_old_keys(values))
-    except (json.JSONDecodeError, ConfigError) as error:
+        return from_dict(_move_old_keys(read_json(path)))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
@@ -119,8 +119,11 @@ def read_labels(workdir: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise CheckpointError(f"{workdir} has no labels.json: its generator is not trained yet")
     try:
-        return tuple(json.loads(path.read_text(encoding="utf8")))
-    except json.JSONDecodeError as error:
+        labels = read_json(path, list)
+        if not all(isinstance(name, str) for name in labels):
+            raise ValueError("it holds other things than names")
+        return tuple(labels)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
@@ -162,14 +165,18 @@ def _move_old_keys(values: dict[str, Any]) -> dict[str, Any]:
     tokenizer = values.get("tokenizer")
     if isinstance(tokenizer, dict) and "loss" in tokenizer:
         sizes = {key: value for key, value in tokenizer.items() if key != "loss"}
-        losses = {"reconstruction": tokenizer["loss"], **values.get("losses", {})}
+        losses = {"reconstruction": tokenizer["loss"], **_as_group(values.get("losses"))}
         values = {**values, "tokenizer": sizes, "losses": losses}
     data = values.get("data")
     if isinstance(data, dict) and "train_clips" in data:
-        shapes = {"train_clips": data["train_clips"], **data.get("moving_shapes", {})}
+        shapes = {"train_clips": data["train_clips"], **_as_group(data.get("moving_shapes"))}
         data = {key: value for key, value in data.items() if key != "train_clips"}
         return {**values, "data": {**data, "moving_shapes": shapes}}
     return values
+
+
+def _as_group(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _flatten(config: Config) -> dict[str, Any]:

@@ -37,7 +37,9 @@ class Goodput:
         self.seconds: dict[str, float] = dict.fromkeys(PURPOSES, 0.0)
         self._updates, self._reached = 0, 0
         if path is not None and path.is_file():
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # a broken file: begin anew
+            with contextlib.suppress(
+                ValueError, KeyError, TypeError, RecursionError
+            ):  # a broken file: begin anew
                 saved = json.loads(path.read_text())
                 self.seconds |= {name: float(saved["seconds"][name]) for name in PURPOSES}
                 self._updates, self._reached = int(saved["updates"]), int(saved["step"])

@@ -104,7 +104,7 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         return dict(json.loads(path.read_text())["files"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} is unreadable") from error
 
 

@@ -242,7 +242,7 @@ def read_journal(path: Path) -> list[Rollback]:
     try:
         entries = json.loads(path.read_text())
         return [Rollback(**{**entry, "discard": tuple(entry["discard"])}) for entry in entries]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is unreadable ({integrity.first_line(error)}). It says where the data go on "
             "after a rollback; remove it to go on from the newest checkpoint as it was saved."

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from nbp.data.files import escape_label, escape_name, read_lines, read_text
+from nbp.data.files import escape_label, escape_name, read_json, read_lines, read_text
 from nbp.errors import DataError
 
 # All that str.splitlines takes for the end of a line, and a newline is not.
@@ -73,3 +73,28 @@ def test_escaped_labels_stay_different_for_a_reader_that_strips():
     assert len({text.strip() for text in shown}) == len(names)
     assert all(text.strip() and "\n" not in text and "\r" not in text for text in shown)
     assert escape_label("Übung 3_x") == "Übung 3_x"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[]",
+        b"null",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"9" * 5000,
+        b"\xed\xa0\x80",
+    ],
+    ids=range(9),
+)
+def test_whatever_is_no_json_of_the_kind_is_a_value_error(tmp_path, data):
+    path = tmp_path / "a.json"
+    path.write_bytes(data)
+    with pytest.raises(ValueError) as caught:
+        read_json(path)
+    assert "\n" not in str(caught.value)
+    path.write_text('{"a": [1]}')
+    assert read_json(path) == {"a": [1]}

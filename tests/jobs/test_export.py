@@ -3,6 +3,7 @@
 """Parameters alone, averaged ones by default, in a workdir that sampling reads."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 
 from nbp import build, export
 from nbp.config import load_config, to_json
-from nbp.errors import CheckpointError
+from nbp.errors import CheckpointError, ConfigError
+from nbp.jobs.export import PARTIAL
 from nbp.jobs.workdir import read_config, read_labels, save_labels, write_text
 from nbp.sampling.filters import PLAIN
 from nbp.sampling.schedules import Guidance
+from nbp.training import locks
 from nbp.training.checkpoint import Checkpointer
 from tests import tiny
 
@@ -99,3 +102,46 @@ def test_nothing_is_overwritten_or_half_made(workdir, tmp_path):
     with pytest.raises(CheckpointError, match="nothing that is trained"):
         export.main(["--workdir", str(empty), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+STAGES = ("tokenizer", "generator")
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [(), ("generator",), ("generator", "labels.json", "tokenizer"), (*STAGES, "config.json")],
+)
+def test_a_killed_export_begins_anew(workdir, tmp_path, moved):
+    """Whatever was moved to its place when it was killed; SIGKILL leaves no time to tidy up."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    export.main(["--workdir", str(workdir), "--out", str(whole)])
+    (out / PARTIAL / "tokenizer").mkdir(parents=True)
+    for name in moved:
+        copy = shutil.copytree if (whole / name).is_dir() else shutil.copy
+        copy(whole / name, out / name)
+    if "tokenizer" in moved:
+        (out / PARTIAL / "tokenizer").rmdir()
+    export.main(["--workdir", str(workdir), "--out", str(out)])
+    assert {p.name for p in out.iterdir()} == {*STAGES, "labels.json", "config.json"}
+    for stage in STAGES:
+        for a, b in zip(read(out, stage, ema=False), read(whole, stage, ema=False), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_killed_export_does_not_make_other_files_ours(workdir, tmp_path):
+    out = tmp_path / "out"
+    (out / PARTIAL).mkdir(parents=True)
+    (out / "file").write_text("mine")
+    with pytest.raises(CheckpointError, match="is not empty"):
+        export.main(["--workdir", str(workdir), "--out", str(out)])
+    assert sorted(path.name for path in out.iterdir()) == [PARTIAL, "file"]
+
+
+def test_two_exports_into_one_folder(workdir, tmp_path):
+    (tmp_path / "out").mkdir()
+    with (
+        locks.lock_folder(tmp_path / "out"),
+        pytest.raises(ConfigError, match="another process exports"),
+    ):
+        export.main(["--workdir", str(workdir), "--out", str(tmp_path / "out")])
+    assert not list((tmp_path / "out").iterdir())

@@ -159,3 +159,27 @@ def test_every_binding_key_is_a_key() -> None:
         for part in key.split("."):
             assert part in {f.name for f in dataclasses.fields(value)}  # type: ignore[arg-type]
             value = getattr(value, part)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"{", b"\xff\xfe", b"[]", b"1", b'"x"', b"[" * 100_000, b"{}"),
+        *(b'{"tokenizer": {"loss": "l1"}, "losses": null}', b'{"data": {"train_clips": 1}}'),
+        b'{"data": {"train_clips": 1, "moving_shapes": 3}, "sampling": {"guidance_ramp": 1}}',
+    ],
+)
+def test_a_damaged_configuration_of_a_workdir_is_one_line(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read") as caught:
+        read_config(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"null", b"3", b'["a", 1]', b"[[]]", b"\xff", b'"left"', b"[" * 100_000]
+)
+def test_damaged_labels_of_a_workdir_are_one_line(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "labels.json").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"labels\.json cannot be read"):
+        read_labels(tmp_path)
