@@ -21,20 +21,14 @@ def make_parser() -> Parser:
         ),
         overrides="all",
     )
-    parser.add_argument(
-        "--config", required=True, metavar="FILE[:VARIANT]", help="of the folder configs, or yours"
-    )
+    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="what to compile")
     parser.add_argument(
         "--topology", required=True, help="v5e:16x16, v5p:2x4x4 (chips), v6e:8x8, cpu:8 or gpu"
     )
     parser.add_argument("--out", type=Path, help="where to write the report as JSON")
     parser.add_argument("--classes", type=COUNT, default=101, help="labels, for label prompts")
-    parser.add_argument(
-        "--programs", nargs="*", default=(), help="e.g. generator.update; default all"
-    )
-    parser.add_argument(
-        "--no_advice", action="store_true", help="if it does not fit, leave it at that"
-    )
+    parser.add_argument("--programs", nargs="*", default=(), help="default: all, by their names")
+    parser.add_argument("--no_advice", action="store_true", help="of what would make it fit")
     return parser
 
 
@@ -54,8 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     topology = parse_topology(arguments.topology)
     # Data and weights are described by the configuration; nothing is read from these folders.
     unread = dict.fromkeys(("data.root", "losses.lpips_root", "evaluation.features"), "unread")
-    overrides = {**unread, **parse_overrides(rest)}
-    config = load_config(arguments.config, overrides)
+    config = load_config(arguments.config, {**unread, **parse_overrides(rest)})
 
     import jax
 
