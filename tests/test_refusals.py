@@ -382,7 +382,7 @@ OTHER_COMMANDS: list[tuple[str, tuple[str, ...], int, str]] = [
         ("sample", ("--workdir", "@run", "--out", "@nothing/out", *flags), code, text)
         for flags, code, text in (
             (("--label", "cat"), 2, "no label"),
-            (("--num", "0"), 2, "at least 1"),
+            (("--num", "0"), 2, "not a whole number from 1"),
             (("--temperature", "0"), 2, "temperature"),
             (("--top_k", "-1"), 2, "top_k"),
             (("--top_p", "0"), 2, "top_p"),

@@ -57,9 +57,12 @@ def check_writable_folder(folder: Path, remedy: str = "Name another folder.") ->
             place = place.parent
         if not os.path.isdir(place):
             raise NotADirectoryError(errno.ENOTDIR, f"{place} is no folder")
+        before = os.stat(place)
         handle, name = tempfile.mkstemp(prefix=".nbp-", suffix=".tmp", dir=place)
         os.close(handle)
         os.unlink(name)
+        with contextlib.suppress(OSError):  # not the owner's, who alone may set times
+            os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         what = "write into" if os.path.isdir(folder) else "make"

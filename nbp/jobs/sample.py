@@ -114,22 +114,19 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
     ids = choose_labels(config, labels, request)
     given_frames = choose_given_frames(config, request)
     copies = request.samples_per_condition
-    long = plan_long_videos(config, request.long, count=request.count * copies)
+    count = request.count * copies
+    long = plan_long_videos(config, request.long, count=count)
+    frames = request.long.num_frames or config.data.frames
+    if is_main():  # before anything of this size is made
+        check_room(
+            out, count=count, frames=frames, size=config.data.size, streamed=long is not None
+        )
     conditions = read_conditions(config, request) if given_frames else {}
     drawing: dict[str, Any] = {name: rows.repeat(copies, 0) for name, rows in conditions.items()}
     drawing |= {"seed": request.seed, "given_frames": given_frames}
     drawing["labels"] = None if ids is None else np.repeat(ids, copies).tolist()
     names = ["clip" if ids is None else labels[i] for i in (ids or [0] * request.count)]
     names = [name for name in names for _ in range(copies)]
-    frames = request.long.num_frames or config.data.frames
-    if is_main():
-        check_room(
-            out,
-            count=len(names),
-            frames=frames,
-            size=config.data.size,
-            streamed=long is not None,
-        )
     sampler, _ = build.load_sampler(
         config,
         workdir,

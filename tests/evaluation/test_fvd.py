@@ -70,7 +70,11 @@ def plain_preparation(name: str, frame):
     pixels = frame if name in ("styleganv", "tf1") else np.trunc(frame * np.float32(255)) / 255
     height, width = frame.shape[:2]
     if name == "tf1":  # MAGVIT's metrics_lib.resize_bilinear, element by element
-        places = [[min(i * side / 224, side - 1) for i in range(224)] for side in (height, width)]
+        step = [np.float32(side / 224) for side in (height, width)]  # its numbers are float32
+        places = [
+            [float(min(np.float32(i) * by, side - 1)) for i in range(224)]
+            for by, side in zip(step, (height, width), strict=True)
+        ]
         scaled = np.empty((224, 224, 3))
         for i, y in enumerate(places[0]):
             top, bottom = pixels[int(y)], pixels[min(int(y) + 1, height - 1)]

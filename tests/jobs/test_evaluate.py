@@ -314,7 +314,7 @@ def test_features_of_another_file_are_refused(
     [
         ("nbp-rfvd", (), "scores models of records data, not moving_shapes. Use moving-shapes or"),
         ("folder", (), "Use moving-shapes or reconstruction"),
-        ("reconstruction", ("--clips", "0"), "--clips 0: score at least 1 clip"),
+        ("reconstruction", ("--clips", "0"), "--clips: 0 is not a whole number from 1"),
         ("reconstruction", ("--features", "random-i3d", "--clips", "1"), "at least 2 clips"),
         ("reconstruction", ("--statistics", "kid"), "--statistics kid: there is only kvd, prec"),
         ("reconstruction", ("--statistics", "kvd"), "these compare features of generated"),

@@ -261,10 +261,16 @@ def test_stored_and_scaled_clips_stay_close() -> None:
     ramp = np.linspace(0, 255, 32).astype(np.uint8)
     clip = np.broadcast_to(ramp[None, None, None, :, None], (1, 9, 32, 32, 3)).copy()
     made = Made(clip, np.zeros(1), np.zeros(1), np.zeros(1))
-    found = finish_clips(made, GenerationRule(storage=Storage(size=32)), size=16, pixels=0)
+    storage = Storage(size=32, black=0)
+    found = finish_clips(made, GenerationRule(storage=storage), size=16, pixels=0)
     assert found.shape == (1, 9, 16, 16, 3)
     want = clip.reshape(1, 9, 16, 2, 16, 2, 3).mean(axis=(3, 5))
     assert np.abs(found - want)[..., 2:-2, :].mean() < 6
+    edged = finish_clips(made, GenerationRule(storage=Storage(size=32)), size=16, pixels=0)
+    # Two black lines of 34 are one of 16: the right and lower ends are dark, the left is not moved.
+    assert edged[:, :, :, -1].mean() < 0.6 * found[:, :, :, -1].mean()
+    assert edged[:, :, -1].mean() < 0.6 * found[:, :, -1].mean()
+    assert np.abs(edged - found)[:, :, :12, :3].mean() < 6
 
 
 # Refusals and warnings ---------------------------------------------------------------------------

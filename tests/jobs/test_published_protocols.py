@@ -67,7 +67,8 @@ def test_every_published_protocol_runs_end_to_end(
     workdir = request.getfixturevalue("predicting" if name.endswith("k600") else "labelled")
     report = evaluate(workdir, name)
     assert report["protocol"]["version"] == 2
-    incomplete = [text for text in report["deviations"] if "random-i3d" not in text]
+    expected = ("random-i3d", "stored as H.264")  # neither is about which clips are there
+    incomplete = [t for t in report["deviations"] if not any(word in t for word in expected)]
     small_test_split = protocol.reconstruction and protocol.clips[0].split == "test"
     assert bool(incomplete) == small_test_split  # three of "six" videos
     score = "rfvd" if protocol.reconstruction else "fvd"

@@ -148,10 +148,10 @@ def test_clips_are_read_by_their_numbers_as_in_their_order(prepared: Path) -> No
     assert found["label"].tolist() == [clips.find_label(i) for i in (7, 3, 0, 6)] == [1, 1, 0, 0]
 
 
-def read_videos(prepared: Path) -> np.ndarray:
-    """All 20 frames of the six training videos, as larp-ucf cuts them."""
+def read_videos(prepared: Path, name: str) -> np.ndarray:
+    """All 20 frames of the six training videos, scaled and cut as under a protocol."""
     rule = {"window": "centre", "order": "listed", "clips": 6, "frames": 21, "counted": 20}
-    return read(open_protocol(prepared, change("larp-ucf", **rule)))[:, :20]
+    return read(open_protocol(prepared, change(name, **rule)))[:, :20]
 
 
 @pytest.mark.parametrize("name,step,each", [("larp-ucf", 4, 5), ("tats-ucf", 1, 17)])
@@ -159,7 +159,7 @@ def test_clips_are_cut_where_the_drawing_says(
     prepared: Path, name: str, step: int, each: int
 ) -> None:
     """Windows of four frames; the fifth, for causal tokenizers, repeats the last of a video."""
-    videos = read_videos(prepared)
+    videos = read_videos(prepared, name)
     protocol = change(name, clips=24)
     clips = open_protocol(prepared, protocol)
     assert len(clips.data.source) == 6 * each
@@ -232,7 +232,8 @@ def test_each_repeat_has_its_own_clips_crops_and_flips(prepared: Path) -> None:
 
 def read_wide(prepared: Path) -> np.ndarray:
     """The six training videos at a height of 16 and their whole width of 19: [6 21 16 19 3]."""
-    protocol = change("larp-ucf", window="centre", order="listed", clips=6, frames=21, counted=20)
+    rule = {"window": "centre", "order": "listed", "crop": "centre", "flip": 0.0}
+    protocol = change("magvit-ucf", **rule, clips=6, frames=21, counted=20)
     clips = open_protocol(prepared, protocol)
     decode = clips.data.transforms[0]
     return np.stack(

@@ -289,9 +289,9 @@ def make_samples(count: int, value: int = 0) -> Samples:
 
 def test_a_smaller_set_takes_the_place_of_a_larger_one(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    write_samples(make_samples(4), Files(tmp_path, ["a", "b", "c", "d"], fps=8))
+    write_samples(make_samples(4), Files(tmp_path, ["a", "b", "c", "d"], fps=8.0))
     (tmp_path / "0002-c.mp4").unlink()  # what is gone is gone
-    write_samples(make_samples(2, 200), Files(tmp_path, ["x", "b"], fps=8))
+    write_samples(make_samples(2, 200), Files(tmp_path, ["x", "b"], fps=8.0))
     kept = {"0000-x.mp4", "0001-b.mp4", "grid.gif", "samples.npz", "samples.json"}
     assert list_names(tmp_path) == {"notes.txt", *kept}
     with np.load(tmp_path / "samples.npz") as arrays:
@@ -303,7 +303,7 @@ def test_a_smaller_set_takes_the_place_of_a_larger_one(tmp_path):
 
 
 def test_a_set_of_an_older_version_is_replaced_and_strange_videos_are_kept(tmp_path):
-    write_samples(make_samples(3), Files(tmp_path, ["a", "b", "c"], fps=8))
+    write_samples(make_samples(3), Files(tmp_path, ["a", "b", "c"], fps=8.0))
     (tmp_path / "samples.json").unlink()  # as older versions left it
     assert len(find_earlier(tmp_path)) == 5
     (tmp_path / "0007-holiday.mp4").write_text("precious")
@@ -311,7 +311,7 @@ def test_a_set_of_an_older_version_is_replaced_and_strange_videos_are_kept(tmp_p
     with pytest.raises(ConfigError, match="no known request, such as 0007-holiday.mp4"):
         find_earlier(tmp_path)
     with pytest.raises(ConfigError, match="0007-holiday"):
-        write_samples(make_samples(1), Files(tmp_path, ["a"], fps=8))
+        write_samples(make_samples(1), Files(tmp_path, ["a"], fps=8.0))
     assert list_names(tmp_path) == before
 
 
@@ -322,12 +322,12 @@ def test_a_list_that_is_damaged_removes_nothing_elsewhere(tmp_path, listed):
     out.mkdir()
     (out / "samples.json").write_text(f'{{"files": {listed}}}')
     assert not find_earlier(out)
-    write_samples(make_samples(1), Files(out, ["a"], fps=8))
+    write_samples(make_samples(1), Files(out, ["a"], fps=8.0))
     assert (tmp_path / "precious").read_text() == "mine"
 
 
 def test_an_interrupted_set_leaves_the_earlier_one(tmp_path, monkeypatch):
-    write_samples(make_samples(2), Files(tmp_path, ["a", "b"], fps=8))
+    write_samples(make_samples(2), Files(tmp_path, ["a", "b"], fps=8.0))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def fail(*_: Any, **__: Any) -> None:
@@ -335,7 +335,7 @@ def test_an_interrupted_set_leaves_the_earlier_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(clip_files, "write_grid", fail)
     with pytest.raises(KeyboardInterrupt):
-        write_samples(make_samples(1), Files(tmp_path, ["c"], fps=8))
+        write_samples(make_samples(1), Files(tmp_path, ["c"], fps=8.0))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -351,7 +351,7 @@ def test_file_names_are_safe_short_and_distinct(tmp_path):
         ".",
         "b" * 9999,
     ]
-    files = Files(tmp_path, names, fps=8)
+    files = Files(tmp_path, names, fps=8.0)
     assert len(set(files.videos)) == len(names)
     assert all(re.fullmatch(r"[a-z0-9.-]{1,150}", name) for name in files.videos)
     assert files.videos[1][5:] != files.videos[2][5:], "a hash tells what was cut"
