@@ -175,10 +175,10 @@ def test_a_kept_cache_is_the_one_that_a_fresh_pass_makes(sampler):
     known[1][:, :anchor] = known[0][:, :anchor]
     program = rollout.anchored_program(plan.tokens_of_frames(3))
     fixed = (sampler.generator_params, jax.random.key(0), np.arange(2), np.array([1, 2]))
-    *_, before = program(*fixed, known[0], None)
+    _, before, _ = program(*fixed, known[0], None)
     assert plan.settled(anchor) > anchor
-    drawn, *_, reused = program(*fixed, known[1], before)
-    expected, *_, fresh = program(*fixed, known[1], None)
+    drawn, reused, _ = program(*fixed, known[1], before)
+    expected, fresh, _ = program(*fixed, known[1], None)
     np.testing.assert_array_equal(drawn, expected)
     for found, wanted in zip(jax.tree.leaves(reused), jax.tree.leaves(fresh), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
