@@ -76,9 +76,9 @@ def run_with_kills(
 ) -> list[Any]:
     """Begins a command until it ends, killed at up to `most` random moments in `seconds`.
 
-    until: by the monotonic clock, from when on nothing is killed any more. Returns what `look` found
-    after each kill. Raises SystemExit where the command fails, or leaves
-    processes behind that do not end.
+    until: by the monotonic clock, from when on nothing is killed any more. Returns what `look`
+    found after each kill. Raises SystemExit where the command fails, or leaves processes behind
+    that do not end.
     """
     points: list[Any] = []
     while True:
