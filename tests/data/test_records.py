@@ -275,8 +275,8 @@ def test_folders_that_are_no_dataset_say_what_is_there(dataset, tmp_path):
     [
         *("", "[]", "3", "[" * 100_000, '{"name": "x"}', '{"splits": 1}', '{"splits": [1]}'),
         *(
-            '{"name": "x", "splits": [{"name": "train", "shardLengths": [%s]}]}' % n
-            for n in ("1e999", "null", "[]", '"x"')
+            json.dumps({"name": "x", "splits": [{"name": "train", "shardLengths": [n]}]})
+            for n in (1e999, None, [], "x")
         ),
     ],
     ids=lambda text: text[:60],
