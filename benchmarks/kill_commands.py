@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every command that writes, killed at random moments and started again until it ends.
 
-    python -m benchmarks.kill_commands [--kills 30] [--seed 0] [--commands train,prepare,...]
+    python -m benchmarks.kill_commands [--kills 30] [--seed 0] [--minutes M]
+        [--commands train,prepare,...]
 
 Each command works on a tiny input: twice undisturbed (the second run is timed, and tells which
 bits are the same anyway), then killed with SIGKILL at moments drawn evenly over the length of a run
@@ -16,6 +17,7 @@ import argparse
 import collections
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -45,6 +47,7 @@ from tests.test_resume import CHANGES
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = "moving-shapes"
+QUICK = "--xla_backend_optimization_level=0"  # one device, quickly compiled
 # Names that say of themselves that they are not finished, here and in orbax.
 UNFINISHED = ("*.tmp", ".exporting", "*.orbax-checkpoint-tmp*", "discarded-*")
 
@@ -79,16 +82,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of kills of a command")
     parser.add_argument("--commands", default="export,prepare,encode,train,evaluate")
     arguments = parser.parse_args(argv)
     failed = False
     with tempfile.TemporaryDirectory(prefix="nbp-kill-") as name:
         folder = Path(name)
+        os.environ.setdefault("XLA_FLAGS", QUICK)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         commands = make_commands(folder)
         for name in arguments.commands.split(","):
-            row = kill_command(commands[name], folder, arguments.kills, seed=arguments.seed)
+            row = kill_command(
+                commands[name],
+                folder,
+                arguments.kills,
+                seed=arguments.seed,
+                minutes=arguments.minutes,
+            )
             failed |= bool(row["problems"])
             print_row("kill_commands", {"command": name, **row})
     if failed:
@@ -143,8 +154,10 @@ def make_commands(folder: Path) -> dict[str, Command]:
     return {command.name: command for command in found}
 
 
-def kill_command(command: Command, folder: Path, kills: int, *, seed: int) -> dict[str, Any]:
-    """One command's row: kills, what stood after them, problems."""
+def kill_command(
+    command: Command, folder: Path, kills: int, *, seed: int, minutes: float
+) -> dict[str, Any]:
+    """One command's row: kills (fewer where `minutes` have passed), what stood then, problems."""
     rng = random.Random(f"{seed} {command.name}")
     expected: list[Any] = []
     seconds = 0.0
@@ -157,7 +170,8 @@ def kill_command(command: Command, folder: Path, kills: int, *, seed: int) -> di
     tally, runs, done = Tally(), 0, 0
     if expected[0] != expected[1]:
         tally.problems.append("two undisturbed runs differ")
-    while done < kills:
+    until = time.monotonic() + 60 * minutes
+    while done < kills and time.monotonic() < until:
         out = folder / f"{command.name}-killed"
         tally.finished.clear()
         points = run_with_kills(
@@ -166,6 +180,7 @@ def kill_command(command: Command, folder: Path, kills: int, *, seed: int) -> di
             rng,
             most=kills - done,
             look=lambda out=out: look(command, out, tally),
+            until=until,
         )
         done += len(points)
         runs += 1
@@ -177,6 +192,7 @@ def kill_command(command: Command, folder: Path, kills: int, *, seed: int) -> di
         shutil.rmtree(out)
     return {
         "kills": done,
+        "kills_wanted": kills,
         "runs": runs,
         "seconds_undisturbed": round(seconds, 1),
         "files_finished_when_killed": dict(sorted(tally.states.items(), key=lambda s: int(s[0]))),
@@ -187,7 +203,7 @@ def kill_command(command: Command, folder: Path, kills: int, *, seed: int) -> di
 
 def start(command: Command, out: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # one device, quickly compiled
+    environment["XLA_FLAGS"] = QUICK
     return subprocess.Popen(
         [sys.executable, "-m", f"nbp.{command.name}", *command.arguments(out)],
         cwd=ROOT,

@@ -12,6 +12,7 @@ checkpoints and every loss must be the same, bit for bit. Prints a line per run;
 """
 
 import argparse
+import math
 import random
 import shutil
 import signal
@@ -71,16 +72,19 @@ def run_with_kills(
     *,
     most: int,
     look: Callable[[], Any],
+    until: float = math.inf,
 ) -> list[Any]:
     """Begins a command until it ends, killed at up to `most` random moments in `seconds`.
 
-    Returns what `look` found after each kill. Raises SystemExit where the command fails, or leaves
-    processes behind that do not end.
+    until: by the monotonic clock, from when on nothing is killed any more. Returns what `look`
+    found after each kill. Raises SystemExit where the command fails, or leaves processes behind
+    that do not end.
     """
     points: list[Any] = []
     while True:
         process = begin()
-        patience = rng.uniform(0, seconds) if len(points) < most else None
+        more = len(points) < most and time.monotonic() < until
+        patience = rng.uniform(0, seconds) if more else None
         try:
             output, _ = process.communicate(timeout=patience)
         except subprocess.TimeoutExpired:

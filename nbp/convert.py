@@ -4,6 +4,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from nbp.errors import ConfigError, run_main
 from nbp.flags import COUNT, Parser, Real, Whole

@@ -30,7 +30,7 @@ from nbp.data.records import VERSION, RecordSource, make_record_transforms
 from nbp.data.sources import BadVideos, FolderSpec, scan_folder
 from nbp.data.tokens import PROVENANCE, TokenCache, open_cache
 from nbp.data.transforms import Transform, choose_spatial, make_clip_transforms
-from nbp.errors import ConfigError
+from nbp.errors import ConfigError, DataError
 from nbp.schema import set_override
 from nbp.sections import StageConfig
 

@@ -159,6 +159,11 @@ def _find_problem(info: zipfile.ZipInfo) -> str:
         return "is a link"
     if info.flag_bits & 0x1:
         return "is encrypted"
+    if info.flag_bits & 0x60 or info.compress_type not in (
+        zipfile.ZIP_STORED,
+        zipfile.ZIP_DEFLATED,
+    ):
+        return "is packed in a way that neither PyTorch nor NumPy uses"
     stored = info.compress_type == zipfile.ZIP_STORED
     if stored and info.compress_size != info.file_size:
         return "has contradictory sizes"

@@ -11,7 +11,9 @@ Names are full: where tensors lie in nested dictionaries, their names are joined
 """
 
 import json
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,6 +230,8 @@ def _open_safetensors(path: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         end = 0
         for (start, stop), kind, shape, name in entries:
+            if type(start) is not int or type(stop) is not int:
+                raise ValueError(f"{shorten(name)} begins or ends at no whole number")
             if start != end or not start <= stop <= size:
                 raise ValueError(f"{shorten(name)} begins at byte {start}, expected {end}")
             end = stop
@@ -256,6 +260,19 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
+# What NumPy, which parses a header as Python's text, and zipfile raise for damaged members.
+_NPY_ERRORS = (
+    *(ValueError, TypeError, KeyError, OverflowError, SyntaxError, RecursionError, EOFError),
+    *(tokenize.TokenError, zipfile.BadZipFile, zlib.error, OSError),
+)
+
+
+def _explain(member: str, error: BaseException) -> str:
+    """One short line."""
+    text = " ".join(str(error).split())
+    return f"{shorten(member)}: {text[:200] or type(error).__name__}"
+
+
 @dataclass(frozen=True)
 class _NpyTensor:
     """A member of an .npz file."""
@@ -269,8 +286,10 @@ class _NpyTensor:
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
                 return np.lib.format.read_array(file, allow_pickle=False)
-        except (ValueError, zipfile.BadZipFile, OSError, EOFError) as error:
-            raise CheckpointError(f"{self.path}: {self.member}: {error}") from error
+        except _NPY_ERRORS as error:
+            raise CheckpointError(
+                f"{self.path} is damaged: {_explain(self.member, error)}"
+            ) from error
 
 
 _NPY_HEADERS = {
@@ -290,8 +309,8 @@ def _open_npz(path: Path, members: Mapping[str, zipfile.ZipInfo]) -> dict[str, T
                 with archive.open(member) as file:
                     version = np.lib.format.read_magic(file)
                     shape, _, dtype = _NPY_HEADERS[version](file)
-            except (ValueError, KeyError, zipfile.BadZipFile, OSError, EOFError) as error:
-                raise CheckpointError(f"{path} is damaged: {member}: {error}") from error
+            except _NPY_ERRORS as error:
+                raise CheckpointError(f"{path} is damaged: {_explain(member, error)}") from error
             if dtype.hasobject or int(np.prod(shape, dtype=object)) * dtype.itemsize > (
                 info.file_size
             ):

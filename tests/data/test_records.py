@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nbp import datasets
+from nbp.config import load_config
 from nbp.data.coding import ClipEncoder, Coding
 from nbp.data.files import VideoError
 from nbp.data.records import (
@@ -29,6 +31,7 @@ from nbp.data.sources import ClipSource
 from nbp.data.transforms import DecodeClip, ShortSide
 from nbp.data.video import VideoInfo, probe_video
 from nbp.errors import DataError
+from tests import tiny
 from tests.data.videos import encode, make_clip, psnr
 
 LABELS = ("archery", "bow ling")
@@ -265,3 +268,29 @@ def test_folders_that_are_no_dataset_say_what_is_there(dataset, tmp_path):
     assert "a TFDS dataset with image as array_record" in message(foreign)
     (foreign / "features.json").write_text("{")
     assert "not one that nbp.prepare wrote" in message(foreign)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "3", "[" * 100_000, '{"name": "x"}', '{"splits": 1}', '{"splits": [1]}'),
+        *(
+            json.dumps({"name": "x", "splits": [{"name": "train", "shardLengths": [n]}]})
+            for n in (1e999, None, [], "x")
+        ),
+    ],
+    ids=lambda text: text[:60],
+)
+def test_a_damaged_description_of_a_dataset_is_one_line(tmp_path, text):
+    (tmp_path / "dataset_info.json").write_text(text)
+    (tmp_path / "features.json").write_text('{"featuresDict": {"features": {}}}')
+    with pytest.raises(DataError, match="a TFDS dataset, but not one"):
+        RecordSource(tmp_path, "train")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"splits": 1}', '{"splits": [{}]}', '"x"'])
+def test_splits_of_a_damaged_description_are_one_line(tmp_path, text):
+    (tmp_path / "dataset_info.json").write_text(text)
+    keys = {"data.kind": "records", "data.root": str(tmp_path)}
+    with pytest.raises(DataError, match=r"dataset_info\.json: damaged"):
+        datasets.list_splits(load_config(tiny.CONFIG, {**tiny.OVERRIDES, **keys}))

@@ -43,7 +43,7 @@ def fuzz_settings(cases: int) -> settings:
         derandomize=True,
         database=None,
         deadline=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[*HealthCheck],  # pyright: ignore[reportArgumentType]
         report_multiple_bugs=False,
     )
 

@@ -372,3 +372,73 @@ def test_the_test_writer_makes_what_pytorch_makes():
     for part in (b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n", b"storage"):
         assert part in data
     assert data.startswith(b"\x80\x02")
+
+
+NPY = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *(NPY[:-1], "((((", "'''", "  x\n y\n", "{[]: 1}", "-" * 5000 + "1", "(" * 3000, "\0"),
+        *(
+            NPY.replace("2", size)
+            for size in ("True", "-2", "0, 99999999999999999999", "2.0", "[]")
+        ),
+        *(NPY.replace("'<f4'", kind) for kind in ("3", "''", "'|O'", "('<f4', (2, 2))")),
+    ],
+    ids=lambda header: header[:60],
+)
+def test_whatever_numpy_raises_for_a_header_is_one_line(tmp_path, header):
+    text = header.encode()
+    data = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(8)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", data)
+    with pytest.raises(CheckpointError, match=r"x\.npz") as caught:
+        read_all(tmp_path / "x.npz")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_damage_in_a_compressed_member_is_one_line(tmp_path):
+    """At every byte of the packed data: zlib has errors of its own."""
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, a=np.arange(64, dtype=np.float32))
+    whole = path.read_bytes()
+    noticed = 0
+    for place in range(35, whole.index(b"PK\1\2"), 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x55
+        path.write_bytes(bytes(damaged))
+        try:
+            read_all(path)
+        except CheckpointError:
+            noticed += 1
+    assert noticed > 20
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, 99, "patched", "strong"])
+def test_members_packed_in_other_ways_are_refused(tmp_path, kind):
+    path = tmp_path / "x.npz"
+    npy = b"\x93NUMPY\x01\x00" + len(NPY).to_bytes(2, "little") + NPY.encode() + bytes(8)
+    with zipfile.ZipFile(path, "w", kind if kind in (12, 14) else 0) as archive:
+        archive.writestr("a.npy", npy)
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"PK\1\2")
+    if kind == 99:
+        data[entry + 10] = 99
+    elif kind in ("patched", "strong"):
+        data[entry + 8] |= 0x20 if kind == "patched" else 0x40
+    path.write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match="packed in a way"):
+        read_all(path)
+
+
+@pytest.mark.parametrize("offsets", [[0.0, 8.0], [0, 8.0], [False, 8], [0, True], ["0", "8"], [0]])
+def test_offsets_of_safetensors_are_whole_numbers(tmp_path, offsets):
+    header = {"a": {"dtype": "F32", "shape": [2], "data_offsets": offsets}}
+    text = json.dumps(header).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_all(path)
