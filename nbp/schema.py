@@ -87,18 +87,22 @@ def call_get_config(path: str, variant: str) -> dict[str, Any]:
             if variant and not takes_variant:
                 raise ConfigError(f"{path} has no variants; use it without {variant!r}")
             tree = get_config(variant) if takes_variant else get_config()
+        values = tree.to_dict() if hasattr(tree, "to_dict") else tree
+        if not isinstance(values, Mapping):
+            kind = type(tree).__name__
+            raise ConfigError(f"{path}: get_config returns a {kind}, not a ConfigDict or a dict")
+        return dict(values)
     except ConfigError:
         raise
     except KeyError as error:
         text = error.args[0] if error.args else ""
         raise ConfigError(f"{path} has no variant {variant!r}: {text}") from error
-    except Exception as error:  # whatever the user's file does wrong
+    except (Exception, SystemExit) as error:  # whatever the user's file does wrong
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         where = f"{path}, line {lines[-1]}" if lines else path
         if not hasattr(module, "get_config"):
             where += " (it must define get_config)"
         raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
-    return tree.to_dict() if hasattr(tree, "to_dict") else dict(tree)
 
 
 @contextlib.contextmanager
@@ -151,6 +155,9 @@ def set_override(values: dict[str, Any], schema: type, key: str, *, text: str) -
             raise ConfigError(f"config key {'.'.join(parts[: depth + 1])!r} has no keys below it")
         group = typing.cast(type, annotation)
         values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            above = ".".join(parts[: depth + 1])
+            raise ConfigError(f"config key {above!r} is {values!r}, not a group of keys")
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

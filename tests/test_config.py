@@ -4,6 +4,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -400,3 +401,25 @@ def test_home_and_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load(images__root="$NBP_NOT_SET/x", images__batch="8")
     with pytest.raises(ConfigError, match="data.root: .*no home folder of ~nobody-at-all"):
         load(data__root="~nobody-at-all/x")
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("raise SystemExit(1)", "SystemExit: 1"),
+        ("def get_config():\n    raise SystemExit('bye')", "line 2: SystemExit: bye"),
+        ("def get_config():\n    return 3", "returns a int"),
+        ("def get_config():\n    return [1, 2]", "returns a list"),
+        ("def get_config():\n    pass", "returns a NoneType"),
+        ("def get_config():\n    return {'data': 3}", "'data' is 3, not a group of keys"),
+        ("def get_config():\n    return {'data': None}", "'data' is None, not a group"),
+    ],
+)
+def test_files_that_end_or_return_anything_else_are_told_in_one_line(
+    tmp_path: Path, body: str, message: str
+) -> None:
+    path = tmp_path / "config.py"
+    path.write_text(body + "\n")
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        load_config(str(path), {"data.frames": "5"})
+    assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 """Configurations, overrides, flags, and the JSON files of workdirs, damaged and of wrong values."""
 
 import argparse
+import dataclasses
 import importlib
 import itertools
 import json
@@ -27,13 +28,10 @@ from tests.fuzz.mutations import TEXTS, damaged, texts
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = list(list_keys(Config))
 WHOLE = load_config(str(ROOT / tiny.CONFIG), tiny.OVERRIDES)
-SOURCE = b'''from ml_collections import ConfigDict
-
-
-def get_config(variant=""):
-    """A configuration."""
-    return ConfigDict({"name": "x", "data": {"kind": "moving_shapes", "frames": 5}, "seed": 1})
-'''
+SOURCE = (
+    'def get_config(variant=""):\n    """A configuration."""\n'
+    f"    return {dataclasses.asdict(WHOLE)!r}\n"
+).encode()
 VALUES = (
     *("tokens", "folder", "records", "label", "text", "hybrid", "prefix", "bov", "frame", "row"),
     *("(1, 2, 2)", "((2, 4, 4),)", "(4, 8)", "(0, 0)", "()", "((),)", "[1]", "{1}", "b'x'", "1j"),
