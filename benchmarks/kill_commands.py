@@ -33,7 +33,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python.array_record_module import ArrayRecordReader
 
 from benchmarks.kill_points import read_all, run_with_kills
 from benchmarks.measure import print_row
@@ -265,7 +265,7 @@ def find_fault(path: Path) -> str:
             with np.load(path, allow_pickle=False) as arrays:
                 assert all(arrays[name] is not None for name in arrays.files)
         elif "array_record" in path.name:
-            reader = array_record_module.ArrayRecordReader(str(path))
+            reader = ArrayRecordReader(str(path))
             assert len(reader.read_all()) == reader.num_records() > 0
             reader.close()
         elif path.suffix == ".html":

@@ -240,8 +240,8 @@ class Rollout:
             )
             held = 0 if cache is None else settled
             start = run.make_cache() if cache is None else cache
-            drawn, cache, finite = run.draw(known, start, held=held)
-            return clip_codes(decoder.model, drawn), cache, finite
+            drawn, filled, finite = run.draw(known, start, held=held)
+            return clip_codes(decoder.model, drawn), filled, finite
 
         return jax.jit(draw, donate_argnums=5)
 

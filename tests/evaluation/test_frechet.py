@@ -139,7 +139,7 @@ def test_the_divisor_of_the_covariances_is_a_choice():
     first, second = draw(20, 40, 5), draw(21, 30, 5) * 1.3 + 0.2
     covariances = [np.cov(x, rowvar=False, ddof=0) for x in (first, second)]
     difference = first.mean(axis=0) - second.mean(axis=0)
-    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
+    root = np.real(scipy.linalg.sqrtm(covariances[0] @ covariances[1]))
     want = difference @ difference + np.trace(covariances[0] + covariances[1] - 2 * root)
     moments = Moments.of(first), Moments.of(second)
     assert frechet_distance(*moments, ddof=0) == pytest.approx(want, rel=1e-9)

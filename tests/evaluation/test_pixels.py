@@ -26,4 +26,4 @@ def test_bytes_pass_nothing_unchanged() -> None:
     assert pass_range(BYTES, "none") is BYTES
     np.testing.assert_array_equal(to_bytes(BYTES.astype(np.float32) / np.float32(255)), BYTES)
     assert to_bytes(BYTES) is BYTES
-    np.testing.assert_array_equal(to_bytes(np.float32([-0.1, 0.5, 1.1])), [0, 128, 255])
+    np.testing.assert_array_equal(to_bytes(np.array([-0.1, 0.5, 1.1], np.float32)), [0, 128, 255])

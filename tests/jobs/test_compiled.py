@@ -31,6 +31,7 @@ def unset(monkeypatch, tmp_path):
 def test_they_are_kept_in_the_users_cache(unset):
     keep_compiled()
     folder = find_folder()
+    assert folder is not None
     assert find_cache() == str(folder)
     assert folder.is_relative_to(unset)
     assert folder.is_dir()
