@@ -246,7 +246,8 @@ def test_the_ranges_of_flags_are_those_of_the_library():
         assert make_drawing(config, SampleRequest(1))[0].temperature == value
     assert Guidance(GUIDANCE.high).scale == GUIDANCE.high
     bad: list[dict[str, Any]] = [{"temperature": 1e-42}, {"temperature": math.inf}]
-    for options in (*bad, {"temperature_end": 1e300}):
+    bad.append({"temperature_end": 1e300})
+    for options in bad:
         with pytest.raises(ValueError, match="must be from 0.001 to 1000"):
             Filter(**options)
     for scale in (math.nan, math.inf, -math.inf, 1e300):
