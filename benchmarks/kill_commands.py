@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every command that writes, killed at random moments and started again until it ends.
 
-    python -m benchmarks.kill_commands [--kills 30] [--seed 0] [--minutes M]
+    python -m benchmarks.kill_commands [--kills 30] [--seed 0] [--minutes 20]
         [--commands train,prepare,...]
 
 Each command works on a tiny input: twice undisturbed (the second run is timed, and tells which
