@@ -7,7 +7,6 @@ evaluation and `clips.json` with its media.
 """
 
 import json
-import os
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from nbp.build import stage_directory
 from nbp.config import Config
-from nbp.data.durable import check_writable_file, name_part
+from nbp.data import durable
 from nbp.data.files import read_json
 from nbp.errors import DataError
 from nbp.evaluation.charts import Chart, Curve
@@ -49,12 +48,10 @@ def write_page(workdir: Path, out: Path | None = None) -> Path:
     """
     out = out or workdir / "report" / "index.html"
     read_config(workdir)  # a place is no question where there is no workdir
-    check_writable_file(out, "Name another with --out FILE.html.")
+    durable.check_writable_file(out, "Name another with --out FILE.html.")
     text = build_page(collect_page(workdir))
     make_folder(out.parent)
-    temporary = name_part(out)
-    temporary.write_text(text, encoding="utf8")
-    os.replace(temporary, out)
+    durable.write_text(out, text)
     return out
 
 
