@@ -9,24 +9,93 @@ layers are taken off once, before the loop over passes, in the order in which a 
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh
 
 from nbp.axes import constrain
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.nn.decoding import (
+    STREAM,
     Cache,
     CacheType,
     DecodingLayer,
     Matrix,
+    Stored,
     WeightType,
     find_part,
     lay_out,
     lay_out_part,
     name_axes,
     put_on_mesh,
+    run_layer,
     score,
 )
+from nbp.nn.transformer import Transformer, TransformerSpec
 from nbp.shapes import Array, Bool, Float, Int, PyTree
+
+
+def lay_out_layers(
+    transformer: Transformer, weights: WeightType = "compute"
+) -> list[DecodingLayer]:
+    """The layers one by one as decoding reads them: a copy, once outside the loop of passes."""
+    stacked, layers = nnx.to_pure_dict(nnx.state(transformer.layers)), []
+    for i in range(transformer.spec.layers):
+        params = jax.tree.map(lambda p, i=i: p[i], stacked)
+        parts = {
+            part: lay_out_part(part, find_part(part, params), transformer.spec.dtype, weights)
+            for part in DecodingLayer._fields
+        }
+        layers.append(DecodingLayer(**parts))
+    return layers
+
+
+def make_cache(
+    spec: TransformerSpec, batch: int, length: int, *, stored: CacheType = "compute"
+) -> Cache:
+    """An empty cache for `batch` samples of up to `length` positions. int8 adds scales."""
+    dtype = spec.dtype if stored == "compute" else jnp.dtype(stored)
+
+    def make(*shape: int) -> Stored:
+        size = (batch, spec.heads, length)
+        scale = jnp.zeros(size, jnp.float32) if dtype == jnp.int8 else None
+        return Stored(jnp.zeros((batch, spec.heads, *shape), dtype), scale)
+
+    layers, width = range(spec.layers), spec.head_width
+    return Cache([make(length, width) for _ in layers], [make(width, length) for _ in layers])
+
+
+def extend(
+    transformer: Transformer,
+    x: Float[Array, "b n d"],
+    cache: Cache,
+    layers: list[DecodingLayer],
+    *,
+    start: Array | int,
+    k_end: Int[Array, "n"],
+    key_mask: Bool[Array, "b m"] | None = None,
+) -> tuple[Float[Array, "b n d"], Cache]:
+    """Runs positions `[start, start + n)`, writes them into the cache and attends within it.
+
+    `layers` is `lay_out_layers()`, taken once outside the loop over passes.
+    """
+    keys, values = [], []
+    mask = None if key_mask is None else key_mask[:, : cache.length]
+    x = constrain(jnp.moveaxis(x, 2, 0), STREAM)
+    for i, layer in enumerate(layers):
+        x, new_keys, new_values = run_layer(
+            layer,
+            x,
+            cache.keys[i],
+            cache.values[i],
+            heads=transformer.spec.heads,
+            start=start,
+            k_end=k_end,
+            key_mask=mask,
+        )
+        keys.append(new_keys)
+        values.append(new_values)
+    return transformer.norm(jnp.moveaxis(x, 0, 2)), Cache(keys, values)
 
 
 class LaidOut(NamedTuple):
@@ -47,7 +116,7 @@ class Decoder(NamedTuple):
 
     def make_cache(self, batch: int, length: int) -> Cache:
         """An empty cache for `batch` clips of up to `length` positions."""
-        return self.model.transformer.make_cache(batch, length, stored=self.stored)
+        return make_cache(self.model.spec, batch, length, stored=self.stored)
 
     def extend(
         self,
@@ -58,9 +127,15 @@ class Decoder(NamedTuple):
         k_end: Int[Array, "n"],
         key_mask: Bool[Array, "b m"] | None = None,
     ) -> tuple[Float[Array, "b n d"], Cache]:
-        """`Transformer.extend` with these layers."""
-        return self.model.transformer.extend(
-            x, cache, self.layers, start=start, k_end=k_end, key_mask=key_mask
+        """`extend` with these layers."""
+        return extend(
+            self.model.transformer,
+            x,
+            cache,
+            self.layers,
+            start=start,
+            k_end=k_end,
+            key_mask=key_mask,
         )
 
     def predict(self, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:
@@ -73,7 +148,7 @@ def make_decoder(
 ) -> Decoder:
     """The decoder of a generator; copies of its layers and its head are made, once."""
     head = lay_out(model.head.kernel[...], None, model.spec.dtype, weights)
-    return Decoder(model, model.transformer.lay_out(weights), head, stored)
+    return Decoder(model, lay_out_layers(model.transformer, weights), head, stored)
 
 
 def find_generator(model: Generator | Decoder) -> Generator:

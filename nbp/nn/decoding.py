@@ -93,20 +93,6 @@ class Cache(NamedTuple):
         )
 
 
-def make_cache(
-    batch: int, length: int, *, layers: int, heads: int, width: int, dtype: Any
-) -> Cache:
-    """An empty cache; `width` of a head. dtype int8 adds scales."""
-
-    def make(*shape: int) -> Stored:
-        scale = jnp.zeros((batch, heads, length), jnp.float32) if dtype == jnp.int8 else None
-        return Stored(jnp.zeros((batch, heads, *shape), dtype), scale)
-
-    return Cache(
-        [make(length, width) for _ in range(layers)], [make(width, length) for _ in range(layers)]
-    )
-
-
 # Laying out --------------------------------------------------------------------------------------
 
 

@@ -21,17 +21,6 @@ from jax.ad_checkpoint import checkpoint_name
 
 from nbp.axes import Axes, constrain, gather
 from nbp.nn.attention import AttentionBackend
-from nbp.nn.decoding import STREAM as COLUMNS
-from nbp.nn.decoding import (
-    Cache,
-    CacheType,
-    DecodingLayer,
-    WeightType,
-    find_part,
-    lay_out_part,
-    make_cache,
-    run_layer,
-)
 from nbp.shapes import Array, Bool, Float, Int
 
 Attend = Callable[[Array, Array, Array], Array]  # (q, k, v) -> mixed values, [b n k d] each
@@ -208,18 +197,6 @@ class Transformer(nnx.Module):
             for i in range(self.spec.layers)
         ]
 
-    def lay_out(self, weights: WeightType = "compute") -> list[DecodingLayer]:
-        """The layers one by one as decoding reads them: a copy, once outside the loop of passes."""
-        stacked, layers = nnx.to_pure_dict(nnx.state(self.layers)), []
-        for i in range(self.spec.layers):
-            params = jax.tree.map(lambda p, i=i: p[i], stacked)
-            parts = {
-                part: lay_out_part(part, find_part(part, params), self.spec.dtype, weights)
-                for part in DecodingLayer._fields
-            }
-            layers.append(DecodingLayer(**parts))
-        return layers
-
     def _gather_layer(self, layer: Block) -> Block:
         """A layer off the stack, its parameters whole on every device."""
         graph, state = nnx.split(layer)
@@ -228,49 +205,6 @@ class Transformer(nnx.Module):
             return param.replace(gather(param[...], param.axes[1:], self.spec.dtype))
 
         return nnx.merge(graph, jax.tree.map(make_whole, state, is_leaf=_is_variable))
-
-    def make_cache(self, batch: int, length: int, *, stored: CacheType = "compute") -> Cache:
-        """An empty cache for `batch` samples of up to `length` positions."""
-        return make_cache(
-            batch,
-            length,
-            layers=self.spec.layers,
-            heads=self.spec.heads,
-            width=self.spec.head_width,
-            dtype=self.spec.dtype if stored == "compute" else jnp.dtype(stored),
-        )
-
-    def extend(
-        self,
-        x: Float[Array, "b n d"],
-        cache: Cache,
-        layers: list[DecodingLayer],
-        *,
-        start: Array | int,
-        k_end: Int[Array, "n"],
-        key_mask: Bool[Array, "b m"] | None = None,
-    ) -> tuple[Float[Array, "b n d"], Cache]:
-        """Runs positions `[start, start + n)`, writes them into the cache and attends within it.
-
-        `layers` is `lay_out()`, taken once outside the loop over passes.
-        """
-        keys, values = [], []
-        mask = None if key_mask is None else key_mask[:, : cache.length]
-        x = constrain(jnp.moveaxis(x, 2, 0), COLUMNS)
-        for i, layer in enumerate(layers):
-            x, new_keys, new_values = run_layer(
-                layer,
-                x,
-                cache.keys[i],
-                cache.values[i],
-                heads=self.spec.heads,
-                start=start,
-                k_end=k_end,
-                key_mask=mask,
-            )
-            keys.append(new_keys)
-            values.append(new_values)
-        return self.norm(jnp.moveaxis(x, 0, 2)), Cache(keys, values)
 
 
 def make_policy(remat: Remat) -> Callable[..., Any]:

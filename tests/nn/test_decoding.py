@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 
 from nbp.layout import LatentGrid, Opening, SequencePlan
+from nbp.models.decoder import extend, lay_out_layers, make_cache
 from nbp.nn import decoding
 from nbp.nn.attention import cached_attention, xla_attention
 from nbp.nn.transformer import Initialisation, Parts, Transformer, TransformerSpec
@@ -107,15 +108,15 @@ def full_pass(transformer) -> tuple[np.ndarray, np.ndarray]:
 )
 def test_passes_through_a_cache_that_grows(transformer, full_pass, weights, stored, most):
     x, expected = full_pass
-    layers = transformer.lay_out(weights)
+    layers = lay_out_layers(transformer, weights)
     ends = sorted({int(k) for k in PLAN.k_end})
-    cache = transformer.make_cache(2, ends[0], stored=stored)
+    cache = make_cache(transformer.spec, 2, ends[0], stored=stored)
     outs = []
     for start, end in itertools.pairwise([0, *ends]):
         cache = cache.grow(end)
         assert cache.length == end
         limits = jnp.asarray(PLAN.k_end[start:end])
-        out, cache = transformer.extend(x[:, start:end], cache, layers, start=start, k_end=limits)
+        out, cache = extend(transformer, x[:, start:end], cache, layers, start=start, k_end=limits)
         outs.append(out)
     error = np.abs(np.concatenate(outs, 1) - expected).max() / np.abs(expected).max()
     assert error < most

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from nbp.layout import LatentGrid, Opening, SequencePlan
+from nbp.models.decoder import extend, lay_out_layers, make_cache
 from nbp.nn.attention import dense_attention, xla_attention
 from nbp.nn.transformer import Initialisation, Parts, Transformer, TransformerSpec, drop
 from tests.models.toy import random_params, reference_transformer
@@ -83,16 +84,16 @@ def test_extending_the_cache_block_by_block_is_the_full_pass(
         case step:
             ends = [*ends[step - 1 :: step]]
             ends += [PLAN.length] * (ends[-1] != PLAN.length)
-    layers = transformer.lay_out()
-    cache = transformer.make_cache(len(inputs), PLAN.length)
-    extend = jax.jit(
-        lambda x, cache, start, k_end: transformer.extend(
-            x, cache, layers, start=start, k_end=k_end
+    layers = lay_out_layers(transformer)
+    cache = make_cache(transformer.spec, len(inputs), PLAN.length)
+    advance = jax.jit(
+        lambda x, cache, start, k_end: extend(
+            transformer, x, cache, layers, start=start, k_end=k_end
         )
     )
     for start, end in itertools.pairwise([0, *ends]):
         limits = jnp.asarray(PLAN.k_end[start:end])
-        out, cache = extend(inputs[:, start:end], cache, start, limits)
+        out, cache = advance(inputs[:, start:end], cache, start, limits)
         np.testing.assert_allclose(out, full_pass[:, start:end], atol=2e-5)
 
 
@@ -113,7 +114,7 @@ def test_compute_type_and_cache_type():
     parts = Parts(dense_attention, INIT)
     module = nnx.eval_shape(lambda: Transformer(spec, parts, rngs=nnx.Rngs(0)))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(nnx.state(module)))
-    cache = module.make_cache(3, 5)
+    cache = make_cache(module.spec, 3, 5)
     assert [key.data.shape for key in cache.keys] == [(3, 2, 5, 4)]
     assert [value.data.shape for value in cache.values] == [(3, 2, 4, 5)]
     assert cache.values[0].data.dtype == jnp.bfloat16

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nbp.models.decoder import extend, lay_out_layers, make_cache
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.sampling.decode import generate_ids
 from nbp.sampling.filters import Filter
@@ -207,8 +208,8 @@ def _cached_logits(
     schedule = plan.schedule(given)
     table = model.input_table(jnp.asarray(ids), prompt)
     seen = model.key_mask(prompt, null)
-    layers = model.transformer.lay_out()
-    cache = model.transformer.make_cache(len(ids), plan.length)
+    layers = lay_out_layers(model.transformer)
+    cache = make_cache(model.transformer.spec, len(ids), plan.length)
     passes = [(0, schedule.prefill, schedule.first_width)]
     for phase in schedule.phases:
         starts = range(phase.start, phase.start + phase.count * phase.width, phase.width)
@@ -217,8 +218,14 @@ def _cached_logits(
     for start, width, drawn in passes:
         x = model.embed(table, start, width, null=null)
         limits = plan.k_end[:width] if start == 0 else np.full(width, start + width)
-        x, cache = model.transformer.extend(
-            x, cache, layers, start=start, k_end=jnp.asarray(limits), key_mask=seen
+        x, cache = extend(
+            model.transformer,
+            x,
+            cache,
+            layers,
+            start=start,
+            k_end=jnp.asarray(limits),
+            key_mask=seen,
         )
         logits.append(np.asarray(model.predict(x[:, width - drawn :])))
     return np.concatenate(logits, axis=1)
