@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from nbp.interop.mapping import Rule, transpose_conv3d, transpose_linear
-from nbp.models.c3d import STAGES
+from nbp.models.c3d import STAGES as C3D_STAGES
 
 LINEAR = ("fc6", "fc7", "fc8")
-CONVS = tuple(itertools.chain.from_iterable(STAGES))
+CONVS = tuple(itertools.chain.from_iterable(C3D_STAGES))
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ def clean_names(tensors: Mapping[str, T]) -> dict[str, T]:
     """Tensors of either naming under the names of the ports' modules."""
     modules: dict[str, str] = {}
     index = 0  # within a list of layers
-    for names in STAGES:
+    for names in C3D_STAGES:
         for name in names:
             modules[f"features.{index}"] = name
             index += 2  # its ReLU counts

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from nbp.interop.mapping import Drop, Rule, Shape, transpose_conv3d
-from nbp.models.i3d import FEATURES, RGB, STAGES, I3dSpec, Pool, Unit
+from nbp.models.i3d import FEATURES, RGB, STAGES as I3D_STAGES, I3dSpec, Pool, Unit
 
 _NORM = {
     "scale": "bn.weight",
@@ -101,7 +101,7 @@ def _walk_units() -> Iterator[tuple[str, Shape]]:
     """Official module name and kernel shape [out, in, t, h, w] of all 57 units."""
     one, three = (1, 1, 1), (3, 3, 3)
     width = RGB
-    for name, stage in STAGES.items():
+    for name, stage in I3D_STAGES.items():
         if isinstance(stage, Pool):
             continue
         if isinstance(stage, Unit):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 from nbp.interop.mapping import Drop, Rule, Tensor, flatten_head, transpose_conv2d
-from nbp.models.lpips import STAGES
+from nbp.models.lpips import STAGES as LPIPS_STAGES
 
 
 def clean_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -32,7 +32,7 @@ def lpips_rules() -> list[Rule]:
     """One rule per parameter of `nbp.models.lpips.Lpips`."""
     rules: list[Rule] = []
     index = 0  # within torchvision's list of layers
-    for stage, widths in enumerate(STAGES):
+    for stage, widths in enumerate(LPIPS_STAGES):
         for conv in range(len(widths)):
             target = f"stages/{stage}/{conv}"
             rules += [
