@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ def export_workdir(
     """Writes the parameters of each trained stage into a new workdir, float32.
 
     `out` works in `nbp.sample`, `nbp.evaluate` and `train.<stage>.start_from`; it cannot be trained
-    on. A generator stays bound to its tokenizer. An export that was killed begins anew.
+    on. A generator stays bound to its tokenizer. An export that was killed begins anew; where `out`
+    holds just this export already, it is left as it is.
 
     Args:
       average: take the averaged parameters of a stage that keeps an average, not the current ones.
@@ -52,12 +53,22 @@ def export_workdir(
     stages = [stage for stage in BINDING if has_begun(workdir, stage)]
     if not stages:
         raise CheckpointError(f"{workdir} holds nothing that is trained")
-    require_writable(out)
-    _list_leftovers(out)
+    finished = (out / "config.json").is_file() and not (out / PARTIAL).exists()
+    if not finished:
+        require_writable(out)
+        _list_leftovers(out)
     labels = read_labels(workdir) if (workdir / "labels.json").is_file() else ()
     loaded = {
         stage: _load_stage(config, workdir, stage, labels, average=average) for stage in stages
     }
+    if finished:
+        if not _holds(out, loaded, config=_without_averages(config), labels=labels):
+            raise _refuse(out)
+        steps = ", ".join(
+            f"{stage} of step {trained.step}" for stage, (trained, _) in loaded.items()
+        )
+        report(f"already exported: {steps} in {out}")
+        return
     claim = Claim()
     partial = out / PARTIAL
     with new_folders(out, claim), _lock(out):
@@ -87,6 +98,46 @@ def export_workdir(
         report(f"{stage}: {count:,} {kind} parameters of step {trained.step} in {out}")
 
 
+def _refuse(out: Path) -> CheckpointError:
+    return CheckpointError(f"{out} is not empty: use another --out")
+
+
+def _holds(
+    out: Path,
+    loaded: Mapping[str, tuple[build.Trained, bool]],
+    *,
+    config: Config,
+    labels: tuple[str, ...],
+) -> bool:
+    """Whether `out` has a whole export of these checkpoints, whatever lies beside it."""
+    hashes: dict[str, str] = {}
+    try:
+        if read_config(out) != config or read_labels(out) != labels:
+            return False
+        if [stage for stage in BINDING if has_begun(out, stage)] != list(loaded):
+            return False
+        for stage, (trained, averaged) in loaded.items():
+            folder = build.stage_directory(out, stage) / "checkpoints"
+            with Checkpointer(folder, read_only=True, report=lambda text: None) as checkpointer:
+                whole = checkpointer.find_whole("model", "opt")
+                found = checkpointer.read_meta(whole)
+                hashes[stage] = checkpointer.checkpoint_hash(whole)
+                steps = checkpointer.all_steps()
+            wanted = _make_meta(Path(), stage, trained, averaged=averaged, hashes=hashes)
+            if steps != [trained.step] or _strip(found) != _strip(wanted):
+                return False
+    except NbpError:
+        return False
+    return True
+
+
+def _strip(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what may differ between two exports of the same: the version, the source's place."""
+    origin = meta.get("exported")
+    exported = {**origin, "file": ""} if isinstance(origin, dict) else origin
+    return {**meta, "exported": exported, "versions": {}}
+
+
 def _list_leftovers(out: Path) -> list[Path]:
     """What an export that was killed left in `out`, if anything: the configuration first.
 
@@ -95,7 +146,7 @@ def _list_leftovers(out: Path) -> list[Path]:
     entries = sorted(out.iterdir()) if out.exists() else []
     ours = {"config.json": 0, "labels.json": 1, **dict.fromkeys(BINDING, 1), PARTIAL: 2}
     if entries and not ((out / PARTIAL).is_dir() and all(path.name in ours for path in entries)):
-        raise CheckpointError(f"{out} is not empty: use another --out")
+        raise _refuse(out)
     return sorted(entries, key=lambda path: ours[path.name])
 
 
@@ -153,10 +204,7 @@ def _export_stage(
 ) -> str:
     """Writes one stage; returns the hash of its parameters."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), trained.params)
-    origin = {"file": str(workdir.absolute()), "sha256": trained.sha256, "averaged": averaged}
-    meta = {**trained.meta, "exported": origin, "versions": {"nbp": __version__}}
-    if stage == "generator":
-        meta["tokenizer_sha256"] = hashes.get("tokenizer", meta.get("tokenizer_sha256"))
+    meta = _make_meta(workdir, stage, trained, averaged=averaged, hashes=hashes)
     state = TrainState(np.asarray(trained.step, np.int32), params, ema={}, opt_state={}, extra={})
     folder = build.stage_directory(out, stage)
     with Checkpointer(folder / "checkpoints") as checkpointer:
@@ -165,8 +213,24 @@ def _export_stage(
         if checkpointer.latest_step() != trained.step:
             raise CheckpointError(f"the {stage} could not be written; see the line above")
         digest = checkpointer.checkpoint_hash(trained.step)
-    write_text(folder / CONVERTED, json.dumps(origin) + "\n")
+    write_text(folder / CONVERTED, json.dumps(meta["exported"]) + "\n")
     return digest
+
+
+def _make_meta(
+    workdir: Path,
+    stage: str,
+    trained: build.Trained,
+    *,
+    averaged: bool,
+    hashes: Mapping[str, str],
+) -> dict[str, Any]:
+    """What is recorded of a stage. hashes: of the parameters of stages exported before."""
+    origin = {"file": str(workdir.absolute()), "sha256": trained.sha256, "averaged": averaged}
+    meta = {**trained.meta, "exported": origin, "versions": {"nbp": __version__}}
+    if stage == "generator":
+        meta["tokenizer_sha256"] = hashes.get("tokenizer", meta.get("tokenizer_sha256"))
+    return meta
 
 
 def _without_averages(config: Config) -> Config:

@@ -103,8 +103,9 @@ def read_manifest(directory: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return dict(json.loads(path.read_text())["files"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        files = json.loads(path.read_text())["files"]
+        return {name: [size, digest] for name, (size, digest) in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} is unreadable") from error
 
 

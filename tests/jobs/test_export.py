@@ -137,6 +137,91 @@ def test_a_killed_export_does_not_make_other_files_ours(workdir, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == [PARTIAL, "file"]
 
 
+def snapshot(folder: Path) -> dict[str, tuple[bytes | None, int]]:
+    """Bytes and time of every file, and the time of every folder."""
+    return {
+        str(path.relative_to(folder)): (
+            path.read_bytes() if path.is_file() else None,
+            path.stat().st_mtime_ns,
+        )
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+def refuses(workdir: Path, out: Path, *flags: str) -> None:
+    before = snapshot(out)
+    with pytest.raises(CheckpointError, match="is not empty: use another --out"):
+        export.main(["--workdir", str(workdir), "--out", str(out), *flags])
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize("flags", [(), ("--current",)])
+def test_a_whole_export_is_done_already(workdir, tmp_path, capsys, flags):
+    """A job that is started again after it ended, or was killed while it ended."""
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    export.main(["--workdir", str(workdir), "--out", str(out), *flags])
+    (out / "samples").mkdir()  # what was made with it since
+    before = snapshot(out)
+    shutil.copytree(workdir, moved)
+    for source in (workdir, moved):
+        capsys.readouterr()
+        export.main(["--workdir", str(source), "--out", str(out), *flags])
+        lines = capsys.readouterr().out.splitlines()
+        assert lines == [
+            f"[export] already exported: tokenizer of step 7, generator of step 7 in {out}"
+        ]
+        assert snapshot(out) == before
+    refuses(workdir, out, *(() if flags else ("--current",)))
+
+
+def test_another_export_is_not_taken_for_this_one(workdir, tmp_path):
+    out, source = tmp_path / "out", tmp_path / "source"
+    export.main(["--workdir", str(workdir), "--out", str(out)])
+
+    def change(name: str) -> Path:
+        shutil.rmtree(source, ignore_errors=True)
+        shutil.copytree(workdir, source)
+        if name == "labels":
+            save_labels(source, ("up", "down"))
+        elif name == "config":
+            sampling = dataclasses.replace(CONFIG.sampling, batch=CONFIG.sampling.batch + 1)
+            write_text(
+                source / "config.json", to_json(dataclasses.replace(CONFIG, sampling=sampling))
+            )
+        elif name == "stage":
+            shutil.rmtree(source / "generator")
+        else:  # later, or at the same step after another training
+            folder = source / "tokenizer" / "checkpoints"
+            if name == "other":
+                shutil.rmtree(folder / "7")
+            state = build.make_tokenizer_task(CONFIG).init(jax.random.key(2))
+            with Checkpointer(folder) as checkpointer:
+                checkpointer.save(7 if name == "other" else 8, state, data={}, meta={})
+        return source
+
+    for name in ("labels", "config", "stage", "other", "later"):
+        refuses(change(name), out)
+    export.main(["--workdir", str(change("stage")), "--out", str(tmp_path / "one")])
+    refuses(workdir, tmp_path / "one")  # lacks the generator
+    # Damaged, trained on, or without a part of it: nothing that can be counted on.
+    whole = tmp_path / "whole"
+    out.rename(whole)
+    for name in ("INTEGRITY.json", "bytes", "labels.json", "config.json", "8"):
+        shutil.copytree(whole, out)
+        if name == "INTEGRITY.json":
+            (out / "tokenizer" / "checkpoints" / "7" / name).write_text('{"files": {"model/x": 1}}')
+        elif name == "bytes":
+            files = (out / "generator" / "checkpoints" / "7" / "model").rglob("*")
+            largest = max((p for p in files if p.is_file()), key=lambda p: p.stat().st_size)
+            largest.write_bytes(bytes(largest.stat().st_size))
+        elif name == "8":
+            shutil.copytree(*(out / "tokenizer" / "checkpoints" / step for step in ("7", "8")))
+        else:
+            (out / name).unlink()
+        refuses(workdir, out)
+        shutil.rmtree(out)
+
+
 def test_two_exports_into_one_folder(workdir, tmp_path):
     (tmp_path / "out").mkdir()
     with (

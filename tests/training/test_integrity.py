@@ -61,9 +61,10 @@ def test_the_hash_follows_the_contents_of_one_item(step):
     (step / "model" / "d" / "weights").write_bytes(b"012345678X")
     integrity.write_manifest(step)
     assert integrity.hash_item(step, "model") != before
-    (step / integrity.MANIFEST).write_text(json.dumps([1]))
-    with pytest.raises(CheckpointError, match="unreadable"):
-        integrity.hash_item(step, "model")
+    for value in ([1], {"files": 1}, {"files": {"model/x": 1}}, {"files": {"model/x": [1]}}):
+        (step / integrity.MANIFEST).write_text(json.dumps(value))
+        with pytest.raises(CheckpointError, match="unreadable"):
+            integrity.hash_item(step, "model")
     with pytest.raises(CheckpointError, match="absent"):
         integrity.hash_item(step / "nowhere", "model")
 
