@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from nbp.interop.reading import TensorFile, open_tensors
 from nbp.interop.states import find_state, set_aside
 from nbp.jobs import foreign
 from nbp.jobs.foreign import ConvertRequest, Report
-from nbp.jobs.workdir import CONVERTED, read_config, save_labels, write_text
+from nbp.jobs.workdir import BINDING, CONVERTED, read_config, read_labels, save_labels, write_text
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.models.i3d import PYTORCH_EPSILON, TFHUB_EPSILON, I3dNetwork, I3dSpec
 from nbp.models.lpips import LpipsNetwork
@@ -49,7 +49,6 @@ def convert_generator(request: ConvertRequest, report: Report) -> None:
     if not state.generator:
         raise CheckpointError(f"{origin} holds no generator; it has {_name_some(file.tensors)}")
     _tell_choice(file, state.notes, report)
-    _require_free(request.out, "generator")
     tokenizer = foreign.find_tokenizer(request, state, origin=origin)
     sizes = official.infer_generator(state.generator, origin=origin)
     foreign.confirm_sizes(request, sizes, file.hints, origin=origin)
@@ -64,14 +63,11 @@ def convert_generator(request: ConvertRequest, report: Report) -> None:
     tensors = {**state.generator, **state.other}
     conversions = []
     if request.first_stage:
-        _require_free(request.out, "tokenizer")
         conversions.append(_plan_tokenizer(config, state.tokenizer))
     elif state.tokenizer:
         report("the tokenizer in the file is left out; --first_stage converts it too")
     conversions.append(_Conversion("generator", tensors, rules, drops, network))
-    write_conversions(file, request.out, conversions, config=config, report=report)
-    save_labels(request.out, labels)
-    write_text(request.out / "config.json", to_json(config))
+    write_conversions(file, request.out, conversions, config=config, labels=labels, report=report)
     if not (build.stage_directory(request.out, "tokenizer") / "checkpoints").is_dir():
         report(f"a tokenizer is missing: python -m nbp.convert tokenizer --out {request.out} ...")
 
@@ -84,7 +80,6 @@ def convert_tokenizer(request: ConvertRequest, report: Report) -> None:
     if not state.tokenizer:
         raise CheckpointError(f"{origin} holds no tokenizer; it has {_name_some(file.tensors)}")
     _tell_choice(file, state.notes, report)
-    _require_free(request.out, "tokenizer")
     spec = official.infer_tokenizer(state.tokenizer, levels=request.levels, origin=origin)
     generator = None
     if (request.out / "config.json").is_file():
@@ -95,7 +90,6 @@ def convert_tokenizer(request: ConvertRequest, report: Report) -> None:
     rest = {} if state.generator else state.other
     conversion = _plan_tokenizer(config, {**state.tokenizer, **rest})
     write_conversions(file, request.out, [conversion], config=config, report=report)
-    write_text(request.out / "config.json", to_json(config))
 
 
 def convert_i3d(
@@ -111,7 +105,6 @@ def convert_i3d(
     """
     file = open_tensors(request.source, get=I3D)
     state = _find_network(file, i3d.is_name, "I3D", get=I3D, report=report)
-    _require_free(request.out, "i3d")
     network = I3dNetwork(I3dSpec(), taps_conv)
     tensors = i3d.rename_ported(state)
     conversion = _Conversion("i3d", tensors, i3d.i3d_rules(), i3d.i3d_drops(), network)
@@ -139,7 +132,6 @@ def convert_lpips(
         heads = _find_network(linear, lpips.is_head_name, name, get=LPIPS, report=report)
     elif not heads:
         raise CheckpointError(f"{request.source} has no linear heads; name their file: --linear")
-    _require_free(request.out, "lpips")
     conversion = _Conversion(
         "lpips",
         lpips.clean_names({**tensors, **heads}),
@@ -159,7 +151,6 @@ def convert_c3d(
     """Converts the classifier of the Inception score, with UCF101's classes, into `out/c3d`."""
     file = open_tensors(request.source, get=C3D)
     state = _find_network(file, c3d.is_name, "C3D", get=C3D, report=report)
-    _require_free(request.out, "c3d")
     network = C3dNetwork(C3dSpec(), taps_conv)
     conversion = _Conversion("c3d", c3d.clean_names(state), c3d.c3d_rules(), [], network)
     origin = describe_file(file, known, report=report)
@@ -218,11 +209,13 @@ def write_conversions(
     config: Config | None,
     report: Report,
     origin: Mapping[str, Any] | None = None,
+    labels: Sequence[str] | None = None,
 ) -> None:
     """Checks all stages, then converts them one by one and puts them in place together.
 
     origin: what is recorded of the file, see `describe_file`. When anything fails, `out` is as it
-    was before.
+    was before. A stage that was converted from this file before, as one that was killed then, is
+    left as it is. Raises CheckpointError where another one is there: nothing is replaced.
     """
     name = file.path.name
     ready = []
@@ -234,16 +227,23 @@ def write_conversions(
         _tell_choice(file, notes, report)
     converted = origin or describe_file(file, PUBLIC, report=report)
     meta = {
-        "config": None if config is None else dataclasses.asdict(config),
+        "config": None if config is None else json.loads(to_json(config)),
         "converted": converted,
         "versions": {"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
     }
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     partial = out / ".converting"
     shutil.rmtree(partial, ignore_errors=True)
+    held = {item.stage for item in conversions if _is_taken(out, item.stage)}
+    for stage in sorted(held):
+        if not _is_made(out, stage, meta, labels):
+            raise CheckpointError(
+                f"{out} already holds a {stage}. Use another --out, or remove it."
+            )
+    ready = [item for item in ready if item.stage not in held]
     try:
         lines = [_write_stage(item, file, partial, meta=meta, report=report) for item in ready]
-        for item in conversions:
+        for item in ready:
             write_text(partial / item.stage / CONVERTED, json.dumps(meta["converted"]) + "\n")
             os.replace(partial / item.stage, build.stage_directory(out, item.stage))
     except BaseException:
@@ -253,6 +253,12 @@ def write_conversions(
                 folder.rmdir()
         raise
     shutil.rmtree(partial, ignore_errors=True)
+    if config is not None and (ready or not _is_described(out, held, meta["config"], labels)):
+        if labels is not None:
+            save_labels(out, labels)
+        write_text(out / "config.json", to_json(config))
+    for stage in sorted(held):
+        report(f"already converted: {stage} of {name} in {out}")
     for line in lines:
         report(f"{line} in {out}")
 
@@ -303,10 +309,43 @@ def _write_stage(
     return f"{item.stage}: {count:,} parameters of {origin}, step {step},"
 
 
-def _require_free(out: Path, stage: str) -> None:
-    """A conversion never replaces what is there."""
-    if any((build.stage_directory(out, stage) / "checkpoints").glob("*")):
-        raise CheckpointError(f"{out} already holds a {stage}. Use another --out, or remove it.")
+def _is_taken(out: Path, stage: str) -> bool:
+    return any((build.stage_directory(out, stage) / "checkpoints").glob("*"))
+
+
+def _is_made(out: Path, stage: str, meta: Mapping[str, Any], labels: Sequence[str] | None) -> bool:
+    """Whether a stage in `out` is whole, and what a conversion with this `meta` would leave."""
+    folder = build.stage_directory(out, stage) / "checkpoints"
+    named = labels is not None and (out / "labels.json").is_file()
+    try:
+        if named and read_labels(out) != tuple(labels or ()):
+            return False
+        with Checkpointer(folder, read_only=True, report=lambda text: None) as checkpointer:
+            found = checkpointer.read_meta(checkpointer.find_whole("model", "opt"))
+    except CheckpointError:
+        return False
+    # The other stage may have come since, and changed the rest.
+    parts = [
+        [_list_sizes(config, stage), [config["data"][key] for key in ("frames", "size", "root")]]
+        for config in (found.get("config"), meta["config"])
+        if config is not None
+    ]
+    return found.get("converted") == meta["converted"] and all(part == parts[0] for part in parts)
+
+
+def _is_described(
+    out: Path, stages: Collection[str], config: Mapping[str, Any], labels: Sequence[str] | None
+) -> bool:
+    """Whether `out` has the files beside these stages; a kill may have come before them."""
+    if not (out / "config.json").is_file():
+        return False
+    found = json.loads(to_json(read_config(out)))
+    same = all(_list_sizes(found, stage) == _list_sizes(config, stage) for stage in stages)
+    return same and (labels is None or (out / "labels.json").is_file())
+
+
+def _list_sizes(config: Mapping[str, Any], stage: str) -> list[Any]:
+    return [config[group] for group in BINDING[stage] if group in BINDING]
 
 
 def _name_some(tensors: Mapping[str, Any]) -> str:

@@ -95,6 +95,9 @@ def encode_workdir(request: EncodeRequest, report: Report) -> Path:
     )
     try:
         writer.begin()
+        if writer.final.is_dir():
+            report(f"{writer.final} is finished already")
+            return writer.final
         if (bad := train.bad_videos) is not None:
             bad.file = request.out / "bad_videos.csv"
             if len(bad) or config.data.kind == "folder":

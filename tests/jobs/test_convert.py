@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ def test_lpips_from_two_files_keeps_every_value(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
-def test_c3d_keeps_every_value_and_the_hash(tmp_path, monkeypatch):
+def test_c3d_keeps_every_value_and_the_hash(tmp_path, monkeypatch, capsys):
     """At small widths; the file is nested as training scripts save it."""
     spec = C3dSpec(classes=5, widths=(2, 2, 2, 2, 3), hidden=4, size=16)
     monkeypatch.setattr("nbp.jobs.convert.C3dSpec", lambda: spec)
@@ -188,6 +189,10 @@ def test_c3d_keeps_every_value_and_the_hash(tmp_path, monkeypatch):
     with Checkpointer(tmp_path / "run" / "c3d" / "checkpoints", read_only=True) as checkpointer:
         found = checkpointer.restore_params(template, use_ema=False)
     jax.tree.map(np.testing.assert_array_equal, found, params)
+    before = snapshot(tmp_path / "run")
+    run("c3d", "--source", source, "--out", tmp_path / "run")
+    assert "already converted: c3d of c3d.pth.tar" in capsys.readouterr().out
+    assert snapshot(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize("bad", [np.nan, -np.inf])
@@ -361,11 +366,70 @@ def test_a_conversion_never_replaces_and_never_mixes(files, capsys):
     run("tokenizer", "--source", files / "magvit2.pt", "--out", out, *CLIPS)
     before = sorted(str(p) for p in out.rglob("*"))
     again = ("tokenizer", "--source", files / "magvit2.pt", "--out", out)
-    assert "already holds a tokenizer" in fail(*again, *CLIPS, capsys=capsys)
+    wider = (*CLIPS[:1], "9", *CLIPS[2:])
+    assert "already holds a tokenizer" in fail(*again, *CLIPS, "--videos", "x", capsys=capsys)
+    assert "frames 5 there, 9 here" in fail(*again, *wider, capsys=capsys)
+    write_tokenizer(files / "other.pt", {n: v + 1 for n, v in TOKENIZER.items()})
+    another = ("tokenizer", "--source", files / "other.pt", "--out", out, *CLIPS)
+    assert "already holds a tokenizer" in fail(*another, capsys=capsys)
     other = ("generator", "--source", files / "nbp.ckpt", "--out", out, "--heads", 2)
     line = fail(*other, *CLIPS[:-1], "5,8", capsys=capsys)
     assert "levels" in line
     assert sorted(str(p) for p in out.rglob("*")) == before
+
+
+def snapshot(folder):
+    return {
+        str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes() if p.is_file() else b"")
+        for p in (folder, *folder.rglob("*"))
+    }
+
+
+def test_a_conversion_that_is_done_is_left_as_it_is(files, capsys):
+    """Both halves of a workdir, then both commands again: a job that was started again."""
+    out = files / "run"
+    commands = [
+        ("tokenizer", "--source", files / "magvit2.pt", "--out", out, *CLIPS),
+        ("generator", "--source", files / "nbp.ckpt", "--out", out, "--heads", 2, *CLIPS),
+    ]
+    run(*commands[0])
+    half = (out / "config.json").read_bytes()
+    run(*commands[1])
+    before = snapshot(out)
+    for command in commands:
+        capsys.readouterr()
+        run(*command)
+        line = f"already converted: {command[0]} of {command[2].name} in {out}"
+        assert line in capsys.readouterr().out
+        assert snapshot(out) == before
+    # Killed between the stage's rename and the files beside it.
+    config = (out / "config.json").read_bytes()
+    (out / "config.json").write_bytes(half)
+    (out / "labels.json").unlink()
+    run(*commands[1])
+    assert (out / "config.json").read_bytes() == config
+    assert read_labels(out) == ("video",)
+    largest = max((out / "tokenizer").rglob("*"), key=lambda p: p.stat().st_size * p.is_file())
+    largest.write_bytes(bytes(largest.stat().st_size))
+    assert "already holds a tokenizer" in fail(*commands[0], capsys=capsys)
+
+
+def test_a_conversion_that_was_killed_between_two_stages_goes_on(files, capsys):
+    both = files / "both.ckpt"
+    write_generator(both, make_generator(), first_stage=TOKENIZER)
+    command = ("generator", "--source", both, "--heads", 2, "--first_stage", *CLIPS)
+    whole, out = files / "whole", files / "run"
+    run(*command, "--out", whole)
+    (out / ".converting").mkdir(parents=True)
+    shutil.copytree(whole / "tokenizer", out / "tokenizer")
+    before = snapshot(out / "tokenizer")
+    run(*command, "--out", out)
+    told = capsys.readouterr().out
+    assert f"already converted: tokenizer of both.ckpt in {out}" in told
+    assert snapshot(out / "tokenizer") == before
+    assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in whole.iterdir())
+    for name in ("config.json", "labels.json"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_a_conversion_that_dies_while_writing_leaves_the_workdir_as_it_was(files, monkeypatch):

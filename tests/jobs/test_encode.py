@@ -126,6 +126,7 @@ def test_killed_and_shared_work_gives_the_same_bytes(
     assert hash_files(tmp_path / "killed") == hash_files(cache)
     # Rerun: nothing to do, nothing changed.
     encode_workdir(dataclasses.replace(request, hosts=1), told.append)
+    assert told[-1].endswith("1.0.0 is finished already")
     assert hash_files(tmp_path / "killed") == hash_files(cache)
 
 
@@ -149,7 +150,11 @@ def test_records_and_folders_are_encoded_with_seeded_crops(workdir: Path, tmp_pa
     (tmp_path / "videos" / "class0" / "bad.mp4").write_bytes(b"no video")
     overrides = {"data.validation": "0.0"}
     folder = run(workdir, tmp_path / "d", data=tmp_path / "videos", overrides=overrides)
-    assert "bad.mp4" in (folder / "bad_videos.csv").read_text()
+    listed = folder / "bad_videos.csv"
+    assert "bad.mp4" in listed.read_text()
+    listed.write_text("what was found while decoding")
+    assert run(workdir, tmp_path / "d", data=tmp_path / "videos", overrides=overrides) == folder
+    assert listed.read_text() == "what was found while decoding"  # a rerun touches nothing
     found = open_cache(folder).source("train")
     assert sorted(found[i]["path"] for i in range(4)) == [
         "class0/0.mp4", "class0/2.mp4", "class1/1.mp4", "class1/3.mp4"
