@@ -7,8 +7,11 @@ And places for them, tried before the work that they are for.
 
 import contextlib
 import errno
+import fcntl
+import itertools
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,19 +23,73 @@ LONGEST_PART = 200  # bytes of it that a temporary name beside it keeps
 
 def write_text(path: Path, text: str) -> None:
     """Writes a small file whole or not at all, and durably."""
-    part = name_part(path)
-    try:
+    with open_part(path) as part:
         part.write_text(text, encoding="utf8")
         sync(part)
+
+
+@contextlib.contextmanager
+def open_part(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, which takes its place when the block ends well, else goes.
+
+    The part that a killed process left is taken up again, so that none stays for ever: its name is
+    always the same, and it is free once nobody has its lock. Whoever writes the same file at the
+    same time gets a part of another name.
+    """
+    part, handle = _take_part(path)
+    try:
+        yield part
         os.replace(part, path)
-    except OSError:
+    except BaseException:
         part.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
 
 
-def name_part(path: Path) -> Path:
-    """The hidden name beside `path` under which this process writes it; never too long."""
-    return path.with_name(f".{cut_name(path.name, LONGEST_PART)}.{os.getpid()}.tmp")
+def _take_part(path: Path) -> tuple[Path, int]:
+    """The part and its open file, which has the lock where the file system has locks."""
+    part = path
+    for number in itertools.count():
+        part = name_part(path, str(number))
+        try:
+            handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError:
+            if os.path.lexists(part):  # another user's
+                continue
+            raise
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # It may have taken its place, or gone, between the opening and the lock.
+            if not _is_at(part, handle):
+                os.close(handle)
+                continue
+            part.write_bytes(b"-")  # of SMB, a lock keeps us out as well
+            os.ftruncate(handle, 0)
+        except BlockingIOError:
+            os.close(handle)
+            continue
+        except OSError:
+            os.close(handle)
+            break
+        return part, handle
+    # No locks here: a name of our own, which stays after a kill.
+    part.unlink(missing_ok=True)
+    own = name_part(path, f"{os.getpid()}-{threading.get_ident()}")
+    return own, os.open(own, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    """Whether an open file has this name."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def name_part(path: Path, mark: str) -> Path:
+    """A hidden name beside `path`, never too long. mark: tells several apart."""
+    return path.with_name(f".{cut_name(path.name, LONGEST_PART)}.{mark}.tmp")
 
 
 def cut_name(name: str, longest: int) -> str:

@@ -5,8 +5,7 @@
 A file is written beside its place and put there when it is complete, so it is whole or not there.
 """
 
-import os
-import tempfile
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from nbp.data.durable import LONGEST_PART, cut_name
+from nbp.data.durable import open_part
 from nbp.shapes import Clip
 
 # The first of these that the installed PyAV has. Every published wheel has libx264.
@@ -48,31 +47,22 @@ class _Writer:
 
     def __enter__(self: W) -> W:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            prefix=f".{cut_name(self.path.name, LONGEST_PART)}-",
-            suffix=".tmp",
-            dir=self.path.parent,
-        )
-        os.close(handle)
-        self._target = Path(name)
+        self._part: AbstractContextManager[Path] = open_part(self.path)
+        self._target = self._part.__enter__()
         try:
             self._open(self._target)
-        except BaseException:
-            self._target.unlink(missing_ok=True)
+        except BaseException as error:
+            self._part.__exit__(type(error), error, error.__traceback__)
             raise
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:
             self._close(complete=kind is None)
-            if kind is None:
-                # mkstemp makes files private; a result is as readable as any other file.
-                umask = os.umask(0)
-                os.umask(umask)
-                self._target.chmod(0o666 & ~umask)
-                os.replace(self._target, self.path)
-        finally:
-            self._target.unlink(missing_ok=True)
+        except BaseException as failure:
+            self._part.__exit__(type(failure), failure, failure.__traceback__)
+            raise
+        self._part.__exit__(kind, error, trace)
 
     def _open(self, target: Path) -> None:
         raise AssertionError("a kind of file opens its own")

@@ -69,13 +69,11 @@ class ChunkStore:
         """Writes a chunk, and returns when it is on the disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self._file(chunk)
-        part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         data = io.BytesIO()
         np.savez_compressed(data, allow_pickle=False, **arrays)
-        with durable.full_disk_named(part):
+        with durable.open_part(target) as part, durable.full_disk_named(part):
             part.write_bytes(data.getvalue())
             durable.sync(part)
-        os.replace(part, target)
         durable.sync(self.folder)
 
     def load(self, chunk: int) -> Arrays | None:

@@ -3,7 +3,12 @@
 """Durable files: whole or not there, and a full disk is named."""
 
 import errno
+import fcntl
 import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,6 +31,63 @@ def test_text_is_replaced_whole(tmp_path, monkeypatch):
     assert path.read_text() == "old"
     durable.write_text(path, "newer")
     assert path.read_text() == "newer"
+
+
+def test_what_a_killed_writer_left_is_taken_up_again(tmp_path):
+    path = tmp_path / "clip.gif"
+    code = (
+        "import os, sys; from pathlib import Path; from nbp.data import durable\n"
+        "with durable.open_part(Path(sys.argv[1])) as part:\n"
+        "    part.write_text('half of it'); os.kill(os.getpid(), 9)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, path], check=False)
+    assert run.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.read_text() == "half of it"
+    with durable.open_part(path) as part:
+        assert (part, part.read_bytes()) == (left, b"")
+        part.write_text("all")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"clip.gif": "all"}
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_two_writers_of_a_file_never_mix(tmp_path):
+    path = tmp_path / "note"
+    with durable.open_part(path) as first:
+        first.write_text("first")
+        with durable.open_part(path) as second:
+            assert second != first
+            second.write_text("second")
+        assert path.read_text() == "second"
+        with pytest.raises(KeyError), durable.open_part(path):
+            raise KeyError
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+    for _ in range(2):  # threads, each at its own pace
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: durable.write_text(path, f"{n:02d}" * 5000), range(40)))
+        assert path.read_text() in [f"{n:02d}" * 5000 for n in range(40)]
+        assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["none", "mandatory"])
+def test_parts_need_no_locks(tmp_path, monkeypatch, kind):
+    """File systems without locks, and those whose locks keep out the process itself."""
+    path = tmp_path / "note"
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP if kind == "none" else errno.EACCES, "no")
+
+    if kind == "none":
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    else:
+        monkeypatch.setattr(Path, "write_bytes", refuse)
+    with durable.open_part(path) as first, durable.open_part(path.with_name("other")) as second:
+        first.write_text("a")
+        second.write_text("b")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"note": "a", "other": "b"}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +166,7 @@ def test_a_file_is_not_made_in_place_of_a_folder_nor_under_a_name_too_long(tmp_p
 @pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "日本" * 42, "short"])
 def test_temporary_names_are_never_too_long(tmp_path, name):
     path = tmp_path / name
-    assert len(os.fsencode(durable.name_part(path).name)) <= 255
+    assert len(os.fsencode(durable.name_part(path, f"{2**22}-{2**64}").name)) <= 255
     durable.write_text(path, "text")
     assert list_all(tmp_path) == [path]
 
