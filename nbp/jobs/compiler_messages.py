@@ -77,18 +77,29 @@ def find_libtpu() -> str:
         return ""
 
 
+def explain_mismatch() -> str:
+    """One line where the installed libtpu is not the one of this JAX; "" where it is.
+
+    Another one may work, end in an internal error, or end the process.
+    """
+    wanted, found = find_wanted(), find_libtpu()
+    if wanted and f"{found}.".startswith(wanted.removesuffix("*").rstrip(".") + "."):
+        return ""
+    goes = f", and jax {jax.__version__} goes with {wanted}" if wanted else ""
+    return (
+        f"Here is libtpu {found or '(no package, named by TPU_LIBRARY_PATH)'}{goes}: "
+        f"{describe_installation()}"
+    )
+
+
 def explain_failure(error: Exception) -> ConfigError | None:
     """One line for a failure of the TPU compiler that another libtpu mends; None for all others.
 
     With the libtpu that belongs to this JAX any failure is a fault of the program or of libtpu.
     """
-    wanted, found = find_wanted(), find_libtpu()
-    fits = bool(wanted) and f"{found}.".startswith(wanted.removesuffix("*").rstrip(".") + ".")
-    if fits and "requires a libtpu version" not in str(error):
+    mismatch = explain_mismatch()
+    if not mismatch and "requires a libtpu version" not in str(error):
         return None
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    goes = f", and jax {jax.__version__} goes with {wanted}" if wanted else ""
-    return ConfigError(
-        f"the TPU compiler fails: {reason.strip()[:200]} Here is libtpu "
-        f"{found or '(no package, named by TPU_LIBRARY_PATH)'}{goes}: {describe_installation()}"
-    )
+    here = mismatch or f"Here is libtpu {find_libtpu()}: {describe_installation()}"
+    return ConfigError(f"the TPU compiler fails: {reason.strip()[:200]} {here}")

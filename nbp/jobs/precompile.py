@@ -24,6 +24,7 @@ from nbp.errors import ConfigError
 from nbp.jobs.compiler_messages import (
     describe_installation,
     explain_failure,
+    explain_mismatch,
     find_libtpu,
     is_exhausted,
     read_exhausted,
@@ -58,6 +59,8 @@ def precompile(request: PrecompileRequest, report: Callable[[str], None] = print
     Raises ConfigError where the devices cannot be described or the configuration does not fit them.
     """
     config = request.config
+    if request.topology.kind not in ("cpu", "gpu") and (mismatch := explain_mismatch()):
+        report(mismatch)
     devices = find_devices(request.topology)
     chip = find_chip(request.topology, devices[0])
     programs: dict[str, Report] = {}

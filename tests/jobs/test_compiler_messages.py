@@ -131,6 +131,27 @@ def test_with_the_right_libtpu_a_failure_is_a_bug(monkeypatch: pytest.MonkeyPatc
     assert isinstance(explain_failure(RuntimeError(OLD)), ConfigError)
 
 
+def test_a_wrong_libtpu_is_named_before_anything_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(messages, "find_wanted", lambda: "0.0.42.*")
+    for found, told in [("0.0.42.1", ""), ("0.0.51", "Here is libtpu 0.0.51, and jax ")]:
+        monkeypatch.setattr(messages, "find_libtpu", lambda found=found: found)
+        assert messages.explain_mismatch().startswith(told)
+        assert bool(messages.explain_mismatch()) == bool(told)
+
+    def find(_: object) -> None:
+        raise ConfigError("the compiler was asked")
+
+    monkeypatch.setattr(job, "find_devices", find)
+    config = load_config(tiny.CONFIG, tiny.OVERRIDES)
+    lines: list[str] = []
+    for topology in (job.Topology("v5e:2x2", "v5e", (2, 2)), job.Topology("cpu:8", "cpu", (8,))):
+        with pytest.raises(ConfigError, match="was asked"):
+            job.precompile(job.PrecompileRequest(config, topology), lines.append)
+    assert lines == [messages.explain_mismatch()]
+
+
 def test_the_installed_jax_tells_its_libtpu() -> None:
     assert messages.find_wanted().split(".")[0].isdecimal()
 
