@@ -3,22 +3,28 @@
 """What texts tell people to install is what the project names, never a stranger's package."""
 
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 
+from nbp.jobs.compiler_messages import find_wanted
 from tests.texts import DOCUMENTS, LAUNCHERS, ROOT, list_strings
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
 LOCKS = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt"]
-LOCKED = dict(
-    line.split(" ")[0].split("==")
-    for lock in LOCKS
-    for line in lock.read_text(encoding="utf8").splitlines()
-    if not line.startswith("#")
-)
+# Versions of a package by the Pythons that they are for: "" for all.
+LOCKED: dict[str, dict[str, str]] = {}
+for lock in LOCKS:
+    for line in lock.read_text(encoding="utf8").splitlines():
+        if not line.startswith("#"):
+            pin, _, marker = line.partition(" ; ")
+            name, _, version = pin.partition("==")
+            LOCKED.setdefault(name, {})[marker] = version
+OLD, NEW = "python_full_version < '3.12'", "python_full_version >= '3.12'"
 # tpu_host.sh: brings a newer Python to images of TPUs.
 TOOLS = {"uv"}
 VALUES = {"--python", "-p", "--target"}  # flags of pip whose value is no package
@@ -28,7 +34,7 @@ HOLE = "{version of jax}"
 
 def list_texts() -> Iterator[tuple[str, str]]:
     """Every document, script, and string of the code, with its place."""
-    plain = [*DOCUMENTS, *LAUNCHERS, ROOT / "Dockerfile", ROOT / ".ci/run", *LOCKS]
+    plain = [*DOCUMENTS, *LAUNCHERS, ROOT / "Dockerfile", *sorted((ROOT / ".ci").iterdir()), *LOCKS]
     for path in [*plain, ROOT / "pyproject.toml"]:
         yield path.name, re.sub(r"\\\n\s*", "", path.read_text(encoding="utf8"))
     for folder in ("nbp", "configs", "benchmarks"):
@@ -50,7 +56,7 @@ def find_installed(text: str) -> Iterator[str]:
             if i and words[i - 1] in FILES:
                 assert word.strip("'\"") in {lock.name for lock in LOCKS}, word
             elif word not in FILES:
-                yield word.strip("'\".,:").replace('"', "")
+                yield word.strip("'\"").rstrip("'\".,:").replace('"', "")
 
 
 TEXTS = list(list_texts())
@@ -73,7 +79,8 @@ def test_texts_install_nothing_but_what_the_project_names() -> None:
             found = re.fullmatch(r"([a-zA-Z0-9-]+)(?:\[(\w+)\])?(?:==(.+))?", word)
             assert found, (place, word)
             assert found[1] in allowed, f"{place}: pip install {word}"
-            assert found[3] in (None, HOLE, LOCKED.get(found[1])), f"{place}: another version"
+            pins = LOCKED.get(found[1], {}).values()
+            assert found[3] in (None, HOLE, *pins), f"{place}: another version"
 
 
 def test_the_distribution_has_a_name_that_is_not_the_strangers() -> None:
@@ -84,7 +91,30 @@ def test_the_distribution_has_a_name_that_is_not_the_strangers() -> None:
         assert not re.search(r"\bnbp(-video)?\[|pip install [^\n`]*\bnbp\b", text), place
 
 
+def test_each_python_has_one_version_of_everything() -> None:
+    """Python 3.11 has the last JAX that supports it, later ones the newest."""
+    for name, pins in LOCKED.items():
+        assert set(pins) in ({""}, {OLD, NEW}) or "sys_platform" in "".join(pins), name
+    assert LOCKED["jax"][OLD].startswith("0.10.")
+    assert LOCKED["jax"] == LOCKED["jaxlib"]
+    old, new = (tuple(map(int, LOCKED["jax"][marker].split("."))) for marker in (OLD, NEW))
+    assert old < new
+    this = OLD if sys.version_info < (3, 12) else NEW
+    assert jax.__version__ == LOCKED["jax"][this]
+
+
 @pytest.mark.parametrize("package, version", [("jax", r"jax\[\w+\]==([0-9.]+)")])
 def test_versions_in_documents_are_those_of_the_lock(package: str, version: str) -> None:
     found = {v for p in DOCUMENTS for v in re.findall(version, Path(p).read_text(encoding="utf8"))}
-    assert found == {LOCKED[package]}
+    assert found <= set(LOCKED[package].values())
+
+
+def test_the_document_of_precompile_names_the_locked_jax() -> None:
+    text = " ".join((ROOT / "docs/scaling.md").read_text(encoding="utf8").split())
+    named = re.search(
+        r"goes with one libtpu: (\S+) \(Python 3\.11\) with (\S+), (\S+) \(.*?\) with (\S+);", text
+    )
+    assert named
+    assert (named[1], named[3]) == (LOCKED["jax"][OLD], LOCKED["jax"][NEW])
+    this = named[2] if sys.version_info < (3, 12) else named[4]
+    assert find_wanted() == f"{this}.*"
