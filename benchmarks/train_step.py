@@ -30,11 +30,11 @@ from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.attention import dense_attention, prefix_attention, xla_attention
 from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
+from nbp.parallel.chips import measure_mfu
+from nbp.parallel.mesh import make_mesh, make_state_shardings, place_batch, place_state
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import Objective, TokenizerTask
-from nbp.training.chips import measure_mfu
 from nbp.training.optimizer import OptimizerSpec
-from nbp.training.sharding import make_mesh, make_state_shardings, place_batch, place_state
 
 ATTENTION = {"prefix": prefix_attention, "xla": xla_attention, "dense": dense_attention}
 

@@ -31,6 +31,8 @@ from nbp.nn.attention import AttentionBackend
 from nbp.nn.backends import make_attention_backend
 from nbp.nn.conv3d import ConvBackend, mixed_conv
 from nbp.nn.transformer import TransformerSpec
+from nbp.parallel import mesh
+from nbp.parallel.distributed import decide
 from nbp.sampling.decoding import PLAIN_DECODING, Decoding
 from nbp.sampling.filters import Filter
 from nbp.sampling.sampler import Sampler
@@ -45,9 +47,7 @@ from nbp.tasks.adversary import (
 )
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import Objective, TokenizerTask, lpips_distance, structure_distance
-from nbp.training import sharding
 from nbp.training.checkpoint import Checkpointer
-from nbp.training.distributed import decide
 from nbp.training.optimizer import OptimizerSpec, ParamGroup, find_storage
 from nbp.training.precision import narrow_shapes
 
@@ -147,7 +147,7 @@ def make_mesh(
     if not fsdp:
         left = max(1, total // (chosen.tensor * max(1, chosen.data)))
         fsdp = math.gcd(left, config.generator.width if stage == "generator" else 0)
-    return sharding.make_mesh(
+    return mesh.make_mesh(
         data=chosen.data or None, fsdp=fsdp, tensor=chosen.tensor, devices=devices
     )
 
@@ -353,7 +353,7 @@ def make_sampling_mesh(config: Config) -> Mesh | None:
     if len(devices) == 1 or chosen.data * chosen.fsdp * chosen.tensor == 1:
         return None
     tensor = chosen.tensor if len(devices) % chosen.tensor == 0 else 1
-    return sharding.make_mesh(tensor=tensor, devices=devices)
+    return mesh.make_mesh(tensor=tensor, devices=devices)
 
 
 def load_sampler(

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     """Turns clips into a token cache with a workdir's tokenizer. Rerun it to go on."""
     arguments, rest = make_parser().parse_known_args(argv)
 
-    from nbp.training import distributed
+    from nbp.parallel import distributed
 
     distributed.initialize()
 

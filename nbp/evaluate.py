@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.out:
         check_writable_file(arguments.out, "Name another with --out FILE.json.")
 
-    from nbp.training import distributed
+    from nbp.parallel import distributed
 
     distributed.initialize()
 

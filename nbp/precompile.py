@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         check_writable_file(arguments.out, "Name another with --out FILE.json.")
 
     from nbp.config import load_config, parse_overrides
-    from nbp.training.chips import parse_topology
+    from nbp.parallel.chips import parse_topology
 
     topology = parse_topology(arguments.topology)
     # Data and weights are described by the configuration; nothing is read from these folders.

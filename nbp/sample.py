@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     arguments = make_parser().parse_args(argv)
 
-    from nbp.training import distributed
+    from nbp.parallel import distributed
 
     distributed.initialize()
 

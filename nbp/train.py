@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{arguments.config}: flags and configuration are in order")
         return
 
-    from nbp.training import distributed
+    from nbp.parallel import distributed
 
     distributed.initialize()
 

@@ -24,13 +24,13 @@ SOURCES = sorted(
 )
 
 # Who may import which modules of ours. `nbp.x` allows all below it. FREE is for everyone.
-FREE = {"nbp", "nbp.errors", "nbp.shapes", "nbp.axes"}
+FREE = {"nbp", "nbp.errors", "nbp.shapes", "nbp.parallel.axes"}
 ALLOWED = {
     "nbp.errors": ("nbp.terminal",),
     "nbp.terminal": (),
     "nbp.shapes": (),
     "nbp.layout": (),
-    "nbp.axes": (),
+    "nbp.parallel.axes": (),
     "nbp.schema": (),
     "nbp.flags": (),
     "nbp.nn": ("nbp.nn", "nbp.layout"),

@@ -21,12 +21,12 @@ from nbp import build, datasets
 from nbp.config import load_config
 from nbp.errors import ConfigError, DivergedError
 from nbp.models.tokenizer import scale_pixels
+from nbp.parallel.mesh import make_mesh
 from nbp.tasks.tokenizer import TokenizerTask
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.guards import GuardSpec
 from nbp.training.loop import LoopSpec, run
 from nbp.training.metrics import MetricsWriter
-from nbp.training.sharding import make_mesh
 from tests import tiny
 from tests.training.toy import to_bytes
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from nbp.jobs.compiler_messages import find_wanted
+from nbp.parallel.compiler_messages import find_wanted
 from tests.texts import DOCUMENTS, LAUNCHERS, ROOT, list_strings
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))

@@ -15,7 +15,8 @@ from typing import TypeVar
 import numpy as np
 
 from nbp.interop.mapping import Drop, Rule, Shape, transpose_conv3d
-from nbp.models.i3d import FEATURES, RGB, STAGES as I3D_STAGES, I3dSpec, Pool, Unit
+from nbp.models.i3d import FEATURES, RGB, I3dSpec, Pool, Unit
+from nbp.models.i3d import STAGES as I3D_STAGES
 
 _NORM = {
     "scale": "bn.weight",

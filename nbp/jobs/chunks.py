@@ -26,7 +26,7 @@ import numpy as np
 from nbp.data import durable
 from nbp.errors import RestartError
 from nbp.jobs.progress import Progress
-from nbp.training import distributed
+from nbp.parallel import distributed
 
 CHUNK = 64  # items in a file
 SETTINGS = "settings.json"

@@ -26,8 +26,8 @@ from nbp.errors import ConfigError, DataError
 from nbp.jobs.places import explain, refuse_inside, require_writable
 from nbp.jobs.progress import Progress
 from nbp.jobs.workdir import read_config
+from nbp.parallel.mesh import make_mesh, place_batch, place_state
 from nbp.shapes import Clip, PyTree
-from nbp.training.sharding import make_mesh, place_batch, place_state
 
 # Keeps the crops' random numbers apart from those of training.
 CROP_STREAM = 0x544F4B

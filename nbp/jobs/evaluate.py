@@ -42,8 +42,8 @@ from nbp.jobs.reconstruct import (
     write_reconstruction,
 )
 from nbp.jobs.reference import Reference
+from nbp.parallel.distributed import is_main
 from nbp.sampling.finite import check_parameters
-from nbp.training.distributed import is_main
 
 Report = Callable[[str], None]
 

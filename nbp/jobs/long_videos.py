@@ -19,9 +19,9 @@ from nbp.jobs.clip_files import Files, Recording
 from nbp.jobs.sample_request import LongRequest
 from nbp.jobs.weights import Features, load_features
 from nbp.jobs.workdir import write_text
+from nbp.parallel.distributed import is_main
 from nbp.sampling.rollout import Rollout, Slide, choose_slide
 from nbp.sampling.sampler import Sampler
-from nbp.training.distributed import is_main
 
 
 @dataclass(frozen=True)

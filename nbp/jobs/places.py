@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nbp.errors import ConfigError, NbpError, RestartError
-from nbp.training import distributed, locks
+from nbp.parallel import distributed
+from nbp.training import locks
 
 # Bytes below which a disk counts as full: not even a configuration and a lock would be safe.
 LEAST_FREE = 2**20

@@ -3,7 +3,7 @@
 """Compiles a configuration's programs for devices that need not be here, and says what they cost.
 
 Nothing is run and no array is allocated: memory, operations and collectives are read off what the
-compiler of the device makes. Times are bounds from the maker's peak numbers (`nbp.training.chips`),
+compiler of the device makes. Times are bounds from the maker's peak numbers (`nbp.parallel.chips`),
 not measurements.
 """
 
@@ -21,7 +21,10 @@ from jax.sharding import Mesh
 from nbp import __version__, build
 from nbp.config import Config
 from nbp.errors import ConfigError
-from nbp.jobs.compiler_messages import (
+from nbp.jobs.programs import Case, make_cases
+from nbp.nn.backends import choose_attention
+from nbp.parallel.chips import Chip, Topology, find_chip
+from nbp.parallel.compiler_messages import (
     describe_installation,
     explain_failure,
     explain_mismatch,
@@ -29,11 +32,8 @@ from nbp.jobs.compiler_messages import (
     is_exhausted,
     read_exhausted,
 )
-from nbp.jobs.programs import Case, make_cases
-from nbp.nn.backends import choose_attention
-from nbp.training.chips import Chip, Topology, find_chip
-from nbp.training.program import count_flops, measure_program, sum_collectives
-from nbp.training.sharding import check_batch
+from nbp.parallel.hlo import count_flops, measure_program, sum_collectives
+from nbp.parallel.mesh import check_batch
 
 Report = dict[str, Any]
 

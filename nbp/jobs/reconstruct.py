@@ -35,8 +35,8 @@ from nbp.jobs.progress import Progress
 from nbp.jobs.reading import score_pixels
 from nbp.jobs.real_clips import RealClips
 from nbp.models.tokenizer import TokenizerNetwork, round_pixels
+from nbp.parallel.mesh import make_mesh, place_batch, place_state
 from nbp.shapes import Clips, Float, PyTree
-from nbp.training.sharding import make_mesh, place_batch, place_state
 
 SHOWN = 8  # clips in a side-by-side GIF
 WORST = 8  # clips written because they were reproduced worst

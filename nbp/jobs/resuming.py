@@ -17,7 +17,8 @@ from nbp import build
 from nbp.data.files import read_json
 from nbp.errors import CheckpointError
 from nbp.jobs.workdir import BINDING, has_begun, read_config, write_text
-from nbp.training import distributed, integrity
+from nbp.parallel import distributed
+from nbp.training import integrity
 from nbp.training.checkpoint import ITEMS
 
 RESUMED = "resumed_from.json"

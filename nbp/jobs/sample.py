@@ -20,12 +20,12 @@ from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.long_videos import draw_long_videos, plan_long_videos
 from nbp.jobs.sample_request import SampleRequest
 from nbp.jobs.workdir import find_label, read_config, read_labels
+from nbp.parallel.distributed import is_main
 from nbp.sampling.decoding import PLAIN_DECODING, Decoding, Jacobi, Relaxed
 from nbp.sampling.filters import Filter
 from nbp.sampling.finite import check_parameters
 from nbp.sampling.sampler import Sampler, Samples
 from nbp.sampling.schedules import Guidance
-from nbp.training.distributed import is_main
 
 
 def make_drawing(config: Config, request: SampleRequest) -> tuple[Filter, Guidance]:

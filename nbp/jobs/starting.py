@@ -26,7 +26,8 @@ from nbp.models.inflation import compare_specs, inflate
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.shapes import PyTree
 from nbp.training.checkpoint import Checkpointer
-from nbp.training.state import TrainState, compare_leaves, flatten_paths
+from nbp.training.state import TrainState, compare_leaves
+from nbp.trees import flatten_paths
 
 Stage = Literal["tokenizer", "generator"]
 START = "start.json"  # in the folder of a stage: what it began with

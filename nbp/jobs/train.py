@@ -38,17 +38,17 @@ from nbp.jobs.starting import prepare_start
 from nbp.jobs.train_plan import TrainPlan, check_places, make_loop_spec, plan_training
 from nbp.jobs.workdir import adopt_config, has_begun, save_labels
 from nbp.models.lpips import LEAST_SIZE
+from nbp.parallel import distributed
+from nbp.parallel.mesh import place_state, shard_batch
 from nbp.sampling.sampler import Sampler
 from nbp.sections import StageConfig
 from nbp.shapes import PyTree
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
-from nbp.training import distributed
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.curves import write_curves_png
 from nbp.training.loop import run
 from nbp.training.metrics import MetricsWriter
-from nbp.training.sharding import place_state, shard_batch
 from nbp.training.state import TrainState
 from nbp.training.task import Evaluator
 

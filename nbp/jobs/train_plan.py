@@ -28,15 +28,15 @@ from nbp.jobs.sample_request import SampleRequest
 from nbp.jobs.starting import Stage, check_start, look_for_start
 from nbp.jobs.weights import RANDOM, describe_remedy
 from nbp.jobs.workdir import BINDING, compare_config, has_begun, read_labels
+from nbp.parallel import distributed
+from nbp.parallel.mesh import check_batch
 from nbp.sections import StageConfig
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
-from nbp.training import distributed
 from nbp.training.checkpoint import Checked, Checkpointer
 from nbp.training.guards import GuardSpec
 from nbp.training.loop import LoopSpec, compare_data, find_batch
 from nbp.training.recovery import JOURNAL, read_journal
-from nbp.training.sharding import check_batch
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from nbp.axes import constrain
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.nn.decoding import (
     STREAM,
@@ -32,6 +31,7 @@ from nbp.nn.decoding import (
     score,
 )
 from nbp.nn.transformer import Transformer, TransformerSpec
+from nbp.parallel.axes import constrain
 from nbp.shapes import Array, Bool, Float, Int, PyTree
 
 

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nbp.axes import Axes, constrain, gather
 from nbp.layout import SequencePlan, Vocabulary
 from nbp.models.network import Network
 from nbp.nn.attention import AttentionBackend
@@ -30,6 +29,7 @@ from nbp.nn.transformer import (
     make_linear,
 )
 from nbp.nn.vocabulary import look_up
+from nbp.parallel.axes import Axes, constrain, gather
 from nbp.shapes import Array, Bool, Float, Int, PyTree
 
 

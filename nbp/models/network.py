@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import jax
 from flax import nnx
 
-from nbp.axes import gather_all
+from nbp.parallel.axes import gather_all
 from nbp.shapes import Array, PyTree
 
 M = TypeVar("M", bound=nnx.Module)

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nbp.axes import gather_all
 from nbp.layout import LatentGrid
 from nbp.models.network import Network
 from nbp.nn.conv3d import (
@@ -28,6 +27,7 @@ from nbp.nn.fsq import Fsq
 from nbp.nn.lfq import Lfq
 from nbp.nn.quantizer import Quantizer
 from nbp.nn.vq import Vq
+from nbp.parallel.axes import gather_all
 from nbp.shapes import Array, Float, Int, PyTree, UInt8
 
 RGB = 3

@@ -8,8 +8,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from nbp.axes import split_call
 from nbp.errors import ConfigError
+from nbp.parallel.axes import split_call
 from nbp.shapes import Array, Bool, Float, Int
 
 HEADS = ("batch", None, "heads", None)

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from nbp.axes import Axes, constrain, gather, make_partition_spec
 from nbp.nn.attention import cached_attention
+from nbp.parallel.axes import Axes, constrain, gather, make_partition_spec
 from nbp.shapes import Array, Bool, Float, Int, PyTree
 
 WeightType = Literal["compute", "int8"]
@@ -57,7 +57,7 @@ class DecodingLayer(NamedTuple):
     down: Matrix
 
 
-# Logical axes of the rows, for a mesh; see `nbp.axes`.
+# Logical axes of the rows, for a mesh; see `nbp.parallel.axes`.
 ROWS: dict[str, Axes] = {
     "qkv": ("heads", "embed"),
     "proj": ("embed", "heads"),

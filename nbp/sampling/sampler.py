@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from nbp.axes import RULES, count_parts
 from nbp.errors import NonFiniteError
 from nbp.models.decoder import Decoder, bind_decoder, lay_out_params
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.nn.decoding import CacheType, WeightType, put_on_mesh
+from nbp.parallel.axes import RULES, count_parts
 from nbp.sampling.decoding import PLAIN_DECODING, Decoding
 from nbp.sampling.filters import PLAIN, Filter
 from nbp.sampling.finite import check_parameters

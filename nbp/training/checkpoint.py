@@ -27,19 +27,13 @@ import jax
 import orbax.checkpoint as ocp
 
 from nbp.errors import CheckpointError, ConfigError, RestartError
+from nbp.parallel.distributed import decide
 from nbp.shapes import PyTree
 from nbp.training import integrity
-from nbp.training.distributed import decide
 from nbp.training.integrity import Damaged
 from nbp.training.orbax_setup import set_up_orbax
-from nbp.training.state import (
-    TrainState,
-    compare_leaves,
-    flatten_paths,
-    make_target,
-    nest_paths,
-    unnest_paths,
-)
+from nbp.training.state import TrainState, compare_leaves, make_target
+from nbp.trees import flatten_paths, nest_paths, unnest_paths
 
 JSON_ITEMS = ("data", "meta")
 ITEMS = ("model", "ema", "opt", *JSON_ITEMS)

@@ -16,7 +16,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from nbp.errors import CheckpointError, ConfigError
-from nbp.training.distributed import decide
+from nbp.parallel.distributed import decide
 from nbp.training.locks import NAME, Held, Lock, lock_file
 
 FORMAT = 1

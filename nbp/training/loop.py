@@ -18,22 +18,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nbp.errors import CheckpointError, ConfigError, DataError, NonFiniteError, RestartError
+from nbp.parallel.chips import measure_mfu
+from nbp.parallel.distributed import decide, wait_for_all
+from nbp.parallel.mesh import check_batch, describe_placement, place_batch, place_state, replicate
 from nbp.shapes import Array, PyTree
 from nbp.training.checkpoint import Checkpointer
-from nbp.training.chips import measure_mfu
-from nbp.training.distributed import decide, wait_for_all
 from nbp.training.goodput import Goodput
 from nbp.training.guards import Alarm, Guards, GuardSpec, leave_out_non_finite
 from nbp.training.metrics import MetricsWriter, WindowMeter
 from nbp.training.profiling import Profiler, check_steps
 from nbp.training.recovery import Recovery, list_examples
-from nbp.training.sharding import (
-    check_batch,
-    describe_placement,
-    place_batch,
-    place_state,
-    replicate,
-)
 from nbp.training.state import TrainState, count_parameters
 from nbp.training.stopping import StopSignals
 from nbp.training.task import Evaluator, Stream, Task

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from nbp.axes import RULES, count_parts, mesh_sizes
 from nbp.errors import ConfigError
+from nbp.parallel.axes import RULES, count_parts, mesh_sizes
 from nbp.shapes import Array, Float, Int, PyTree
 from nbp.training.precision import Storage, is_narrow, keep_masters, round_update, widen
 from nbp.training.schedules import paper_learning_rate
-from nbp.training.state import TrainState, flatten_paths
+from nbp.training.state import TrainState
+from nbp.trees import flatten_paths
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from nbp.errors import CheckpointError, DivergedError, NonFiniteError
+from nbp.parallel.mesh import make_state_shardings, place_state
 from nbp.shapes import Array
 from nbp.training import integrity
 from nbp.training.checkpoint import Checkpointer, Restored
 from nbp.training.guards import Alarm, GuardSpec
 from nbp.training.metrics import MetricsWriter
-from nbp.training.sharding import make_state_shardings, place_state
 from nbp.training.state import TrainState
 from nbp.training.task import Task
 

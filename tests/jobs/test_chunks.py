@@ -11,7 +11,7 @@ import pytest
 from nbp.errors import RestartError
 from nbp.jobs import chunks
 from nbp.jobs.chunks import ChunkStore, fill_stores
-from nbp.training import distributed
+from nbp.parallel import distributed
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from nbp.jobs.precompile import (
     replace_key,
     seek_fit,
 )
-from nbp.training.chips import CHIPS, Chip, parse_topology
+from nbp.parallel.chips import CHIPS, Chip, parse_topology
 from tests import tiny
 
 CPU = parse_topology("cpu:8")

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from nbp.training import distributed
+from nbp.parallel import distributed
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     from jax.sharding import PartitionSpec as P
 
     from nbp.errors import ConfigError
-    from nbp.training.sharding import make_mesh, place_batch, place_state, shard_batch
+    from nbp.parallel.mesh import make_mesh, place_batch, place_state, shard_batch
 
     process, processes = distributed.find_place()
     mesh = make_mesh()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nbp.errors import DataError, run_main
-from nbp.training import distributed
+from nbp.parallel import distributed
 
 EVERY = 5
 
@@ -24,10 +24,10 @@ def main(argv: list[str] | None = None) -> None:
     config, workdir = (sys.argv[sys.argv.index(name) + 1] for name in ("--config", "--workdir"))
     directory = Path(workdir)
     distributed.initialize()
+    from nbp.parallel.mesh import make_mesh, shard_batch
     from nbp.training.checkpoint import Checkpointer
     from nbp.training.loop import LoopSpec, run
     from nbp.training.metrics import MetricsWriter
-    from nbp.training.sharding import make_mesh, shard_batch
     from tests.training import toy
 
     process, _ = distributed.find_place()

@@ -8,7 +8,7 @@ import numpy as np
 
 from nbp.layout import LatentGrid, Opening
 from nbp.models.decoder import LaidOut, bind_decoder, lay_out_params, make_decoder
-from nbp.training.sharding import make_mesh
+from nbp.parallel.mesh import make_mesh
 from tests.models.toy import draw_params, make_network
 
 NETWORK = make_network(LatentGrid(2, 2, 2), (1, 1, 2), Opening("bov"), prompt=1, codes=16)

@@ -14,8 +14,8 @@ from nbp.nn.cudnn_attention import CudnnAttention
 from nbp.nn.pallas_attention import PallasAttention
 from nbp.nn.splash import SplashAttention
 from nbp.nn.transformer import make_policy
-from nbp.training.program import Program, count_flops
-from nbp.training.sharding import make_mesh
+from nbp.parallel.hlo import Program, count_flops
+from nbp.parallel.mesh import make_mesh
 
 KERNELS = {
     "pallas": PallasAttention(interpret=True, tiles=(16, 16), backward_tiles=(16, 16)),

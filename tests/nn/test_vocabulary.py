@@ -12,7 +12,7 @@ import pytest
 
 from nbp.errors import ConfigError
 from nbp.nn.vocabulary import chunked_cross_entropy, look_up, plain_cross_entropy
-from nbp.training.sharding import make_mesh
+from nbp.parallel.mesh import make_mesh
 
 CLIPS, LENGTH, WIDTH, CLASSES = 4, 11, 8, 40
 

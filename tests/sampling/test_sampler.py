@@ -11,8 +11,8 @@ import pytest
 from nbp.layout import LatentGrid, Opening
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import taps_conv
+from nbp.parallel.mesh import make_mesh
 from nbp.sampling.sampler import Sampler
-from nbp.training.sharding import make_mesh
 from tests.models.toy import draw_params, make_network
 
 TOKENIZER = TokenizerNetwork(

@@ -16,6 +16,7 @@ from nbp import losses
 from nbp.models.discriminator import DiscriminatorNetwork, DiscriminatorSpec
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import lax_conv
+from nbp.parallel.mesh import make_mesh, place_batch, place_state
 from nbp.tasks.adversary import Adversary, lecam_regularizer, r1_regularizer
 from nbp.tasks.tokenizer import (
     Objective,
@@ -24,7 +25,6 @@ from nbp.tasks.tokenizer import (
     structure_distance,
 )
 from nbp.training.optimizer import OptimizerSpec, update_ema
-from nbp.training.sharding import make_mesh, place_batch, place_state
 from nbp.training.state import TrainState
 from tests.tasks.test_generator import same
 from tests.tasks.toy import KEY, SPEC, TASK, check_close, draw_pixels

@@ -11,9 +11,9 @@ import optax
 import pytest
 
 from nbp.errors import CheckpointError, ConfigError, RestartError
+from nbp.parallel.mesh import make_mesh, place_state
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.integrity import MANIFEST
-from nbp.training.sharding import make_mesh, place_state
 from nbp.training.state import TrainState, make_state
 from tests.training.toy import to_bytes
 

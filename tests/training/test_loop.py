@@ -20,10 +20,10 @@ from nbp.errors import (
     Preempted,
     RestartError,
 )
+from nbp.parallel.mesh import make_mesh
 from nbp.training import loop
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.loop import LoopSpec
-from nbp.training.sharding import make_mesh
 from nbp.training.task import Evaluator
 from tests.training.toy import STEPS, ToyTask, to_bytes, train
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from nbp.errors import CheckpointError, DivergedError, NonFiniteError
+from nbp.parallel.mesh import make_mesh
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.guards import Alarm, GuardSpec
 from nbp.training.metrics import MetricsWriter
 from nbp.training.recovery import JOURNAL, Recovery, list_examples
-from nbp.training.sharding import make_mesh
 from nbp.training.state import TrainState
 
 

@@ -5,14 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nbp.training.state import (
-    compare_leaves,
-    count_parameters,
-    flatten_paths,
-    make_state,
-    nest_paths,
-    unnest_paths,
-)
+from nbp.training.state import compare_leaves, count_parameters, make_state
+from nbp.trees import flatten_paths, nest_paths, unnest_paths
 
 PARAMS = {"a": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}, "b": jnp.ones(4)}
 

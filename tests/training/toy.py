@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from nbp.parallel.mesh import make_mesh
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.guards import GuardSpec
 from nbp.training.loop import LoopSpec, run
@@ -29,7 +30,6 @@ from nbp.training.optimizer import (
     apply_gradients,
     make_optimizer,
 )
-from nbp.training.sharding import make_mesh
 from nbp.training.state import TrainState, make_state
 from nbp.training.task import Evaluator
 

@@ -12,12 +12,12 @@ from nbp import build
 from nbp import precompile as main
 from nbp.config import load_config
 from nbp.errors import ConfigError
-from nbp.jobs import compiler_messages as messages
 from nbp.jobs import precompile as job
-from nbp.jobs.compiler_messages import explain_failure, is_exhausted, read_exhausted
 from nbp.jobs.programs import Case
-from nbp.training.chips import CHIPS
-from nbp.training.sharding import make_mesh
+from nbp.parallel import compiler_messages as messages
+from nbp.parallel.chips import CHIPS
+from nbp.parallel.compiler_messages import explain_failure, is_exhausted, read_exhausted
+from nbp.parallel.mesh import make_mesh
 from tests import tiny
 
 G = 2**30

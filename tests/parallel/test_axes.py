@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from nbp.axes import (
+from nbp.errors import ConfigError
+from nbp.parallel.axes import (
     RULES,
     check_axes,
     constrain,
@@ -19,8 +20,7 @@ from nbp.axes import (
     name_axes,
     split_call,
 )
-from nbp.errors import ConfigError
-from nbp.training.sharding import make_mesh
+from nbp.parallel.mesh import make_mesh
 
 SIZES = {"data": 2, "fsdp": 4, "tensor": 1}
 

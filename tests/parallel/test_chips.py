@@ -1,10 +1,11 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
+
 import jax
 import pytest
 
 from nbp.errors import ConfigError
-from nbp.training.chips import CHIPS, find_chip, parse_topology
+from nbp.parallel.chips import CHIPS, find_chip, parse_topology
 
 
 def test_topologies():

@@ -8,14 +8,8 @@ import pytest
 from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding, PartitionSpec
 
-from nbp.training.program import (
-    Program,
-    count_flops,
-    measure,
-    measure_program,
-    sum_collectives,
-)
-from nbp.training.sharding import make_mesh
+from nbp.parallel.hlo import Program, count_flops, measure, measure_program, sum_collectives
+from nbp.parallel.mesh import make_mesh
 
 N = 16
 

@@ -16,8 +16,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from nbp import errors
 from nbp.errors import ConfigError, DataError, Preempted, RestartError
-from nbp.training import distributed
-from nbp.training.sharding import make_mesh, shard_batch
+from nbp.parallel import distributed
+from nbp.parallel.mesh import make_mesh, shard_batch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NAMED = {"NBP_COORDINATOR": "10.0.0.1:4711", "NBP_PROCESSES": "4", "NBP_PROCESS": "3"}
@@ -168,9 +168,6 @@ def test_a_host_of_a_slice_that_was_started_alone(monkeypatch: pytest.MonkeyPatc
         distributed.check_agreement({})
 
 
-# Rows --------------------------------------------------------------------------------------------
-
-
 def test_one_process_loads_all_rows() -> None:
     assert distributed.find_rows(shard_batch(make_mesh()), 16) == list(range(16))
     assert distributed.find_rows(shard_batch(make_mesh(fsdp=2, tensor=4)), 6) == list(range(6))
@@ -202,9 +199,6 @@ def test_each_process_loads_the_rows_of_its_devices(
         addressable_devices_indices_map=lambda shape: {d: places[d] for d in own}
     )
     assert distributed.find_rows(seen, 16) == rows
-
-
-# Errors of one of several processes --------------------------------------------------------------
 
 
 class Ended(BaseException):

@@ -1,5 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
+
 from unittest.mock import Mock
 
 import jax
@@ -9,8 +10,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from nbp.errors import ConfigError
-from nbp.training.optimizer import OptimizerSpec, make_optimizer
-from nbp.training.sharding import (
+from nbp.parallel.mesh import (
     check_batch,
     describe_placement,
     make_mesh,
@@ -19,7 +19,9 @@ from nbp.training.sharding import (
     place_batch,
     place_state,
 )
-from nbp.training.state import flatten_paths, make_state
+from nbp.training.optimizer import OptimizerSpec, make_optimizer
+from nbp.training.state import make_state
+from nbp.trees import flatten_paths
 
 
 def test_the_default_mesh_takes_every_device():

@@ -157,8 +157,6 @@ def _read_number(environment: Mapping[str, str], name: str, default: int | None)
 
 _decisions = itertools.count()
 
-# While they run ----------------------------------------------------------------------------------
-
 
 def is_main() -> bool:
     """Whether this process writes the files that a job has once, and talks to the user."""

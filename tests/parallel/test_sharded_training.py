@@ -14,11 +14,11 @@ from nbp.layout import LatentGrid, Opening
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.attention import prefix_attention
 from nbp.nn.conv3d import mixed_conv
+from nbp.parallel.mesh import make_mesh, make_state_shardings, place_batch, place_state
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import Objective, TokenizerTask, start_state
 from nbp.training.optimizer import OptimizerSpec
-from nbp.training.sharding import make_mesh, make_state_shardings, place_batch, place_state
-from nbp.training.state import flatten_paths
+from nbp.trees import flatten_paths
 from tests.models.toy import draw_params, make_network
 
 MESHES: dict[str, Any] = {

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the arrays of a run live: the device mesh, and the state and batches on it.
 
-Names of axes become mesh axes by the one table in `nbp.axes`. Parameters, their average and the
+Names of axes become mesh axes by the one table in `nbp.parallel.axes`. Parameters, their average and the
 optimizer's state lie in pieces on the devices of `fsdp`, batches on those of `data` and `fsdp`.
 """
 
@@ -14,7 +14,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from nbp.axes import (
+from nbp.errors import ConfigError
+from nbp.parallel.axes import (
     MESH_AXES,
     RULES,
     Axes,
@@ -23,9 +24,8 @@ from nbp.axes import (
     make_partition_spec,
     name_axes,
 )
-from nbp.errors import ConfigError
 from nbp.shapes import PyTree
-from nbp.training.state import flatten_paths
+from nbp.trees import flatten_paths
 
 
 def make_mesh(
@@ -91,7 +91,7 @@ def make_state_shardings(
         mesh: devices.
         state: a TrainState, parameters, or any tree of arrays.
         axes: names of the axes of parameters, by path; a leaf that is no parameter named here is
-            split along its largest axis (see `nbp.axes.name_axes`).
+            split along its largest axis (see `nbp.parallel.axes.name_axes`).
 
     Raises:
         ConfigError: an axis does not divide among the devices that share it.

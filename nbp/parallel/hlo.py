@@ -32,9 +32,6 @@ FREE = {
 }
 
 
-# Operations --------------------------------------------------------------------------------------
-
-
 def count_flops(jaxpr: Any) -> float:
     """Floating-point operations of the matmuls and convolutions of a jaxpr, on all devices."""
     total = 0.0
@@ -79,9 +76,6 @@ def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
         for item in value if isinstance(value, tuple | list) else (value,):
             if hasattr(getattr(item, "jaxpr", item), "eqns"):
                 yield item
-
-
-# Compiled text -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -289,9 +283,6 @@ def _result_bytes(instruction: Instruction, group: int) -> int:
     if instruction.opcode == "collective-permute-start":
         return total // 2
     return total
-
-
-# Summaries ---------------------------------------------------------------------------------------
 
 
 def sum_collectives(collectives: list[Collective]) -> dict[str, dict[str, Any]]:

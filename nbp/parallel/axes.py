@@ -152,9 +152,6 @@ def _keep_whole(shape: Sequence[int], axes: Axes, sizes: Mapping[str, int]) -> A
     )
 
 
-# Parameters --------------------------------------------------------------------------------------
-
-
 def gather(param: Array, axes: Axes, dtype: Any = None) -> Array:
     """A stored parameter, whole along `fsdp`, for use.
 

@@ -1,0 +1,44 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Trees of arrays by the paths of their leaves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from nbp.shapes import PyTree
+
+
+def flatten_paths(tree: PyTree) -> dict[str, Any]:
+    """Maps the path of each leaf, e.g. `"layers/attention/kernel"`, to the leaf."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def nest_paths(tree: PyTree) -> dict[str, Any]:
+    """Rewrites any tree as nested dicts with string keys; nodes without leaves vanish.
+
+    The result no longer depends on the Python classes of `tree` (optax's named tuples, for
+    instance), so it can be stored and read back by name.
+    """
+    nested: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        node = nested
+        parts = [jax.tree_util.keystr((entry,), simple=True) for entry in path] or ["value"]
+        for part in parts[:-1]:
+            node = node.setdefault(part, {})
+        node[parts[-1]] = leaf
+    return nested
+
+
+def unnest_paths(nested: Mapping[str, Any], template: PyTree) -> PyTree:
+    """Inverse of `nest_paths`: puts the leaves of `nested` into the structure of `template`."""
+    paths, treedef = jax.tree_util.tree_flatten_with_path(template)
+    leaves = []
+    for path, _ in paths:
+        node: Any = nested
+        for part in [jax.tree_util.keystr((entry,), simple=True) for entry in path] or ["value"]:
+            node = node[part]
+        leaves.append(node)
+    return jax.tree_util.tree_unflatten(treedef, leaves)
