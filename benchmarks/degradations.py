@@ -27,9 +27,9 @@ from nbp.evaluation.fvd import FeatureExtractor
 from nbp.evaluation.kernel import kernel_distance
 from nbp.evaluation.protocols import FeatureRule
 from nbp.evaluation.stream import Spectra, stream_scores
-from nbp.jobs.weights import draw_i3d
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.shapes import Clips
+from nbp.weights import draw_i3d
 
 HELD_OUT = 1_000_000  # index of the degraded set's first clip
 

@@ -38,8 +38,8 @@ from array_record.python.array_record_module import ArrayRecordReader
 from benchmarks.kill_points import read_all, run_with_kills
 from benchmarks.measure import print_row
 from nbp import build
-from nbp.jobs.workdir import read_config, read_labels
 from nbp.training.integrity import Damaged, verify_files
+from nbp.workdir import read_config, read_labels
 from tests import tiny
 from tests.data.videos import encode, make_clip
 from tests.jobs.evaluated import add_generator, make_workdir

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.measure import print_row
 from nbp import build
 from nbp.evaluation.label_agreement import label_agreement
-from nbp.jobs.workdir import read_config
+from nbp.workdir import read_config
 
 
 def main(argv: list[str] | None = None) -> None:

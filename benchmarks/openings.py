@@ -18,7 +18,7 @@ from nbp import build
 from nbp.evaluation.label_agreement import label_agreement
 from nbp.jobs.sample import draw_for_labels, make_drawing
 from nbp.jobs.sample_request import SampleRequest
-from nbp.jobs.workdir import read_config, read_labels
+from nbp.workdir import read_config, read_labels
 
 
 def main(argv: list[str] | None = None) -> None:

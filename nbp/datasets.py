@@ -16,7 +16,6 @@ from typing import Any, assert_never
 import numpy as np
 
 from nbp.config import Config, expand_paths, from_dict, to_json
-from nbp.data.files import read_json
 from nbp.data.images import (
     MixedStream,
     TakeFrame,
@@ -31,6 +30,7 @@ from nbp.data.sources import BadVideos, FolderSpec, scan_folder
 from nbp.data.tokens import PROVENANCE, TokenCache, open_cache
 from nbp.data.transforms import Transform, choose_spatial, make_clip_transforms
 from nbp.errors import ConfigError, DataError
+from nbp.files import read_json
 from nbp.schema import set_override
 from nbp.sections import StageConfig
 

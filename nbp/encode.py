@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from nbp.config import parse_overrides
     from nbp.jobs.encode import EncodeRequest, encode_workdir
-    from nbp.jobs.progress import parse_shard
+    from nbp.progress import parse_shard
 
     shard = arguments.shard
     host, hosts = parse_shard(shard) if shard else distributed.find_place()

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m nbp.evaluate --workdir DIR --protocol NAME [--protocol NAME] [--features DIR]`."""
 
-from nbp.data.durable import check_writable_file
 from nbp.errors import ConfigError, run_main
+from nbp.files import check_writable_file
 from nbp.flags import Parser
 from nbp.jobs import evaluation_flags
 

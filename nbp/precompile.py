@@ -5,8 +5,8 @@
 import json
 from pathlib import Path
 
-from nbp.data.durable import check_writable_file
 from nbp.errors import run_main
+from nbp.files import check_writable_file
 from nbp.flags import COUNT, Parser
 
 

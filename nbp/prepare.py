@@ -63,8 +63,8 @@ def main(argv: list[str] | None = None) -> None:
     from nbp.errors import ConfigError
     from nbp.jobs.plan import PrepareRequest
     from nbp.jobs.prepare import prepare_dataset
-    from nbp.jobs.progress import parse_shard
     from nbp.jobs.reencode import Recipe
+    from nbp.progress import parse_shard
 
     native = arguments.size == "native"
     if not (native or (arguments.size.isdecimal() and len(arguments.size) < 10)):

@@ -10,7 +10,7 @@ import pytest
 from nbp import evaluate, sample, train
 from nbp.config import load_config
 from nbp.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_USAGE, run_main
-from nbp.jobs.workdir import adopt_config, save_labels
+from nbp.workdir import adopt_config, save_labels
 from tests import tiny
 
 Main = Callable[[list[str] | None], None]

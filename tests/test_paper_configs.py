@@ -11,8 +11,8 @@ from nbp.build import GENERATOR_GROUPS, make_generator_network, make_tokenizer_n
 from nbp.config import Config, load_config
 from nbp.data.prompts import load_prompts
 from nbp.errors import ConfigError
-from nbp.jobs.workdir import adopt_config
 from nbp.training.optimizer import assign_groups
+from nbp.workdir import adopt_config
 
 # all trained parameters, and those of them with weight decay
 GENERATORS = {

@@ -14,8 +14,8 @@ from nbp import build, encode, evaluate, sample, train
 from nbp.config import load_config
 from nbp.data.tokens import open_cache
 from nbp.errors import ConfigError
-from nbp.jobs.workdir import read_config
 from nbp.training.checkpoint import Checkpointer
+from nbp.workdir import read_config
 from tests import tiny
 
 KINDS = {

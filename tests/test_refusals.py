@@ -30,8 +30,8 @@ from nbp import (
 )
 from nbp.config import Config, load_config
 from nbp.errors import RestartError, run_main
-from nbp.jobs.workdir import adopt_config, save_labels
 from nbp.training.checkpoint import Checkpointer
+from nbp.workdir import adopt_config, save_labels
 from tests import tiny
 from tests.data import videos
 

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from nbp.data.class_names import ORDER, find_split, unify_names
-from nbp.data.files import VideoError, escape_name
 from nbp.data.list_rows import Row, read_kinetics, read_paths, rows_of_folders
 from nbp.data.listed_files import UCF_NAME, Files, tells_clips_apart
 from nbp.data.prompts import load_prompts
 from nbp.data.sources import find_files, is_held_out, natural_key
 from nbp.data.split_folders import SplitFolders, has_split_folders
 from nbp.errors import ConfigError, DataError
+from nbp.files import VideoError, escape_name
 
 
 @dataclass(frozen=True)

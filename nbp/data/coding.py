@@ -30,10 +30,10 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from nbp.data.files import VideoError
 from nbp.data.recording import tag_colours
 from nbp.data.video import MAX_FRAMES
 from nbp.errors import ConfigError
+from nbp.files import VideoError
 from nbp.shapes import Int, UInt8
 
 Codec = Literal["h264", "jpeg"]

@@ -20,7 +20,6 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nbp.data.files import VideoError, open_regular
 from nbp.data.pipeline import Batch, BatchStream
 from nbp.data.sources import BadVideos, find_files
 from nbp.data.transforms import (
@@ -35,6 +34,7 @@ from nbp.data.transforms import (
 )
 from nbp.data.video import MAX_BYTES, MAX_PIXELS
 from nbp.errors import DataError
+from nbp.files import VideoError, open_regular
 from nbp.shapes import UInt8
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")

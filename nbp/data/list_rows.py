@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from nbp.data.class_names import find_split, find_split_above, find_split_in
-from nbp.data.files import escape_name, read_lines
 from nbp.errors import DataError
+from nbp.files import escape_name, read_lines
 
 MAX_CELL = 1000  # characters; a class name or a path has fewer
 MAX_SECONDS = 10**6  # the names of clips have six digits

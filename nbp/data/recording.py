@@ -14,7 +14,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from nbp.data.durable import open_part
+from nbp.files import open_part
 from nbp.shapes import Clip
 
 # The first of these that the installed PyAV has. Every published wheel has libx264.

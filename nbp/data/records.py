@@ -26,7 +26,6 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from nbp.data.coding import decode_clip
-from nbp.data.files import VideoError, escape_label, escape_name, read_json
 from nbp.data.resize import Scaling
 from nbp.data.tf_example import find_example_class
 from nbp.data.transforms import (
@@ -41,6 +40,7 @@ from nbp.data.transforms import (
 )
 from nbp.data.video import VideoInfo, choose_frames, too_short
 from nbp.errors import DataError
+from nbp.files import VideoError, escape_label, escape_name, read_json
 
 VERSION = "1.0.0"
 FORMAT = "array_record"

@@ -22,10 +22,10 @@ from typing import Any, Literal, Protocol, assert_never, runtime_checkable
 
 import numpy as np
 
-from nbp.data.files import VideoError, escape_name
 from nbp.data.notes import list_notes
 from nbp.data.video import VideoInfo, probe_video, resample_frames, too_short
 from nbp.errors import DataError
+from nbp.files import VideoError, escape_name
 
 VIDEO_SUFFIXES = (".avi", ".gif", ".mkv", ".mov", ".mp4", ".webm")
 

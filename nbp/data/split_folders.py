@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from nbp.data.class_names import find_split, normalise_name
-from nbp.data.files import escape_name
 from nbp.errors import ConfigError
+from nbp.files import escape_name
 
 SplitFolders = Literal["auto", "yes", "no"]
 

@@ -23,10 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from nbp.data.durable import full_disk_named, sync, write_text
-from nbp.data.files import escape_label, read_json
 from nbp.data.tokens import FORMAT, NAME, PROVENANCE, VERSION, WORK, Shard, choose_dtype
 from nbp.errors import ConfigError
+from nbp.files import escape_label, full_disk_named, read_json, sync, write_text
 from nbp.shapes import Int
 
 # Codes hardly compress, and a record of its own for each clip is what random access needs.

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from nbp.data.files import VideoError, read_json
 from nbp.data.tf_example import find_example_class
 from nbp.errors import DataError
+from nbp.files import VideoError, read_json
 
 NAME, VERSION, FORMAT = "tokens", "1.0.0", 1
 PROVENANCE = "provenance.json"

@@ -19,12 +19,12 @@ import av
 import numpy as np
 
 from nbp.data import containers
-from nbp.data.files import VideoError, open_regular
 from nbp.data.notes import NOTES
 from nbp.data.picture import PictureReader, Scale
 from nbp.data.recording import GifWriter, VideoWriter
 from nbp.data.timeline import Timeline, lay_out, slow_down
 from nbp.errors import DataError
+from nbp.files import VideoError, open_regular
 from nbp.shapes import Clip, Clips, Int, UInt8
 
 REASONS = (

@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from nbp.data import durable
+from nbp import files
 from nbp.errors import RestartError
-from nbp.jobs.progress import Progress
 from nbp.parallel import distributed
+from nbp.progress import Progress
 
 CHUNK = 64  # items in a file
 SETTINGS = "settings.json"
@@ -55,7 +55,7 @@ class ChunkStore:
         if distributed.is_main():
             store.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
-            durable.write_text(store.folder / SETTINGS, text)
+            files.write_text(store.folder / SETTINGS, text)
         return store
 
     def __len__(self) -> int:
@@ -71,10 +71,10 @@ class ChunkStore:
         target = self._file(chunk)
         data = io.BytesIO()
         np.savez_compressed(data, allow_pickle=False, **arrays)
-        with durable.open_part(target) as part, durable.full_disk_named(part):
+        with files.open_part(target) as part, files.full_disk_named(part):
             part.write_bytes(data.getvalue())
-            durable.sync(part)
-        durable.sync(self.folder)
+            files.sync(part)
+        files.sync(self.folder)
 
     def load(self, chunk: int) -> Arrays | None:
         """The arrays of a chunk; None where it is not there, or damaged."""

@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from nbp.data.files import read_json
 from nbp.data.recording import GifWriter, VideoWriter
 from nbp.data.video import tile_clips, write_gif
 from nbp.errors import ConfigError
-from nbp.jobs.workdir import make_folder, write_text
+from nbp.files import read_json
 from nbp.parallel.distributed import is_main
 from nbp.sampling.rollout import Piece
 from nbp.sampling.sampler import Samples
 from nbp.shapes import Clips
+from nbp.workdir import make_folder, write_text
 
 GRID_SIDE = 160  # least height of one clip in a GIF grid: small clips are enlarged
 GRID_PIXELS = 2**26  # of all frames of a GIF of long videos: of more frames every second, third ...

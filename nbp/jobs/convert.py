@@ -25,7 +25,6 @@ from nbp.interop.reading import TensorFile, open_tensors
 from nbp.interop.states import find_state, set_aside
 from nbp.jobs import foreign
 from nbp.jobs.foreign import ConvertRequest, Report
-from nbp.jobs.workdir import BINDING, CONVERTED, read_config, read_labels, save_labels, write_text
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.models.i3d import PYTORCH_EPSILON, TFHUB_EPSILON, I3dNetwork, I3dSpec
 from nbp.models.lpips import LpipsNetwork
@@ -33,6 +32,7 @@ from nbp.nn.conv3d import taps_conv
 from nbp.shapes import PyTree
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
+from nbp.workdir import BINDING, CONVERTED, read_config, read_labels, save_labels, write_text
 
 # Which file to fetch in place of a wrong one.
 RELEASE = "get the .ckpt or .pt of the release"

@@ -20,14 +20,14 @@ import numpy as np
 
 from nbp import __version__, build, datasets
 from nbp.config import Config
-from nbp.data.files import VideoError
 from nbp.data.token_writer import CacheWriter, TokenExample
 from nbp.errors import ConfigError, DataError
-from nbp.jobs.places import explain, refuse_inside, require_writable
-from nbp.jobs.progress import Progress
-from nbp.jobs.workdir import read_config
+from nbp.files import VideoError
 from nbp.parallel.mesh import make_mesh, place_batch, place_state
+from nbp.places import explain, refuse_inside, require_writable
+from nbp.progress import Progress
 from nbp.shapes import Clip, PyTree
+from nbp.workdir import read_config
 
 # Keeps the crops' random numbers apart from those of training.
 CROP_STREAM = 0x544F4B

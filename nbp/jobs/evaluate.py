@@ -12,12 +12,11 @@ import jax
 import numpy as np
 
 from nbp import __version__
-from nbp.data.durable import check_writable_folder
 from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.rules import Protocol
 from nbp.evaluation.scores import name_fvd
+from nbp.files import check_writable_folder
 from nbp.jobs.clip_files import write_grid
-from nbp.jobs.compiled import keep_compiled
 from nbp.jobs.evaluation_plan import EvaluateRequest, Plan, plan_evaluation
 from nbp.jobs.gallery import Gallery, update_listing, write_gallery
 from nbp.jobs.generated import (
@@ -30,7 +29,6 @@ from nbp.jobs.generated import (
     list_problems,
     score_group,
 )
-from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.leaks import describe_leaks, find_duplicates, find_leaks
 from nbp.jobs.likelihood import Likelihood
 from nbp.jobs.reading import list_losses
@@ -43,6 +41,7 @@ from nbp.jobs.reconstruct import (
 )
 from nbp.jobs.reference import Reference
 from nbp.parallel.distributed import is_main
+from nbp.runtime import keep_compiled, keep_freed_memory
 from nbp.sampling.finite import check_parameters
 
 Report = Callable[[str], None]

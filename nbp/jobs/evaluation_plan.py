@@ -23,11 +23,11 @@ from nbp.jobs.reading import list_losses
 from nbp.jobs.real_clips import KEYS, RealClips, choose_rule, open_clips, read_prepared
 from nbp.jobs.reconstruct import Codec, Devices
 from nbp.jobs.sample import SampleRequest, make_drawing
-from nbp.jobs.weights import Features, load_c3d, load_features, load_lpips
-from nbp.jobs.workdir import has_begun, read_config, read_labels
 from nbp.models.c3d import C3dSpec
 from nbp.models.lpips import LEAST_SIZE
 from nbp.sampling.sampler import Sampler
+from nbp.weights import Features, load_c3d, load_features, load_lpips
+from nbp.workdir import has_begun, read_config, read_labels
 
 FEATURE_BATCH = 16  # clips at a time through I3D and VGG
 CACHE = "cache"  # below the report: features of real and of generated clips

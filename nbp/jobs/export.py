@@ -17,8 +17,11 @@ import numpy as np
 from nbp import __version__, build
 from nbp.config import Config, to_json
 from nbp.errors import CheckpointError, ConfigError, NbpError
-from nbp.jobs.places import Claim, explain, new_folders, require_writable
-from nbp.jobs.workdir import (
+from nbp.places import Claim, explain, new_folders, require_writable
+from nbp.training import locks
+from nbp.training.checkpoint import Checkpointer
+from nbp.training.state import TrainState
+from nbp.workdir import (
     BINDING,
     CONVERTED,
     has_begun,
@@ -27,9 +30,6 @@ from nbp.jobs.workdir import (
     save_labels,
     write_text,
 )
-from nbp.training import locks
-from nbp.training.checkpoint import Checkpointer
-from nbp.training.state import TrainState
 
 PARTIAL = ".exporting"  # in the new workdir, until all is written
 

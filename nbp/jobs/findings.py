@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nbp.data.annotations import Finding, Listing, ucf_group
-from nbp.data.files import escape_name
 from nbp.data.notes import list_notes
+from nbp.files import escape_name
 
 # Every heading of the report, in its order, with what it means. docs/data.md says what to do.
 HEADINGS = {

@@ -10,7 +10,7 @@ from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.protocols import PROTOCOLS
 from nbp.evaluation.rules import GenerationRule, Protocol
 from nbp.jobs.sample import SampleRequest, choose_given_frames
-from nbp.jobs.workdir import has_begun
+from nbp.workdir import has_begun
 
 
 def check_generation(config: Config, protocol: Protocol, workdir: Path) -> int:

@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 from nbp.config import Config
 from nbp.data import prompts
-from nbp.data.files import read_lines
 from nbp.errors import CheckpointError, ConfigError, DataError
+from nbp.files import read_lines
 from nbp.interop import official
-from nbp.jobs.workdir import read_config
 from nbp.layout import Box, LatentGrid, Opening, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.sections import (
@@ -25,6 +24,7 @@ from nbp.sections import (
     TokenizerConfig,
     TrainConfig,
 )
+from nbp.workdir import read_config
 
 Report = Callable[[str], None]
 Prompt = Literal["none", "label", "text"]

@@ -50,16 +50,16 @@ from typing import Any
 
 import numpy as np
 
-from nbp.data.files import read_json
 from nbp.data.video import write_video
 from nbp.evaluation.pixels import to_bytes
 from nbp.evaluation.reconstruction import psnr_per_clip, psnr_per_frame
 from nbp.evaluation.scores import PSNR_LIMIT
+from nbp.files import read_json
 from nbp.jobs.generate import ClipMaker
 from nbp.jobs.real_clips import RealClips
 from nbp.jobs.reconstruct import Codec
-from nbp.jobs.workdir import write_text
 from nbp.shapes import Clips
+from nbp.workdir import write_text
 
 EACH = 8  # clips of each reason to be shown
 LOOKED_AT = 2000  # real clips, in search of one with the label of a generated one

@@ -17,11 +17,11 @@ from nbp.evaluation.protocols import find_protocol
 from nbp.evaluation.scores import name_fvd
 from nbp.jobs.clip_files import Files, Recording
 from nbp.jobs.sample_request import LongRequest
-from nbp.jobs.weights import Features, load_features
-from nbp.jobs.workdir import write_text
 from nbp.parallel.distributed import is_main
 from nbp.sampling.rollout import Rollout, Slide, choose_slide
 from nbp.sampling.sampler import Sampler
+from nbp.weights import Features, load_features
+from nbp.workdir import write_text
 
 
 @dataclass(frozen=True)

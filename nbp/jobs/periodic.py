@@ -20,10 +20,10 @@ from nbp.jobs.generate import ClipMaker, choose_labels_of, finish_clips
 from nbp.jobs.real_clips import RealClips, choose_rule, open_clips
 from nbp.jobs.reconstruct import Devices
 from nbp.jobs.reference import Reference, measure_reference
-from nbp.jobs.weights import RANDOM, Features, load_features
 from nbp.parallel.distributed import is_main
 from nbp.sampling.sampler import Sampler
 from nbp.shapes import PyTree
+from nbp.weights import RANDOM, Features, load_features
 
 NAME = "evaluation"  # before the score's name in the metrics
 

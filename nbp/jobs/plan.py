@@ -18,11 +18,10 @@ from typing import Any, Literal, assert_never
 
 from nbp.data import annotations as lists
 from nbp.data.annotations import Finding, Item, Listing
-from nbp.data.durable import full_disk_named, sync
-from nbp.data.files import VideoError, escape_name, read_json
 from nbp.data.records import VERSION, shard_name
 from nbp.data.split_folders import SplitFolders
 from nbp.errors import ConfigError, DataError
+from nbp.files import VideoError, escape_name, full_disk_named, read_json, sync
 from nbp.jobs.findings import summarize
 from nbp.jobs.locks import find_held
 from nbp.jobs.reencode import MAX_WORKERS, Recipe, check_number, check_timeout

@@ -16,18 +16,17 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from nbp.data.durable import full_disk_named, sync, write_text
-from nbp.data.files import VideoError, name_text, read_json
 from nbp.data.notes import list_notes
 from nbp.data.records import PREPARED, RecordSource, shard_name, write_metadata
 from nbp.errors import ConfigError, DataError, Preempted
+from nbp.files import VideoError, full_disk_named, name_text, read_json, sync, write_text
 from nbp.jobs.findings import Outcome, collect_findings, format_report, summarize
 from nbp.jobs.locks import hold_lock
-from nbp.jobs.places import refuse_inside
 from nbp.jobs.plan import REPLACING, Plan, PrepareRequest, compare_options, load_plan
-from nbp.jobs.progress import Progress
 from nbp.jobs.reencode import WorkerPool
 from nbp.jobs.shards import Shard, ShardWriter
+from nbp.places import refuse_inside
+from nbp.progress import Progress
 
 # Bytes of a stored clip at 128 pixels, on the large side, for the check of free space.
 _CLIP_BYTES = 500_000

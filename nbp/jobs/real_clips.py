@@ -14,7 +14,6 @@ import numpy as np
 
 from nbp import datasets
 from nbp.config import Config
-from nbp.data.files import read_json
 from nbp.data.pipeline import PipelineSpec, read_examples
 from nbp.data.records import PREPARED, DecodeRecord
 from nbp.data.sources import BadVideos
@@ -31,6 +30,7 @@ from nbp.evaluation.drawing import (
     take_repeat,
 )
 from nbp.evaluation.rules import NAMED, ClipRule, Protocol
+from nbp.files import read_json
 from nbp.jobs.drawn_clips import (
     ChosenItems,
     CropPlace,

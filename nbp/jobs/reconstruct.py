@@ -31,11 +31,11 @@ from nbp.evaluation.scores import (
     WorstClips,
 )
 from nbp.jobs.clip_files import GRID_SIDE, write_grid
-from nbp.jobs.progress import Progress
 from nbp.jobs.reading import score_pixels
 from nbp.jobs.real_clips import RealClips
 from nbp.models.tokenizer import TokenizerNetwork, round_pixels
 from nbp.parallel.mesh import make_mesh, place_batch, place_state
+from nbp.progress import Progress
 from nbp.shapes import Clips, Float, PyTree
 
 SHOWN = 8  # clips in a side-by-side GIF

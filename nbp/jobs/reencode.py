@@ -25,7 +25,6 @@ from typing import Any, Literal
 import numpy as np
 
 from nbp.data.coding import ClipEncoder, Coding
-from nbp.data.files import VideoError
 from nbp.data.resize import Kernel, LongSide, Scaling, scale_frame
 from nbp.data.video import (
     MAX_FRAMES,
@@ -36,6 +35,7 @@ from nbp.data.video import (
     too_short,
 )
 from nbp.errors import ConfigError, RestartError
+from nbp.files import VideoError
 
 # Reasons of this module beside those of `video.REASONS`.
 CRASHED = "decoder crashed"

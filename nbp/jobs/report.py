@@ -12,19 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nbp import files
 from nbp.build import stage_directory
 from nbp.config import Config
-from nbp.data import durable
-from nbp.data.files import read_json
 from nbp.errors import DataError
 from nbp.evaluation.charts import Chart, Curve
 from nbp.evaluation.page import build_page
 from nbp.evaluation.page_records import Evaluation, Page, Speed
+from nbp.files import read_json
 from nbp.jobs.leaks import describe_leaks
 from nbp.jobs.report_clips import Shown, collect_clips
-from nbp.jobs.workdir import make_folder, read_config
 from nbp.training.curves import MACHINE, UNITS, Panel, arrange_panels
 from nbp.training.metrics import MetricsTable
+from nbp.workdir import make_folder, read_config
 
 STAGES = ("tokenizer", "generator")
 MOST_POINTS = 300  # of a curve: more than a panel has pixels would make the page large
@@ -48,10 +48,10 @@ def write_page(workdir: Path, out: Path | None = None) -> Path:
     """
     out = out or workdir / "report" / "index.html"
     read_config(workdir)  # a place is no question where there is no workdir
-    durable.check_writable_file(out, "Name another with --out FILE.html.")
+    files.check_writable_file(out, "Name another with --out FILE.html.")
     text = build_page(collect_page(workdir))
     make_folder(out.parent)
-    durable.write_text(out, text)
+    files.write_text(out, text)
     return out
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from nbp.config import Config
-from nbp.data.files import VideoError, read_json
 from nbp.data.sheets import Sheet, make_sheet
 from nbp.data.video import probe_video, read_clip
 from nbp.evaluation.page_records import KINDS, Picture, ShownClip
+from nbp.files import VideoError, read_json
 from nbp.shapes import Clip, UInt8
 
 BYTES = 6_000_000  # of all clips in a page, as text

@@ -11,21 +11,20 @@ import numpy as np
 
 from nbp import build, datasets
 from nbp.config import Config
-from nbp.data.durable import check_writable_folder
 from nbp.data.video import read_clip
 from nbp.errors import ConfigError
+from nbp.files import check_writable_folder
 from nbp.jobs.clip_files import Files, check_room, find_earlier, write_samples
-from nbp.jobs.compiled import keep_compiled
-from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.long_videos import draw_long_videos, plan_long_videos
 from nbp.jobs.sample_request import SampleRequest
-from nbp.jobs.workdir import find_label, read_config, read_labels
 from nbp.parallel.distributed import is_main
+from nbp.runtime import keep_compiled, keep_freed_memory
 from nbp.sampling.decoding import PLAIN_DECODING, Decoding, Jacobi, Relaxed
 from nbp.sampling.filters import Filter
 from nbp.sampling.finite import check_parameters
 from nbp.sampling.sampler import Sampler, Samples
 from nbp.sampling.schedules import Guidance
+from nbp.workdir import find_label, read_config, read_labels
 
 
 def make_drawing(config: Config, request: SampleRequest) -> tuple[Filter, Guidance]:

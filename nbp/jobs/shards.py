@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from nbp.data.annotations import Item
-from nbp.data.durable import full_disk_named, sync, write_text
-from nbp.data.files import VideoError, read_json
 from nbp.data.records import open_writer, serialize_record
 from nbp.errors import DataError
+from nbp.files import VideoError, full_disk_named, read_json, sync, write_text
 from nbp.jobs.findings import Outcome
 from nbp.jobs.reencode import Stored
 

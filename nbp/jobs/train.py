@@ -21,12 +21,10 @@ from nbp.errors import DataError, DivergedError, NonFiniteError
 from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.scores import CodeCounter, ReconstructionScores
+from nbp.init_from import prepare_start
 from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
-from nbp.jobs.host_memory import keep_freed_memory
 from nbp.jobs.periodic import NAME as PERIODIC
-from nbp.jobs.places import claim_workdir, explain
 from nbp.jobs.report import is_stale, write_page
-from nbp.jobs.resuming import copy_resume
 from nbp.jobs.sample import (
     choose_given_frames,
     make_drawing,
@@ -34,23 +32,24 @@ from nbp.jobs.sample import (
     take_examples,
 )
 from nbp.jobs.sample_request import SampleRequest
-from nbp.jobs.starting import prepare_start
-from nbp.jobs.train_plan import TrainPlan, check_places, make_loop_spec, plan_training
-from nbp.jobs.workdir import adopt_config, has_begun, save_labels
 from nbp.models.lpips import LEAST_SIZE
 from nbp.parallel import distributed
 from nbp.parallel.mesh import place_state, shard_batch
+from nbp.places import claim_workdir, explain
+from nbp.runtime import keep_freed_memory
 from nbp.sampling.sampler import Sampler
 from nbp.sections import StageConfig
 from nbp.shapes import PyTree
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
+from nbp.train_plan import TrainPlan, check_places, make_loop_spec, plan_training
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.curves import write_curves_png
 from nbp.training.loop import run
 from nbp.training.metrics import MetricsWriter
 from nbp.training.state import TrainState
 from nbp.training.task import Evaluator
+from nbp.workdir import adopt_config, copy_resume, has_begun, save_labels
 
 EVALUATED = 64  # held-out clips of an evaluation during training
 
@@ -60,7 +59,7 @@ def train_workdir(
 ) -> None:
     """Trains what is not trained yet. Rerunning the same command continues a stopped run.
 
-    source, step: a new workdir goes on from another one; see `nbp.jobs.resuming`. A run that is
+    source, step: a new workdir goes on from another one; see `nbp.workdir`. A run that is
     refused has changed nothing: errors as in `plan_training`, ConfigError where another trains.
     """
     keep_freed_memory()

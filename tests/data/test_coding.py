@@ -11,8 +11,8 @@ import pytest
 
 from nbp.data import coding
 from nbp.data.coding import ClipEncoder, Coding, decode_clip, read_samples
-from nbp.data.files import VideoError
 from nbp.errors import ConfigError
+from nbp.files import VideoError
 from tests.data.videos import make_clip, psnr
 
 CODINGS = [Coding(), Coding(group=5), Coding("jpeg"), Coding(group=1)]

@@ -15,7 +15,6 @@ from PIL import Image
 from nbp import datasets
 from nbp.config import Config, load_config
 from nbp.data import images
-from nbp.data.files import VideoError
 from nbp.data.images import (
     ImageFolder,
     MixedStream,
@@ -30,6 +29,7 @@ from nbp.data.pipeline import BatchStream, PipelineSpec
 from nbp.data.sources import BadVideos, ClipSource
 from nbp.data.transforms import ShortSide
 from nbp.errors import ConfigError, DataError
+from nbp.files import VideoError
 from tests import tiny
 from tests.data.videos import encode, make_clip
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from nbp.data.coding import Coding, decode_clip
-from nbp.data.files import VideoError
 from nbp.data.notes import NOTES, list_notes
 from nbp.data.video import VideoInfo, choose_frames, probe_video, read_clip, read_frames
+from nbp.files import VideoError
 from nbp.jobs.reencode import Recipe, reencode_video
 from tests.data.videos import ORIENTATIONS, make_clip, mark_orientation, psnr
 

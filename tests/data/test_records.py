@@ -15,7 +15,6 @@ import pytest
 from nbp import datasets
 from nbp.config import load_config
 from nbp.data.coding import ClipEncoder, Coding
-from nbp.data.files import VideoError
 from nbp.data.records import (
     PREPARED,
     DecodeRecord,
@@ -31,6 +30,7 @@ from nbp.data.sources import ClipSource
 from nbp.data.transforms import DecodeClip, ShortSide
 from nbp.data.video import VideoInfo, probe_video
 from nbp.errors import DataError
+from nbp.files import VideoError
 from tests import tiny
 from tests.data.videos import encode, make_clip, psnr
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nbp.data.files import VideoError
 from nbp.data.sources import (
     BadVideos,
     ClipSource,
@@ -22,6 +21,7 @@ from nbp.data.sources import (
 )
 from nbp.data.transforms import make_clip_transforms
 from nbp.errors import DataError
+from nbp.files import VideoError
 from tests.data.videos import encode, make_clip
 
 SAME = FolderSpec(frames=8, validation="same")

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nbp.data.files import VideoError
 from nbp.data.pipeline import BatchStream, PipelineSpec
 from nbp.data.records import RecordSource, make_record_transforms
 from nbp.data.sources import BadVideos, ClipSource
@@ -22,6 +21,7 @@ from nbp.data.token_writer import CacheWriter, TokenExample
 from nbp.data.tokens import open_cache
 from nbp.data.transforms import Transform
 from nbp.errors import ConfigError, DataError
+from nbp.files import VideoError
 from tests.data.prepared import PLAN, draw_codes, make_cache, make_records, write_shard
 
 SPLITS = {"train": 22, "validation": 5}

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from nbp.data import transforms
-from nbp.data.files import VideoError
 from nbp.data.transforms import (
     Crop,
     DecodeClip,
@@ -22,6 +21,7 @@ from nbp.data.transforms import (
     resize_frame,
 )
 from nbp.data.video import choose_frames, probe_video
+from nbp.files import VideoError
 from tests.data.videos import encode, make_clip
 
 

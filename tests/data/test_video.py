@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from nbp.data import video
-from nbp.data.files import VideoError
 from nbp.data.video import (
     VideoInfo,
     choose_frames,
@@ -23,6 +22,7 @@ from nbp.data.video import (
     write_gif,
     write_video,
 )
+from nbp.files import VideoError
 from tests.data.videos import CODINGS, encode, encode_sound, make_clip, psnr
 
 

@@ -19,9 +19,9 @@ from nbp.evaluation.frames import make_random_frames
 from nbp.evaluation.fvd import FeatureExtractor, frechet_video_distance
 from nbp.evaluation.protocols import FeatureRule
 from nbp.evaluation.stream import Spectra, StreamScores, stream_scores
-from nbp.jobs.weights import draw_i3d
 from nbp.models import i3d
 from nbp.nn.conv3d import taps_conv
+from nbp.weights import draw_i3d
 
 HELD_OUT = 1_000_000
 # Damage that a distance of few clips shows: half a pixel of blur is less than their chance.

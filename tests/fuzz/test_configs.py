@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from nbp.config import Config, from_dict, load_config, parse_overrides, to_json
 from nbp.errors import CheckpointError, ConfigError
-from nbp.jobs.workdir import read_config, read_labels
 from nbp.schema import list_keys
+from nbp.workdir import read_config, read_labels
 from tests import tiny
 from tests.fuzz.bounds import Tally, fuzz_settings, run_case, run_command
 from tests.fuzz.mutations import TEXTS, damaged, texts

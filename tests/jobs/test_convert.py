@@ -24,12 +24,12 @@ from nbp.interop.lpips import lpips_rules
 from nbp.interop.mapping import export_tensors
 from nbp.jobs.convert import convert_c3d
 from nbp.jobs.foreign import ConvertRequest
-from nbp.jobs.workdir import read_config, read_labels
 from nbp.layout import LatentGrid
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.models.lpips import LpipsNetwork
 from nbp.nn.conv3d import taps_conv
 from nbp.training.checkpoint import Checkpointer
+from nbp.workdir import read_config, read_labels
 from tests.interop.official_files import (
     TINY_TOKENIZER,
     draw,

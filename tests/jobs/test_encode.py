@@ -21,7 +21,7 @@ from nbp.config import load_config
 from nbp.data.tokens import open_cache
 from nbp.errors import CheckpointError, ConfigError, DataError
 from nbp.jobs.encode import EncodeRequest, encode_workdir
-from nbp.jobs.workdir import read_config
+from nbp.workdir import read_config
 from tests import tiny
 from tests.data.prepared import make_records
 from tests.data.test_tokens import hash_files

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nbp import build, datasets, evaluate
+from nbp import build, datasets, evaluate, weights
 from nbp.data.video import read_clip
 from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
 from nbp.evaluation.fvd import FeatureExtractor, frechet_video_distance
@@ -23,14 +23,13 @@ from nbp.evaluation.protocols import PROTOCOLS
 from nbp.evaluation.reconstruction import psnr_per_clip, psnr_per_frame
 from nbp.evaluation.rules import FeatureRule
 from nbp.interop.reading import open_tensors
-from nbp.jobs import weights
 from nbp.jobs.train import Validation, tokenizer_evaluators
-from nbp.jobs.workdir import read_config
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.models.lpips import LpipsNetwork
 from nbp.nn.conv3d import taps_conv
 from nbp.training.metrics import MetricsWriter
 from nbp.training.state import TrainState
+from nbp.workdir import read_config
 from tests.interop.torch_files import write_torch
 from tests.jobs.evaluated import (
     SMALL,

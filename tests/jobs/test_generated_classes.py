@@ -10,18 +10,18 @@ import jax
 import numpy as np
 import pytest
 
-from nbp import build, evaluate
+from nbp import build, evaluate, weights
 from nbp.errors import run_main
 from nbp.evaluation.inception import ClassProbabilities, inception_score, score_classes
 from nbp.evaluation.protocols import PROTOCOLS
 from nbp.evaluation.rules import GenerationRule
-from nbp.jobs import chunks, weights
+from nbp.jobs import chunks
 from nbp.jobs.generate import ClipMeasure, Made, finish_clips
 from nbp.jobs.generated import score_probabilities
 from nbp.jobs.sample import SampleRequest, make_drawing
-from nbp.jobs.workdir import read_config, read_labels
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.nn.conv3d import taps_conv
+from nbp.workdir import read_config, read_labels
 from tests.jobs.evaluated import add_generator, make_workdir, save_params
 
 SPEC = C3dSpec(classes=5, widths=(2, 2, 2, 2, 3), hidden=4, size=16, resized=(18, 20))

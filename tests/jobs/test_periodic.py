@@ -10,11 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from nbp import build
+from nbp import build, weights
 from nbp.config import Config, load_config
 from nbp.errors import ConfigError
 from nbp.evaluation.protocols import PROTOCOLS
-from nbp.jobs import weights
 from nbp.jobs.periodic import PeriodicScore
 from nbp.jobs.train import train_workdir
 from nbp.training.checkpoint import Checkpointer

@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 
 from nbp.data.coding import Coding, decode_clip
-from nbp.data.files import escape_name
 from nbp.data.records import PREPARED, RecordSource
 from nbp.data.transforms import resize_frame
 from nbp.data.video import read_clip
 from nbp.errors import ConfigError, DataError, RestartError
+from nbp.files import escape_name
 from nbp.jobs import prepare, shards
 from nbp.jobs.findings import HEADINGS
 from nbp.jobs.plan import PrepareRequest

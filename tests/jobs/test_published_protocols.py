@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nbp import weights
 from nbp.evaluation.drawing import draw_clips
 from nbp.evaluation.published import PUBLISHED
-from nbp.jobs import weights
 from nbp.jobs.evaluate import evaluate_workdir
 from nbp.jobs.evaluation_plan import EvaluateRequest
 from tests.jobs.evaluated import (

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from nbp.config import Config, load_config
-from nbp.data.files import VideoError
 from nbp.data.video import VideoInfo
 from nbp.datasets import ClipData
 from nbp.errors import DataError
 from nbp.evaluation.drawing import list_clips
 from nbp.evaluation.protocols import PROTOCOLS
 from nbp.evaluation.rules import Protocol
+from nbp.files import VideoError
 from nbp.jobs.real_clips import RealClips, choose_rule, list_items, open_clips
 from tests import tiny
 from tests.jobs.evaluated import make_prepared

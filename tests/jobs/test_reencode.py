@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from nbp.data.coding import Coding, decode_clip
-from nbp.data.files import VideoError
 from nbp.data.transforms import resize_frame
 from nbp.data.video import VideoInfo, read_clip
 from nbp.errors import ConfigError, RestartError
+from nbp.files import VideoError
 from nbp.jobs import reencode
 from nbp.jobs.reencode import CRASHED, TIMED_OUT, VANISHED, Recipe, WorkerPool, reencode_video
 from tests.data.videos import encode, make_clip, psnr

@@ -16,8 +16,8 @@ from nbp.errors import EXIT_CHECKPOINT, DataError, run_main
 from nbp.evaluation.page_records import KINDS
 from nbp.jobs import report_clips
 from nbp.jobs.report import collect_page, write_page
-from nbp.jobs.workdir import adopt_config
 from nbp.training.metrics import MetricsTable
+from nbp.workdir import adopt_config
 from tests import tiny
 from tests.evaluation.page_example import EVIL
 

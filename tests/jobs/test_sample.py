@@ -28,10 +28,10 @@ from nbp.jobs.sample_request import (
     ScheduleRequest,
     add_flags,
 )
-from nbp.jobs.workdir import adopt_config, save_labels
 from nbp.sampling.filters import Filter
 from nbp.sampling.sampler import Samples
 from nbp.sampling.schedules import Guidance
+from nbp.workdir import adopt_config, save_labels
 from tests import tiny
 from tests.data.videos import encode, make_clip
 from tests.jobs.evaluated import SMALL, SmallNetwork, save_params
@@ -104,10 +104,8 @@ def test_long_videos_leave_the_files_of_short_ones_and_a_report(workdir, tmp_pat
 
 
 def test_fvd_of_segments_is_named_by_its_features(workdir, tmp_path, monkeypatch):
-    monkeypatch.setattr("nbp.jobs.weights.LEAST_FRAMES", 5)
-    monkeypatch.setattr(
-        "nbp.jobs.weights.I3dNetwork", lambda *_: SmallNetwork(SMALL, build.make_conv())
-    )
+    monkeypatch.setattr("nbp.weights.LEAST_FRAMES", 5)
+    monkeypatch.setattr("nbp.weights.I3dNetwork", lambda *_: SmallNetwork(SMALL, build.make_conv()))
     flags = ("--num", 3, "--num_frames", 13, "--features", "random-i3d")
     draw(workdir, tmp_path, *flags, "--anchor", "--keep_frames", 2)
     report = json.loads((tmp_path / "drift.json").read_text())

@@ -13,7 +13,7 @@ from nbp import precompile as main
 from nbp.config import load_config
 from nbp.errors import ConfigError
 from nbp.jobs import precompile as job
-from nbp.jobs.programs import Case
+from nbp.lowering import Case
 from nbp.parallel import compiler_messages as messages
 from nbp.parallel.chips import CHIPS
 from nbp.parallel.compiler_messages import explain_failure, is_exhausted, read_exhausted

@@ -13,25 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from nbp import build
-from nbp.data.files import read_json
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.fvd import FeatureExtractor
 from nbp.evaluation.inception import ClassProbabilities
 from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.rules import Detector, Protocol
 from nbp.evaluation.scores import FeatureKind
+from nbp.files import read_json
 from nbp.interop.identity import FILES, PUBLIC, UNKNOWN, KnownFile, describe_origin
-from nbp.jobs.workdir import CONVERTED
 from nbp.models.c3d import C3dNetwork, C3dSpec
-from nbp.models.i3d import (
-    LEAST_FRAMES,
-    PYTORCH_EPSILON,
-    SIZE,
-    TFHUB_EPSILON,
-    I3dNetwork,
-    I3dSpec,
-)
+from nbp.models.i3d import LEAST_FRAMES, PYTORCH_EPSILON, SIZE, TFHUB_EPSILON, I3dNetwork, I3dSpec
 from nbp.shapes import PyTree
+from nbp.workdir import CONVERTED
 
 # In place of a folder: I3D with random weights, always the same. Good for trends and tests. It is
 # nobody's detector but ours, so it looks at 64 px instead of 224, in a twelfth of the time. Another

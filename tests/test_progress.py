@@ -4,9 +4,9 @@
 
 import pytest
 
+from nbp import progress
 from nbp.errors import ConfigError
-from nbp.jobs import progress
-from nbp.jobs.progress import Progress, parse_shard
+from nbp.progress import Progress, parse_shard
 
 
 def test_lines_come_now_and_then_and_at_the_end(monkeypatch):

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from nbp.data import durable
+from nbp import files
 from nbp.errors import ConfigError, RestartError
 
 
 def test_text_is_replaced_whole(tmp_path, monkeypatch):
     path = tmp_path / "note.json"
-    durable.write_text(path, "old")
+    files.write_text(path, "old")
 
     def fail(handle: int) -> None:
         raise OSError(errno.EIO, "the disk is gone")
@@ -27,9 +27,9 @@ def test_text_is_replaced_whole(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
         with pytest.raises(OSError, match="gone"):
-            durable.write_text(path, "new")
+            files.write_text(path, "new")
     assert path.read_text() == "old"
-    durable.write_text(path, "newer")
+    files.write_text(path, "newer")
     assert path.read_text() == "newer"
 
 
@@ -44,7 +44,7 @@ def test_what_a_killed_writer_left_is_taken_up_again(tmp_path):
     assert run.returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     assert left.read_text() == "half of it"
-    with durable.open_part(path) as part:
+    with files.open_part(path) as part:
         assert (part, part.read_bytes()) == (left, b"")
         part.write_text("all")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"clip.gif": "all"}
@@ -55,19 +55,19 @@ def test_what_a_killed_writer_left_is_taken_up_again(tmp_path):
 
 def test_two_writers_of_a_file_never_mix(tmp_path):
     path = tmp_path / "note"
-    with durable.open_part(path) as first:
+    with files.open_part(path) as first:
         first.write_text("first")
-        with durable.open_part(path) as second:
+        with files.open_part(path) as second:
             assert second != first
             second.write_text("second")
         assert path.read_text() == "second"
-        with pytest.raises(KeyError), durable.open_part(path):
+        with pytest.raises(KeyError), files.open_part(path):
             raise KeyError
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
     for _ in range(2):  # threads, each at its own pace
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda n: durable.write_text(path, f"{n:02d}" * 5000), range(40)))
+            list(pool.map(lambda n: files.write_text(path, f"{n:02d}" * 5000), range(40)))
         assert path.read_text() in [f"{n:02d}" * 5000 for n in range(40)]
         assert list(tmp_path.iterdir()) == [path]
 
@@ -84,7 +84,7 @@ def test_parts_need_no_locks(tmp_path, monkeypatch, kind):
         monkeypatch.setattr(fcntl, "flock", refuse)
     else:
         monkeypatch.setattr(Path, "write_bytes", refuse)
-    with durable.open_part(path) as first, durable.open_part(path.with_name("other")) as second:
+    with files.open_part(path) as first, files.open_part(path.with_name("other")) as second:
         first.write_text("a")
         second.write_text("b")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"note": "a", "other": "b"}
@@ -101,17 +101,14 @@ def test_parts_need_no_locks(tmp_path, monkeypatch, kind):
 def test_a_full_disk_asks_for_a_restart_and_gives_back_what_it_took(tmp_path, error):
     part = tmp_path / "part"
     part.write_bytes(b"half")
-    with pytest.raises(RestartError, match="the disk is full"), durable.full_disk_named(part):
+    with pytest.raises(RestartError, match="the disk is full"), files.full_disk_named(part):
         raise error
     assert not part.exists()
 
 
 def test_other_errors_stay_what_they_are(tmp_path):
-    with pytest.raises(PermissionError), durable.full_disk_named(tmp_path / "part"):
+    with pytest.raises(PermissionError), files.full_disk_named(tmp_path / "part"):
         raise PermissionError(errno.EACCES, "no")
-
-
-# Places ----------------------------------------------------------------------------------------
 
 
 def list_all(folder: Path) -> list[Path]:
@@ -123,8 +120,8 @@ def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path, place):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to("there")
     before = list_all(tmp_path)
-    durable.check_writable_folder(tmp_path / place)
-    durable.check_writable_file(tmp_path / place / "report.json")
+    files.check_writable_folder(tmp_path / place)
+    files.check_writable_file(tmp_path / place / "report.json")
     assert list_all(tmp_path) == before
 
 
@@ -143,34 +140,34 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path, place, why
     (tmp_path / "dangling").symlink_to("nowhere")
     before = list_all(tmp_path)
     with pytest.raises(ConfigError, match=why) as caught:
-        durable.check_writable_folder(tmp_path / place, "Use --out.")
+        files.check_writable_folder(tmp_path / place, "Use --out.")
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match=why):
-        durable.check_writable_file(tmp_path / place / "report.json", "Use --out.")
+        files.check_writable_file(tmp_path / place / "report.json", "Use --out.")
     assert list_all(tmp_path) == before
     assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_a_folder_whose_file_system_refuses_is_found_though_its_mode_allows_all():
     with pytest.raises(ConfigError, match="cannot write into the folder /proc"):
-        durable.check_writable_folder(Path("/proc"))  # also root cannot make files there
+        files.check_writable_folder(Path("/proc"))  # also root cannot make files there
 
 
 def test_a_file_is_not_made_in_place_of_a_folder_nor_under_a_name_too_long(tmp_path):
     with pytest.raises(ConfigError, match="is a folder"):
-        durable.check_writable_file(tmp_path)
+        files.check_writable_file(tmp_path)
     with pytest.raises(ConfigError, match="longer than 255 bytes"):
-        durable.check_writable_file(tmp_path / ("é" * 128))
+        files.check_writable_file(tmp_path / ("é" * 128))
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "日本" * 42, "short"])
 def test_temporary_names_are_never_too_long(tmp_path, name):
     path = tmp_path / name
-    assert len(os.fsencode(durable.name_part(path, f"{2**22}-{2**64}").name)) <= 255
-    durable.write_text(path, "text")
+    assert len(os.fsencode(files.name_part(path, f"{2**22}-{2**64}").name)) <= 255
+    files.write_text(path, "text")
     assert list_all(tmp_path) == [path]
 
 
 @pytest.mark.parametrize("longest, kept", [(0, ""), (1, ""), (2, "é"), (4, "éa"), (99, "éa日")])
 def test_names_are_cut_between_characters(longest, kept):
-    assert durable.cut_name("éa日", longest) == kept
+    assert files.cut_name("éa日", longest) == kept

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nbp.errors import CheckpointError
-from nbp.models.inflation import inflate
+from nbp.init_from import inflate
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec, scale_pixels
 from nbp.nn.conv3d import taps_conv
 from tests.models.toy import draw_params

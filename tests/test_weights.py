@@ -7,12 +7,12 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
+from nbp import weights
 from nbp.errors import ConfigError
 from nbp.evaluation.protocols import PROTOCOLS
 from nbp.interop.identity import FILES, PUBLIC, KnownFile
-from nbp.jobs import weights
-from nbp.jobs.weights import recognize
 from nbp.nn.conv3d import taps_conv
+from nbp.weights import recognize
 from tests.jobs.evaluated import SMALL, SmallNetwork, make_features
 
 

@@ -10,13 +10,7 @@ import pytest
 
 from nbp.config import Config, load_config
 from nbp.errors import CheckpointError, ConfigError
-from nbp.jobs.workdir import (
-    adopt_config,
-    find_label,
-    read_config,
-    read_labels,
-    save_labels,
-)
+from nbp.workdir import adopt_config, find_label, read_config, read_labels, save_labels
 from tests import tiny
 
 LABELS = ("red square right", "red square left", "Apply_Eye-Makeup")
@@ -151,7 +145,7 @@ def test_unknown_labels_list_what_exists(text: str) -> None:
 
 
 def test_every_binding_key_is_a_key() -> None:
-    from nbp.jobs.workdir import BINDING, FREE
+    from nbp.workdir import BINDING, FREE
 
     config = load()
     for key in {*FREE, *(group for groups in BINDING.values() for group in groups)}:

@@ -16,7 +16,7 @@ import pytest
 from nbp import build, train
 from nbp.config import Config, load_config
 from nbp.errors import CheckpointError
-from nbp.jobs.starting import Start, find_start, prepare_start, read_params
+from nbp.init_from import Start, find_start, prepare_start, read_params
 from nbp.models.tokenizer import scale_pixels
 from nbp.shapes import PyTree
 from nbp.training.checkpoint import Checkpointer

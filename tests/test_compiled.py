@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import pytest
 
-from nbp.jobs import compiled
-from nbp.jobs.compiled import find_folder, keep_compiled
+from nbp import runtime
+from nbp.runtime import find_folder, keep_compiled
 
 
 def find_cache() -> str | None:
@@ -51,7 +51,7 @@ def test_nothing_is_kept_against_the_users_will(unset):
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(unset, monkeypatch):
-    monkeypatch.setattr(compiled, "find_folder", lambda: Path("/proc"))  # not even by root
+    monkeypatch.setattr(runtime, "find_folder", lambda: Path("/proc"))  # not even by root
     keep_compiled()
     assert find_cache() is None
 

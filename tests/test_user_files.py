@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from nbp.data.files import escape_label, escape_name, read_json, read_lines, read_text
 from nbp.errors import DataError
+from nbp.files import escape_label, escape_name, read_json, read_lines, read_text
 
 # All that str.splitlines takes for the end of a line, and a newline is not.
 BREAKS = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"

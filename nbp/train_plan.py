@@ -20,16 +20,13 @@ from nbp.config import Config, to_json
 from nbp.data.sources import BadVideos
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.protocols import find_protocol
+from nbp.init_from import Stage, check_start, look_for_start
 from nbp.jobs.periodic import PeriodicScore
-from nbp.jobs.places import refuse_inside, require_writable
-from nbp.jobs.resuming import Resume, find_resume
 from nbp.jobs.sample import choose_given_frames, make_drawing
 from nbp.jobs.sample_request import SampleRequest
-from nbp.jobs.starting import Stage, check_start, look_for_start
-from nbp.jobs.weights import RANDOM, describe_remedy
-from nbp.jobs.workdir import BINDING, compare_config, has_begun, read_labels
 from nbp.parallel import distributed
 from nbp.parallel.mesh import check_batch
+from nbp.places import refuse_inside, require_writable
 from nbp.sections import StageConfig
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
@@ -37,6 +34,8 @@ from nbp.training.checkpoint import Checked, Checkpointer
 from nbp.training.guards import GuardSpec
 from nbp.training.loop import LoopSpec, compare_data, find_batch
 from nbp.training.recovery import JOURNAL, read_journal
+from nbp.weights import RANDOM, describe_remedy
+from nbp.workdir import BINDING, Resume, compare_config, find_resume, has_begun, read_labels
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def plan_training(
 ) -> TrainPlan:
     """Looks at everything that training in `workdir` needs and changes nothing.
 
-    Call `check_places` before. source, step: as in `nbp.jobs.resuming.find_resume`; the comparisons
+    Call `check_places` before. source, step: as in `nbp.workdir.find_resume`; the comparisons
     are made there then.
 
     Raises ConfigError, DataError or CheckpointError for what would make the run fail or spoil what

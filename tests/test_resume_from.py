@@ -14,8 +14,8 @@ import pytest
 from nbp import build, train
 from nbp.config import load_config
 from nbp.errors import CheckpointError
-from nbp.jobs.resuming import resume_from
 from nbp.training.checkpoint import Checkpointer
+from nbp.workdir import resume_from
 from tests import tiny
 
 CHANGES = {"stages": "('tokenizer',)", "train.tokenizer.ema": "0.5"}
