@@ -49,7 +49,7 @@ from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import Objective, TokenizerTask, lpips_distance, structure_distance
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.optimizer import OptimizerSpec, ParamGroup, find_storage
-from nbp.training.precision import narrow_shapes
+from nbp.training.param_storage import narrow_shapes
 
 TOKENIZER_GROUPS = (
     ParamGroup(".*kernel", matrix="conv"),

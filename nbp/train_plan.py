@@ -33,7 +33,7 @@ from nbp.tasks.tokenizer import TokenizerTask
 from nbp.training.checkpoint import Checked, Checkpointer
 from nbp.training.guards import GuardSpec
 from nbp.training.loop import LoopSpec, compare_data, find_batch
-from nbp.training.recovery import JOURNAL, read_journal
+from nbp.training.rollback import JOURNAL, read_journal
 from nbp.weights import RANDOM, describe_remedy
 from nbp.workdir import BINDING, Resume, compare_config, find_resume, has_begun, read_labels
 

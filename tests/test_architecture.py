@@ -47,7 +47,7 @@ ALLOWED = {
         "nbp.training.task",
         "nbp.training.state",
         "nbp.training.optimizer",
-        "nbp.training.precision",
+        "nbp.training.param_storage",
     ),
     "nbp.sampling": ("nbp.sampling", "nbp.models", "nbp.nn", "nbp.layout"),
     "nbp.evaluation": (
@@ -89,7 +89,7 @@ MAIN = (*ALLOWED["nbp.jobs"],)
 
 # Third-party packages that have one home each.
 HOMES = {
-    "orbax": ("nbp.training.checkpoint", "nbp.training.orbax_setup"),
+    "orbax": ("nbp.training.checkpoint", "nbp.training.checkpoint"),
     "av": tuple(
         f"nbp.data.{name}"
         for name in ("video", "containers", "picture", "recording", "coding", "resize", "storage")

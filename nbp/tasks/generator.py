@@ -24,7 +24,7 @@ from nbp.training.optimizer import (
     find_storage,
     make_optimizer,
 )
-from nbp.training.precision import narrow
+from nbp.training.param_storage import narrow
 from nbp.training.state import TrainState
 
 

@@ -1,19 +1,12 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that survive kill -9, full disks and flipped bits. Orbax is used here only.
-
-One directory per step, written under a temporary name and renamed when whole:
-
-    <step>/model ema opt     arrays (an item without arrays is absent)
-    <step>/data meta         JSON
-    <step>/INTEGRITY.json    size and sha256 of every file above
-
-Orbax notices missing and cut files but not flipped bits, hence the hashes. They are written before
-the rename, so that every committed checkpoint has them.
-"""
+"""Checkpoints that survive kill -9, full disks and flipped bits. Orbax is used here only."""
 
 import contextlib
+import dataclasses
+import functools
 import json
+import logging
 import math
 import os
 import shutil
@@ -24,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from nbp.errors import CheckpointError, ConfigError, RestartError
@@ -31,9 +25,41 @@ from nbp.parallel.distributed import decide
 from nbp.shapes import PyTree
 from nbp.training import integrity
 from nbp.training.integrity import Damaged
-from nbp.training.orbax_setup import set_up_orbax
 from nbp.training.state import TrainState, compare_leaves, make_target
 from nbp.trees import flatten_paths, nest_paths, unnest_paths
+
+PIECE = 64 << 20  # bytes compressed at a time
+
+
+class HostArrayHandler(ocp.type_handlers.NumpyHandler):
+    """Saves numpy arrays one after another, in pieces, without a copy.
+
+    They must not change until the save is waited for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(deepcopy_host_arrays=False)
+
+    async def _background_serialize(
+        self, values: Sequence[Any], infos: Sequence[Any], args: Sequence[Any] | None = None
+    ) -> None:
+        args = args or [ocp.SaveArgs()] * len(values)
+        for value, info, arg in zip(values, infos, args, strict=True):
+            pieces = dataclasses.replace(arg, chunk_byte_size=PIECE)
+            await super()._background_serialize([value], [info], [pieces])
+
+
+@functools.cache
+def set_up_orbax() -> None:
+    """Drops orbax's log lines and makes it use `HostArrayHandler`; the first call does it."""
+    logging.getLogger("absl").addFilter(_is_not_from_orbax)
+    ocp.type_handlers.register_type_handler(np.ndarray, HostArrayHandler(), override=True)
+
+
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
+    """What matters in orbax's log reaches the user through the checkpointer's `report`."""
+    return "orbax" not in record.pathname
+
 
 JSON_ITEMS = ("data", "meta")
 ITEMS = ("model", "ema", "opt", *JSON_ITEMS)

@@ -23,13 +23,12 @@ from nbp.parallel.distributed import decide, wait_for_all
 from nbp.parallel.mesh import check_batch, describe_placement, place_batch, place_state, replicate
 from nbp.shapes import Array, PyTree
 from nbp.training.checkpoint import Checkpointer
-from nbp.training.goodput import Goodput
+from nbp.training.goodput import Goodput, Profiler, check_steps
 from nbp.training.guards import Alarm, Guards, GuardSpec, leave_out_non_finite
 from nbp.training.metrics import MetricsWriter, WindowMeter
-from nbp.training.profiling import Profiler, check_steps
-from nbp.training.recovery import Recovery, list_examples
+from nbp.training.preemption import StopSignals
+from nbp.training.rollback import Recovery, list_examples
 from nbp.training.state import TrainState, count_parameters
-from nbp.training.stopping import StopSignals
 from nbp.training.task import Evaluator, Stream, Task
 
 # Random streams folded from the seed: `fold_in(fold_in(key(seed), stream), step)`.

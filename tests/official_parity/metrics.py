@@ -26,7 +26,7 @@ from nbp.models.i3d import STAGES, I3dNetwork, I3dSpec
 from nbp.nn.conv3d import taps_conv
 from nbp.sampling.filters import keep_top_k, keep_top_p
 from nbp.shapes import PyTree
-from nbp.training.schedules import paper_learning_rate
+from nbp.training.optimizer import paper_learning_rate
 from tests.official_parity.comparison import Comparison, Reader, compare
 from tests.official_parity.weights import make_weight
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from nbp.errors import ConfigError
-from nbp.training.goodput import Goodput
-from nbp.training.profiling import Profiler, check_steps
+from nbp.training.goodput import Goodput, Profiler, check_steps
 
 
 def work(goodput: Goodput, steps: range, seconds: float) -> None:

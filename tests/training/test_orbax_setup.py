@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nbp.training import orbax_setup
+from nbp.training import checkpoint
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
 
@@ -25,7 +25,7 @@ def save(folder: Path, params: dict[str, np.ndarray]) -> None:
 
 
 def test_arrays_saved_in_pieces_are_read_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(orbax_setup, "PIECE", 1000)
+    monkeypatch.setattr(checkpoint, "PIECE", 1000)
     rng = np.random.default_rng(0)
     params = {
         "many": rng.standard_normal((7, 33, 5), np.float32),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nbp.training.schedules import paper_learning_rate
+from nbp.training.optimizer import paper_learning_rate
 
 
 def run_official_loop(updates: int, peak: float, warmup: int, total: int, accumulate: int):

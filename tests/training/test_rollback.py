@@ -15,7 +15,7 @@ from nbp.parallel.mesh import make_mesh
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.guards import Alarm, GuardSpec
 from nbp.training.metrics import MetricsWriter
-from nbp.training.recovery import JOURNAL, Recovery, list_examples
+from nbp.training.rollback import JOURNAL, Recovery, list_examples
 from nbp.training.state import TrainState
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nbp.training.optimizer import OptimizerSpec, ParamGroup, apply_gradients, make_optimizer
-from nbp.training.precision import narrow, round_stochastically
+from nbp.training.param_storage import narrow, round_stochastically
 from nbp.training.state import make_state
 
 
