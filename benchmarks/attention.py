@@ -21,8 +21,8 @@ import numpy as np
 
 from benchmarks.measure import print_row, time_calls
 from nbp.layout import LatentGrid, Opening, SequencePlan
-from nbp.nn.attention import AttentionBackend, dense_attention
-from nbp.nn.backends import PLATFORMS, Name, make_attention_backend
+from nbp.nn.attention.choose import PLATFORMS, Name, make_attention_backend
+from nbp.nn.attention.reference import AttentionBackend, dense_attention
 
 PLAN = SequencePlan(LatentGrid(5, 16, 16), (1, 1, 16), Opening("hybrid"), 8)
 # Heads and width of a head.

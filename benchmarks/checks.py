@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.measure import print_row
 from nbp.layout import LatentGrid, Opening, SequencePlan, Vocabulary
 from nbp.models.generator import GeneratorNetwork, modern_recipe
-from nbp.nn.attention import xla_attention
+from nbp.nn.attention.reference import xla_attention
 from nbp.nn.conv3d import FORMULATIONS, lax_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.sampling.decode import generate

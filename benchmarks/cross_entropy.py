@@ -28,7 +28,7 @@ from nbp import losses
 from nbp.layout import LatentGrid, Opening, SequencePlan, Vocabulary
 from nbp.models.generator import GeneratorNetwork, paper_recipe
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
-from nbp.nn.attention import prefix_attention
+from nbp.nn.attention.reference import prefix_attention
 from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.tasks.generator import GeneratorTask, update

@@ -20,9 +20,8 @@ import numpy as np
 from benchmarks.measure import print_row
 from nbp import build, datasets
 from nbp.jobs.sample import SampleRequest, make_drawing
-from nbp.models.decoder import Decoder, bind_decoder, lay_out_params
 from nbp.models.generator import GeneratorNetwork
-from nbp.nn.decoding import CacheType, WeightType
+from nbp.models.inference import CacheType, Decoder, WeightType, bind_decoder, lay_out_params
 from nbp.shapes import Array, PyTree
 from nbp.workdir import read_config, read_labels
 

@@ -40,10 +40,10 @@ from benchmarks.measure import (
 )
 from benchmarks.naive_sampling import draw_naively
 from nbp.layout import LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
-from nbp.models.decoder import LaidOut, bind_decoder, lay_out_params
 from nbp.models.generator import GeneratorNetwork, modern_recipe
+from nbp.models.inference import LaidOut, bind_decoder, lay_out_params
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
-from nbp.nn.attention import xla_attention
+from nbp.nn.attention.reference import xla_attention
 from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.sampling.decode import generate

@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import measure_peak, peak_memory_mib, print_row, time_calls
-from nbp.models.streaming import decode_step, decode_stream, encode_step, encode_stream
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec, scale_pixels
+from nbp.models.tokenizer_streaming import decode_step, decode_stream, encode_step, encode_stream
 from nbp.nn.conv3d import FORMULATIONS, lax_conv, mixed_conv
 
 

@@ -27,7 +27,7 @@ from nbp import losses
 from nbp.layout import Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.generator import GeneratorNetwork, modern_recipe
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
-from nbp.nn.attention import dense_attention, prefix_attention, xla_attention
+from nbp.nn.attention.reference import dense_attention, prefix_attention, xla_attention
 from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.parallel.chips import measure_mfu

@@ -27,8 +27,8 @@ from nbp.models.discriminator import DiscriminatorNetwork, DiscriminatorSpec
 from nbp.models.generator import GeneratorNetwork, Recipe, modern_recipe, paper_recipe
 from nbp.models.lpips import LpipsNetwork
 from nbp.models.tokenizer import TokenizerNetwork
-from nbp.nn.attention import AttentionBackend
-from nbp.nn.backends import make_attention_backend
+from nbp.nn.attention.choose import make_attention_backend
+from nbp.nn.attention.reference import AttentionBackend
 from nbp.nn.conv3d import ConvBackend, mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.parallel import mesh

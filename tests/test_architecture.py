@@ -41,7 +41,7 @@ ALLOWED = {
     "nbp.tasks": (
         "nbp.tasks",
         "nbp.models",
-        "nbp.nn.vocabulary",
+        "nbp.nn.vocab_parallel",
         "nbp.losses",
         "nbp.layout",
         "nbp.training.task",

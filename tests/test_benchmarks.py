@@ -15,7 +15,7 @@ from benchmarks.run_all import Section
 from benchmarks.tokenizer import count_pass_flops
 from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.models.tokenizer import TokenizerSpec
-from nbp.nn.attention import dense_attention
+from nbp.nn.attention.reference import dense_attention
 from nbp.sampling.decode import generate_ids
 from nbp.sampling.filters import Filter
 from tests.models.toy import draw_params, make_network

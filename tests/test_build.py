@@ -13,8 +13,8 @@ from nbp import build, losses
 from nbp.config import Config, load_config
 from nbp.errors import CheckpointError, ConfigError
 from nbp.models.lpips import LpipsNetwork
-from nbp.nn.attention import prefix_attention
-from nbp.nn.splash import SplashAttention
+from nbp.nn.attention.reference import prefix_attention
+from nbp.nn.attention.splash import SplashAttention
 from nbp.tasks import adversary
 from nbp.tasks.tokenizer import lpips_distance, structure_distance
 from nbp.training.checkpoint import Checkpointer

@@ -22,7 +22,7 @@ from nbp import __version__, build
 from nbp.config import Config
 from nbp.errors import ConfigError
 from nbp.lowering import Case, make_cases
-from nbp.nn.backends import choose_attention
+from nbp.nn.attention.choose import choose_attention
 from nbp.parallel.chips import Chip, Topology, find_chip
 from nbp.parallel.compiler_messages import (
     describe_installation,

@@ -19,7 +19,7 @@ from flax import nnx
 
 from nbp.layout import SequencePlan, Vocabulary
 from nbp.models.network import Network
-from nbp.nn.attention import AttentionBackend
+from nbp.nn.attention.reference import AttentionBackend
 from nbp.nn.transformer import (
     Initialisation,
     Parts,
@@ -28,7 +28,7 @@ from nbp.nn.transformer import (
     drop,
     make_linear,
 )
-from nbp.nn.vocabulary import look_up
+from nbp.nn.vocab_parallel import look_up
 from nbp.parallel.axes import Axes, constrain, gather
 from nbp.shapes import Array, Bool, Float, Int, PyTree
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from nbp.nn.attention import AttentionBackend
+from nbp.nn.attention.reference import AttentionBackend
 from nbp.parallel.axes import Axes, constrain, gather
 from nbp.shapes import Array, Bool, Float, Int
 

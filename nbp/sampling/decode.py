@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from nbp.layout import Phase, Schedule
-from nbp.models.decoder import Decoder, find_decoder, find_generator
 from nbp.models.generator import Generator
-from nbp.nn.decoding import Cache, choose_lengths
+from nbp.models.inference import Cache, Decoder, choose_lengths, find_decoder, find_generator
 from nbp.sampling.filters import PLAIN, Filter
 from nbp.sampling.schedules import UNGUIDED, Guidance
 from nbp.shapes import Array, Bool, Float, Int

@@ -11,8 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
-from nbp.models.decoder import Decoder, find_generator
 from nbp.models.generator import Generator
+from nbp.models.inference import Decoder, find_generator
 from nbp.sampling.acceptance import NearCodes
 from nbp.sampling.decode import generate_checked
 from nbp.sampling.jacobi import Drawn, decode_ahead

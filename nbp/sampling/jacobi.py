@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from nbp.layout import Phase
-from nbp.models.decoder import Decoder, find_decoder
 from nbp.models.generator import Generator
+from nbp.models.inference import Decoder, find_decoder
 from nbp.sampling.acceptance import accept, draw_weighted, find_rest
 from nbp.sampling.filters import PLAIN, Filter
 from nbp.sampling.schedules import UNGUIDED, Guidance

@@ -15,10 +15,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nbp.errors import NonFiniteError
-from nbp.models.decoder import Decoder, bind_decoder, lay_out_params
 from nbp.models.generator import GeneratorNetwork
+from nbp.models.inference import (
+    CacheType,
+    Decoder,
+    WeightType,
+    bind_decoder,
+    lay_out_params,
+    put_on_mesh,
+)
 from nbp.models.tokenizer import TokenizerNetwork
-from nbp.nn.decoding import CacheType, WeightType, put_on_mesh
 from nbp.parallel.axes import RULES, count_parts
 from nbp.sampling.decoding import PLAIN_DECODING, Decoding
 from nbp.sampling.filters import PLAIN, Filter
@@ -76,7 +82,7 @@ class Sampler:
 
     Clip i of a request depends on (seed, i) and its own condition, not on the batch size.
     `generator_params` are as in training, or laid out for decoding (`Sampler.laid_out`), which
-    needs half the memory. weights, cache: their types, see `nbp.nn.decoding`. With a mesh a batch
+    needs half the memory. weights, cache: their types, see `nbp.models.inference`. With a mesh a batch
     is split over `data` and `fsdp`, and the work on a clip over `tensor`; without one `place` puts
     the rows of a batch where the parameters are. floats: clips are not rounded to bytes.
     """

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from nbp import losses
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
-from nbp.nn.vocabulary import chunked_cross_entropy
+from nbp.nn.vocab_parallel import chunked_cross_entropy
 from nbp.parallel.axes import Axes
 from nbp.shapes import Array, Int, PyTree
 from nbp.tasks.tokenizer import start_state

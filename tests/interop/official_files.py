@@ -13,7 +13,7 @@ from nbp.interop.official import make_generator_rules, make_tokenizer_rules
 from nbp.layout import LatentGrid, Opening, OpeningKind, SequencePlan, Vocabulary
 from nbp.models.generator import GeneratorNetwork, paper_recipe
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
-from nbp.nn.attention import dense_attention
+from nbp.nn.attention.reference import dense_attention
 from nbp.nn.conv3d import taps_conv
 from nbp.nn.transformer import TransformerSpec
 from tests.interop.torch_files import Foreign, Lazy, write_torch

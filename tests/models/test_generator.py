@@ -12,7 +12,7 @@ import pytest
 
 from nbp.layout import LatentGrid, Opening, SequencePlan, Vocabulary
 from nbp.models.generator import GeneratorNetwork, paper_recipe
-from nbp.nn.attention import dense_attention, xla_attention
+from nbp.nn.attention.reference import dense_attention, xla_attention
 from nbp.nn.transformer import TransformerSpec
 from tests.models.toy import (
     LABELS,

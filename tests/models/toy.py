@@ -13,7 +13,7 @@ from flax import nnx
 from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary
 from nbp.models.generator import GeneratorNetwork, modern_recipe, paper_recipe
 from nbp.models.tokenizer import TokenizerNetwork
-from nbp.nn.attention import AttentionBackend, xla_attention
+from nbp.nn.attention.reference import AttentionBackend, xla_attention
 from nbp.nn.transformer import TransformerSpec
 
 LABELS = 5

@@ -12,8 +12,8 @@ import pytest
 from flax import nnx
 
 from nbp.layout import LatentGrid, Opening, SequencePlan
-from nbp.models.decoder import extend, lay_out_layers, make_cache
-from nbp.nn.attention import dense_attention, xla_attention
+from nbp.models.inference import extend, lay_out_layers, make_cache
+from nbp.nn.attention.reference import dense_attention, xla_attention
 from nbp.nn.transformer import Initialisation, Parts, Transformer, TransformerSpec, drop
 from tests.models.toy import random_params, reference_transformer
 

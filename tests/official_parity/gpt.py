@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nbp.models.decoder import extend, lay_out_layers, make_cache
 from nbp.models.generator import Generator, GeneratorNetwork
+from nbp.models.inference import extend, lay_out_layers, make_cache
 from nbp.sampling.decode import generate_ids
 from nbp.sampling.filters import Filter
 from nbp.sampling.schedules import UNGUIDED, Guidance

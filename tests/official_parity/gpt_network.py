@@ -12,7 +12,7 @@ from nbp.interop.mapping import convert_tensors, export_tensors
 from nbp.interop.official import make_generator_rules
 from nbp.layout import LatentGrid, Opening, SequencePlan, Vocabulary
 from nbp.models.generator import GeneratorNetwork, paper_recipe
-from nbp.nn.attention import AttentionBackend, dense_attention
+from nbp.nn.attention.reference import AttentionBackend, dense_attention
 from nbp.nn.transformer import TransformerSpec
 from nbp.shapes import Array, PyTree
 from tests.official_parity.comparison import Reader

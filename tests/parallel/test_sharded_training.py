@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from nbp import losses
 from nbp.layout import LatentGrid, Opening
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
-from nbp.nn.attention import prefix_attention
+from nbp.nn.attention.reference import prefix_attention
 from nbp.nn.conv3d import mixed_conv
 from nbp.parallel.mesh import make_mesh, make_state_shardings, place_batch, place_state
 from nbp.tasks.generator import GeneratorTask

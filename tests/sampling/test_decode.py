@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from nbp.layout import LatentGrid, Opening, Phase
-from nbp.models.decoder import bind_decoder, lay_out_params
 from nbp.models.generator import GeneratorNetwork
+from nbp.models.inference import bind_decoder, lay_out_params
 from nbp.sampling.decode import cut_phases, generate
 from nbp.sampling.filters import PLAIN, Filter
 from nbp.sampling.schedules import UNGUIDED, Guidance

@@ -60,7 +60,7 @@ def _sees(limit: Any, key: Any) -> Any:
 
 @dataclass(frozen=True)
 class SplashAttention:
-    """An `AttentionBackend` for TPUs; arguments as in `nbp.nn.attention.dense_attention`.
+    """An `AttentionBackend` for TPUs; arguments as in `nbp.nn.attention.reference.dense_attention`.
 
     `k_end` must be known when the program is compiled (a numpy array): ValueError otherwise. Heads
     are padded with zeros to a multiple of 128, queries and keys to whole tiles.

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from nbp.errors import ConfigError
-from nbp.nn.attention import dense_attention, prefix_attention
-from nbp.nn.backends import PLATFORMS, choose_attention, make_attention_backend
-from nbp.nn.cudnn_attention import CudnnAttention
-from nbp.nn.pallas_attention import PallasAttention
-from nbp.nn.splash import SplashAttention
+from nbp.nn.attention.choose import PLATFORMS, choose_attention, make_attention_backend
+from nbp.nn.attention.cudnn import CudnnAttention
+from nbp.nn.attention.pallas import PallasAttention
+from nbp.nn.attention.reference import dense_attention, prefix_attention
+from nbp.nn.attention.splash import SplashAttention
 from nbp.nn.transformer import make_policy
 from nbp.parallel.hlo import Program, count_flops
 from nbp.parallel.mesh import make_mesh

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nbp.layout import LatentGrid, Opening, SequencePlan
-from nbp.nn.attention import dense_attention
-from nbp.nn.splash import LANES, STEP, PrefixMask, SplashAttention, choose_tile
+from nbp.nn.attention.reference import dense_attention
+from nbp.nn.attention.splash import LANES, STEP, PrefixMask, SplashAttention, choose_tile
 
 PLAN = SequencePlan(LatentGrid(2, 10, 7), (1, 1, 7), Opening("hybrid"), 5)
 

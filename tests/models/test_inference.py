@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nbp.layout import LatentGrid, Opening
-from nbp.models.decoder import LaidOut, bind_decoder, lay_out_params, make_decoder
+from nbp.models.inference import LaidOut, bind_decoder, lay_out_params, make_decoder
 from nbp.parallel.mesh import make_mesh
 from tests.models.toy import draw_params, make_network
 

@@ -89,9 +89,6 @@ def look_up(table: Float[Array, "v d"], ids: Int[Array, "b n"]) -> Float[Array, 
     return constrain(limit(rows, PartitionSpec("data", None, "fsdp")), ("batch", None, None))
 
 
-# Sums of a device --------------------------------------------------------------------------------
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _sum_scores(hidden: Array, kernel: Array, targets: Array, tokens: int) -> tuple[Array, ...]:
     """Sums over all targets of the negative log-likelihood and of the hits."""
@@ -197,9 +194,6 @@ def _zeros() -> tuple[Array, ...]:
 
 def _add(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(x + y for x, y in zip(a, b, strict=True))
-
-
-# Devices -----------------------------------------------------------------------------------------
 
 
 class _Split(NamedTuple):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nbp.models.streaming import decode_step, decode_stream, encode_step, encode_stream
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec, scale_pixels
+from nbp.models.tokenizer_streaming import decode_step, decode_stream, encode_step, encode_stream
 from nbp.nn.conv3d import FrameCache, taps_conv
 from nbp.nn.fsq import Fsq
 from tests.models.toy import draw_params

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from nbp.layout import LatentGrid, Opening, SequencePlan
-from nbp.nn.attention import dense_attention
-from nbp.nn.pallas_attention import PallasAttention, _audience, _reach
+from nbp.nn.attention.pallas import PallasAttention, _audience, _reach
+from nbp.nn.attention.reference import dense_attention
 from tests.nn.devices import describe_gpu
 
 PLANS = {

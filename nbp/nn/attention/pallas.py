@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from nbp.nn.pallas_kernels import Call, d_kv_kernel, d_q_kernel, forward_kernel
+from nbp.nn.attention.pallas_kernels import Call, d_kv_kernel, d_q_kernel, forward_kernel
 from nbp.parallel.axes import split_call
 from nbp.shapes import Array, Bool, Float, Int
 
@@ -26,7 +26,7 @@ HEADS = ("batch", None, "heads", None)
 
 @dataclass(frozen=True)
 class PallasAttention:
-    """An `AttentionBackend` for GPUs; arguments as in `nbp.nn.attention.dense_attention`.
+    """An `AttentionBackend` for GPUs; arguments as in `nbp.nn.attention.reference.dense_attention`.
 
     interpret: whether JAX computes what the kernel says step by step, on any device (for tests).
     tiles, backward_tiles: queries and keys of a tile, powers of 2, at least 16 on a GPU; halved in
@@ -142,9 +142,6 @@ def _backward(
 
 
 _attend.defvjp(_forward, _backward)
-
-
-# Which tiles meet --------------------------------------------------------------------------------
 
 
 def _extremes(k_end: Array, rows: int) -> tuple[Array, Array]:

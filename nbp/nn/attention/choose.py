@@ -7,7 +7,12 @@ from typing import Any, Literal, assert_never
 import jax.numpy as jnp
 
 from nbp.errors import ConfigError
-from nbp.nn.attention import AttentionBackend, dense_attention, prefix_attention, xla_attention
+from nbp.nn.attention.reference import (
+    AttentionBackend,
+    dense_attention,
+    prefix_attention,
+    xla_attention,
+)
 
 Name = Literal["prefix", "xla", "dense", "pallas", "cudnn", "splash"]
 # Backends that are kernels of one platform; the others run on all.
@@ -46,11 +51,11 @@ def make_attention_backend(
         case "dense":
             return dense_attention
         case "pallas":
-            from nbp.nn.pallas_attention import PallasAttention
+            from nbp.nn.attention.pallas import PallasAttention
 
             return PallasAttention()
         case "splash":
-            from nbp.nn.splash import SplashAttention
+            from nbp.nn.attention.splash import SplashAttention
 
             return SplashAttention()
         case "cudnn":
@@ -59,7 +64,7 @@ def make_attention_backend(
                     f"generator.attention=cudnn computes in half precision, not in {dtype}: use "
                     "auto, or --config.generator.dtype=bfloat16"
                 )
-            from nbp.nn.cudnn_attention import CudnnAttention
+            from nbp.nn.attention.cudnn import CudnnAttention
 
             return CudnnAttention()
         case _ as never:

@@ -14,9 +14,9 @@ import pytest
 from flax import nnx
 
 from nbp.layout import LatentGrid, Opening, SequencePlan
-from nbp.models.decoder import extend, lay_out_layers, make_cache
-from nbp.nn import decoding
-from nbp.nn.attention import cached_attention, xla_attention
+from nbp.models import inference
+from nbp.models.inference import extend, lay_out_layers, make_cache
+from nbp.nn.attention.reference import cached_attention, xla_attention
 from nbp.nn.transformer import Initialisation, Parts, Transformer, TransformerSpec
 from tests.models.toy import layer_norm, random_params
 
@@ -30,25 +30,25 @@ def draw(*shape: int, seed: int = 0) -> np.ndarray:
 
 def test_a_norm_over_features():
     x, scale, bias = draw(16, 2, 3), draw(16, seed=1), draw(16, seed=2)
-    out = decoding.normalize(decoding.Norm(scale, bias), x)
+    out = inference.normalize(inference.Norm(scale, bias), x)
     expected = layer_norm(np.moveaxis(x, 0, -1), {"scale": scale, "bias": bias})
     np.testing.assert_allclose(np.moveaxis(out, 0, -1), expected, atol=1e-5)
 
 
 def test_a_kernel_of_several_axes_becomes_rows():
     kernel, bias, x = draw(4, 3, 5), draw(3, 5, seed=1), draw(4, 2, 6, seed=2)
-    matrix = decoding.lay_out(kernel, bias, jnp.float32, "compute")
+    matrix = inference.lay_out(kernel, bias, jnp.float32, "compute")
     expected = np.einsum("ibn,ico->cobn", x, kernel) + bias[..., None, None]
-    out = decoding.multiply("qkv", matrix, x)
+    out = inference.multiply("qkv", matrix, x)
     np.testing.assert_allclose(out, expected.reshape(15, 2, 6), atol=1e-5)
-    head = decoding.lay_out(kernel[:, 0], None, jnp.float32, "compute")
-    logits = decoding.score(head, np.moveaxis(x, 0, 2))
+    head = inference.lay_out(kernel[:, 0], None, jnp.float32, "compute")
+    logits = inference.score(head, np.moveaxis(x, 0, 2))
     np.testing.assert_allclose(logits, np.einsum("ibn,iv->bnv", x, kernel[:, 0]), atol=1e-5)
 
 
 def test_integers_are_off_by_half_a_step_at_most():
     x = draw(6, 50) * np.array([1e-6, 1e-3, 1, 10, 1e4, 0], np.float32)[:, None]
-    integers, scale = decoding.quantize(x, axis=1)
+    integers, scale = inference.quantize(x, axis=1)
     assert integers.dtype == jnp.int8
     step = np.abs(x).max(1) / 127
     np.testing.assert_allclose(scale[:5], step[:5], rtol=1e-6)
@@ -61,8 +61,8 @@ def test_integers_are_off_by_half_a_step_at_most():
 def test_a_matrix_of_integers_is_the_matrix_to_their_precision():
     kernel, x = draw(64, 32), draw(64, 1, 8, seed=1)
     exact = np.einsum("ibn,io->obn", x, kernel)
-    rough = decoding.multiply("up", decoding.lay_out(kernel, None, jnp.float32, "int8"), x)
-    integers, scale = decoding.quantize(kernel, axis=0)
+    rough = inference.multiply("up", inference.lay_out(kernel, None, jnp.float32, "int8"), x)
+    integers, scale = inference.quantize(kernel, axis=0)
     expected = np.einsum("ibn,io->obn", x, np.asarray(integers, float) * np.asarray(scale))
     np.testing.assert_allclose(rough, expected, atol=1e-4)
     assert 1e-3 < np.std(rough - exact) / np.std(exact) < 0.01
@@ -127,7 +127,7 @@ def test_passes_through_a_cache_that_grows(transformer, full_pass, weights, stor
 
 
 def test_lengths_of_a_cache():
-    assert decoding.choose_lengths(100) == (100,)
-    assert decoding.choose_lengths(256) == (128, 256)
-    assert decoding.choose_lengths(1264) == (640, 1024, 1264)
-    assert decoding.choose_lengths(5120) == (2560, 3840, 5120)
+    assert inference.choose_lengths(100) == (100,)
+    assert inference.choose_lengths(256) == (128, 256)
+    assert inference.choose_lengths(1264) == (640, 1024, 1264)
+    assert inference.choose_lengths(5120) == (2560, 3840, 5120)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from nbp.layout import LatentGrid, Opening, SequencePlan
-from nbp.nn import attention
-from nbp.nn.attention import dense_attention, prefix_attention, xla_attention
-from nbp.nn.cudnn_attention import CudnnAttention
-from nbp.nn.pallas_attention import PallasAttention
-from nbp.nn.splash import SplashAttention
+from nbp.nn.attention import reference
+from nbp.nn.attention.cudnn import CudnnAttention
+from nbp.nn.attention.pallas import PallasAttention
+from nbp.nn.attention.reference import dense_attention, prefix_attention, xla_attention
+from nbp.nn.attention.splash import SplashAttention
 
 BATCH, LENGTH, HEADS, WIDTH = 2, 14, 2, 5
 GRID = LatentGrid(1, 6, 2)
@@ -76,7 +76,7 @@ def xla_with_gradients(q, k, v, weight, k_end, key_mask):
 def cached_with_gradients(q, k, v, weight, k_end, key_mask):
     def attend(q, k, v, k_end, key_mask):
         queries, values = (jnp.transpose(x, (0, 2, 3, 1)) for x in (q, v))
-        out = attention.cached_attention(
+        out = reference.cached_attention(
             queries, jnp.swapaxes(k, 1, 2), None, values, None, k_end=k_end, key_mask=key_mask
         )
         return jnp.transpose(out, (0, 3, 1, 2))
@@ -87,7 +87,7 @@ def cached_with_gradients(q, k, v, weight, k_end, key_mask):
 def prefix_with_gradients(q, k, v, weight, k_end, key_mask):
     """Limits known when compiled, and pieces of three queries."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "PIECE", 3)
+        patch.setattr(reference, "PIECE", 3)
         return compile_for(prefix_attention, tuple(k_end.tolist()))(q, k, v, weight, key_mask)
 
 
@@ -226,7 +226,7 @@ def test_half_precision_keeps_its_type(backend):
 
 def test_pieces_read_only_the_keys_that_their_queries_see():
     """Floating-point operations of the compiled program, against all pairs of queries and keys."""
-    n = 4 * attention.PIECE
+    n = 4 * reference.PIECE
     shape = jax.ShapeDtypeStruct((1, n, 2, 8), jnp.float32)
     limits = np.arange(1, n + 1)
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels of `nbp.nn.pallas_attention`: the forward pass, and the gradients of its arguments.
+"""The kernels of `nbp.nn.attention.pallas`: the forward pass, and the gradients of its arguments.
 
 Scores are powers of 2, in which GPUs compute exponentials. Tiles at the ends of a sequence and of a
 head are filled with zeros when they are read.
@@ -133,9 +133,6 @@ class Call:
 
 def _dot(a: Array, b: Array) -> Array:
     return jnp.dot(a, b, preferred_element_type=jnp.float32)
-
-
-# Kernels -----------------------------------------------------------------------------------------
 
 
 def forward_kernel(call: Call, *refs: Any) -> None:
