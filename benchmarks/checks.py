@@ -17,8 +17,8 @@ from nbp.models.generator import GeneratorNetwork, modern_recipe
 from nbp.nn.attention.reference import xla_attention
 from nbp.nn.conv3d import FORMULATIONS, lax_conv
 from nbp.nn.transformer import TransformerSpec
-from nbp.sampling.decode import generate
-from nbp.sampling.filters import Filter
+from nbp.sampling.filtering import Filter
+from nbp.sampling.generate import generate
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from benchmarks.measure import print_row, time_calls
 from nbp import build
 from nbp.evaluation.label_agreement import label_agreement
 from nbp.jobs.sample import draw_for_labels, make_drawing
-from nbp.jobs.sample_request import SampleRequest
+from nbp.sampling.request import SampleRequest
 from nbp.workdir import read_config, read_labels
 
 

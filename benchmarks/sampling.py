@@ -46,8 +46,8 @@ from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.attention.reference import xla_attention
 from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
-from nbp.sampling.decode import generate
-from nbp.sampling.filters import Filter
+from nbp.sampling.filtering import Filter
+from nbp.sampling.generate import generate
 
 # Layers, heads, width, codes, latent grid, latent frames that are given.
 SIZES: dict[str, tuple[int, int, int, int, tuple[int, int, int], int]] = {

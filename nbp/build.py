@@ -33,10 +33,9 @@ from nbp.nn.conv3d import ConvBackend, mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.parallel import mesh
 from nbp.parallel.distributed import decide
-from nbp.sampling.decoding import PLAIN_DECODING, Decoding
-from nbp.sampling.filters import Filter
+from nbp.sampling.filtering import Filter, Guidance
 from nbp.sampling.sampler import Sampler
-from nbp.sampling.schedules import Guidance
+from nbp.sampling.speculative import PLAIN_DECODING, Decoding
 from nbp.sections import StageConfig
 from nbp.shapes import PyTree
 from nbp.tasks.adversary import (

@@ -18,10 +18,10 @@ from nbp import build
 from nbp.config import Config
 from nbp.data.prompts import load_prompts
 from nbp.jobs.sample import choose_given_frames, make_drawing
-from nbp.jobs.sample_request import SampleRequest
 from nbp.parallel.axes import RULES, count_parts, make_partition_spec
 from nbp.parallel.hlo import abstract
 from nbp.parallel.mesh import make_state_shardings, measure_bytes, replicate
+from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Sampler
 from nbp.shapes import PyTree
 from nbp.tasks.generator import GeneratorTask

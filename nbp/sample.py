@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nbp.errors import run_main
 from nbp.flags import Parser
-from nbp.jobs.sample_request import add_flags, make_request
+from nbp.sampling.request import add_flags, make_request
 
 
 def make_parser() -> Parser:

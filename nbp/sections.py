@@ -266,7 +266,7 @@ class SamplingConfig:
 
     temperature_end: temperature of the last pass, reached along temperature_schedule; 0 keeps the
       temperature. guidance_schedule, guidance_start, guidance_end: see
-      `nbp.sampling.schedules.Guidance`; ramp is the official growth with the pass.
+      `nbp.sampling.filtering.Guidance`; ramp is the official growth with the pass.
     weights, cache: what decoding keeps them in: the type that the network computes in, or coarser.
     """
 

@@ -23,10 +23,10 @@ from nbp.evaluation.protocols import find_protocol
 from nbp.init_from import Stage, check_start, look_for_start
 from nbp.jobs.periodic import PeriodicScore
 from nbp.jobs.sample import choose_given_frames, make_drawing
-from nbp.jobs.sample_request import SampleRequest
 from nbp.parallel import distributed
 from nbp.parallel.mesh import check_batch
 from nbp.places import refuse_inside, require_writable
+from nbp.sampling.request import SampleRequest
 from nbp.sections import StageConfig
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask

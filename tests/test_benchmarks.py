@@ -16,8 +16,8 @@ from benchmarks.tokenizer import count_pass_flops
 from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.nn.attention.reference import dense_attention
-from nbp.sampling.decode import generate_ids
-from nbp.sampling.filters import Filter
+from nbp.sampling.filtering import Filter
+from nbp.sampling.generate import generate_ids
 from tests.models.toy import draw_params, make_network
 
 

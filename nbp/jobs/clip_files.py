@@ -26,7 +26,7 @@ from nbp.data.video import tile_clips, write_gif
 from nbp.errors import ConfigError
 from nbp.files import read_json
 from nbp.parallel.distributed import is_main
-from nbp.sampling.rollout import Piece
+from nbp.sampling.long_video import Piece
 from nbp.sampling.sampler import Samples
 from nbp.shapes import Clips
 from nbp.workdir import make_folder, write_text

@@ -16,9 +16,9 @@ from nbp.evaluation.figures import write_drift_curves
 from nbp.evaluation.protocols import find_protocol
 from nbp.evaluation.scores import name_fvd
 from nbp.jobs.clip_files import Files, Recording
-from nbp.jobs.sample_request import LongRequest
 from nbp.parallel.distributed import is_main
-from nbp.sampling.rollout import Rollout, Slide, choose_slide
+from nbp.sampling.long_video import Rollout, Slide, choose_slide
+from nbp.sampling.request import LongRequest
 from nbp.sampling.sampler import Sampler
 from nbp.weights import Features, load_features
 from nbp.workdir import write_text

@@ -16,14 +16,13 @@ from nbp.errors import ConfigError
 from nbp.files import check_writable_folder
 from nbp.jobs.clip_files import Files, check_room, find_earlier, write_samples
 from nbp.jobs.long_videos import draw_long_videos, plan_long_videos
-from nbp.jobs.sample_request import SampleRequest
 from nbp.parallel.distributed import is_main
 from nbp.runtime import keep_compiled, keep_freed_memory
-from nbp.sampling.decoding import PLAIN_DECODING, Decoding, Jacobi, Relaxed
-from nbp.sampling.filters import Filter
+from nbp.sampling.filtering import Filter, Guidance
 from nbp.sampling.finite import check_parameters
+from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Sampler, Samples
-from nbp.sampling.schedules import Guidance
+from nbp.sampling.speculative import PLAIN_DECODING, Decoding, Jacobi, Relaxed
 from nbp.workdir import find_label, read_config, read_labels
 
 

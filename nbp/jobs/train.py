@@ -31,12 +31,12 @@ from nbp.jobs.sample import (
     sample_workdir,
     take_examples,
 )
-from nbp.jobs.sample_request import SampleRequest
 from nbp.models.lpips import LEAST_SIZE
 from nbp.parallel import distributed
 from nbp.parallel.mesh import place_state, shard_batch
 from nbp.places import claim_workdir, explain
 from nbp.runtime import keep_freed_memory
+from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Sampler
 from nbp.sections import StageConfig
 from nbp.shapes import PyTree

@@ -26,11 +26,9 @@ from nbp.models.inference import (
 )
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.parallel.axes import RULES, count_parts
-from nbp.sampling.decoding import PLAIN_DECODING, Decoding
-from nbp.sampling.filters import PLAIN, Filter
+from nbp.sampling.filtering import PLAIN, UNGUIDED, Filter, Guidance
 from nbp.sampling.finite import check_parameters
-from nbp.sampling.jacobi import Drawn
-from nbp.sampling.schedules import UNGUIDED, Guidance
+from nbp.sampling.speculative import PLAIN_DECODING, Decoding, Drawn
 from nbp.shapes import Array, Bool, Clips, Int, PyTree
 
 SEEDS = 2**32
@@ -213,7 +211,7 @@ class Sampler:
         return dataclasses.replace(self, generator_params=params, tokenizer_params=tokenizer)
 
     def bind(self, params: PyTree) -> Decoder:
-        """The generator for `nbp.sampling.decode`, within a program."""
+        """The generator for `nbp.sampling.generate`, within a program."""
         return bind_decoder(self.generator, params, weights=self.weights, stored=self.cache)
 
     def _round_up(self, batch: int) -> int:

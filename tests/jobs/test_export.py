@@ -15,8 +15,7 @@ from nbp import build, export
 from nbp.config import load_config, to_json
 from nbp.errors import CheckpointError, ConfigError
 from nbp.jobs.export import PARTIAL
-from nbp.sampling.filters import PLAIN
-from nbp.sampling.schedules import Guidance
+from nbp.sampling.filtering import PLAIN, Guidance
 from nbp.training import locks
 from nbp.training.checkpoint import Checkpointer
 from nbp.workdir import read_config, read_labels, save_labels, write_text

@@ -21,16 +21,9 @@ from nbp.flags import Parser, Real, Whole
 from nbp.jobs import clip_files, long_videos
 from nbp.jobs.clip_files import Files, find_earlier, write_samples
 from nbp.jobs.sample import choose_labels, make_drawing
-from nbp.jobs.sample_request import (
-    GUIDANCE,
-    TEMPERATURE,
-    SampleRequest,
-    ScheduleRequest,
-    add_flags,
-)
-from nbp.sampling.filters import Filter
+from nbp.sampling.filtering import Filter, Guidance
+from nbp.sampling.request import GUIDANCE, TEMPERATURE, SampleRequest, ScheduleRequest, add_flags
 from nbp.sampling.sampler import Samples
-from nbp.sampling.schedules import Guidance
 from nbp.workdir import adopt_config, save_labels
 from tests import tiny
 from tests.data.videos import encode, make_clip

@@ -9,8 +9,8 @@ import pytest
 from nbp.config import Config, load_config
 from nbp.errors import ConfigError
 from nbp.jobs.sample import make_decoding
-from nbp.jobs.sample_request import DecodingRequest, SampleRequest
-from nbp.sampling.decoding import Jacobi, Plain, Relaxed
+from nbp.sampling.request import DecodingRequest, SampleRequest
+from nbp.sampling.speculative import Jacobi, Plain, Relaxed
 
 
 def load(**changes: str) -> Config:

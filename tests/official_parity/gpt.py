@@ -11,9 +11,8 @@ import numpy as np
 
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.models.inference import extend, lay_out_layers, make_cache
-from nbp.sampling.decode import generate_ids
-from nbp.sampling.filters import Filter
-from nbp.sampling.schedules import UNGUIDED, Guidance
+from nbp.sampling.filtering import UNGUIDED, Filter, Guidance
+from nbp.sampling.generate import generate_ids
 from nbp.shapes import Array, PyTree
 from nbp.tasks.generator import score
 from tests.official_parity.comparison import Comparison, compare

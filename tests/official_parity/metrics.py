@@ -24,7 +24,7 @@ from nbp.interop.i3d import i3d_rules, i3d_shapes
 from nbp.interop.mapping import convert_tensors
 from nbp.models.i3d import STAGES, I3dNetwork, I3dSpec
 from nbp.nn.conv3d import taps_conv
-from nbp.sampling.filters import keep_top_k, keep_top_p
+from nbp.sampling.filtering import keep_top_k, keep_top_p
 from nbp.shapes import PyTree
 from nbp.training.optimizer import paper_learning_rate
 from tests.official_parity.comparison import Comparison, Reader, compare

@@ -14,9 +14,9 @@ from nbp.errors import NonFiniteError
 from nbp.layout import LatentGrid, Opening
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import taps_conv
-from nbp.sampling.decoding import Decoding, Jacobi, Plain, Relaxed
-from nbp.sampling.filters import Filter
+from nbp.sampling.filtering import Filter
 from nbp.sampling.sampler import Sampler
+from nbp.sampling.speculative import Decoding, Jacobi, Plain, Relaxed
 from tests.models.toy import draw_params, make_network
 
 TOKENIZER = TokenizerNetwork(

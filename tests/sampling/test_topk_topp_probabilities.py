@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from nbp.sampling.filters import Filter, keep_top_k, keep_top_p
-from nbp.sampling.thresholds import filter_probabilities
+from nbp.sampling.filtering import Filter, keep_top_k, keep_top_p
+from nbp.sampling.topk_topp import filter_probabilities
 
 V = 300
 

@@ -4,7 +4,7 @@
 
 Every pass feeds the tokens of several of the plan's passes at once, the later ones as drafts that
 the pass before has drawn (arXiv 2410.01699). A draft is kept or drawn again such that it has the
-distribution which this pass gives (`nbp.sampling.acceptance`). The first block that is not final
+distribution which this pass gives (`nbp.sampling.speculative`). The first block that is not final
 becomes final with every pass, because all before it is; the next one as well when all drafts of
 that block were kept, since its logits were then computed from final tokens; and so on.
 
@@ -12,19 +12,21 @@ A clip is at its own place of the window: nothing waits for the slowest of a bat
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nbp.layout import Phase
 from nbp.models.generator import Generator
-from nbp.models.inference import Decoder, find_decoder
-from nbp.sampling.acceptance import accept, draw_weighted, find_rest
-from nbp.sampling.filters import PLAIN, Filter
-from nbp.sampling.schedules import UNGUIDED, Guidance
+from nbp.models.inference import Decoder, find_decoder, find_generator
+from nbp.sampling.brackets import COLUMNS, Rows, pick, sum_columns
+from nbp.sampling.filtering import PLAIN, UNGUIDED, Filter, Guidance
+from nbp.sampling.generate import generate_checked
 from nbp.shapes import Array, Bool, Float, Int
 
 Relax = Callable[[Array, Array], Array]  # (target, law of the draft) -> the target to use instead
@@ -82,14 +84,14 @@ def decode_ahead(
     filtering: Filter = PLAIN,
     guidance: Guidance = UNGUIDED,
 ) -> Drawn:
-    """Draws clips in at most as many passes as the plan has; pure, as `nbp.sampling.decode`.
+    """Draws clips in at most as many passes as the plan has; pure, as `nbp.sampling.generate`.
 
     Args:
       window: passes of the plan that one pass looks at, itself included; at least 1.
       coupled: keep drafts behind the first that was rejected where their new distribution allows it
         (arXiv 2510.24211); otherwise they are all drawn anew, as in arXiv 2410.01699.
       relax: what a draft is held against instead of its distribution; None is exact.
-      The others: see `nbp.sampling.decode.generate`.
+      The others: see `nbp.sampling.generate.generate`.
     """
     decoder = find_decoder(model)
     plan, vocabulary = decoder.model.plan, decoder.model.vocabulary
@@ -266,3 +268,201 @@ def _put(ids: Array, tokens: Array, base: Array) -> Array:
     return jax.vmap(lambda row, new, at: jax.lax.dynamic_update_slice(row, new, (at,)))(
         ids, tokens, base
     )
+
+
+LEAST = 1e-20  # a mass below it is none
+
+
+def accept(
+    uniform: Float[Array, "b n"],
+    target: Float[Array, "b n v"],
+    law: Float[Array, "b n v"],
+    tokens: Int[Array, "b n"],
+) -> Bool[Array, "b n"]:
+    """Which drafts are kept. `uniform` in [0, 1); `target` and `law` sum to 1 over v."""
+
+    def read(probabilities: Array) -> Array:
+        return jnp.take_along_axis(probabilities, tokens[..., None], axis=-1)[..., 0]
+
+    drafted = read(law)
+    return (drafted > 0) & (uniform * drafted < read(target))
+
+
+def find_rest(target: Float[Array, "b n v"], law: Float[Array, "b n v"]) -> Float[Array, "b n v"]:
+    """Weights that a token is drawn from when its draft was not kept; they need not sum to 1."""
+    rest = jnp.maximum(target - law, 0.0)
+    # Equal distributions reject by rounding alone; then any draw from the target will do.
+    return jnp.where(rest.sum(-1, keepdims=True) > 0, rest, target)
+
+
+def draw_weighted(
+    uniform: Float[Array, "b n"], weights: Float[Array, "b n v"]
+) -> Int[Array, "b n"]:
+    """The token at `uniform` of the cumulated weight; never one of weight 0."""
+    b, n, v = weights.shape
+    depth = -(-v // COLUMNS)
+    padded = jnp.pad(weights.reshape(b * n, v), ((0, 0), (0, depth * COLUMNS - v)))
+    columns = padded.reshape(b * n, depth, COLUMNS)
+    rows = Rows(columns, columns, jnp.ones(b * n, columns.dtype))
+    allowed = columns > 0
+    index, _ = pick(rows, allowed, sum_columns(rows, allowed), uniform.reshape(b * n))
+    return index.reshape(b, n)
+
+
+@dataclass(frozen=True)
+class NearCodes:
+    """Neighbourhoods of codes whose digits are levels: those of FSQ, or bits (LFQ).
+
+    levels: values of each digit; digit 0 of a code is the least significant (`nbp.nn.fsq`).
+    radius: two codes are near when the differences of their digits sum to at most this. Radius 1
+      is one level of one channel: 12 neighbours among the 64,000 codes of six channels.
+    """
+
+    levels: tuple[int, ...]
+    radius: int
+
+    def __post_init__(self) -> None:
+        if not self.levels or min(self.levels) < 2:
+            raise ValueError(f"levels {self.levels}: near codes need at least one level, each >= 2")
+        if self.radius < 1:
+            raise ValueError(f"radius {self.radius}: must be at least 1 level")
+
+    @property
+    def codes(self) -> int:
+        return math.prod(self.levels)
+
+    def sum_near(self, mass: Float[Array, "*b v"]) -> Float[Array, "*b v"]:
+        """For each code the mass of the codes near it, itself among them.
+
+        One digit after the other; `rings[r]` holds the sums over all codes at distance r in the
+        digits so far. No table of pairs of codes is made.
+        """
+        rings = [mass] + [jnp.zeros_like(mass)] * self.radius
+        basis = 1
+        for levels in self.levels:
+            digits = np.arange(self.codes) // basis % levels
+            spread = list(rings)
+            for step in range(1, min(self.radius, levels - 1) + 1):
+                for ring in range(self.radius - step + 1):
+                    moved = _shift(rings[ring], digits, levels, basis, step)
+                    spread[ring + step] = spread[ring + step] + moved
+            rings, basis = spread, basis * levels
+        return sum(rings[1:], rings[0])
+
+    def relax(
+        self, target: Float[Array, "*b v"], law: Float[Array, "*b v"], delta: float
+    ) -> Float[Array, "*b v"]:
+        """A distribution nearer to `law`: at most `delta` of the target's mass has moved.
+
+        Each piece of it moves from a code of which the law has too little to a code, near that one,
+        of which the law has too much. So the total-variation distance between the result and
+        `target` is at most `delta`, and exactly the mass that moved. See docs/sampling.md.
+        """
+        wanted = jnp.maximum(law - target, 0.0)  # codes drafted too often
+        spare = jnp.maximum(target - law, 0.0)  # codes drafted too rarely; disjoint from those
+        reach = self.sum_near(wanted)
+        # A code offers its spare mass to the wanted codes near it in proportion to what they want.
+        share = jnp.where(reach > LEAST, spare / jnp.maximum(reach, LEAST), 0.0)
+        offered = self.sum_near(share)  # to a wanted code, per unit of what it wants
+        taken = wanted / jnp.maximum(offered, 1.0)  # no code takes more than it wants
+        gain, loss = taken * offered, share * self.sum_near(taken)
+        moved = gain.sum(-1, keepdims=True)
+        scale = jnp.minimum(1.0, delta / jnp.maximum(moved, LEAST))
+        return jnp.maximum(target + scale * (gain - loss), 0.0)
+
+
+def _shift(mass: Array, digits: np.ndarray, levels: int, basis: int, step: int) -> Array:
+    """Sum of the masses `step` levels below and above in one digit."""
+    move = step * basis
+    padded = jnp.pad(mass, [(0, 0)] * (mass.ndim - 1) + [(move, move)])
+    below = jnp.where(digits >= step, padded[..., : -2 * move], 0.0)
+    above = jnp.where(digits < levels - step, padded[..., 2 * move :], 0.0)
+    return below + above
+
+
+@runtime_checkable
+class Decoding(Protocol):
+    """`(model, key, sample_ids, **options) -> Drawn`; the options are those of `generate`."""
+
+    def __call__(
+        self, model: Generator | Decoder, key: Array, sample_ids: Int[Array, "b"], **options: Any
+    ) -> Drawn: ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The passes of the plan."""
+
+    def __call__(
+        self, model: Generator | Decoder, key: Array, sample_ids: Int[Array, "b"], **options: Any
+    ) -> Drawn:
+        codes, finite = generate_checked(model, key, sample_ids, **options)
+        passes = find_generator(model).plan.passes(options.get("given", 0))
+        return Drawn.of(codes, jnp.full(sample_ids.shape, passes, jnp.int32), finite)
+
+
+@dataclass(frozen=True)
+class Jacobi:
+    """Speculative Jacobi decoding: the same distribution as `Plain` (`nbp.sampling.speculative`).
+
+    window: passes of the plan that one pass looks at. 1 draws as the plan does.
+    coupled: see `decode_ahead`; False is the published algorithm (arXiv 2410.01699), slower.
+    """
+
+    window: int = 4
+    coupled: bool = True
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError(f"window {self.window}: a pass looks at 1 pass of the plan or more")
+
+    def __call__(
+        self, model: Generator | Decoder, key: Array, sample_ids: Int[Array, "b"], **options: Any
+    ) -> Drawn:
+        return decode_ahead(
+            model, key, sample_ids, window=self.window, coupled=self.coupled, **options
+        )
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """`Jacobi` that also keeps drafts for the sake of codes near them (idea: arXiv 2410.03355).
+
+    levels: of the digits of a code (`nbp.sampling.speculative.NearCodes`). radius: how far, in
+    levels, mass may move between codes. delta: the largest share of a token's distribution that may
+    move, 0..1: its total-variation distance from the exact one, given what was drawn before.
+    """
+
+    levels: tuple[int, ...]
+    window: int = 4
+    radius: int = 1
+    delta: float = 0.1
+
+    def __post_init__(self) -> None:
+        Jacobi(self.window)
+        NearCodes(self.levels, self.radius)
+        if not 0 <= self.delta <= 1:
+            raise ValueError(f"delta {self.delta}: a share of a distribution, 0 (exact) to 1")
+
+    def __call__(
+        self, model: Generator | Decoder, key: Array, sample_ids: Int[Array, "b"], **options: Any
+    ) -> Drawn:
+        """Raises ValueError where the levels do not give the model's codes."""
+        generator = find_generator(model)
+        near, codes = NearCodes(self.levels, self.radius), generator.vocabulary.codes
+        if near.codes != codes:
+            raise ValueError(
+                f"levels {self.levels} give {near.codes} codes, but this model has {codes}"
+            )
+        first = (
+            generator.vocabulary.code_offset - generator.scored.start
+        )  # special and prompt ids before
+
+        def relax(target: Array, law: Array) -> Array:
+            relaxed = near.relax(target[..., first:], law[..., first:], self.delta)
+            return jnp.concatenate([target[..., :first], relaxed], axis=-1)
+
+        return decode_ahead(model, key, sample_ids, window=self.window, relax=relax, **options)
+
+
+PLAIN_DECODING = Plain()

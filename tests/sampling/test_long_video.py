@@ -14,10 +14,9 @@ import pytest
 from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import taps_conv
-from nbp.sampling.filters import Filter
-from nbp.sampling.rollout import Piece, Rollout, Slide, choose_slide, window_key
+from nbp.sampling.filtering import Filter, Guidance
+from nbp.sampling.long_video import Piece, Rollout, Slide, choose_slide, window_key
 from nbp.sampling.sampler import Sampler
-from nbp.sampling.schedules import Guidance
 from tests.models.toy import draw_params, make_network, reference_logits
 
 TOKENIZER = TokenizerNetwork(

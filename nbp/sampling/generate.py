@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from nbp.layout import Phase, Schedule
 from nbp.models.generator import Generator
 from nbp.models.inference import Cache, Decoder, choose_lengths, find_decoder, find_generator
-from nbp.sampling.filters import PLAIN, Filter
-from nbp.sampling.schedules import UNGUIDED, Guidance
+from nbp.sampling.filtering import PLAIN, UNGUIDED, Filter, Guidance
 from nbp.shapes import Array, Bool, Float, Int
 
 

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from nbp.layout import LatentGrid, Opening
-from nbp.sampling.decode import generate
-from nbp.sampling.filters import Filter
-from nbp.sampling.schedules import Guidance, Ramp
+from nbp.sampling.filtering import Filter, Guidance, Ramp
+from nbp.sampling.generate import generate
 from tests.models.toy import LABELS, draw_params, make_network, reference_logits
 
 PASSES = 5

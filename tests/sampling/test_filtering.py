@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nbp.sampling.filters import PLAIN, Filter, keep_top_k, keep_top_p
+from nbp.sampling.filtering import PLAIN, Filter, keep_top_k, keep_top_p
 
 V = 12
 INF = float("inf")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nbp.nn.fsq import Fsq
-from nbp.sampling.acceptance import NearCodes, accept, draw_weighted, find_rest
+from nbp.sampling.speculative import NearCodes, accept, draw_weighted, find_rest
 
 LEVELS = (4, 3, 2)  # 24 codes
 ROWS = 40
@@ -77,9 +77,6 @@ def test_weighted_draws_are_the_inverse_of_the_cumulated_weights(codes):
         found = np.bincount(many[i, j], minlength=codes) / 3_000
         expected = weights[i, j] / weights[i, j].sum()
         np.testing.assert_allclose(found, expected, atol=1.1 / 3_000)
-
-
-# Near codes ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("levels", [LEVELS, (8, 5), (2, 2, 2, 2)])

@@ -35,7 +35,7 @@ import numpy as np
 from nbp.layout import SequencePlan
 from nbp.models.inference import Cache
 from nbp.models.tokenizer_streaming import decode_step
-from nbp.sampling.decode import clip_codes, make_run
+from nbp.sampling.generate import clip_codes, make_run
 from nbp.sampling.sampler import Batch, Sampler, make_key
 from nbp.shapes import Array, Bool, Clips, Int, PyTree, UInt8
 

@@ -29,7 +29,7 @@ class ScheduleRequest:
 
 @dataclass(frozen=True)
 class DecodingRequest:
-    """How passes are made (`nbp.sampling.decoding`), and what weights and cache are kept in.
+    """How passes are made (`nbp.sampling.speculative`), and what weights and cache are kept in.
 
     None leaves the last two to the configuration, the others to the decoding.
     """
@@ -48,7 +48,7 @@ class LongRequest:
 
     keep_frames: latent frames that a window takes over from the one before; None: half of them.
     slide: the form in which it takes them over, `anchor`: the first ones stay; see
-    `nbp.sampling.rollout`. features: for the FVD of the drift report, or none.
+    `nbp.sampling.long_video`. features: for the FVD of the drift report, or none.
     """
 
     num_frames: int | None = None

@@ -14,9 +14,8 @@ import pytest
 from nbp.layout import LatentGrid, Opening, Phase
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.inference import bind_decoder, lay_out_params
-from nbp.sampling.decode import cut_phases, generate
-from nbp.sampling.filters import PLAIN, Filter
-from nbp.sampling.schedules import UNGUIDED, Guidance
+from nbp.sampling.filtering import PLAIN, UNGUIDED, Filter, Guidance
+from nbp.sampling.generate import cut_phases, generate
 from tests.models.toy import LABELS, draw_params, make_network, reference_logits
 
 GRID = LatentGrid(3, 2, 2)
@@ -129,9 +128,6 @@ def test_impossible_starts_are_refused():
             make_run(network, given=given)(params)
 
 
-# Guidance --------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def prompted():
     network = make_network(GRID, (1, 1, 2), Opening("hybrid"), prompt=2)
@@ -171,9 +167,6 @@ def test_guidance_weights():
     assert [Guidance(0.5, "ramp").weight(i, 8) for i in (0, 1, 7)] == [0.0, 0.5, 3.5]
 
 
-# Drawing ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("block", [(1, 1, 1), (1, 1, 2)])
 def test_clips_follow_the_distribution_of_the_model(block):
     network = make_network(LatentGrid(1, 1, 2), block, Opening("bov"), codes=4, layers=1)
@@ -210,9 +203,6 @@ def test_a_clip_does_not_depend_on_its_batch(prompted):
     assert np.any(draw([0, 1, 2], ids=[7, 3, 9], seed=1) != together)
 
 
-# A cache that grows ------------------------------------------------------------------------------
-
-
 def test_phases_are_cut_where_the_cache_grows():
     phases = (Phase(4, 1, 3), Phase(8, 4, 6))
     cut = cut_phases(phases, (6, 16, 32))
@@ -234,7 +224,7 @@ def test_a_cache_that_grows_draws_the_same(monkeypatch):
         lengths.append(length)
         return (2, 5, length)
 
-    monkeypatch.setattr("nbp.sampling.decode.choose_lengths", choose)
+    monkeypatch.setattr("nbp.sampling.generate.choose_lengths", choose)
     np.testing.assert_array_equal(make_run(network, filtering=PLAIN)(params), whole)
     assert set(lengths) == {network.plan.length}
 

@@ -11,11 +11,10 @@ import pytest
 
 from nbp.layout import Box, LatentGrid, Opening
 from nbp.models.generator import GeneratorNetwork
-from nbp.sampling import jacobi
-from nbp.sampling.decode import generate
-from nbp.sampling.filters import PLAIN, Filter
-from nbp.sampling.jacobi import decode_ahead
-from nbp.sampling.schedules import UNGUIDED, Guidance
+from nbp.sampling import speculative
+from nbp.sampling.filtering import PLAIN, UNGUIDED, Filter, Guidance
+from nbp.sampling.generate import generate
+from nbp.sampling.speculative import decode_ahead
 from tests.models.toy import LABELS, draw_params, make_network, reference_logits
 
 SMALL = LatentGrid(2, 1, 2)  # 4 tokens of 3 codes: 81 clips
@@ -37,9 +36,6 @@ def make_run(network: GeneratorNetwork, **options: Any):
         return np.asarray(drawn.codes), np.asarray(drawn.passes)
 
     return run
-
-
-# The distribution ------------------------------------------------------------------------------
 
 
 def filter_by_hand(logits: np.ndarray, filtering: Filter) -> np.ndarray:
@@ -163,19 +159,17 @@ def test_clips_follow_the_distribution_of_the_model(case):
 
 @pytest.mark.parametrize("case", ["token", "row"])
 def test_keeping_every_draft_is_noticed(case, monkeypatch):
-    monkeypatch.setattr(jacobi, "accept", lambda uniform, target, law, tokens: law.sum(-1) > 0)
+    monkeypatch.setattr(speculative, "accept", lambda uniform, target, law, tokens: law.sum(-1) > 0)
     misfit, _ = draw_and_compare(**CASES[case])
     assert misfit > 20
 
 
 @pytest.mark.parametrize("case", ["token", "row"])
 def test_a_wrong_rest_is_noticed(case, monkeypatch):
-    monkeypatch.setattr(jacobi, "find_rest", lambda target, law: target)
+    monkeypatch.setattr(speculative, "find_rest", lambda target, law: target)
     misfit, _ = draw_and_compare(**CASES[case])
     assert misfit > 20
 
-
-# Clips and passes ------------------------------------------------------------------------------
 
 GREEDY_CASES = [
     ((1, 1, 1), Opening("bov"), "modern", 0, 0),
