@@ -32,8 +32,7 @@ from nbp import prepare
 from nbp.data.pipeline import BatchStream, PipelineSpec
 from nbp.data.records import RecordSource, make_record_transforms
 from nbp.data.sources import FolderSpec, scan_folder
-from nbp.data.token_writer import CacheWriter, TokenExample
-from nbp.data.tokens import open_cache
+from nbp.data.token_cache import CacheWriter, TokenExample, open_cache
 from nbp.data.transforms import make_clip_transforms
 from nbp.datasets import ClipData, find_dataset
 

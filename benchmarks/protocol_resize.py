@@ -185,7 +185,7 @@ def draw_clip(frames: int, height: int, width: int) -> np.ndarray:
 
 
 def write_reference() -> dict[str, np.ndarray]:
-    """What `tests/data/test_resize.py` compares with: a few frames of a few pixels."""
+    """What `tests/data/video/test_resize.py` compares with: a few frames of a few pixels."""
     imageio_ffmpeg = load("imageio_ffmpeg")
     found = {name: scale(draw_clip(2, 38, 53), 16) for name, scale in ORIGINALS.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -222,7 +222,7 @@ def compare(videos: list[Path], originals: dict[str, np.ndarray]) -> None:
 
 def scale_ours(video: Path, originals: dict[str, np.ndarray]) -> Any:
     """Yields (operation, frames), with the records' own rules."""
-    from nbp.data.resize import Scaling, scale_frame, to_rgb
+    from nbp.data.video.resize import Scaling, scale_frame, to_rgb
     from nbp.evaluation.pixels import pass_range
     from nbp.evaluation.protocols import PROTOCOLS
     from nbp.jobs.reading import CentreCrop, read_stored
@@ -261,7 +261,7 @@ def scale_ours(video: Path, originals: dict[str, np.ndarray]) -> Any:
 
 def store_prepared(frames: list[np.ndarray], scale: Any) -> np.ndarray:
     """RGB frames as nbp.prepare stores them by default, read again."""
-    from nbp.data.coding import ClipEncoder, Coding, decode_clip
+    from nbp.data.video.clip_codec import ClipEncoder, Coding, decode_clip
 
     encoder = ClipEncoder(Coding())
     for frame in frames:

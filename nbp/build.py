@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 
 from nbp import datasets, losses
 from nbp.config import Config
-from nbp.data.prompts import PADDING, find_texts
-from nbp.data.tokens import TokenCache
+from nbp.data.token_cache import TokenCache
+from nbp.data.ucf101_prompts import PADDING, find_texts
 from nbp.errors import CheckpointError
 from nbp.evaluation.label_agreement import ShapeTracker
 from nbp.models.discriminator import DiscriminatorNetwork, DiscriminatorSpec

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from nbp.data import prompts
+from nbp.data import ucf101_prompts
 from nbp.data.moving_shapes import MovingShapesSpec
 from nbp.errors import ConfigError
 from nbp.evaluation.protocols import find_protocol, needs_features
@@ -99,13 +99,13 @@ class Config:
 
     @property
     def plan(self) -> SequencePlan:
-        lengths = {"none": 0, "label": 1, "text": prompts.LENGTH}
+        lengths = {"none": 0, "label": 1, "text": ucf101_prompts.LENGTH}
         prompt = lengths[self.generator.prompt]
         return SequencePlan(self.grid, self.block, self.opening, prompt)
 
     def vocabulary(self, classes: int) -> Vocabulary:
         """The ids of a model trained with `classes` labels."""
-        sizes = {"none": 0, "label": classes, "text": prompts.VOCABULARY}
+        sizes = {"none": 0, "label": classes, "text": ucf101_prompts.VOCABULARY}
         prompt = sizes[self.generator.prompt]
         return Vocabulary(self.tokenizer_spec.quantizer.codes, prompt, self.plan.special_count)
 

@@ -27,7 +27,7 @@ from nbp.data.moving_shapes import MovingShapes, MovingShapesSpec
 from nbp.data.pipeline import BatchStream, PipelineSpec, make_fingerprint
 from nbp.data.records import VERSION, RecordSource, make_record_transforms
 from nbp.data.sources import BadVideos, FolderSpec, scan_folder
-from nbp.data.tokens import PROVENANCE, TokenCache, open_cache
+from nbp.data.token_cache import PROVENANCE, TokenCache, open_cache
 from nbp.data.transforms import Transform, choose_spatial, make_clip_transforms
 from nbp.errors import ConfigError, DataError
 from nbp.files import read_json

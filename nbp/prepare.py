@@ -8,7 +8,7 @@ from pathlib import Path
 from nbp.errors import run_main
 from nbp.flags import Parser
 
-# As in `nbp.data.resize`, which is not imported for a usage error.
+# As in `nbp.data.video.resize`, which is not imported for a usage error.
 KERNELS = ("bicubic", "swscale-bilinear", "bilinear-antialiased", "bilinear", "cv2-bilinear")
 
 
@@ -59,11 +59,11 @@ def main(argv: list[str] | None = None) -> None:
     """Re-encodes video files into a dataset for training, and reports the bad ones."""
     arguments = make_parser().parse_args(argv)
 
-    from nbp.data.coding import Coding
+    from nbp.data.prepare.plan import PrepareRequest
+    from nbp.data.prepare.reencode import Recipe
+    from nbp.data.video.clip_codec import Coding
     from nbp.errors import ConfigError
-    from nbp.jobs.plan import PrepareRequest
     from nbp.jobs.prepare import prepare_dataset
-    from nbp.jobs.reencode import Recipe
     from nbp.progress import parse_shard
 
     native = arguments.size == "native"

@@ -64,7 +64,7 @@ ALLOWED = {
         "nbp.layout",
         "nbp.models.tokenizer",
         "nbp.data.moving_shapes",
-        "nbp.data.prompts",
+        "nbp.data.ucf101_prompts",
         "nbp.evaluation.protocols",
     ),
     "nbp.datasets": ("nbp.config", "nbp.schema", "nbp.sections", "nbp.data"),

@@ -12,7 +12,7 @@ import pytest
 
 from nbp import build
 from nbp.config import Config, load_config
-from nbp.data.prompts import load_prompts
+from nbp.data.ucf101_prompts import load_prompts
 from nbp.models.lpips import LpipsNetwork
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.shapes import PyTree

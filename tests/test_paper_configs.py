@@ -9,7 +9,7 @@ import pytest
 
 from nbp.build import GENERATOR_GROUPS, make_generator_network, make_tokenizer_network
 from nbp.config import Config, load_config
-from nbp.data.prompts import load_prompts
+from nbp.data.ucf101_prompts import load_prompts
 from nbp.errors import ConfigError
 from nbp.training.optimizer import assign_groups
 from nbp.workdir import adopt_config

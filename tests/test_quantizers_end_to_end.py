@@ -12,7 +12,7 @@ import pytest
 
 from nbp import build, encode, evaluate, sample, train
 from nbp.config import load_config
-from nbp.data.tokens import open_cache
+from nbp.data.token_cache import open_cache
 from nbp.errors import ConfigError
 from nbp.training.checkpoint import Checkpointer
 from nbp.workdir import read_config

@@ -32,7 +32,7 @@ from nbp.data.transforms import (
     choose_spatial,
     resize_frame,
 )
-from nbp.data.video import MAX_BYTES, MAX_PIXELS
+from nbp.data.video.decoding import MAX_BYTES, MAX_PIXELS
 from nbp.errors import DataError
 from nbp.files import VideoError, open_regular
 from nbp.shapes import UInt8

@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nbp.data.feeder import Feeder, prepare_worker
 from nbp.data.sources import BadVideos, ClipSource
 from nbp.data.transforms import Transform
+from nbp.data.watchdog import Feeder, prepare_worker
 from nbp.errors import ConfigError, DataError
 from nbp.files import VideoError
 from nbp.shapes import Array

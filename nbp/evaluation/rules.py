@@ -19,7 +19,7 @@ Preparation = Literal["videogpt", "styleganv", "videogpt_crop", "tf1"]
 Order = Literal["listed", "shuffled", "ranks", "sample", "epochs"]
 Split = Literal["held out", "train", "validation", "test", "train+test"]
 
-# As in `nbp.data.resize`, which says what each is.
+# As in `nbp.data.video.resize`, which says what each is.
 Kernel = Literal["bicubic", "swscale-bilinear", "bilinear-antialiased", "bilinear", "cv2-bilinear"]
 LongSide = Literal["round", "floor", "ceil"]
 Values = Literal["rounded", "floored", "float"]

@@ -16,7 +16,7 @@ import numpy as np
 from nbp import datasets
 from nbp.data.records import DecodeRecord
 from nbp.data.transforms import Crop, Flip, Record
-from nbp.data.video import resample_frames
+from nbp.data.video.decoding import resample_frames
 from nbp.evaluation.drawing import Draws, WindowList, choose_start, place_clip
 from nbp.evaluation.rules import ClipRule, Margin
 from nbp.jobs.reading import CentreCrop

@@ -20,7 +20,7 @@ import numpy as np
 
 from nbp import __version__, build, datasets
 from nbp.config import Config
-from nbp.data.token_writer import CacheWriter, TokenExample
+from nbp.data.token_cache import CacheWriter, TokenExample
 from nbp.errors import ConfigError, DataError
 from nbp.files import VideoError
 from nbp.parallel.mesh import make_mesh, place_batch, place_state

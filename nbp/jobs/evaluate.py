@@ -12,11 +12,11 @@ import jax
 import numpy as np
 
 from nbp import __version__
+from nbp.data.sample_files import write_grid
 from nbp.evaluation.report import format_table, write_report
 from nbp.evaluation.rules import Protocol
 from nbp.evaluation.scores import name_fvd
 from nbp.files import check_writable_folder
-from nbp.jobs.clip_files import write_grid
 from nbp.jobs.evaluation_plan import EvaluateRequest, Plan, plan_evaluation
 from nbp.jobs.gallery import Gallery, update_listing, write_gallery
 from nbp.jobs.generated import (

@@ -50,7 +50,7 @@ from typing import Any
 
 import numpy as np
 
-from nbp.data.video import write_video
+from nbp.data.video.encoding import write_video
 from nbp.evaluation.pixels import to_bytes
 from nbp.evaluation.reconstruction import psnr_per_clip, psnr_per_frame
 from nbp.evaluation.scores import PSNR_LIMIT

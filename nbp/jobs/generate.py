@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nbp.data.resize import Scaling
+from nbp.data.video.resize import Scaling
 from nbp.evaluation.batches import fill_batch
 from nbp.evaluation.frames import FrameFeatures
 from nbp.evaluation.fvd import FeatureExtractor

@@ -16,15 +16,15 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from nbp.data.notes import list_notes
+from nbp.data.prepare.plan import REPLACING, Plan, PrepareRequest, compare_options, load_plan
+from nbp.data.prepare.quality_report import Outcome, collect_findings, format_report, summarize
+from nbp.data.prepare.reencode import WorkerPool
+from nbp.data.prepare.shards import Shard, ShardWriter
 from nbp.data.records import PREPARED, RecordSource, shard_name, write_metadata
+from nbp.data.video.notes import list_notes
 from nbp.errors import ConfigError, DataError, Preempted
 from nbp.files import VideoError, full_disk_named, name_text, read_json, sync, write_text
-from nbp.jobs.findings import Outcome, collect_findings, format_report, summarize
 from nbp.jobs.locks import hold_lock
-from nbp.jobs.plan import REPLACING, Plan, PrepareRequest, compare_options, load_plan
-from nbp.jobs.reencode import WorkerPool
-from nbp.jobs.shards import Shard, ShardWriter
 from nbp.places import refuse_inside
 from nbp.progress import Progress
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nbp.data.resize import FLOAT_KERNELS, Scaling
-from nbp.data.storage import store_clip
 from nbp.data.transforms import Record, Transform
+from nbp.data.video.resize import FLOAT_KERNELS, Scaling
+from nbp.data.video.round_trip import store_clip
 from nbp.evaluation.pixels import Passed, pass_range, to_bytes
 from nbp.evaluation.rules import ClipRule, Protocol, Storage
 

@@ -18,7 +18,7 @@ from nbp.data.pipeline import PipelineSpec, read_examples
 from nbp.data.records import PREPARED, DecodeRecord
 from nbp.data.sources import BadVideos
 from nbp.data.transforms import Transform
-from nbp.data.video import VideoInfo, resample_frames
+from nbp.data.video.decoding import VideoInfo, resample_frames
 from nbp.errors import ConfigError, DataError
 from nbp.evaluation.drawing import (
     Draws,

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from nbp.data.video import tile_clips, write_video
+from nbp.data.sample_files import GRID_SIDE, write_grid
+from nbp.data.video.encoding import tile_clips, write_video
 from nbp.errors import DataError
 from nbp.evaluation.batches import fill_batch
 from nbp.evaluation.figures import write_frame_curve
@@ -30,7 +31,6 @@ from nbp.evaluation.scores import (
     ReconstructionScores,
     WorstClips,
 )
-from nbp.jobs.clip_files import GRID_SIDE, write_grid
 from nbp.jobs.reading import score_pixels
 from nbp.jobs.real_clips import RealClips
 from nbp.models.tokenizer import TokenizerNetwork, round_pixels

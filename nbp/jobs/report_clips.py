@@ -13,7 +13,7 @@ import numpy as np
 
 from nbp.config import Config
 from nbp.data.sheets import Sheet, make_sheet
-from nbp.data.video import probe_video, read_clip
+from nbp.data.video.decoding import probe_video, read_clip
 from nbp.evaluation.page_records import KINDS, Picture, ShownClip
 from nbp.files import VideoError, read_json
 from nbp.shapes import Clip, UInt8

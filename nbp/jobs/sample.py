@@ -11,10 +11,10 @@ import numpy as np
 
 from nbp import build, datasets
 from nbp.config import Config
-from nbp.data.video import read_clip
+from nbp.data.sample_files import Files, check_room, find_earlier, write_samples
+from nbp.data.video.decoding import read_clip
 from nbp.errors import ConfigError
 from nbp.files import check_writable_folder
-from nbp.jobs.clip_files import Files, check_room, find_earlier, write_samples
 from nbp.jobs.long_videos import draw_long_videos, plan_long_videos
 from nbp.parallel.distributed import is_main
 from nbp.runtime import keep_compiled, keep_freed_memory

@@ -14,9 +14,9 @@ import numpy as np
 
 from nbp import __version__, build, datasets
 from nbp.config import Config
-from nbp.data.class_names import find_split
+from nbp.data.prepare.class_names import find_split
 from nbp.data.sources import VideoFolder
-from nbp.data.video import tile_clips, write_gif
+from nbp.data.video.encoding import tile_clips, write_gif
 from nbp.errors import DataError, DivergedError, NonFiniteError
 from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.report import format_table, write_report

@@ -14,7 +14,6 @@ import pytest
 
 from nbp import datasets
 from nbp.config import load_config
-from nbp.data.coding import ClipEncoder, Coding
 from nbp.data.records import (
     PREPARED,
     DecodeRecord,
@@ -28,7 +27,8 @@ from nbp.data.records import (
 )
 from nbp.data.sources import ClipSource
 from nbp.data.transforms import DecodeClip, ShortSide
-from nbp.data.video import VideoInfo, probe_video
+from nbp.data.video.clip_codec import ClipEncoder, Coding
+from nbp.data.video.decoding import VideoInfo, probe_video
 from nbp.errors import DataError
 from nbp.files import VideoError
 from tests import tiny

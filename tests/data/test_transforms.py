@@ -20,7 +20,7 @@ from nbp.data.transforms import (
     make_clip_transforms,
     resize_frame,
 )
-from nbp.data.video import choose_frames, probe_video
+from nbp.data.video.decoding import choose_frames, probe_video
 from nbp.files import VideoError
 from tests.data.videos import encode, make_clip
 

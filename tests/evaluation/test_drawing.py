@@ -181,7 +181,7 @@ def test_windows_crops_and_flips_are_uniform() -> None:
 def test_what_is_left_to_no_chance_is_in_the_centre() -> None:
     place = place_clip(find_rule("nbp-ucf"), 42, 0)
     assert (place.start, place.crop, place.flip) == (None, None, False)
-    assert choose_start(None, 20, 17) == 2  # as nbp.data.video.choose_frames
+    assert choose_start(None, 20, 17) == 2  # as nbp.data.video.decoding.choose_frames
     assert choose_start(None, 9, 17) == 0
     assert {choose_start(share, 20, 17) for share in np.linspace(0, 0.999, 50)} == {0, 1, 2, 3}
 

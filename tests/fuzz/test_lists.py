@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbp.data.annotations import Listing, list_folder, list_kinetics, list_ucf101
-from nbp.data.list_rows import read_kinetics, read_paths, read_table
+from nbp.data.prepare.annotations import Listing, list_folder, list_kinetics, list_ucf101
+from nbp.data.prepare.list_rows import read_kinetics, read_paths, read_table
 from nbp.errors import ConfigError, DataError
 from nbp.files import read_lines, read_text
 from tests.fuzz.bounds import Tally, fuzz_settings, run_case

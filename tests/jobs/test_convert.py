@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from nbp import build, convert, evaluate, sample
-from nbp.data.video import read_clip, write_video
+from nbp.data.video.decoding import read_clip
+from nbp.data.video.encoding import write_video
 from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
 from nbp.interop.c3d import c3d_rules
 from nbp.interop.identity import KnownFile

@@ -18,13 +18,13 @@ import pytest
 
 from nbp import build, datasets, encode, evaluate, sample, train
 from nbp.config import load_config
-from nbp.data.tokens import open_cache
+from nbp.data.token_cache import open_cache
 from nbp.errors import CheckpointError, ConfigError, DataError
 from nbp.jobs.encode import EncodeRequest, encode_workdir
 from nbp.workdir import read_config
 from tests import tiny
 from tests.data.prepared import make_records
-from tests.data.test_tokens import hash_files
+from tests.data.test_token_cache import hash_files
 from tests.data.videos import encode as encode_video
 from tests.data.videos import make_clip
 from tests.test_end_to_end import check_samples

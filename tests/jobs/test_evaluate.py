@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from nbp import build, datasets, evaluate, weights
-from nbp.data.video import read_clip
+from nbp.data.video.decoding import read_clip
 from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
 from nbp.evaluation.fvd import FeatureExtractor, frechet_video_distance
 from nbp.evaluation.gradients import gms_per_frame

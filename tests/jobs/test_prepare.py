@@ -20,17 +20,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nbp.data.coding import Coding, decode_clip
+from nbp.data.prepare import shards
+from nbp.data.prepare.plan import PrepareRequest
+from nbp.data.prepare.quality_report import HEADINGS
+from nbp.data.prepare.reencode import Recipe
 from nbp.data.records import PREPARED, RecordSource
 from nbp.data.transforms import resize_frame
-from nbp.data.video import read_clip
+from nbp.data.video.clip_codec import Coding, decode_clip
+from nbp.data.video.decoding import read_clip
 from nbp.errors import ConfigError, DataError, RestartError
 from nbp.files import escape_name
-from nbp.jobs import prepare, shards
-from nbp.jobs.findings import HEADINGS
-from nbp.jobs.plan import PrepareRequest
+from nbp.jobs import prepare
 from nbp.jobs.prepare import prepare_dataset
-from nbp.jobs.reencode import Recipe
 from nbp.prepare import main
 from tests.data.trees import BAD, CLASSES, GOOD, OK, build_tree
 from tests.data.videos import encode, make_clip, psnr

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 
 from benchmarks.protocol_resize import draw_clip
-from nbp.data.coding import ClipEncoder, Coding, decode_clip
+from nbp.data.prepare.plan import PrepareRequest, compare_options
+from nbp.data.prepare.reencode import Recipe, reencode_video
 from nbp.data.records import make_record_transforms
-from nbp.data.resize import Scaling
 from nbp.data.transforms import resize_frame
-from nbp.data.video import VideoInfo
+from nbp.data.video.clip_codec import ClipEncoder, Coding, decode_clip
+from nbp.data.video.decoding import VideoInfo
+from nbp.data.video.resize import Scaling
 from nbp.errors import ConfigError
 from nbp.evaluation.pixels import pass_range
 from nbp.evaluation.protocols import PROTOCOLS
 from nbp.evaluation.rules import ClipRule, GenerationRule, PixelRule, Protocol, Storage, Values
 from nbp.jobs.generate import Made, choose_values, finish_clips, list_values
-from nbp.jobs.plan import PrepareRequest, compare_options
 from nbp.jobs.reading import apply_rule, find_needed_size, list_losses, read_stored, score_pixels
 from nbp.jobs.real_clips import check_prepared
-from nbp.jobs.reencode import Recipe, reencode_video
 from nbp.prepare import main
 from tests.data.videos import psnr
 

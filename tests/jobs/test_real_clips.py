@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nbp.config import Config, load_config
-from nbp.data.video import VideoInfo
+from nbp.data.video.decoding import VideoInfo
 from nbp.datasets import ClipData
 from nbp.errors import DataError
 from nbp.evaluation.drawing import list_clips

@@ -11,7 +11,7 @@ import pytest
 
 from nbp import report
 from nbp.config import load_config
-from nbp.data.video import tile_clips, write_video
+from nbp.data.video.encoding import tile_clips, write_video
 from nbp.errors import EXIT_CHECKPOINT, DataError, run_main
 from nbp.evaluation.page_records import KINDS
 from nbp.jobs import report_clips

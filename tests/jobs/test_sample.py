@@ -15,11 +15,12 @@ from PIL import Image
 
 from nbp import build, sample
 from nbp.config import load_config
-from nbp.data.video import probe_video, read_clip
+from nbp.data import sample_files
+from nbp.data.sample_files import Files, find_earlier, write_samples
+from nbp.data.video.decoding import probe_video, read_clip
 from nbp.errors import ConfigError
 from nbp.flags import Parser, Real, Whole
-from nbp.jobs import clip_files, long_videos
-from nbp.jobs.clip_files import Files, find_earlier, write_samples
+from nbp.jobs import long_videos
 from nbp.jobs.sample import choose_labels, make_drawing
 from nbp.sampling.filtering import Filter, Guidance
 from nbp.sampling.request import GUIDANCE, TEMPERATURE, SampleRequest, ScheduleRequest, add_flags
@@ -59,7 +60,7 @@ def draw(workdir: Path, out: Path, *flags: Any) -> dict[str, np.ndarray]:
 
 
 def test_long_videos_leave_the_files_of_short_ones_and_a_report(workdir, tmp_path, monkeypatch):
-    monkeypatch.setattr(clip_files, "GRID_PIXELS", 2 * (2 * 160 + 20) * 3 * 160)  # few frames
+    monkeypatch.setattr(sample_files, "GRID_PIXELS", 2 * (2 * 160 + 20) * 3 * 160)  # few frames
     frames = 14
     arrays = draw(workdir, tmp_path, "--num", 5, "--num_frames", frames)
     videos = arrays["videos"]
@@ -326,7 +327,7 @@ def test_an_interrupted_set_leaves_the_earlier_one(tmp_path, monkeypatch):
     def fail(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(clip_files, "write_grid", fail)
+    monkeypatch.setattr(sample_files, "write_grid", fail)
     with pytest.raises(KeyboardInterrupt):
         write_samples(make_samples(1), Files(tmp_path, ["c"], fps=8.0))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -356,7 +357,7 @@ def test_file_names_are_safe_short_and_distinct(tmp_path):
     "count, columns, side", [(3, 3, 30_000), (4, 1, 40_000), (2, 2, 16), (7, 3, 20_000)]
 )
 def test_a_grid_fits_into_a_gif(count, columns, side):
-    shown, wide = clip_files.choose_shown(count, columns, frame=(side, side), frames=1)
+    shown, wide = sample_files.choose_shown(count, columns, frame=(side, side), frames=1)
     rows = -(-len(shown) // wide)
     assert wide * (side + 2) <= 65_535
     assert rows * (side + 2) <= 65_535

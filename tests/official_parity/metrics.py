@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nbp.data.video import VideoInfo, choose_frames, resample_frames
+from nbp.data.video.decoding import VideoInfo, choose_frames, resample_frames
 from nbp.evaluation.frechet import Moments, frechet_distance
 from nbp.evaluation.fvd import (
     prepare_styleganv,

@@ -19,7 +19,7 @@ import numpy as np
 
 from nbp.config import load_config
 from nbp.data.sources import BadVideos
-from nbp.data.video import VideoInfo
+from nbp.data.video.decoding import VideoInfo
 from nbp.datasets import ClipData, make_transforms
 from nbp.evaluation.frechet import Moments, frechet_distance
 from nbp.evaluation.fvd import _extract_features
