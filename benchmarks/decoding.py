@@ -23,8 +23,8 @@ import numpy as np
 from benchmarks.measure import print_row, time_calls
 from nbp import build
 from nbp.config import Config
-from nbp.evaluation.label_agreement import label_agreement
 from nbp.jobs.sample import SampleRequest, draw_for_labels, find_levels, make_drawing
+from nbp.metrics.label_agreement import label_agreement
 from nbp.sampling.sampler import Sampler
 from nbp.sampling.speculative import Decoding, Jacobi, Plain, Relaxed
 from nbp.workdir import read_config, read_labels

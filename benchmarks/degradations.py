@@ -18,16 +18,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import print_row
+from benchmarks.video_degradations import DEGRADATIONS
 from nbp import build
 from nbp.data.moving_shapes import MovingShapesSpec, render_clip
-from nbp.evaluation.degradations import DEGRADATIONS
-from nbp.evaluation.frames import make_random_frames
-from nbp.evaluation.frechet import Moments, frechet_distance
-from nbp.evaluation.fvd import FeatureExtractor
-from nbp.evaluation.kernel import kernel_distance
-from nbp.evaluation.protocols import FeatureRule
-from nbp.evaluation.stream import Spectra, stream_scores
+from nbp.metrics.feature_extractors import FeatureExtractor, make_random_frames
+from nbp.metrics.frechet import Moments, frechet_distance
+from nbp.metrics.kvd import kernel_distance
+from nbp.metrics.stream import Spectra, stream_scores
 from nbp.models.i3d import I3dNetwork, I3dSpec
+from nbp.protocols.published import FeatureRule
 from nbp.shapes import Clips
 from nbp.weights import draw_i3d
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.measure import print_row
 from nbp import build
-from nbp.evaluation.label_agreement import label_agreement
+from nbp.metrics.label_agreement import label_agreement
 from nbp.workdir import read_config
 
 

@@ -15,8 +15,8 @@ import jax
 
 from benchmarks.measure import print_row, time_calls
 from nbp import build
-from nbp.evaluation.label_agreement import label_agreement
 from nbp.jobs.sample import draw_for_labels, make_drawing
+from nbp.metrics.label_agreement import label_agreement
 from nbp.sampling.request import SampleRequest
 from nbp.workdir import read_config, read_labels
 

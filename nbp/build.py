@@ -22,7 +22,7 @@ from nbp.config import Config
 from nbp.data.token_cache import TokenCache
 from nbp.data.ucf101_prompts import PADDING, find_texts
 from nbp.errors import CheckpointError
-from nbp.evaluation.label_agreement import ShapeTracker
+from nbp.metrics.label_agreement import ShapeTracker
 from nbp.models.discriminator import DiscriminatorNetwork, DiscriminatorSpec
 from nbp.models.generator import GeneratorNetwork, Recipe, modern_recipe, paper_recipe
 from nbp.models.lpips import LpipsNetwork

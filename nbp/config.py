@@ -19,9 +19,9 @@ from typing import Any, Literal
 from nbp.data import ucf101_prompts
 from nbp.data.moving_shapes import MovingShapesSpec
 from nbp.errors import ConfigError
-from nbp.evaluation.protocols import find_protocol, needs_features
 from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
+from nbp.protocols.published import find_protocol, needs_features
 from nbp.schema import Seed, call_get_config, convert, set_override, suggest
 from nbp.sections import (
     AdversarialConfig,

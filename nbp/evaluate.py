@@ -36,9 +36,9 @@ def main(argv: list[str] | None = None) -> None:
     distributed.initialize()
 
     from nbp.config import parse_overrides
-    from nbp.evaluation.statistics import parse_statistics
     from nbp.jobs.evaluate import EvaluateRequest, evaluate_protocols, write_and_tell
     from nbp.jobs.report import write_page
+    from nbp.metrics.feature_statistics import parse_statistics
 
     shared = {
         name: getattr(arguments, name)

@@ -19,13 +19,13 @@ from nbp import build, datasets
 from nbp.config import Config, to_json
 from nbp.data.sources import BadVideos
 from nbp.errors import CheckpointError, ConfigError
-from nbp.evaluation.protocols import find_protocol
 from nbp.init_from import Stage, check_start, look_for_start
 from nbp.jobs.periodic import PeriodicScore
 from nbp.jobs.sample import choose_given_frames, make_drawing
 from nbp.parallel import distributed
 from nbp.parallel.mesh import check_batch
 from nbp.places import refuse_inside, require_writable
+from nbp.protocols.published import find_protocol
 from nbp.sampling.request import SampleRequest
 from nbp.sections import StageConfig
 from nbp.tasks.generator import GeneratorTask

@@ -14,15 +14,14 @@ import numpy as np
 
 from nbp import build
 from nbp.errors import CheckpointError, ConfigError
-from nbp.evaluation.fvd import FeatureExtractor
-from nbp.evaluation.inception import ClassProbabilities
-from nbp.evaluation.perceptual import LpipsScorer
-from nbp.evaluation.rules import Detector, Protocol
-from nbp.evaluation.scores import FeatureKind
 from nbp.files import read_json
 from nbp.interop.identity import FILES, PUBLIC, UNKNOWN, KnownFile, describe_origin
+from nbp.metrics.feature_extractors import FeatureExtractor, LpipsScorer
+from nbp.metrics.inception_score import ClassProbabilities
+from nbp.metrics.score_table import FeatureKind
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.models.i3d import LEAST_FRAMES, PYTORCH_EPSILON, SIZE, TFHUB_EPSILON, I3dNetwork, I3dSpec
+from nbp.protocols.protocol import Detector, Protocol
 from nbp.shapes import PyTree
 from nbp.workdir import CONVERTED
 

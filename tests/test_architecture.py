@@ -65,7 +65,7 @@ ALLOWED = {
         "nbp.models.tokenizer",
         "nbp.data.moving_shapes",
         "nbp.data.ucf101_prompts",
-        "nbp.evaluation.protocols",
+        "nbp.protocols.published",
     ),
     "nbp.datasets": ("nbp.config", "nbp.schema", "nbp.sections", "nbp.data"),
     "nbp.build": (

@@ -20,8 +20,8 @@ import pytest
 from nbp import datasets
 from nbp.config import Config, load_config, parse_overrides
 from nbp.errors import ConfigError
-from nbp.evaluation.protocols import find_protocol, needs_features
-from nbp.evaluation.statistics import parse_statistics
+from nbp.metrics.feature_statistics import parse_statistics
+from nbp.protocols.published import find_protocol, needs_features
 from tests.launch.golden import stand_in_python
 from tests.texts import COMMANDS, DOCUMENTS, ROOT, Command, list_commands, list_defaults
 from tests.texts import load_parser as load

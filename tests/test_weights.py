@@ -9,9 +9,9 @@ import pytest
 
 from nbp import weights
 from nbp.errors import ConfigError
-from nbp.evaluation.protocols import PROTOCOLS
 from nbp.interop.identity import FILES, PUBLIC, KnownFile
 from nbp.nn.conv3d import taps_conv
+from nbp.protocols.published import PROTOCOLS
 from nbp.weights import recognize
 from tests.jobs.evaluated import SMALL, SmallNetwork, make_features
 

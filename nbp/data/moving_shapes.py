@@ -4,7 +4,7 @@
 
 One coloured shape moves over a dim, still texture. Its label is "colour shape motion", for example
 "red square right", so that a generated clip can be checked against its label by tracking
-(`nbp.evaluation.label_agreement`). Distractors, turning, bounces and more classes make it harder.
+(`nbp.metrics.label_agreement`). Distractors, turning, bounces and more classes make it harder.
 
 Positions are (x, y) in pixels, x to the right and y down; pixel i covers [i, i + 1].
 """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbp.evaluation.drift import Drift
+from nbp.metrics.drift import Drift
 
 
 def write_frame_curve(path: Path, psnr: Sequence[float], *, title: str, stride: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from nbp.evaluation.charts import SERIES, Chart, Curve, draw_chart, format_number
 from nbp.evaluation.page_clips import show_clips
 from nbp.evaluation.page_records import Evaluation, Page
-from nbp.evaluation.report import find_unit
+from nbp.metrics.score_table import find_unit
 
 HEADLINES = 4  # scores shown large
 

@@ -8,22 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# Unit of each score and the digits worth printing.
-UNITS = {
-    "psnr": ("dB", 2),
-    "psnr_worst": ("dB", 2),
-    "ssim": ("", 4),
-    "gms": ("", 4),
-    "gmsd": ("", 4),
-    "lpips": ("", 4),
-    "bits_per_token": ("bits", 3),
-    "unigram_bits": ("bits", 3),
-    "code_perplexity": ("codes", 1),
-    "code_usage": ("share of codes", 3),
-    "accuracy": ("share of tokens", 3),
-    "accuracy_top5": ("share of tokens", 3),
-    "loss": ("nats per token", 3),
-}
+from nbp.metrics.score_table import find_unit
 
 
 def format_table(title: str, scores: Mapping[str, float]) -> str:
@@ -34,12 +19,6 @@ def format_table(title: str, scores: Mapping[str, float]) -> str:
         unit, digits = find_unit(name)
         lines.append(f"{name:<{width}}  {value:>10.{digits}f}  {unit}".rstrip())
     return "\n".join(lines)
-
-
-def find_unit(name: str) -> tuple[str, int]:
-    """Unit of a score and the digits worth printing."""
-    # `rfvd_256` and the like: a score under conditions that its name tells.
-    return UNITS.get(name, ("", 2) if name.startswith(("fvd", "rfvd")) else ("", 3))
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:

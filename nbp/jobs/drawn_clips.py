@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real clips as a protocol drew them: sources of chosen records, and reading each at its place.
 
-A record of `ChosenItems` has a "place" (`nbp.evaluation.drawing.Place`), and a "start" where the
+A record of `ChosenItems` has a "place" (`nbp.protocols.clip_lists.Place`), and a "start" where the
 first frame is known already.
 """
 
@@ -17,9 +17,9 @@ from nbp import datasets
 from nbp.data.records import DecodeRecord
 from nbp.data.transforms import Crop, Flip, Record
 from nbp.data.video.decoding import resample_frames
-from nbp.evaluation.drawing import Draws, WindowList, choose_start, place_clip
-from nbp.evaluation.rules import ClipRule, Margin
 from nbp.jobs.reading import CentreCrop
+from nbp.protocols.clip_lists import Draws, WindowList, choose_start, place_clip
+from nbp.protocols.protocol import ClipRule, Margin
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,24 @@ from typing import Any
 from nbp import build, datasets
 from nbp.config import Config
 from nbp.errors import ConfigError
-from nbp.evaluation.frames import FrameFeatures, make_random_frames, make_vgg_frames
-from nbp.evaluation.inception import ClassProbabilities
-from nbp.evaluation.perceptual import LpipsScorer
-from nbp.evaluation.protocols import PROTOCOLS, find_protocol
-from nbp.evaluation.rules import Protocol
-from nbp.evaluation.statistics import check_counts
 from nbp.jobs.chunks import CHUNK
 from nbp.jobs.fitting import check_classes, check_generation
 from nbp.jobs.reading import list_losses
 from nbp.jobs.real_clips import KEYS, RealClips, choose_rule, open_clips, read_prepared
 from nbp.jobs.reconstruct import Codec, Devices
 from nbp.jobs.sample import SampleRequest, make_drawing
+from nbp.metrics.feature_extractors import (
+    FrameFeatures,
+    LpipsScorer,
+    make_random_frames,
+    make_vgg_frames,
+)
+from nbp.metrics.feature_statistics import check_counts
+from nbp.metrics.inception_score import ClassProbabilities
 from nbp.models.c3d import C3dSpec
 from nbp.models.lpips import LEAST_SIZE
+from nbp.protocols.protocol import Protocol
+from nbp.protocols.published import PROTOCOLS, find_protocol
 from nbp.sampling.sampler import Sampler
 from nbp.weights import Features, load_c3d, load_features, load_lpips
 from nbp.workdir import has_begun, read_config, read_labels
@@ -43,7 +47,7 @@ class EvaluateRequest:
       not all that the protocol wants. seed: of the generated clips, by default the protocol's.
     data, overrides: other clips than the configured ones; needed after training from tokens.
     features, lpips, c3d: folders that `nbp.convert` wrote, or `random-i3d`. statistics: names of
-    `nbp.evaluation.statistics`. cache: folder for features, by default in the report's.
+    `nbp.metrics.feature_statistics`. cache: folder for features, by default in the report's.
     known: the protocols by their names.
     """
 

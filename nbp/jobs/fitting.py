@@ -7,9 +7,9 @@ from pathlib import Path
 
 from nbp.config import Config
 from nbp.errors import CheckpointError, ConfigError
-from nbp.evaluation.protocols import PROTOCOLS
-from nbp.evaluation.rules import GenerationRule, Protocol
 from nbp.jobs.sample import SampleRequest, choose_given_frames
+from nbp.protocols.protocol import GenerationRule, Protocol
+from nbp.protocols.published import PROTOCOLS
 from nbp.workdir import has_begun
 
 

@@ -51,13 +51,13 @@ from typing import Any
 import numpy as np
 
 from nbp.data.video.encoding import write_video
-from nbp.evaluation.pixels import to_bytes
-from nbp.evaluation.reconstruction import psnr_per_clip, psnr_per_frame
-from nbp.evaluation.scores import PSNR_LIMIT
 from nbp.files import read_json
 from nbp.jobs.generate import ClipMaker
 from nbp.jobs.real_clips import RealClips
 from nbp.jobs.reconstruct import Codec
+from nbp.metrics.psnr_ssim import psnr_per_clip, psnr_per_frame
+from nbp.metrics.reconstruction import PSNR_LIMIT
+from nbp.protocols.pixels import to_bytes
 from nbp.shapes import Clips
 from nbp.workdir import write_text
 

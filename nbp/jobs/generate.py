@@ -15,21 +15,18 @@ from typing import Any
 import numpy as np
 
 from nbp.data.video.resize import Scaling
-from nbp.evaluation.batches import fill_batch
-from nbp.evaluation.frames import FrameFeatures
-from nbp.evaluation.fvd import FeatureExtractor
-from nbp.evaluation.inception import ClassProbabilities
-from nbp.evaluation.label_agreement import ShapeTracker, label_agreement
-from nbp.evaluation.perceptual import LpipsScorer
-from nbp.evaluation.pixels import to_bytes
-from nbp.evaluation.prediction import score_predictions
-from nbp.evaluation.reconstruction import psnr_per_frame
-from nbp.evaluation.rules import GenerationRule, Values
-from nbp.evaluation.scores import PSNR_LIMIT
-from nbp.evaluation.stream import Spectra
 from nbp.jobs.chunks import SUM, Arrays
 from nbp.jobs.reading import read_stored
 from nbp.jobs.real_clips import RealClips
+from nbp.metrics.feature_extractors import FeatureExtractor, FrameFeatures, LpipsScorer, fill_batch
+from nbp.metrics.inception_score import ClassProbabilities
+from nbp.metrics.label_agreement import ShapeTracker, label_agreement
+from nbp.metrics.prediction import score_predictions
+from nbp.metrics.psnr_ssim import psnr_per_frame
+from nbp.metrics.reconstruction import PSNR_LIMIT
+from nbp.metrics.stream import Spectra
+from nbp.protocols.pixels import to_bytes
+from nbp.protocols.protocol import GenerationRule, Values
 from nbp.sampling.sampler import Sampler
 from nbp.shapes import Clips, Float, PyTree
 

@@ -15,12 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbp import build
-from nbp.evaluation.distances import FeatureMetric
-from nbp.evaluation.estimates import Repeats
-from nbp.evaluation.inception import score_classes
-from nbp.evaluation.rules import Protocol
-from nbp.evaluation.scores import CodeCounter, name_fvd
-from nbp.evaluation.statistics import compute_statistics, name_scores
 from nbp.jobs.chunks import CHUNK, SUM, Arrays, ChunkStore, fill_stores, hash_values
 from nbp.jobs.evaluation_plan import Plan, share_sampler
 from nbp.jobs.generate import (
@@ -33,6 +27,13 @@ from nbp.jobs.generate import (
 )
 from nbp.jobs.real_clips import RealClips, open_clips
 from nbp.jobs.reference import Reference, join_features, measure_reference
+from nbp.metrics.estimates import Repeats
+from nbp.metrics.feature_statistics import compute_statistics, name_scores
+from nbp.metrics.frechet import FeatureMetric
+from nbp.metrics.inception_score import score_classes
+from nbp.metrics.reconstruction import CodeCounter
+from nbp.metrics.score_table import name_fvd
+from nbp.protocols.protocol import Protocol
 
 Report = Callable[[str], None]
 

@@ -10,17 +10,17 @@ import numpy as np
 
 from nbp.config import Config
 from nbp.errors import ConfigError
-from nbp.evaluation.frechet import Moments, frechet_distance
-from nbp.evaluation.protocols import find_protocol
-from nbp.evaluation.rules import GENERAL
-from nbp.evaluation.scores import name_fvd
 from nbp.jobs.evaluation_plan import CACHE, FEATURE_BATCH, choose_model_config
 from nbp.jobs.fitting import check_classes, check_model
 from nbp.jobs.generate import ClipMaker, choose_labels_of, finish_clips
 from nbp.jobs.real_clips import RealClips, choose_rule, open_clips
 from nbp.jobs.reconstruct import Devices
 from nbp.jobs.reference import Reference, measure_reference
+from nbp.metrics.frechet import Moments, frechet_distance
+from nbp.metrics.score_table import name_fvd
 from nbp.parallel.distributed import is_main
+from nbp.protocols.protocol import GENERAL
+from nbp.protocols.published import find_protocol
 from nbp.sampling.sampler import Sampler
 from nbp.shapes import PyTree
 from nbp.weights import RANDOM, Features, load_features

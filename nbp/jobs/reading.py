@@ -12,8 +12,8 @@ import numpy as np
 from nbp.data.transforms import Record, Transform
 from nbp.data.video.resize import FLOAT_KERNELS, Scaling
 from nbp.data.video.round_trip import store_clip
-from nbp.evaluation.pixels import Passed, pass_range, to_bytes
-from nbp.evaluation.rules import ClipRule, Protocol, Storage
+from nbp.protocols.pixels import Passed, pass_range, to_bytes
+from nbp.protocols.protocol import ClipRule, Protocol, Storage
 
 CODECS = {"h264": "H.264", "jpeg": "JPEG"}
 

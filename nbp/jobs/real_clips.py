@@ -20,16 +20,6 @@ from nbp.data.sources import BadVideos
 from nbp.data.transforms import Transform
 from nbp.data.video.decoding import VideoInfo, resample_frames
 from nbp.errors import ConfigError, DataError
-from nbp.evaluation.drawing import (
-    Draws,
-    WindowList,
-    draw_clips,
-    draw_loader_starts,
-    order_by_path,
-    sorts_by_path,
-    take_repeat,
-)
-from nbp.evaluation.rules import NAMED, ClipRule, Protocol
 from nbp.files import read_json
 from nbp.jobs.drawn_clips import (
     ChosenItems,
@@ -40,6 +30,16 @@ from nbp.jobs.drawn_clips import (
     ReadPlace,
 )
 from nbp.jobs.reading import apply_rule, find_needed_size
+from nbp.protocols.clip_lists import (
+    Draws,
+    WindowList,
+    draw_clips,
+    draw_loader_starts,
+    order_by_path,
+    sorts_by_path,
+    take_repeat,
+)
+from nbp.protocols.protocol import NAMED, ClipRule, Protocol
 
 # Fields of a rule that are keys of `data` as well.
 KEYS = ("frames", "size", "fps", "spatial")

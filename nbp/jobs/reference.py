@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from nbp import datasets
-from nbp.evaluation.frames import FrameFeatures
-from nbp.evaluation.fvd import FeatureExtractor
-from nbp.evaluation.statistics import FeatureSet
-from nbp.evaluation.stream import Spectra
 from nbp.jobs.chunks import CHUNK, Arrays, ChunkStore, fill_stores
 from nbp.jobs.generate import measure_features
 from nbp.jobs.reading import score_pixels
 from nbp.jobs.real_clips import RealClips
+from nbp.metrics.feature_extractors import FeatureExtractor, FrameFeatures
+from nbp.metrics.feature_statistics import FeatureSet
+from nbp.metrics.stream import Spectra
 
 
 @dataclass(frozen=True, eq=False)

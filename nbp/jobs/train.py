@@ -18,9 +18,7 @@ from nbp.data.prepare.class_names import find_split
 from nbp.data.sources import VideoFolder
 from nbp.data.video.encoding import tile_clips, write_gif
 from nbp.errors import DataError, DivergedError, NonFiniteError
-from nbp.evaluation.perceptual import LpipsScorer
 from nbp.evaluation.report import format_table, write_report
-from nbp.evaluation.scores import CodeCounter, ReconstructionScores
 from nbp.init_from import prepare_start
 from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
 from nbp.jobs.periodic import NAME as PERIODIC
@@ -31,6 +29,8 @@ from nbp.jobs.sample import (
     sample_workdir,
     take_examples,
 )
+from nbp.metrics.feature_extractors import LpipsScorer
+from nbp.metrics.reconstruction import CodeCounter, ReconstructionScores
 from nbp.models.lpips import LEAST_SIZE
 from nbp.parallel import distributed
 from nbp.parallel.mesh import place_state, shard_batch

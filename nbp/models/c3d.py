@@ -117,7 +117,7 @@ class C3d(nnx.Module):
         if clips.shape[1:] != (spec.frames, spec.size, spec.size, RGB):
             raise ValueError(
                 f"C3D: clips of shape {clips.shape[1:]}; it takes {spec.frames} frames of "
-                f"{spec.size} px. Prepare them with nbp.evaluation.inception."
+                f"{spec.size} px. Prepare them with nbp.metrics.inception_score."
             )
         # The first linear layer of the published files reads channels first.
         flat = self.maps(clips).transpose(0, 4, 1, 2, 3).reshape(len(clips), spec.flat)

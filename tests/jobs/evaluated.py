@@ -16,9 +16,9 @@ import numpy as np
 from nbp import build, datasets
 from nbp.config import Config, load_config
 from nbp.data.records import PREPARED
-from nbp.evaluation.rules import ClipRule, Protocol
 from nbp.interop.identity import FILES
 from nbp.models.i3d import I3dNetwork, I3dSpec
+from nbp.protocols.protocol import ClipRule, Protocol
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
 from nbp.workdir import CONVERTED, adopt_config, read_config, save_labels, write_text

@@ -17,16 +17,15 @@ from PIL import Image
 from nbp import build, datasets, evaluate, weights
 from nbp.data.video.decoding import read_clip
 from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
-from nbp.evaluation.fvd import FeatureExtractor, frechet_video_distance
-from nbp.evaluation.gradients import gms_per_frame
-from nbp.evaluation.protocols import PROTOCOLS
-from nbp.evaluation.reconstruction import psnr_per_clip, psnr_per_frame
-from nbp.evaluation.rules import FeatureRule
 from nbp.interop.reading import open_tensors
 from nbp.jobs.train import Validation, tokenizer_evaluators
+from nbp.metrics.feature_extractors import FeatureExtractor, frechet_video_distance
+from nbp.metrics.psnr_ssim import gms_per_frame, psnr_per_clip, psnr_per_frame
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.models.lpips import LpipsNetwork
 from nbp.nn.conv3d import taps_conv
+from nbp.protocols.protocol import FeatureRule
+from nbp.protocols.published import PROTOCOLS
 from nbp.training.metrics import MetricsWriter
 from nbp.training.state import TrainState
 from nbp.workdir import read_config

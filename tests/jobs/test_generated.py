@@ -14,17 +14,17 @@ import pytest
 
 from nbp import build, datasets, evaluate, weights
 from nbp.errors import EXIT_USAGE, run_main
-from nbp.evaluation.drawing import draw_clips
-from nbp.evaluation.frechet import Moments, frechet_distance
-from nbp.evaluation.fvd import FeatureExtractor
-from nbp.evaluation.protocols import PROTOCOLS
-from nbp.evaluation.rules import FeatureRule, GenerationRule, Storage
 from nbp.jobs import chunks
 from nbp.jobs.generate import Made, finish_clips
 from nbp.jobs.leaks import find_duplicates
 from nbp.jobs.real_clips import open_clips
 from nbp.jobs.sample import SampleRequest, make_drawing
+from nbp.metrics.feature_extractors import FeatureExtractor
+from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.nn.conv3d import taps_conv
+from nbp.protocols.clip_lists import draw_clips
+from nbp.protocols.protocol import FeatureRule, GenerationRule, Storage
+from nbp.protocols.published import PROTOCOLS
 from nbp.sampling.sampler import Sampler
 from nbp.workdir import read_config, read_labels
 from tests.jobs.evaluated import (

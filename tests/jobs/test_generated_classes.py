@@ -12,15 +12,15 @@ import pytest
 
 from nbp import build, evaluate, weights
 from nbp.errors import run_main
-from nbp.evaluation.inception import ClassProbabilities, inception_score, score_classes
-from nbp.evaluation.protocols import PROTOCOLS
-from nbp.evaluation.rules import GenerationRule
 from nbp.jobs import chunks
 from nbp.jobs.generate import ClipMeasure, Made, finish_clips
 from nbp.jobs.generated import score_probabilities
 from nbp.jobs.sample import SampleRequest, make_drawing
+from nbp.metrics.inception_score import ClassProbabilities, inception_score, score_classes
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.nn.conv3d import taps_conv
+from nbp.protocols.protocol import GenerationRule
+from nbp.protocols.published import PROTOCOLS
 from nbp.workdir import read_config, read_labels
 from tests.jobs.evaluated import add_generator, make_workdir, save_params
 

@@ -13,9 +13,9 @@ import pytest
 from nbp import build, weights
 from nbp.config import Config, load_config
 from nbp.errors import ConfigError
-from nbp.evaluation.protocols import PROTOCOLS
 from nbp.jobs.periodic import PeriodicScore
 from nbp.jobs.train import train_workdir
+from nbp.protocols.published import PROTOCOLS
 from nbp.training.checkpoint import Checkpointer
 from tests import tiny
 from tests.jobs.evaluated import SMALL, SmallNetwork, make_workdir

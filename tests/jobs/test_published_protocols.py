@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from nbp import weights
-from nbp.evaluation.drawing import draw_clips
-from nbp.evaluation.published import PUBLISHED
 from nbp.jobs.evaluate import evaluate_workdir
 from nbp.jobs.evaluation_plan import EvaluateRequest
+from nbp.protocols.clip_lists import draw_clips
+from nbp.protocols.published import PUBLISHED
 from tests.jobs.evaluated import (
     SMALL,
     SmallNetwork,

@@ -19,13 +19,13 @@ from nbp.data.video.clip_codec import ClipEncoder, Coding, decode_clip
 from nbp.data.video.decoding import VideoInfo
 from nbp.data.video.resize import Scaling
 from nbp.errors import ConfigError
-from nbp.evaluation.pixels import pass_range
-from nbp.evaluation.protocols import PROTOCOLS
-from nbp.evaluation.rules import ClipRule, GenerationRule, PixelRule, Protocol, Storage, Values
 from nbp.jobs.generate import Made, choose_values, finish_clips, list_values
 from nbp.jobs.reading import apply_rule, find_needed_size, list_losses, read_stored, score_pixels
 from nbp.jobs.real_clips import check_prepared
 from nbp.prepare import main
+from nbp.protocols.pixels import pass_range
+from nbp.protocols.protocol import ClipRule, GenerationRule, PixelRule, Protocol, Storage, Values
+from nbp.protocols.published import PROTOCOLS
 from tests.data.videos import psnr
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "resize.npz"

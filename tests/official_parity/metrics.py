@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from nbp.data.video.decoding import VideoInfo, choose_frames, resample_frames
-from nbp.evaluation.frechet import Moments, frechet_distance
-from nbp.evaluation.fvd import (
+from nbp.interop.i3d import i3d_rules, i3d_shapes
+from nbp.interop.mapping import convert_tensors
+from nbp.metrics.feature_extractors import (
     prepare_styleganv,
     prepare_videogpt,
     prepare_videogpt_crop,
     resize_short_side,
 )
-from nbp.evaluation.reconstruction import psnr_per_clip, ssim_per_clip
-from nbp.interop.i3d import i3d_rules, i3d_shapes
-from nbp.interop.mapping import convert_tensors
+from nbp.metrics.frechet import Moments, frechet_distance
+from nbp.metrics.psnr_ssim import psnr_per_clip, ssim_per_clip
 from nbp.models.i3d import STAGES, I3dNetwork, I3dSpec
 from nbp.nn.conv3d import taps_conv
 from nbp.sampling.filtering import keep_top_k, keep_top_p

@@ -5,7 +5,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from nbp.evaluation.protocols import PROTOCOLS
+from nbp.protocols.published import PROTOCOLS
 
 STEPS = (
     "clips",
@@ -23,7 +23,7 @@ LEGEND = """\
 law     the original draws without a seed, or with a generator that is not public: both draw from
         the same set with the same chances
 listed  a difference on purpose or for want of a source, named in the record's `differs` or
-        `unknown` (nbp/evaluation/published.py), no larger than stated here
+        `unknown` (nbp/protocols/published.py), no larger than stated here
 FAILS   a difference that is not listed, or larger, or a listed one that is not there
 -       the protocol has no such step"""
 

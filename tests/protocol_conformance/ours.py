@@ -21,16 +21,16 @@ from nbp.config import load_config
 from nbp.data.sources import BadVideos
 from nbp.data.video.decoding import VideoInfo
 from nbp.datasets import ClipData, make_transforms
-from nbp.evaluation.frechet import Moments, frechet_distance
-from nbp.evaluation.fvd import _extract_features
-from nbp.evaluation.protocols import PROTOCOLS
-from nbp.evaluation.rules import FeatureRule, GenerationRule, Protocol, Values
 from nbp.jobs import real_clips
 from nbp.jobs.drawn_clips import CropPlace
 from nbp.jobs.generate import Made, choose_labels_of, choose_values, finish_clips
 from nbp.jobs.reading import StoreClip, score_pixels
+from nbp.metrics.feature_extractors import _extract_features
+from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.nn.conv3d import taps_conv
+from nbp.protocols.protocol import FeatureRule, GenerationRule, Protocol, Values
+from nbp.protocols.published import PROTOCOLS
 from tests import tiny
 from tests.protocol_conformance.sets import Video
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import special
 
-from nbp.evaluation.estimates import Repeats
-from nbp.evaluation.inception import score_classes
-from nbp.evaluation.kernel import kernel_distance
-from nbp.evaluation.reconstruction import psnr_per_clip, ssim_per_clip
+from nbp.metrics.estimates import Repeats
+from nbp.metrics.inception_score import score_classes
+from nbp.metrics.kvd import kernel_distance
+from nbp.metrics.psnr_ssim import psnr_per_clip, ssim_per_clip
 from tests.protocol_conformance import ours, sets
 from tests.protocol_conformance.cells import Check
 from tests.protocol_conformance.originals import scoring

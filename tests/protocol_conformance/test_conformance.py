@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nbp.evaluation.published import PUBLISHED
+from nbp.protocols.published import PUBLISHED
 from tests.protocol_conformance.__main__ import SMALL, run_checks
 from tests.protocol_conformance.cells import STEPS, Check, show_table
 

@@ -18,10 +18,10 @@ from benchmarks.protocol_resize import draw_clip
 from nbp import prepare
 from nbp.data.video import resize
 from nbp.data.video.resize import Kernel, LongSide, Scaling, Values, scale_frame, scale_long_side
-from nbp.evaluation import rules
-from nbp.evaluation.pixels import pass_range
-from nbp.evaluation.protocols import PROTOCOLS
 from nbp.jobs.reading import CentreCrop, read_stored
+from nbp.protocols.pixels import pass_range
+from nbp.protocols.protocol import ClipRule, Kernel, LongSide, Storage, Values
+from nbp.protocols.published import PROTOCOLS
 from tests.data.videos import make_clip
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "resize.npz"
@@ -41,7 +41,7 @@ def cut(video: np.ndarray, size: int, margin: str) -> np.ndarray:
     return video[:, top : top + size, left : left + size]
 
 
-def find_rule(protocol: str) -> rules.ClipRule:
+def find_rule(protocol: str) -> ClipRule:
     (rule,) = PROTOCOLS[protocol].choose("ucf101", "records").clips
     return rule
 
@@ -89,7 +89,7 @@ def test_stored_clips_are_those_that_imageio_writes(golden: dict[str, np.ndarray
     written = pass_range(draw_clip(4, 40, 40), rule.pixels.passed)
     scaling = Scaling(32, True, rule.pixels.resize)
 
-    def mean_error(storage: rules.Storage) -> float:
+    def mean_error(storage: Storage) -> float:
         found = read_stored(written, storage, scaling).astype(int)
         assert found.shape == golden["stored"].shape
         return float(np.abs(found - golden["stored"]).mean())
@@ -97,7 +97,7 @@ def test_stored_clips_are_those_that_imageio_writes(golden: dict[str, np.ndarray
     found = mean_error(rule.storage)
     assert found < 0.5
     for change in ({"black": 0}, {"crf": 14}, {"macro_block": 2}):
-        assert mean_error(rules.Storage(**{**vars(rule.storage), **change})) > found + 0.3
+        assert mean_error(Storage(**{**vars(rule.storage), **change})) > found + 0.3
 
 
 def test_the_long_side_of_each_rounding() -> None:
@@ -129,6 +129,6 @@ def test_flat_frames_stay_flat(kernel: Kernel) -> None:
 
 
 def test_names_are_the_same_everywhere() -> None:
-    assert get_args(rules.Kernel) == get_args(Kernel) == prepare.KERNELS
-    assert get_args(rules.LongSide) == get_args(LongSide)
-    assert get_args(rules.Values) == get_args(Values)
+    assert get_args(Kernel) == get_args(Kernel) == prepare.KERNELS
+    assert get_args(LongSide) == get_args(LongSide)
+    assert get_args(Values) == get_args(Values)
