@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     if arguments.compare:
-        from nbp.evaluation.comparison import compare_reports
+        from nbp.report.table import compare_reports
 
         print(compare_reports(*arguments.compare))
         return
@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> None:
 
     from nbp.config import parse_overrides
     from nbp.jobs.evaluate import EvaluateRequest, evaluate_protocols, write_and_tell
-    from nbp.jobs.report import write_page
     from nbp.metrics.feature_statistics import parse_statistics
+    from nbp.report.collect import write_page
 
     shared = {
         name: getattr(arguments, name)

@@ -99,7 +99,7 @@ HOMES = {
     "array_record": ("nbp.data",),
     "PIL": ("nbp.data",),
     "tensorboardX": ("nbp.training.metrics",),
-    "matplotlib": ("nbp.training.curves", "nbp.evaluation.figures"),
+    "matplotlib": ("nbp.report.plots", "nbp.report.plots"),
     "torch": ("nbp.interop",),
     "ml_collections": (),
     "tensorflow": (),

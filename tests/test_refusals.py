@@ -24,12 +24,12 @@ from nbp import (
     export,
     precompile,
     prepare,
-    report,
     sample,
     train,
 )
 from nbp.config import Config, load_config
 from nbp.errors import RestartError, run_main
+from nbp.report import __main__
 from nbp.training.checkpoint import Checkpointer
 from nbp.workdir import adopt_config, save_labels
 from tests import tiny
@@ -37,7 +37,7 @@ from tests.data import videos
 
 COMMANDS = {
     module.__name__.rpartition(".")[2]: module.main
-    for module in (train, sample, evaluate, encode, export, prepare, convert, precompile, report)
+    for module in (train, sample, evaluate, encode, export, prepare, convert, precompile, __main__)
 }
 KEYS = {"data.kind": "folder", "data.validation": "0", "generator.prompt": "label"}
 STEP, BATCH = 4, 8

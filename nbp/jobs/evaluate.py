@@ -13,7 +13,7 @@ import numpy as np
 
 from nbp import __version__
 from nbp.data.sample_files import write_grid
-from nbp.evaluation.report import format_table, write_report
+from nbp.evaluation.result import write_report
 from nbp.files import check_writable_folder
 from nbp.jobs.evaluation_plan import EvaluateRequest, Plan, plan_evaluation
 from nbp.jobs.gallery import Gallery, update_listing, write_gallery
@@ -41,6 +41,7 @@ from nbp.jobs.reference import Reference
 from nbp.metrics.score_table import name_fvd
 from nbp.parallel.distributed import is_main
 from nbp.protocols.protocol import Protocol
+from nbp.report.table import format_table
 from nbp.runtime import keep_compiled, keep_freed_memory
 from nbp.sampling.finite import check_parameters
 

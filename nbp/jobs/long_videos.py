@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from nbp.config import Config
 from nbp.data.sample_files import Files, Recording
 from nbp.errors import ConfigError
-from nbp.evaluation.figures import write_drift_curves
 from nbp.metrics.drift import measure_drift
 from nbp.metrics.score_table import name_fvd
 from nbp.parallel.distributed import is_main
 from nbp.protocols.published import find_protocol
+from nbp.report.plots import write_drift_curves
 from nbp.sampling.long_video import Rollout, Slide, choose_slide
 from nbp.sampling.request import LongRequest
 from nbp.sampling.sampler import Sampler

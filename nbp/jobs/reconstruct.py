@@ -19,7 +19,6 @@ import numpy as np
 from nbp.data.sample_files import GRID_SIDE, write_grid
 from nbp.data.video.encoding import tile_clips, write_video
 from nbp.errors import DataError
-from nbp.evaluation.figures import write_frame_curve
 from nbp.jobs.reading import score_pixels
 from nbp.jobs.real_clips import RealClips
 from nbp.metrics.feature_extractors import FeatureExtractor, LpipsScorer, fill_batch
@@ -34,6 +33,7 @@ from nbp.models.tokenizer import TokenizerNetwork, round_pixels
 from nbp.parallel.mesh import make_mesh, place_batch, place_state
 from nbp.progress import Progress
 from nbp.protocols.pixels import to_bytes
+from nbp.report.plots import write_frame_curve
 from nbp.shapes import Clips, Float, PyTree
 
 SHOWN = 8  # clips in a side-by-side GIF

@@ -18,11 +18,10 @@ from nbp.data.prepare.class_names import find_split
 from nbp.data.sources import VideoFolder
 from nbp.data.video.encoding import tile_clips, write_gif
 from nbp.errors import DataError, DivergedError, NonFiniteError
-from nbp.evaluation.report import format_table, write_report
+from nbp.evaluation.result import write_report
 from nbp.init_from import prepare_start
 from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
 from nbp.jobs.periodic import NAME as PERIODIC
-from nbp.jobs.report import is_stale, write_page
 from nbp.jobs.sample import (
     choose_given_frames,
     make_drawing,
@@ -35,6 +34,9 @@ from nbp.models.lpips import LEAST_SIZE
 from nbp.parallel import distributed
 from nbp.parallel.mesh import place_state, shard_batch
 from nbp.places import claim_workdir, explain
+from nbp.report.collect import is_stale, write_page
+from nbp.report.plots import write_curves_png
+from nbp.report.table import format_table
 from nbp.runtime import keep_freed_memory
 from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Sampler
@@ -44,7 +46,6 @@ from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
 from nbp.train_plan import TrainPlan, check_places, make_loop_spec, plan_training
 from nbp.training.checkpoint import Checkpointer
-from nbp.training.curves import write_curves_png
 from nbp.training.loop import run
 from nbp.training.metrics import MetricsWriter
 from nbp.training.state import TrainState

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nbp.evaluation.figures import write_drift_curves
 from nbp.metrics.drift import Drift, count_codes, measure_drift, measure_sharpness
+from nbp.report.plots import write_drift_curves
 
 CODES, WINDOW, STRIDE = 8, 3, 2
 FRAMES, LATENTS = 13, 7  # three segments of five frames that share one with the next

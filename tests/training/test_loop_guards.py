@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from nbp.errors import DivergedError, NonFiniteError, Preempted
+from nbp.report.plots import write_curves_png
 from nbp.training.checkpoint import Checkpointer
-from nbp.training.curves import write_curves_png
 from nbp.training.guards import GuardSpec
 from tests.training.toy import BATCH, STEPS, ToyStream, ToyTask, to_bytes, train
 

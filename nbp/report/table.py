@@ -1,30 +1,29 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Two reports side by side, and whether their numbers may be compared at all."""
+"""What a person reads in the terminal: an evaluation as a table, and two of them side by side."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nbp.errors import ConfigError
+from nbp.evaluation.result import read_report
+from nbp.metrics.score_table import find_unit
+
+
+def format_table(title: str, scores: Mapping[str, float]) -> str:
+    """Scores as aligned lines: name, value, unit."""
+    width = max(len(name) for name in scores)
+    lines = [title, "-" * len(title)]
+    for name, value in scores.items():
+        unit, digits = find_unit(name)
+        lines.append(f"{name:<{width}}  {value:>10.{digits}f}  {unit}".rstrip())
+    return "\n".join(lines)
+
 
 # Conditions outside the protocol that may differ, and are told: they are what is compared.
 TOLD = ("workdir", "checkpoints", "sampling", "seed", "deviations", "device")
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """A report of nbp.evaluate; ConfigError where the file is none."""
-    try:
-        report = json.loads(path.read_text(encoding="utf8"))
-        if not (isinstance(report["protocol"], dict) and isinstance(report["scores"], dict)):
-            raise TypeError("it has no protocol or no scores")
-    except OSError as error:
-        raise ConfigError(f"--compare {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(f"--compare {path}: no report of nbp.evaluate ({error})") from error
-    return report
 
 
 def list_differences(first: Any, second: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

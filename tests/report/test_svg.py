@@ -1,20 +1,14 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
+
 import itertools
 import json
 from xml.etree import ElementTree
 
 import pytest
 
-from nbp.evaluation.charts import (
-    Chart,
-    Curve,
-    choose_ticks,
-    draw_chart,
-    format_number,
-    format_ticks,
-)
-from tests.evaluation.page_example import EVIL
+from nbp.report.svg import Chart, Curve, choose_ticks, draw_chart, format_number, format_ticks
+from tests.report.page_example import EVIL
 
 
 def draw(**options) -> ElementTree.Element:

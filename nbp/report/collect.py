@@ -16,13 +16,13 @@ from nbp import files
 from nbp.build import stage_directory
 from nbp.config import Config
 from nbp.errors import DataError
-from nbp.evaluation.charts import Chart, Curve
-from nbp.evaluation.page import build_page
-from nbp.evaluation.page_records import Evaluation, Page, Speed
 from nbp.files import read_json
 from nbp.jobs.leaks import describe_leaks
-from nbp.jobs.report_clips import Shown, collect_clips
-from nbp.training.curves import MACHINE, UNITS, Panel, arrange_panels
+from nbp.report.clips import Shown, collect_clips
+from nbp.report.page import build_page
+from nbp.report.plots import MACHINE, UNITS, Panel, arrange_panels
+from nbp.report.records import Evaluation, Page, Speed
+from nbp.report.svg import Chart, Curve
 from nbp.training.metrics import MetricsTable
 from nbp.workdir import make_folder, read_config
 
@@ -159,11 +159,8 @@ def list_facts(
     return {name: value for name, value in facts.items() if value}
 
 
-# Curves and speed --------------------------------------------------------------------------------
-
-
 def make_charts(table: MetricsTable) -> list[Chart]:
-    """The panels of `nbp.training.curves` as charts of the page."""
+    """The panels of `nbp.report.plots` as charts of the page."""
     panels, alarms = arrange_panels(table)
     events = tuple((float(step), kind) for kind, steps in alarms.items() for step in steps)
     return [make_chart(panel, events) for panel in panels]

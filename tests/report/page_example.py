@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from nbp.data.sheets import make_sheet
-from nbp.evaluation.charts import Chart, Curve
-from nbp.evaluation.page_records import KINDS, Evaluation, Page, Picture, ShownClip, Speed
+from nbp.report.clips import make_sheet
+from nbp.report.records import KINDS, Evaluation, Page, Picture, ShownClip, Speed
+from nbp.report.svg import Chart, Curve
 
 EVIL = """<script>alert("x")</script><img src=x onerror='alert(1)'>&amp;"""
 LABELS = ("red square right", "green disk left", EVIL, "blue triangle up")

@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     """Makes the report page of a workdir from the files that lie there; nothing is computed."""
     arguments = make_parser().parse_args(argv)
 
-    from nbp.jobs.report import write_page
+    from nbp.report.collect import write_page
 
     print(f"written to {write_page(arguments.workdir, arguments.out)}")
 

@@ -16,8 +16,8 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from nbp.evaluation.page_records import Page, ShownClip
-from nbp.evaluation.page_sections import make_header, make_sections
+from nbp.report.records import Page, ShownClip
+from nbp.report.sections import make_header, make_sections
 
 
 def build_page(page: Page) -> str:

@@ -5,8 +5,8 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from nbp.evaluation.charts import format_number
-from nbp.evaluation.page_records import KINDS, Page
+from nbp.report.records import KINDS, Page
+from nbp.report.svg import format_number
 
 EXTREMES = 3  # worst and best groups of clips
 

@@ -1,5 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
+
 import base64
 import io
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nbp.data.sheets import Sheet, make_sheet
+from nbp.report.clips import Sheet, make_sheet
 
 
 def cut(sheet: Sheet) -> np.ndarray:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from nbp.evaluation.page import build_page
-from nbp.evaluation.page_clips import rank_groups
-from nbp.evaluation.page_records import Evaluation, Page
-from nbp.evaluation.page_sections import find_meaning
+from nbp.report.clip_cards import rank_groups
+from nbp.report.page import build_page
+from nbp.report.records import Evaluation, Page
+from nbp.report.sections import find_meaning
 from tests.browser import Browser, find_browser
-from tests.evaluation.page_example import EVIL, FRAMES, LABELS, make_page
+from tests.report.page_example import EVIL, FRAMES, LABELS, make_page
 
 VOID = {"meta", "link", "input", "br", "img"}
 
@@ -177,8 +177,6 @@ def test_parts_of_the_page_are_installed_with_the_package() -> None:
     assert len(parts) == 3
     assert set(parts) <= set(listed)
 
-
-# In a browser ------------------------------------------------------------------------------------
 
 needs_browser = pytest.mark.skipif(
     find_browser() is None, reason="no Chromium is installed; on Debian: apt-get install chromium"

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The clips of a report page: found, decoded, and packed into as many bytes as a page may have."""
 
+import base64
 import dataclasses
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +12,54 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from nbp.config import Config
-from nbp.data.sheets import Sheet, make_sheet
 from nbp.data.video.decoding import probe_video, read_clip
-from nbp.evaluation.page_records import KINDS, Picture, ShownClip
 from nbp.files import VideoError, read_json
+from nbp.report.records import KINDS, Picture, ShownClip
 from nbp.shapes import Clip, UInt8
+
+MAX_SIDE = 16_383  # of a WebP picture
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A WebP picture of `frames` frames, row by row, `columns` in a row, and its data URI."""
+
+    uri: str
+    frames: int
+    columns: int
+    height: int
+    width: int
+
+
+def make_sheet(clip: Clip, *, quality: int | None) -> Sheet:
+    """Lays out an RGB clip [t h w 3].
+
+    quality: 1 to 100; None keeps every pixel. Raises ValueError for an empty clip, or one that
+    makes a picture larger than WebP can hold.
+    """
+    if 0 in clip.shape or clip.shape[-1] != 3:
+        raise ValueError(f"a clip must be [t h w 3] without empty axes, not {clip.shape}")
+    frames, height, width, _ = clip.shape
+    columns = math.ceil(math.sqrt(frames * height / width))  # nearly square
+    columns = min(frames, max(1, columns))
+    rows = -(-frames // columns)
+    if max(rows * height, columns * width) > MAX_SIDE:
+        raise ValueError(f"{frames} frames of {width}x{height} px are too much for one picture")
+    padded = np.zeros((rows * columns, height, width, 3), np.uint8)
+    padded[:frames] = clip
+    grid = padded.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
+    picture = Image.fromarray(grid.reshape(rows * height, columns * width, 3))
+    buffer = io.BytesIO()
+    if quality is None:
+        picture.save(buffer, "WEBP", lossless=True, quality=50, method=4)
+    else:
+        picture.save(buffer, "WEBP", quality=quality, method=4)
+    text = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Sheet(f"data:image/webp;base64,{text}", frames, columns, height, width)
+
 
 BYTES = 6_000_000  # of all clips in a page, as text
 # From the best that fits on: (quality, None keeps every pixel; every n-th pixel).

@@ -1,12 +1,13 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from nbp.errors import DataError
-from nbp.training import curves
-from nbp.training.curves import write_curves_png
+from nbp.report import plots
+from nbp.report.plots import write_curves_png
 from nbp.training.metrics import MetricsTable
 
 
@@ -44,7 +45,7 @@ def test_what_is_read_side_by_side_shares_a_panel(tmp_path):
     table.add(400, {"adversarial_weight": 0.5, "quantizer": float("nan")})
     table.add(230, {"alarm/grad_norm": 1.0})
     table.add(100, {"alarm/rollback": 260.0})
-    panels, alarms = curves.arrange_panels(table)
+    panels, alarms = plots.arrange_panels(table)
     assert {panel.title: list(panel.curves) for panel in panels} == {
         "losses": [("loss", ""), ("loss", "validation"), ("reconstruction", "")],
         "psnr": [("psnr", "")],

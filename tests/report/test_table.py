@@ -1,10 +1,12 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
+
 import json
 
 import pytest
 
-from nbp.evaluation.report import format_table, write_report
+from nbp.evaluation.result import write_report
+from nbp.report.table import format_table
 
 
 def test_table_has_aligned_values_and_units():

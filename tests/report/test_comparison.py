@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nbp.errors import ConfigError
-from nbp.evaluation.comparison import compare_reports, list_differences
+from nbp.report.table import compare_reports, list_differences
 
 
 def make_report(**changes: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nbp.evaluation.charts import Chart
+from nbp.report.svg import Chart
 
 Kind = Literal["real", "reconstructed", "generated"]
 KINDS: tuple[Kind, ...] = ("real", "reconstructed", "generated")
@@ -14,7 +14,7 @@ KINDS: tuple[Kind, ...] = ("real", "reconstructed", "generated")
 
 @dataclass(frozen=True)
 class Picture:
-    """All frames of a clip in one picture, row by row: see `nbp.data.sheets`."""
+    """All frames of a clip in one picture, row by row: see `nbp.report.clips`."""
 
     uri: str
     frames: int

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from nbp.evaluation.charts import SERIES, Chart, Curve, draw_chart, format_number
-from nbp.evaluation.page_clips import show_clips
-from nbp.evaluation.page_records import Evaluation, Page
 from nbp.metrics.score_table import find_unit
+from nbp.report.clip_cards import show_clips
+from nbp.report.records import Evaluation, Page
+from nbp.report.svg import SERIES, Chart, Curve, draw_chart, format_number
 
 HEADLINES = 4  # scores shown large
 
@@ -77,9 +77,6 @@ def make_header(page: Page) -> str:
     )
     notes = "".join(f'<p class="note">{escape(text)}</p>' for text in page.left_out)
     return f'<header><h1>{escape(page.title)}</h1><dl class="facts">{facts}</dl>{notes}</header>'
-
-
-# Scores ------------------------------------------------------------------------------------------
 
 
 def find_meaning(name: str) -> tuple[int, str, str]:
@@ -174,9 +171,6 @@ def list_fields(values: Mapping[str, Any], prefix: str = "") -> str:
                 f'<tr><th scope="row"><code>{escape(path)}</code></th><td>{escape(text)}</td></tr>'
             )
     return rows
-
-
-# Curves and tables -------------------------------------------------------------------------------
 
 
 def show_chart(chart: Chart) -> str:

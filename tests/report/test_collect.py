@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nbp import report
 from nbp.config import load_config
 from nbp.data.video.encoding import tile_clips, write_video
 from nbp.errors import EXIT_CHECKPOINT, DataError, run_main
-from nbp.evaluation.page_records import KINDS
-from nbp.jobs import report_clips
-from nbp.jobs.report import collect_page, write_page
+from nbp.report import __main__, clips
+from nbp.report.collect import collect_page, write_page
+from nbp.report.records import KINDS
 from nbp.training.metrics import MetricsTable
 from nbp.workdir import adopt_config
 from tests import tiny
-from tests.evaluation.page_example import EVIL
+from tests.report.page_example import EVIL
 
 REPORT: dict[str, Any] = {
     "protocol": {"name": "moving-shapes", "version": 1, "clips": [{"dataset": "moving_shapes"}]},
@@ -111,14 +110,14 @@ def test_a_workdir_with_nothing_says_what_to_do(workdir: Path) -> None:
 
 def test_no_workdir_is_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        run_main(report.main, ["--workdir", str(tmp_path / "none")])
+        run_main(__main__.main, ["--workdir", str(tmp_path / "none")])
     assert caught.value.code == EXIT_CHECKPOINT
     assert "is no workdir" in capsys.readouterr().err
 
 
 def test_metrics_alone_make_a_page(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_metrics(workdir)
-    report.main(["--workdir", str(workdir)])
+    __main__.main(["--workdir", str(workdir)])
     assert "index.html" in capsys.readouterr().out
     text = (workdir / "report" / "index.html").read_text(encoding="utf8")
     assert 'id="training"' in text
@@ -191,9 +190,9 @@ def test_clips_that_were_kept_are_shown_in_groups(workdir: Path) -> None:
 def test_only_enlarged_clips_are_shrunk() -> None:
     clip = make_clip(1)
     large = clip.repeat(6, axis=1).repeat(6, axis=2)
-    np.testing.assert_array_equal(report_clips.shrink(large, 16), clip)
+    np.testing.assert_array_equal(clips.shrink(large, 16), clip)
     for kept, size in ((clip, 16), (clip, 12), (large[:, :, :32], 16)):
-        assert report_clips.shrink(kept, size) is kept
+        assert clips.shrink(kept, size) is kept
 
 
 def test_clips_that_cannot_be_read_are_counted(workdir: Path) -> None:
@@ -228,7 +227,7 @@ def test_without_kept_clips_the_worst_and_the_samples_are_shown(workdir: Path) -
     (workdir / "samples" / "0000-red-square-right.mp4").write_bytes(b"")
     config = load_config(tiny.CONFIG, tiny.OVERRIDES)
     report_json = json.loads((workdir / "report" / "moving-shapes.json").read_text())
-    found = list(report_clips.split_worst(workdir / "report", report_json, config))
+    found = list(clips.split_worst(workdir / "report", report_json, config))
     for clip, pixels in zip(found, (original, output), strict=True):
         assert np.abs(clip.pixels.astype(int) - pixels).mean() < 4
     page = collect_page(workdir)
@@ -244,21 +243,21 @@ def test_a_page_has_a_limit(workdir: Path) -> None:
     """First the quality falls, then whole groups are left out, from the end."""
     rng = np.random.default_rng(0)
     found = [
-        report_clips._Found(
+        clips._Found(
             rng.integers(0, 256, (5, 32, 32, 3), np.uint8), {"kind": kind, "group": str(group)}, 8.0
         )
         for group in range(4)
         for kind in KINDS
     ]
-    exact, dropped = report_clips.pack(found)
+    exact, dropped = clips.pack(found)
     size = sum(len(clip.picture.uri) for clip in exact)
     assert (len(exact), dropped) == (12, 0)
     assert {clip.picture.width for clip in exact} == {32}
-    lossy, dropped = report_clips.pack(found, limit=int(0.7 * size))
+    lossy, dropped = clips.pack(found, limit=int(0.7 * size))
     assert (len(lossy), dropped) == (12, 0)
     assert sum(len(clip.picture.uri) for clip in lossy) <= 0.7 * size
-    least = sum(len(report_clips._make(clip, 60, 4).uri) for clip in found)
-    few, dropped = report_clips.pack(found, limit=int(0.6 * least))
+    least = sum(len(clips._make(clip, 60, 4).uri) for clip in found)
+    few, dropped = clips.pack(found, limit=int(0.6 * least))
     assert (len(few), dropped) == (6, 6)
     assert [clip.group for clip in few] == ["0"] * 3 + ["1"] * 3
-    assert report_clips.pack([]) == ((), 0)
+    assert clips.pack([]) == ((), 0)
