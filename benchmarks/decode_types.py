@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import print_row
-from nbp import build, datasets
-from nbp.jobs.sample import SampleRequest, make_drawing
+from nbp import build_sampling, datasets
+from nbp.build_sampling import make_drawing
+from nbp.jobs.sample import SampleRequest
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.inference import CacheType, Decoder, WeightType, bind_decoder, lay_out_params
 from nbp.shapes import Array, PyTree
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config, labels = read_config(arguments.workdir), read_labels(arguments.workdir)
     filtering, guidance = make_drawing(config, SampleRequest(1))
-    sampler, origin = build.load_sampler(
+    sampler, origin = build_sampling.load_sampler(
         config, arguments.workdir, labels=labels, filtering=filtering, guidance=guidance
     )
     network, params = sampler.generator, sampler.generator_params

@@ -21,9 +21,10 @@ import jax
 import numpy as np
 
 from benchmarks.measure import print_row, time_calls
-from nbp import build
+from nbp import build, build_sampling
+from nbp.build_sampling import find_levels, make_drawing
 from nbp.config import Config
-from nbp.jobs.sample import SampleRequest, draw_for_labels, find_levels, make_drawing
+from nbp.jobs.sample import SampleRequest, draw_for_labels
 from nbp.metrics.label_agreement import label_agreement
 from nbp.sampling.sampler import Sampler
 from nbp.sampling.speculative import Decoding, Jacobi, Plain, Relaxed
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     filtering, guidance = make_drawing(config, SampleRequest(1))
     reference = None
     for name in arguments.decodings:
-        sampler, origin = build.load_sampler(
+        sampler, origin = build_sampling.load_sampler(
             config,
             arguments.workdir,
             labels=labels,

@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.measure import print_row
 from nbp.config import load_config
-from tests.jobs.evaluated import add_generator, make_workdir
+from tests.evaluated import add_generator, make_workdir
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = "moving-shapes"

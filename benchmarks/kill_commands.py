@@ -42,7 +42,7 @@ from nbp.training.integrity import Damaged, verify_files
 from nbp.workdir import read_config, read_labels
 from tests import tiny
 from tests.data.videos import encode, make_clip
-from tests.jobs.evaluated import add_generator, make_workdir
+from tests.evaluated import add_generator, make_workdir
 from tests.test_resume import CHANGES
 
 ROOT = Path(__file__).resolve().parent.parent

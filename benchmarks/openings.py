@@ -14,8 +14,9 @@ from pathlib import Path
 import jax
 
 from benchmarks.measure import print_row, time_calls
-from nbp import build
-from nbp.jobs.sample import draw_for_labels, make_drawing
+from nbp import build, build_sampling
+from nbp.build_sampling import make_drawing
+from nbp.jobs.sample import draw_for_labels
 from nbp.metrics.label_agreement import label_agreement
 from nbp.sampling.request import SampleRequest
 from nbp.workdir import read_config, read_labels
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     for workdir in arguments.workdirs:
         config, labels = read_config(workdir), read_labels(workdir)
         filtering, guidance = make_drawing(config, SampleRequest(1))
-        sampler, origin = build.load_sampler(
+        sampler, origin = build_sampling.load_sampler(
             config, workdir, labels=labels, filtering=filtering, guidance=guidance
         )
         samples, names = draw_for_labels(sampler, labels, count=arguments.clips, seed=0)

@@ -223,7 +223,7 @@ def compare(videos: list[Path], originals: dict[str, np.ndarray]) -> None:
 def scale_ours(video: Path, originals: dict[str, np.ndarray]) -> Any:
     """Yields (operation, frames), with the records' own rules."""
     from nbp.data.video.resize import Scaling, scale_frame, to_rgb
-    from nbp.jobs.reading import CentreCrop, read_stored
+    from nbp.evaluation.real_pixels import CentreCrop, read_stored
     from nbp.protocols.pixels import pass_range
     from nbp.protocols.published import PROTOCOLS
 

@@ -33,17 +33,9 @@ from nbp.nn.conv3d import ConvBackend, mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.parallel import mesh
 from nbp.parallel.distributed import decide
-from nbp.sampling.filtering import Filter, Guidance
-from nbp.sampling.sampler import Sampler
-from nbp.sampling.speculative import PLAIN_DECODING, Decoding
 from nbp.sections import StageConfig
 from nbp.shapes import PyTree
-from nbp.tasks.adversary import (
-    Adversary,
-    lecam_regularizer,
-    no_regularizer,
-    r1_regularizer,
-)
+from nbp.tasks.adversary import Adversary, lecam_regularizer, no_regularizer, r1_regularizer
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import Objective, TokenizerTask, lpips_distance, structure_distance
 from nbp.training.checkpoint import Checkpointer
@@ -63,9 +55,6 @@ GENERATOR_GROUPS = (
     ParamGroup("tokens", decay=False),
     ParamGroup(".*(bias|scale)|null_prompt|positions/.*", decay=False),
 )
-
-
-# Networks ----------------------------------------------------------------------------------------
 
 
 def make_conv() -> ConvBackend:
@@ -149,9 +138,6 @@ def make_mesh(
     return mesh.make_mesh(
         data=chosen.data or None, fsdp=fsdp, tensor=chosen.tensor, devices=devices
     )
-
-
-# Tasks -------------------------------------------------------------------------------------------
 
 
 def make_optimizer_spec(stage: StageConfig, groups: tuple[ParamGroup, ...]) -> OptimizerSpec:
@@ -256,9 +242,6 @@ def make_generator_task(
     )
 
 
-# Trained models ----------------------------------------------------------------------------------
-
-
 def stage_directory(workdir: Path, stage: str) -> Path:
     return workdir / stage
 
@@ -340,61 +323,6 @@ def check_cache(cache: TokenCache, tokenizer: Trained) -> None:
             f"{tokenizer.sha256[:16]}. Make a new cache with nbp.encode, or use that tokenizer's "
             "workdir."
         )
-
-
-def make_sampling_mesh(config: Config) -> Mesh | None:
-    """All devices of this process, for sampling; None for one of them.
-
-    `mesh.tensor` of them share a clip where that divides, as in training. A configuration that asks
-    for a single device gets it.
-    """
-    devices, chosen = jax.local_devices(), config.mesh
-    if len(devices) == 1 or chosen.data * chosen.fsdp * chosen.tensor == 1:
-        return None
-    tensor = chosen.tensor if len(devices) % chosen.tensor == 0 else 1
-    return mesh.make_mesh(tensor=tensor, devices=devices)
-
-
-def load_sampler(
-    config: Config,
-    workdir: Path,
-    *,
-    labels: Sequence[str],
-    filtering: Filter,
-    guidance: Guidance,
-    decoding: Decoding = PLAIN_DECODING,
-) -> tuple[Sampler, dict[str, Any]]:
-    """The sampler of a trained workdir, and the provenance of its parameters."""
-    tokenizer = make_tokenizer_network(config)
-    generator = make_generator_network(config, labels)
-    trained_tokenizer = load_tokenizer(config, workdir)
-    trained_generator = load_trained(
-        workdir,
-        "generator",
-        network=generator,
-        ema=config.train.generator.ema > 0,
-        groups=make_generator_groups(config),
-    )
-    sampler = Sampler(
-        generator,
-        trained_generator.params,
-        tokenizer,
-        trained_tokenizer.params,
-        filtering=filtering,
-        guidance=guidance,
-        decoding=decoding,
-        batch=config.sampling.batch,
-        weights=config.sampling.weights,
-        cache=config.sampling.cache,
-    )
-    check_tokenizer(trained_generator, trained_tokenizer)
-    origin = {
-        "tokenizer_step": trained_tokenizer.step,
-        "tokenizer_sha256": trained_tokenizer.sha256,
-        "generator_step": trained_generator.step,
-        "generator_sha256": trained_generator.sha256,
-    }
-    return sampler, origin
 
 
 def make_tracker(config: Config) -> ShapeTracker:

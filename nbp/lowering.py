@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nbp import build
+from nbp.build_sampling import choose_given_frames, make_drawing
 from nbp.config import Config
 from nbp.data.ucf101_prompts import load_prompts
-from nbp.jobs.sample import choose_given_frames, make_drawing
 from nbp.parallel.axes import RULES, count_parts, make_partition_spec
 from nbp.parallel.hlo import abstract
 from nbp.parallel.mesh import make_state_shardings, measure_bytes, replicate

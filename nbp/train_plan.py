@@ -16,12 +16,12 @@ from typing import Any
 import jax
 
 from nbp import build, datasets
+from nbp.build_sampling import choose_given_frames, make_drawing
 from nbp.config import Config, to_json
 from nbp.data.sources import BadVideos
 from nbp.errors import CheckpointError, ConfigError
+from nbp.evaluation.during_training import PeriodicScore
 from nbp.init_from import Stage, check_start, look_for_start
-from nbp.jobs.periodic import PeriodicScore
-from nbp.jobs.sample import choose_given_frames, make_drawing
 from nbp.parallel import distributed
 from nbp.parallel.mesh import check_batch
 from nbp.places import refuse_inside, require_writable

@@ -278,7 +278,7 @@ def test_the_configuration_decides(tmp_path, monkeypatch):
             tmp_path,
             task=build.make_tokenizer_task(config),
             data=datasets.make_data(config)[0],
-            evaluators=nbp.jobs.train.StageEvaluators(config, None, None),
+            evaluators=nbp.evaluation.during_training.StageEvaluators(config, None, None),
             origin={},
         )
     assert seen == [

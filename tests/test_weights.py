@@ -13,7 +13,7 @@ from nbp.interop.identity import FILES, PUBLIC, KnownFile
 from nbp.nn.conv3d import taps_conv
 from nbp.protocols.published import PROTOCOLS
 from nbp.weights import recognize
-from tests.jobs.evaluated import SMALL, SmallNetwork, make_features
+from tests.evaluated import SMALL, SmallNetwork, make_features
 
 
 @pytest.fixture(autouse=True)

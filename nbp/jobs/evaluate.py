@@ -13,12 +13,13 @@ import numpy as np
 
 from nbp import __version__
 from nbp.data.sample_files import write_grid
+from nbp.evaluation.gallery import Gallery, update_listing, write_gallery
+from nbp.evaluation.leakage import describe_leaks, find_duplicates, find_leaks
+from nbp.evaluation.real_pixels import list_losses
 from nbp.evaluation.result import write_report
-from nbp.files import check_writable_folder
-from nbp.jobs.evaluation_plan import EvaluateRequest, Plan, plan_evaluation
-from nbp.jobs.gallery import Gallery, update_listing, write_gallery
-from nbp.jobs.generated import (
+from nbp.evaluation.score_generated import (
     Generated,
+    Reference,
     can_generate,
     describe_codes,
     find_gallery_clips,
@@ -27,17 +28,16 @@ from nbp.jobs.generated import (
     list_problems,
     score_group,
 )
-from nbp.jobs.leaks import describe_leaks, find_duplicates, find_leaks
-from nbp.jobs.likelihood import Likelihood
-from nbp.jobs.reading import list_losses
-from nbp.jobs.reconstruct import (
+from nbp.evaluation.score_reconstruction import (
+    Likelihood,
     Measures,
     Reconstructed,
     list_deviations,
     score_reconstruction,
     write_reconstruction,
 )
-from nbp.jobs.reference import Reference
+from nbp.evaluation.setup import EvaluateRequest, Plan, plan_evaluation
+from nbp.files import check_writable_folder
 from nbp.metrics.score_table import name_fvd
 from nbp.parallel.distributed import is_main
 from nbp.protocols.protocol import Protocol
@@ -58,7 +58,7 @@ def evaluate_protocols(requests: Sequence[EvaluateRequest], report: Report) -> l
     """Scores one workdir; returns a report each: protocol, provenance, conditions, scores.
 
     Also writes into `workdir/report`: pictures (see `write_reconstruction`), clips to look at (see
-    `nbp.jobs.gallery`), features (see `nbp.jobs.chunks`). Everything that can be wrong with the
+    `nbp.evaluation.gallery`), features (see `nbp.evaluation.chunk_store`). Everything that can be wrong with the
     requests is found before anything is computed. Protocols that generate the same clips share
     them. Raises ConfigError where a protocol is unknown or does not fit the workdir or its data, or
     features are missing; CheckpointError without a trained tokenizer.

@@ -4,7 +4,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,20 @@ from nbp import __version__, build, datasets
 from nbp.config import Config
 from nbp.data.prepare.class_names import find_split
 from nbp.data.sources import VideoFolder
-from nbp.data.video.encoding import tile_clips, write_gif
+from nbp.data.video.encoding import write_gif
 from nbp.errors import DataError, DivergedError, NonFiniteError
+from nbp.evaluation.during_training import (
+    StageEvaluators,
+    Validation,
+    generator_evaluators,
+    make_preview_sampler,
+    name_bad_videos,
+    tokenizer_evaluators,
+)
 from nbp.evaluation.result import write_report
 from nbp.init_from import prepare_start
 from nbp.jobs.evaluate import EvaluateRequest, evaluate_workdir, report_path
-from nbp.jobs.periodic import NAME as PERIODIC
-from nbp.jobs.sample import (
-    choose_given_frames,
-    make_drawing,
-    sample_workdir,
-    take_examples,
-)
-from nbp.metrics.feature_extractors import LpipsScorer
-from nbp.metrics.reconstruction import CodeCounter, ReconstructionScores
-from nbp.models.lpips import LEAST_SIZE
+from nbp.jobs.sample import sample_workdir
 from nbp.parallel import distributed
 from nbp.parallel.mesh import place_state, shard_batch
 from nbp.places import claim_workdir, explain
@@ -39,9 +38,7 @@ from nbp.report.plots import write_curves_png
 from nbp.report.table import format_table
 from nbp.runtime import keep_freed_memory
 from nbp.sampling.request import SampleRequest
-from nbp.sampling.sampler import Sampler
 from nbp.sections import StageConfig
-from nbp.shapes import PyTree
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
 from nbp.train_plan import TrainPlan, check_places, make_loop_spec, plan_training
@@ -49,7 +46,6 @@ from nbp.training.checkpoint import Checkpointer
 from nbp.training.loop import run
 from nbp.training.metrics import MetricsWriter
 from nbp.training.state import TrainState
-from nbp.training.task import Evaluator
 from nbp.workdir import adopt_config, copy_resume, has_begun, save_labels
 
 EVALUATED = 64  # held-out clips of an evaluation during training
@@ -246,156 +242,3 @@ def finish(config: Config, workdir: Path) -> None:
         write_report(report_path(workdir, protocol), report)
         print(format_table(f"{config.name}, protocol {protocol}", report["scores"]))
         print(f"[report] {report_path(workdir, protocol)}")
-
-
-def name_bad_videos() -> str:
-    """The list of unusable clips in the workdir; each process of a job reads others."""
-    process, _ = distributed.find_place()
-    return f"bad_videos.{process}.csv" if process else "bad_videos.csv"
-
-
-class Validation:
-    """The first held-out clips, read once and kept."""
-
-    def __init__(self, config: Config, data: datasets.ClipData) -> None:
-        self._config, self._data = config, data
-        self._batches: list[dict[str, np.ndarray]] = []
-
-    def batches(self) -> list[dict[str, np.ndarray]]:
-        if not self._batches:
-            limit = min(EVALUATED, self._config.data.validation_clips)
-            self._batches = list(
-                datasets.iterate_clips(self._config, self._data, limit=limit, batch=limit)
-            )
-        return self._batches
-
-
-class StageEvaluators:
-    """The periodic measurements and previews of a stage, made once its writer exists.
-
-    score: a measure of generated clips, at a cadence of its own.
-    """
-
-    def __init__(self, config: Config, measure: Any, preview: Any) -> None:
-        self._config, self._measure, self._preview = config, measure, preview
-        self.score: Callable[[PyTree], dict[str, float]] | None = None
-
-    def make(self, writer: MetricsWriter) -> list[Evaluator]:
-        cadence = self._config.train
-        evaluators = []
-        if cadence.evaluate_every:
-            evaluators.append(Evaluator("validation", cadence.evaluate_every, self._measure))
-        if cadence.preview_every:
-
-            def show(state: TrainState) -> dict[str, float]:
-                clips = self._preview(state)
-                frames = tile_clips(clips, columns=cadence.preview_clips)
-                step = int(state.step)
-                writer.write_preview(step, "clips", frames, fps=self._config.sampling.fps)
-                return {}
-
-            evaluators.append(Evaluator("preview", cadence.preview_every, show))
-        if (score := self.score) is not None:
-            every = self._config.evaluation.every
-            evaluators.append(Evaluator(PERIODIC, every, lambda state: score(averaged(state))))
-        return evaluators
-
-
-def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation) -> StageEvaluators:
-    """Held-out PSNR, SSIM, GMS and code statistics, and LPIPS where its weights are configured.
-
-    Previews show clips above their reconstructions.
-    """
-    network = task.network
-    lpips = find_lpips(config, task)
-    encode, decode = jax.jit(network.encode), jax.jit(network.decode)
-
-    def reconstruct(state: TrainState, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        params = averaged(state)
-        tokens = encode(params, video)
-        return np.asarray(decode(params, tokens)), np.asarray(tokens)
-
-    def measure(state: TrainState) -> dict[str, float]:
-        scores = ReconstructionScores()
-        counter = CodeCounter(network.spec.quantizer.codes)
-        distances: list[float] = []
-        for batch in clips.batches():
-            output, tokens = reconstruct(state, batch["video"])
-            scores.add(batch["video"], output)
-            counter.add(tokens)
-            if lpips is not None:
-                distances.extend(lpips(batch["video"], output).tolist())
-        perceptual = {"lpips": float(np.mean(distances))} if distances else {}
-        return {**scores.result(), **perceptual, **counter.result()}
-
-    def preview(state: TrainState) -> np.ndarray:
-        video = clips.batches()[0]["video"][: config.train.preview_clips]
-        return np.concatenate([video, reconstruct(state, video)[0]])
-
-    return StageEvaluators(config, measure, preview)
-
-
-def find_lpips(config: Config, task: TokenizerTask) -> LpipsScorer | None:
-    """LPIPS with the weights that the task trains with, else those that are configured, if any."""
-    root = config.losses.lpips_root
-    if config.data.size < LEAST_SIZE or not (root or "lpips" in task.frozen):
-        return None
-    params = task.frozen["lpips"] if "lpips" in task.frozen else build.load_lpips(root)
-    return LpipsScorer(params, place=np.asarray)
-
-
-def make_preview_sampler(config: Config, task: GeneratorTask, tokenizer_params: PyTree) -> Sampler:
-    """One sampler for the whole stage: its compiled program is used at every preview."""
-    filtering, guidance = make_drawing(config, SampleRequest(1))
-    return Sampler(
-        task.network,
-        {},
-        task.tokenizer,
-        tokenizer_params,
-        filtering=filtering,
-        guidance=guidance,
-        batch=config.train.preview_clips,
-    )
-
-
-def generator_evaluators(
-    config: Config, task: GeneratorTask, clips: Validation, *, sampler: Sampler
-) -> StageEvaluators:
-    """Held-out bits per token and accuracy; previews show samples of the first held-out labels."""
-    measure_batch = jax.jit(task.evaluate)
-    given = choose_given_frames(config, SampleRequest(1))
-
-    def measure(state: TrainState) -> dict[str, float]:
-        counter = CodeCounter(config.tokenizer_spec.quantizer.codes)
-        sums: dict[str, float] = {}
-        total = 0
-        for batch in clips.batches():
-            count = len(batch["label"])
-            rows = {name: values for name, values in batch.items() if name != "index"}
-            metrics, tokens = measure_batch(averaged(state), task.frozen, rows)
-            counter.add(np.asarray(tokens))
-            total += count
-            for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * count
-        means = {name: value / total for name, value in sums.items()}
-        return {**means, "unigram_bits": counter.result()["unigram_bits"]}
-
-    def preview(state: TrainState) -> np.ndarray:
-        batch = clips.batches()[0]
-        count = min(config.train.preview_clips, len(batch["label"]))
-        prompted = config.generator.prompt != "none"
-        return sampler.sample(
-            count,
-            seed=config.seed,
-            labels=batch["label"][:count].tolist() if prompted else None,
-            given_frames=given,
-            params=averaged(state),
-            **take_examples(batch, count),
-        ).videos
-
-    return StageEvaluators(config, measure, preview)
-
-
-def averaged(state: TrainState) -> PyTree:
-    """The averaged parameters where the state keeps them, else the current ones."""
-    return state.ema if jax.tree.leaves(state.ema) else state.params

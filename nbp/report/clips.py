@@ -103,7 +103,7 @@ def collect_clips(workdir: Path, config: Config, reports: Sequence[Mapping[str, 
 
 
 def read_listed(folder: Path, size: int) -> tuple[list[_Found], list[str]]:
-    """The clips of `clips.json` (see `nbp.jobs.gallery`), those of an extreme first.
+    """The clips of `clips.json` (see `nbp.evaluation.gallery`), those of an extreme first.
 
     size: the side of the model's clips in pixels, to which enlarged ones are taken back.
     """

@@ -16,8 +16,8 @@ from nbp import files
 from nbp.build import stage_directory
 from nbp.config import Config
 from nbp.errors import DataError
+from nbp.evaluation.leakage import describe_leaks
 from nbp.files import read_json
-from nbp.jobs.leaks import describe_leaks
 from nbp.report.clips import Shown, collect_clips
 from nbp.report.page import build_page
 from nbp.report.plots import MACHINE, UNITS, Panel, arrange_panels

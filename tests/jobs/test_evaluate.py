@@ -17,8 +17,8 @@ from PIL import Image
 from nbp import build, datasets, evaluate, weights
 from nbp.data.video.decoding import read_clip
 from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
+from nbp.evaluation.during_training import Validation, tokenizer_evaluators
 from nbp.interop.reading import open_tensors
-from nbp.jobs.train import Validation, tokenizer_evaluators
 from nbp.metrics.feature_extractors import FeatureExtractor, frechet_video_distance
 from nbp.metrics.psnr_ssim import gms_per_frame, psnr_per_clip, psnr_per_frame
 from nbp.models.i3d import I3dNetwork, I3dSpec
@@ -29,8 +29,7 @@ from nbp.protocols.published import PROTOCOLS
 from nbp.training.metrics import MetricsWriter
 from nbp.training.state import TrainState
 from nbp.workdir import read_config
-from tests.interop.torch_files import write_torch
-from tests.jobs.evaluated import (
+from tests.evaluated import (
     SMALL,
     SmallNetwork,
     make_features,
@@ -38,6 +37,7 @@ from tests.jobs.evaluated import (
     make_workdir,
     save_params,
 )
+from tests.interop.torch_files import write_torch
 
 SHAPES = {"data.frames": "9", "data.size": "32", "data.validation_clips": "11"}
 
@@ -260,7 +260,7 @@ def test_a_published_protocol_reads_clips_as_it_says(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("nbp.jobs.reconstruct.SHOWN", 1)  # large GIFs take seconds
+    monkeypatch.setattr("nbp.evaluation.score_reconstruction.SHOWN", 1)  # large GIFs take seconds
     features = make_features(
         tmp_path / "f", SmallNetwork(SMALL, taps_conv), kind="torch", known="videogpt-pt"
     )

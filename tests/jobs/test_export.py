@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from nbp import build, export
+from nbp import build, build_sampling, export
 from nbp.config import load_config, to_json
 from nbp.errors import CheckpointError, ConfigError
 from nbp.jobs.export import PARTIAL
@@ -76,7 +76,7 @@ def test_the_average_becomes_the_parameters(workdir, tmp_path, capsys):
     # What reads workdirs reads this one, the generator with its tokenizer.
     config = read_config(out)
     assert config.train.tokenizer.ema == 0
-    sampler, origin = build.load_sampler(
+    sampler, origin = build_sampling.load_sampler(
         config, out, labels=read_labels(out), filtering=PLAIN, guidance=Guidance()
     )
     assert origin["generator_step"] == 7

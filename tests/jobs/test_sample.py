@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from nbp import build, sample
+from nbp.build_sampling import make_drawing
 from nbp.config import load_config
 from nbp.data import sample_files
 from nbp.data.sample_files import Files, find_earlier, write_samples
@@ -21,14 +22,14 @@ from nbp.data.video.decoding import probe_video, read_clip
 from nbp.errors import ConfigError
 from nbp.flags import Parser, Real, Whole
 from nbp.jobs import long_videos
-from nbp.jobs.sample import choose_labels, make_drawing
+from nbp.jobs.sample import choose_labels
 from nbp.sampling.filtering import Filter, Guidance
 from nbp.sampling.request import GUIDANCE, TEMPERATURE, SampleRequest, ScheduleRequest, add_flags
 from nbp.sampling.sampler import Samples
 from nbp.workdir import adopt_config, save_labels
 from tests import tiny
 from tests.data.videos import encode, make_clip
-from tests.jobs.evaluated import SMALL, SmallNetwork, save_params
+from tests.evaluated import SMALL, SmallNetwork, save_params
 
 LABELS = ("red", "green", "blue")
 

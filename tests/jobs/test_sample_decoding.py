@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from nbp.build_sampling import make_decoding
 from nbp.config import Config, load_config
 from nbp.errors import ConfigError
-from nbp.jobs.sample import make_decoding
 from nbp.sampling.request import DecodingRequest, SampleRequest
 from nbp.sampling.speculative import Jacobi, Plain, Relaxed
 

@@ -21,10 +21,10 @@ from nbp.config import load_config
 from nbp.data.sources import BadVideos
 from nbp.data.video.decoding import VideoInfo
 from nbp.datasets import ClipData, make_transforms
-from nbp.jobs import real_clips
-from nbp.jobs.drawn_clips import CropPlace
-from nbp.jobs.generate import Made, choose_labels_of, choose_values, finish_clips
-from nbp.jobs.reading import StoreClip, score_pixels
+from nbp.evaluation import real_clips
+from nbp.evaluation.drawn_clips import CropPlace
+from nbp.evaluation.generation import Made, choose_labels_of, choose_values, finish_clips
+from nbp.evaluation.real_pixels import StoreClip, score_pixels
 from nbp.metrics.feature_extractors import _extract_features
 from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.models.i3d import I3dNetwork, I3dSpec

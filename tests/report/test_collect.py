@@ -74,7 +74,7 @@ def add_report(workdir: Path, **changes: Any) -> None:
 
 
 def add_clips(workdir: Path, count: int) -> list[dict[str, Any]]:
-    """What an evaluation of generated clips leaves: see `nbp.jobs.gallery`."""
+    """What an evaluation of generated clips leaves: see `nbp.evaluation.gallery`."""
     rows = []
     for number in range(count):
         for place, kind in enumerate(KINDS):

@@ -18,7 +18,7 @@ from benchmarks.protocol_resize import draw_clip
 from nbp import prepare
 from nbp.data.video import resize
 from nbp.data.video.resize import Kernel, LongSide, Scaling, Values, scale_frame, scale_long_side
-from nbp.jobs.reading import CentreCrop, read_stored
+from nbp.evaluation.real_pixels import CentreCrop, read_stored
 from nbp.protocols.pixels import pass_range
 from nbp.protocols.protocol import ClipRule, Kernel, LongSide, Storage, Values
 from nbp.protocols.published import PROTOCOLS

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from nbp import weights
+from nbp.evaluation.setup import EvaluateRequest
 from nbp.jobs.evaluate import evaluate_workdir
-from nbp.jobs.evaluation_plan import EvaluateRequest
 from nbp.protocols.clip_lists import draw_clips
 from nbp.protocols.published import PUBLISHED
-from tests.jobs.evaluated import (
+from tests.evaluated import (
     SMALL,
     SmallNetwork,
     add_generator,

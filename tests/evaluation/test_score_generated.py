@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nbp import build, datasets, evaluate, weights
+from nbp import build_sampling, datasets, evaluate, weights
+from nbp.build_sampling import make_drawing
 from nbp.errors import EXIT_USAGE, run_main
-from nbp.jobs import chunks
-from nbp.jobs.generate import Made, finish_clips
-from nbp.jobs.leaks import find_duplicates
-from nbp.jobs.real_clips import open_clips
-from nbp.jobs.sample import SampleRequest, make_drawing
+from nbp.evaluation import chunk_store
+from nbp.evaluation.generation import Made, finish_clips
+from nbp.evaluation.leakage import find_duplicates
+from nbp.evaluation.real_clips import open_clips
+from nbp.jobs.sample import SampleRequest
 from nbp.metrics.feature_extractors import FeatureExtractor
 from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.nn.conv3d import taps_conv
@@ -27,13 +28,7 @@ from nbp.protocols.protocol import FeatureRule, GenerationRule, Storage
 from nbp.protocols.published import PROTOCOLS
 from nbp.sampling.sampler import Sampler
 from nbp.workdir import read_config, read_labels
-from tests.jobs.evaluated import (
-    SMALL,
-    SmallNetwork,
-    add_generator,
-    make_prepared,
-    make_workdir,
-)
+from tests.evaluated import SMALL, SmallNetwork, add_generator, make_prepared, make_workdir
 
 SHAPES = {"data.frames": "9", "data.size": "16", "data.validation_clips": "11"}
 FEATURES = ("--features", "random-i3d")
@@ -43,7 +38,7 @@ FEATURES = ("--features", "random-i3d")
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "I3dNetwork", SmallNetwork)
     monkeypatch.setattr(weights, "I3dSpec", lambda **_: SMALL)
-    monkeypatch.setattr(chunks, "CHUNK", 8)
+    monkeypatch.setattr(chunk_store, "CHUNK", 8)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +59,7 @@ def load(workdir: Path) -> tuple[Sampler, Any]:
     config = read_config(workdir)
     filtering, guidance = make_drawing(config, SampleRequest(1))
     labels = read_labels(workdir)
-    sampler, _ = build.load_sampler(
+    sampler, _ = build_sampling.load_sampler(
         config, workdir, labels=labels, filtering=filtering, guidance=guidance
     )
     return sampler, config
@@ -134,19 +129,19 @@ def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_bits(
     whole = run(workdir, "moving-shapes", *arguments)
     files = {path: path.read_bytes() for path in list_chunks(workdir)}
     shutil.rmtree(workdir / "report" / "cache")
-    save, drawn = chunks.ChunkStore.save, []
+    save, drawn = chunk_store.ChunkStore.save, []
 
-    def stop(store: chunks.ChunkStore, chunk: int, arrays: chunks.Arrays) -> None:
+    def stop(store: chunk_store.ChunkStore, chunk: int, arrays: chunk_store.Arrays) -> None:
         save(store, chunk, arrays)
         if store.folder.name.startswith("generated"):
             drawn.append(chunk)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(chunks.ChunkStore, "save", stop)
+    monkeypatch.setattr(chunk_store.ChunkStore, "save", stop)
     for _ in range(2):  # of three chunks
         with pytest.raises(KeyboardInterrupt):
             run(workdir, "moving-shapes", *arguments)
-    monkeypatch.setattr(chunks.ChunkStore, "save", save)
+    monkeypatch.setattr(chunk_store.ChunkStore, "save", save)
     (first, second) = list_chunks(workdir)
     second.write_bytes(files[second][:-200])  # damaged: made again
     calls = count_draws(monkeypatch)
@@ -271,9 +266,6 @@ def test_stored_and_scaled_clips_stay_close() -> None:
     assert edged[:, :, :, -1].mean() < 0.6 * found[:, :, :, -1].mean()
     assert edged[:, :, -1].mean() < 0.6 * found[:, :, -1].mean()
     assert np.abs(edged - found)[:, :, :12, :3].mean() < 6
-
-
-# Refusals and warnings ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -95,9 +95,6 @@ def score_pixels(video: np.ndarray, rule: ClipRule) -> np.ndarray:
     return video if rule.storage is not None else pass_range(video, rule.pixels.passed)
 
 
-# What a prepared data set has lost --------------------------------------------------------------
-
-
 def find_needed_size(protocol: Protocol) -> int | None:
     """The px that stored clips must have: of the real ones, before storage and as conditions."""
     (rule,) = protocol.clips

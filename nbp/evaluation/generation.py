@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from nbp.data.video.resize import Scaling
-from nbp.jobs.chunks import SUM, Arrays
-from nbp.jobs.reading import read_stored
-from nbp.jobs.real_clips import RealClips
+from nbp.evaluation.chunk_store import SUM, Arrays
+from nbp.evaluation.real_clips import RealClips
+from nbp.evaluation.real_pixels import read_stored
 from nbp.metrics.feature_extractors import FeatureExtractor, FrameFeatures, LpipsScorer, fill_batch
 from nbp.metrics.inception_score import ClassProbabilities
 from nbp.metrics.label_agreement import ShapeTracker, label_agreement
@@ -162,7 +162,7 @@ class ClipMeasure:
     seconds_of: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, numbers: np.ndarray, made: Made) -> Arrays:
-        """Rows for a chunk file; see `nbp.jobs.chunks`."""
+        """Rows for a chunk file; see `nbp.evaluation.chunk_store`."""
         began = time.monotonic()
         counts = np.bincount(made.tokens.ravel(), minlength=self.codes)
         arrays: Arrays = {"label": made.labels, "seconds": made.seconds, SUM + "codes": counts}

@@ -1,10 +1,11 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
+
 import numpy as np
 import pytest
 
-from nbp.jobs import gallery
-from nbp.jobs.gallery import choose_partners, choose_shown
+from nbp.evaluation import gallery
+from nbp.evaluation.gallery import choose_partners, choose_shown
 
 LABELS = ["a", "b", "a", "c", "b", "a"]
 

@@ -1,39 +1,129 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of generated clips under one protocol or several that can share the clips.
+"""The real set of an evaluation: its features are computed once, and found again by what they are.
 
-Features of the real clips come from a cache, those of the generated ones are computed in chunks
-that a killed job finds again; every number is computed from all chunks, in their order, at the end.
+They lie beside the report, under a name that changes with the clips, how they are read, and the
+network. Nothing checks how old they are: another data set is another fingerprint.
 """
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbp import build
-from nbp.jobs.chunks import CHUNK, SUM, Arrays, ChunkStore, fill_stores, hash_values
-from nbp.jobs.evaluation_plan import Plan, share_sampler
-from nbp.jobs.generate import (
+from nbp import build, datasets
+from nbp.evaluation.chunk_store import CHUNK, SUM, Arrays, ChunkStore, fill_stores, hash_values
+from nbp.evaluation.generation import (
     AGREEMENTS,
     ClipMaker,
     ClipMeasure,
     choose_labels_of,
     count_seconds,
     list_values,
+    measure_features,
 )
-from nbp.jobs.real_clips import RealClips, open_clips
-from nbp.jobs.reference import Reference, join_features, measure_reference
+from nbp.evaluation.real_clips import RealClips, open_clips
+from nbp.evaluation.real_pixels import score_pixels
+from nbp.evaluation.setup import Plan, share_sampler
 from nbp.metrics.estimates import Repeats
-from nbp.metrics.feature_statistics import compute_statistics, name_scores
+from nbp.metrics.feature_extractors import FeatureExtractor, FrameFeatures
+from nbp.metrics.feature_statistics import FeatureSet, compute_statistics, name_scores
 from nbp.metrics.frechet import FeatureMetric
 from nbp.metrics.inception_score import score_classes
 from nbp.metrics.reconstruction import CodeCounter
 from nbp.metrics.score_table import name_fvd
+from nbp.metrics.stream import Spectra
 from nbp.protocols.protocol import Protocol
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The real clips of an evaluation, in their order.
+
+    labels: class ids [n]. hashes: of their pixels [n]. provenance: for a report.
+    """
+
+    set: FeatureSet
+    labels: np.ndarray
+    hashes: np.ndarray
+    distinct: int
+    provenance: dict[str, Any]
+
+
+def measure_reference(
+    clips: RealClips,
+    extractor: FeatureExtractor,
+    frames: FrameFeatures | None,
+    *,
+    origin: dict[str, Any],
+    cache: Path,
+    report: Callable[[str], None],
+) -> Reference:
+    """Features, labels and hashes of the real clips; from `cache` where they are there.
+
+    origin: of the features, which their name in the cache depends on.
+    """
+    settings = {
+        "clips": clips.chosen.source.fingerprint,
+        "rule": dataclasses.asdict(clips.rule),
+        "read": datasets.describe_clips(clips.config),
+        "seed": clips.seed,
+        "distinct": clips.distinct,
+        "features": origin,
+        "preparation": dataclasses.asdict(extractor.rule),
+        "frames": None if frames is None else frames.name,
+    }
+    store = ChunkStore.open(cache, "real", settings, count=clips.distinct)
+
+    def make(numbers: np.ndarray, lacking: Any) -> list[Arrays]:
+        del lacking
+        rows = clips.read(numbers.tolist())
+        video = score_pixels(rows["video"], clips.rule)
+        return [
+            {
+                "label": rows["label"].astype(np.int32),
+                "hash": hash_clips(video),
+                **measure_features(video, extractor, frames),
+            }
+        ]
+
+    seconds = fill_stores([store], make, unit="real clips", report=report)
+    found = store.load_all()
+    order = np.arange(len(clips.rows)) % clips.distinct
+    return Reference(
+        join_features(found, order, ddof=extractor.rule.ddof),
+        found["label"][order],
+        found["hash"][order],
+        clips.distinct,
+        {
+            "clips": len(clips.rows),
+            "distinct": clips.distinct,
+            "fingerprint": settings["clips"],
+            "file": f"cache/{store.folder.name}",
+            "seconds": round(seconds, 1),
+        },
+    )
+
+
+def join_features(arrays: Arrays, order: np.ndarray, *, ddof: int = 1) -> FeatureSet:
+    """The features and spectra of a store, in an order of its items; ddof: see `FeatureSet`."""
+    parts = [arrays.get(f"stream_{name}") for name in Spectra.names()]
+    spectra = None
+    if parts[0] is not None:
+        spectra = Spectra(*(np.asarray(part, np.float64)[order] for part in parts))
+    return FeatureSet(arrays["features"][order], CHUNK, spectra, ddof)
+
+
+def hash_clips(clips: np.ndarray) -> np.ndarray:
+    """64 bits for the pixels of each clip: equal ones are equal clips, but for chance."""
+    digests = [hashlib.sha256(np.ascontiguousarray(clip).tobytes()).digest()[:8] for clip in clips]
+    return np.frombuffer(b"".join(digests), np.uint64)
+
 
 Report = Callable[[str], None]
 
@@ -256,9 +346,6 @@ def find_labels(
         return labels[np.arange(plan.generated) % len(labels)]
 
     return choose_labels_of(rule, plan.generated, classes=classes, real=real)
-
-
-# What was found --------------------------------------------------------------------------------
 
 
 def summarize(plan: Plan, sets: Sequence[MadeSet], conditions: RealClips | None) -> Generated:

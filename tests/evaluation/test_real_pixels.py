@@ -19,9 +19,15 @@ from nbp.data.video.clip_codec import ClipEncoder, Coding, decode_clip
 from nbp.data.video.decoding import VideoInfo
 from nbp.data.video.resize import Scaling
 from nbp.errors import ConfigError
-from nbp.jobs.generate import Made, choose_values, finish_clips, list_values
-from nbp.jobs.reading import apply_rule, find_needed_size, list_losses, read_stored, score_pixels
-from nbp.jobs.real_clips import check_prepared
+from nbp.evaluation.generation import Made, choose_values, finish_clips, list_values
+from nbp.evaluation.real_clips import check_prepared
+from nbp.evaluation.real_pixels import (
+    apply_rule,
+    find_needed_size,
+    list_losses,
+    read_stored,
+    score_pixels,
+)
 from nbp.prepare import main
 from nbp.protocols.pixels import pass_range
 from nbp.protocols.protocol import ClipRule, GenerationRule, PixelRule, Protocol, Storage, Values
@@ -112,8 +118,6 @@ def test_features_see_the_bytes_that_the_repository_made() -> None:
     assert score_pixels(clip, rule) is clip
 
 
-# What is lost -----------------------------------------------------------------------------------
-
 NATIVE = {"fit": "native", "size": 128, "codec": "jpeg", "quality": 95, "split": 1}
 STORED = {"fit": "squash", "size": 128, "codec": "h264", "quality": 12, "split": 1}
 
@@ -172,9 +176,6 @@ def test_conditions_and_files_need_their_own_size() -> None:
     assert find_needed_size(PROTOCOLS["reconstruction"]) is None
 
 
-# Preparation ------------------------------------------------------------------------------------
-
-
 def test_prepared_sets_can_have_a_protocols_kernel(tmp_path: Path) -> None:
     """From the file's own YUV, as decord scales it; but for the codec that they are stored with."""
     with np.load(GOLDEN) as golden:
@@ -222,9 +223,6 @@ def test_the_kernel_is_an_option_of_the_data_set(tmp_path: Path) -> None:
                 "bilinear",
             ]
         )
-
-
-# Generated clips --------------------------------------------------------------------------------
 
 
 def test_generated_pixels_are_rounded_cut_off_or_kept() -> None:

@@ -16,11 +16,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from nbp import build
+from nbp.config import Config
 from nbp.data.sample_files import GRID_SIDE, write_grid
 from nbp.data.video.encoding import tile_clips, write_video
 from nbp.errors import DataError
-from nbp.jobs.reading import score_pixels
-from nbp.jobs.real_clips import RealClips
+from nbp.evaluation.real_clips import RealClips
+from nbp.evaluation.real_pixels import score_pixels
 from nbp.metrics.feature_extractors import FeatureExtractor, LpipsScorer, fill_batch
 from nbp.metrics.reconstruction import (
     BadClip,
@@ -34,7 +36,9 @@ from nbp.parallel.mesh import make_mesh, place_batch, place_state
 from nbp.progress import Progress
 from nbp.protocols.pixels import to_bytes
 from nbp.report.plots import write_frame_curve
+from nbp.sampling.sampler import Sampler
 from nbp.shapes import Clips, Float, PyTree
+from nbp.tasks.generator import GeneratorTask
 
 SHOWN = 8  # clips in a side-by-side GIF
 WORST = 8  # clips written because they were reproduced worst
@@ -230,3 +234,31 @@ def list_deviations(
             f"{len(replaced)} unreadable videos were replaced by others, the first: {replaced[0]}"
         )
     return found
+
+
+class Likelihood:
+    """Means over clips of a generator's measures on their codes."""
+
+    def __init__(self, config: Config, sampler: Sampler, labels: tuple[str, ...]) -> None:
+        task = GeneratorTask(
+            network=sampler.generator,
+            tokenizer=sampler.tokenizer,
+            optimizer=build.make_generator_task(config, labels, {}).optimizer,
+            frozen={},  # the codes are there already
+        )
+        self._evaluate = jax.jit(task.evaluate)
+        self._params = sampler.generator_params
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Takes "codes" and "label" of a batch."""
+        metrics, _ = self._evaluate(self._params, {}, batch)
+        count = len(batch["codes"])
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value) * count
+        self._count += count
+
+    def result(self) -> dict[str, float]:
+        """Means over clips."""
+        return {name: total / self._count for name, total in self._sums.items()}

@@ -16,7 +16,7 @@ import numpy as np
 from nbp import datasets
 from nbp.data.moving_shapes import MovingShapes
 from nbp.data.sources import VideoFolder
-from nbp.jobs.real_clips import RealClips
+from nbp.evaluation.real_clips import RealClips
 
 SHOWN = 20  # names and pairs in a report
 # Findings of nbp.prepare that are leaks.

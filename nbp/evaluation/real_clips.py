@@ -20,8 +20,7 @@ from nbp.data.sources import BadVideos
 from nbp.data.transforms import Transform
 from nbp.data.video.decoding import VideoInfo, resample_frames
 from nbp.errors import ConfigError, DataError
-from nbp.files import read_json
-from nbp.jobs.drawn_clips import (
+from nbp.evaluation.drawn_clips import (
     ChosenItems,
     CropPlace,
     FlipPlace,
@@ -29,7 +28,8 @@ from nbp.jobs.drawn_clips import (
     ListedItems,
     ReadPlace,
 )
-from nbp.jobs.reading import apply_rule, find_needed_size
+from nbp.evaluation.real_pixels import apply_rule, find_needed_size
+from nbp.files import read_json
 from nbp.protocols.clip_lists import (
     Draws,
     WindowList,

@@ -13,13 +13,13 @@ from nbp.config import Config, load_config
 from nbp.data.video.decoding import VideoInfo
 from nbp.datasets import ClipData
 from nbp.errors import DataError
+from nbp.evaluation.real_clips import RealClips, choose_rule, list_items, open_clips
 from nbp.files import VideoError
-from nbp.jobs.real_clips import RealClips, choose_rule, list_items, open_clips
 from nbp.protocols.clip_lists import list_clips
 from nbp.protocols.protocol import Protocol
 from nbp.protocols.published import PROTOCOLS
 from tests import tiny
-from tests.jobs.evaluated import make_prepared
+from tests.evaluated import make_prepared
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from nbp import datasets
 from nbp.data.records import DecodeRecord
 from nbp.data.transforms import Crop, Flip, Record
 from nbp.data.video.decoding import resample_frames
-from nbp.jobs.reading import CentreCrop
+from nbp.evaluation.real_pixels import CentreCrop
 from nbp.protocols.clip_lists import Draws, WindowList, choose_start, place_clip
 from nbp.protocols.protocol import ClipRule, Margin
 

@@ -36,7 +36,7 @@ An evaluation replaces the rows and the files of its own protocol and leaves oth
     code_usage   {"real" | "generated": {codes, used, usage, perplexity, curve}}: `curve` is the
                  share of all tokens that the k/64 most frequent codes make, k = 1..64
     leaks        {checked, train_test_names: [...], duplicates: [[path or id, path or id], ...],
-                 duplicate_clips}: see nbp.jobs.leaks
+                 duplicate_clips}: see nbp.evaluation.leakage
     repeats      [{seed, score, value}], and `scores` has NAME (their mean) and NAME_std
 """
 
@@ -51,10 +51,10 @@ from typing import Any
 import numpy as np
 
 from nbp.data.video.encoding import write_video
+from nbp.evaluation.generation import ClipMaker
+from nbp.evaluation.real_clips import RealClips
+from nbp.evaluation.score_reconstruction import Codec
 from nbp.files import read_json
-from nbp.jobs.generate import ClipMaker
-from nbp.jobs.real_clips import RealClips
-from nbp.jobs.reconstruct import Codec
 from nbp.metrics.psnr_ssim import psnr_per_clip, psnr_per_frame
 from nbp.metrics.reconstruction import PSNR_LIMIT
 from nbp.protocols.pixels import to_bytes

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from nbp.errors import RestartError
-from nbp.jobs import chunks
-from nbp.jobs.chunks import ChunkStore, fill_stores
+from nbp.evaluation import chunk_store
+from nbp.evaluation.chunk_store import ChunkStore, fill_stores
 from nbp.parallel import distributed
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "CHUNK", 4)
+    monkeypatch.setattr(chunk_store, "CHUNK", 4)
 
 
 def fill(stores: Sequence[ChunkStore]) -> list[tuple[list[int], list[int]]]:

@@ -10,19 +10,20 @@ import jax
 import numpy as np
 import pytest
 
-from nbp import build, evaluate, weights
+from nbp import build_sampling, evaluate, weights
+from nbp.build_sampling import make_drawing
 from nbp.errors import run_main
-from nbp.jobs import chunks
-from nbp.jobs.generate import ClipMeasure, Made, finish_clips
-from nbp.jobs.generated import score_probabilities
-from nbp.jobs.sample import SampleRequest, make_drawing
+from nbp.evaluation import chunk_store
+from nbp.evaluation.generation import ClipMeasure, Made, finish_clips
+from nbp.evaluation.score_generated import score_probabilities
+from nbp.jobs.sample import SampleRequest
 from nbp.metrics.inception_score import ClassProbabilities, inception_score, score_classes
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.nn.conv3d import taps_conv
 from nbp.protocols.protocol import GenerationRule
 from nbp.protocols.published import PROTOCOLS
 from nbp.workdir import read_config, read_labels
-from tests.jobs.evaluated import add_generator, make_workdir, save_params
+from tests.evaluated import add_generator, make_workdir, save_params
 
 SPEC = C3dSpec(classes=5, widths=(2, 2, 2, 2, 3), hidden=4, size=16, resized=(18, 20))
 NETWORK = C3dNetwork(SPEC, taps_conv)
@@ -67,7 +68,7 @@ def test_inception_scores_of_repeats_are_averaged_as_the_protocol_says() -> None
 def test_the_inception_score_is_that_of_all_clips_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(chunks, "CHUNK", 8)
+    monkeypatch.setattr(chunk_store, "CHUNK", 8)
     monkeypatch.setattr(weights, "C3dSpec", lambda: SPEC)
     params = make_params()
     save_params(tmp_path, "c3d", params)
@@ -90,7 +91,7 @@ def test_the_inception_score_is_that_of_all_clips_at_once(
     config = read_config(workdir)
     filtering, guidance = make_drawing(config, SampleRequest(1))
     names = read_labels(workdir)
-    sampler, _ = build.load_sampler(
+    sampler, _ = build_sampling.load_sampler(
         config, workdir, labels=names, filtering=filtering, guidance=guidance
     )
     labels = [i % len(names) for i in range(21)]

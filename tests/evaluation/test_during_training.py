@@ -13,12 +13,12 @@ import pytest
 from nbp import build, weights
 from nbp.config import Config, load_config
 from nbp.errors import ConfigError
-from nbp.jobs.periodic import PeriodicScore
+from nbp.evaluation.during_training import PeriodicScore
 from nbp.jobs.train import train_workdir
 from nbp.protocols.published import PROTOCOLS
 from nbp.training.checkpoint import Checkpointer
 from tests import tiny
-from tests.jobs.evaluated import SMALL, SmallNetwork, make_workdir
+from tests.evaluated import SMALL, SmallNetwork, make_workdir
 
 SHAPES = {"data.frames": "9", "data.size": "16", "generator.prompt": "label"}
 

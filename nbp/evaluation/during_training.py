@@ -1,0 +1,339 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""Scores during training: the evaluators of both stages, and a small Frechet distance."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from nbp import build, datasets
+from nbp.build_sampling import choose_given_frames, make_drawing, take_examples
+from nbp.config import Config
+from nbp.data.video.encoding import tile_clips
+from nbp.errors import ConfigError
+from nbp.evaluation.generation import ClipMaker, choose_labels_of, finish_clips
+from nbp.evaluation.real_clips import RealClips, choose_rule, open_clips
+from nbp.evaluation.score_generated import Reference, measure_reference
+from nbp.evaluation.score_reconstruction import Devices
+from nbp.evaluation.setup import (
+    CACHE,
+    FEATURE_BATCH,
+    check_classes,
+    check_model,
+    choose_model_config,
+)
+from nbp.jobs.train import EVALUATED
+from nbp.metrics.feature_extractors import LpipsScorer
+from nbp.metrics.frechet import Moments, frechet_distance
+from nbp.metrics.reconstruction import CodeCounter, ReconstructionScores
+from nbp.metrics.score_table import name_fvd
+from nbp.models.lpips import LEAST_SIZE
+from nbp.parallel import distributed
+from nbp.parallel.distributed import is_main
+from nbp.protocols.protocol import GENERAL
+from nbp.protocols.published import find_protocol
+from nbp.sampling.request import SampleRequest
+from nbp.sampling.sampler import Sampler
+from nbp.shapes import PyTree
+from nbp.tasks.generator import GeneratorTask
+from nbp.tasks.tokenizer import TokenizerTask
+from nbp.training.metrics import MetricsWriter
+from nbp.training.state import TrainState
+from nbp.training.task import Evaluator
+from nbp.weights import RANDOM, Features, load_features
+
+NAME = "evaluation"  # before the score's name in the metrics
+
+
+class PeriodicScore:
+    """The distance of `evaluation.every_clips` generated clips from as many real ones.
+
+    Under `evaluation.protocol`, or the general one of the data, with `evaluation.features`, or
+    random ones. The clips have the same seed at every step, so that the curve shows the model and
+    not the draw. Nothing of the training state is kept or changed.
+
+    Raises ConfigError, when it is made, where model or data do not fit the protocol.
+    """
+
+    def __init__(self, config: Config, workdir: Path, labels: tuple[str, ...]) -> None:
+        self._clips_wanted = config.evaluation.every_clips
+        name = config.evaluation.protocol or GENERAL[config.data.kind][0]
+        protocol = find_protocol(name, config.data.kind)
+        if protocol.generation is None or protocol.features is None:
+            raise ConfigError(
+                f"evaluation.every: protocol {name} generates no clips to score. Use "
+                f"{GENERAL[config.data.kind][0]}, or --config.evaluation.every=0"
+            )
+        self._protocol, self._reading = choose_rule(protocol, config, {})
+        self._config = choose_model_config(config, self._reading)
+        self._given = check_model(self._config, self._protocol)
+        self._cache = workdir / "report" / CACHE
+        self._labels = labels
+        self._sampler: Sampler | None = None
+
+    def __call__(self, sampler: Sampler, params: PyTree) -> dict[str, float]:
+        """{name: distance} of a sampler with the generator's `params`, on any mesh.
+
+        sampler: the same one every time, as it holds the compiled programs.
+        """
+        rule = self._protocol.generation
+        assert rule is not None
+        self._sampler = self._sampler or dataclasses.replace(sampler, batch=self._batch)
+        maker = dataclasses.replace(self._maker, sampler=self._sampler, params=params)
+        made = maker(np.arange(self.count))
+        clips = finish_clips(
+            made,
+            rule,
+            size=self._reading.data.size,
+            pixels=maker.pixels,
+        )
+        with self._devices.context():
+            rows = self._features.extractor(clips).astype(np.float32)
+        distance = frechet_distance(self._reference.set.moments, Moments.of(rows))
+        name = name_fvd(
+            "fvd",
+            count=self.count,
+            complete=self.count + 1,
+            features=self._features.kind,
+        )
+        return {name: distance}
+
+    @property
+    def _batch(self) -> int:
+        return min(self._config.sampling.batch, self.count)
+
+    @property
+    def count(self) -> int:
+        return min(self._clips_wanted, len(self._real.rows))
+
+    # Made when they are first needed: compiling and reading wait until training runs.
+
+    @functools.cached_property
+    def _devices(self) -> Devices:
+        return Devices()
+
+    @functools.cached_property
+    def _real(self) -> RealClips:
+        return open_clips(self._reading, self._protocol, self._clips_wanted)
+
+    @functools.cached_property
+    def _features(self) -> Features:
+        devices = self._devices
+        choice = self._config.evaluation.features or RANDOM
+        with devices.context():
+            found = load_features(
+                choice,
+                self._protocol,
+                frames=self._config.data.frames,
+                place=devices.place,
+                copy=devices.copy,
+            )
+        assert found is not None
+        batch = devices.round_up(min(FEATURE_BATCH, self.count))
+        extractor = dataclasses.replace(found.extractor, batch=batch)
+        return dataclasses.replace(found, extractor=extractor)
+
+    @functools.cached_property
+    def _reference(self) -> Reference:
+        say = is_main()
+        features = self._features
+        with self._devices.context():
+            return measure_reference(
+                self._real,
+                features.extractor,
+                None,
+                origin=features.origin,
+                cache=self._cache,
+                report=lambda text: print(f"[evaluation] {text}", flush=True) if say else None,
+            )
+
+    @functools.cached_property
+    def _maker(self) -> ClipMaker:
+        rule, protocol = self._protocol.generation, self._protocol
+        assert rule is not None
+        stride = self._config.tokenizer_spec.stride[0]
+        prompted = self._config.generator.prompt != "none"
+        if self._given and rule.labels == "any":
+            rule = dataclasses.replace(rule, labels="paired")
+        if rule.labels == "paired":
+            check_classes(self._config, protocol, self._labels, self._real.label_names)
+        conditions = None
+        if self._given:
+            same = self._config == self._reading
+            conditions = (
+                self._real if same else open_clips(self._config, protocol, self._clips_wanted)
+            )
+        labels = choose_labels_of(
+            rule,
+            self.count,
+            classes=len(self._labels) if prompted else 0,
+            real=lambda: self._reference.labels,
+        )
+        assert self._sampler is not None
+        return ClipMaker(
+            self._sampler,
+            protocol.seed,
+            self._batch,
+            labels=labels,
+            conditions=conditions,
+            given=self._given,
+            pixels=(self._given - 1) * stride + 1 if self._given else 0,
+        )
+
+
+def name_bad_videos() -> str:
+    """The list of unusable clips in the workdir; each process of a job reads others."""
+    process, _ = distributed.find_place()
+    return f"bad_videos.{process}.csv" if process else "bad_videos.csv"
+
+
+class Validation:
+    """The first held-out clips, read once and kept."""
+
+    def __init__(self, config: Config, data: datasets.ClipData) -> None:
+        self._config, self._data = config, data
+        self._batches: list[dict[str, np.ndarray]] = []
+
+    def batches(self) -> list[dict[str, np.ndarray]]:
+        if not self._batches:
+            limit = min(EVALUATED, self._config.data.validation_clips)
+            self._batches = list(
+                datasets.iterate_clips(self._config, self._data, limit=limit, batch=limit)
+            )
+        return self._batches
+
+
+class StageEvaluators:
+    """The periodic measurements and previews of a stage, made once its writer exists.
+
+    score: a measure of generated clips, at a cadence of its own.
+    """
+
+    def __init__(self, config: Config, measure: Any, preview: Any) -> None:
+        self._config, self._measure, self._preview = config, measure, preview
+        self.score: Callable[[PyTree], dict[str, float]] | None = None
+
+    def make(self, writer: MetricsWriter) -> list[Evaluator]:
+        cadence = self._config.train
+        evaluators = []
+        if cadence.evaluate_every:
+            evaluators.append(Evaluator("validation", cadence.evaluate_every, self._measure))
+        if cadence.preview_every:
+
+            def show(state: TrainState) -> dict[str, float]:
+                clips = self._preview(state)
+                frames = tile_clips(clips, columns=cadence.preview_clips)
+                step = int(state.step)
+                writer.write_preview(step, "clips", frames, fps=self._config.sampling.fps)
+                return {}
+
+            evaluators.append(Evaluator("preview", cadence.preview_every, show))
+        if (score := self.score) is not None:
+            every = self._config.evaluation.every
+            evaluators.append(Evaluator(NAME, every, lambda state: score(averaged(state))))
+        return evaluators
+
+
+def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation) -> StageEvaluators:
+    """Held-out PSNR, SSIM, GMS and code statistics, and LPIPS where its weights are configured.
+
+    Previews show clips above their reconstructions.
+    """
+    network = task.network
+    lpips = find_lpips(config, task)
+    encode, decode = jax.jit(network.encode), jax.jit(network.decode)
+
+    def reconstruct(state: TrainState, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        params = averaged(state)
+        tokens = encode(params, video)
+        return np.asarray(decode(params, tokens)), np.asarray(tokens)
+
+    def measure(state: TrainState) -> dict[str, float]:
+        scores = ReconstructionScores()
+        counter = CodeCounter(network.spec.quantizer.codes)
+        distances: list[float] = []
+        for batch in clips.batches():
+            output, tokens = reconstruct(state, batch["video"])
+            scores.add(batch["video"], output)
+            counter.add(tokens)
+            if lpips is not None:
+                distances.extend(lpips(batch["video"], output).tolist())
+        perceptual = {"lpips": float(np.mean(distances))} if distances else {}
+        return {**scores.result(), **perceptual, **counter.result()}
+
+    def preview(state: TrainState) -> np.ndarray:
+        video = clips.batches()[0]["video"][: config.train.preview_clips]
+        return np.concatenate([video, reconstruct(state, video)[0]])
+
+    return StageEvaluators(config, measure, preview)
+
+
+def find_lpips(config: Config, task: TokenizerTask) -> LpipsScorer | None:
+    """LPIPS with the weights that the task trains with, else those that are configured, if any."""
+    root = config.losses.lpips_root
+    if config.data.size < LEAST_SIZE or not (root or "lpips" in task.frozen):
+        return None
+    params = task.frozen["lpips"] if "lpips" in task.frozen else build.load_lpips(root)
+    return LpipsScorer(params, place=np.asarray)
+
+
+def make_preview_sampler(config: Config, task: GeneratorTask, tokenizer_params: PyTree) -> Sampler:
+    """One sampler for the whole stage: its compiled program is used at every preview."""
+    filtering, guidance = make_drawing(config, SampleRequest(1))
+    return Sampler(
+        task.network,
+        {},
+        task.tokenizer,
+        tokenizer_params,
+        filtering=filtering,
+        guidance=guidance,
+        batch=config.train.preview_clips,
+    )
+
+
+def generator_evaluators(
+    config: Config, task: GeneratorTask, clips: Validation, *, sampler: Sampler
+) -> StageEvaluators:
+    """Held-out bits per token and accuracy; previews show samples of the first held-out labels."""
+    measure_batch = jax.jit(task.evaluate)
+    given = choose_given_frames(config, SampleRequest(1))
+
+    def measure(state: TrainState) -> dict[str, float]:
+        counter = CodeCounter(config.tokenizer_spec.quantizer.codes)
+        sums: dict[str, float] = {}
+        total = 0
+        for batch in clips.batches():
+            count = len(batch["label"])
+            rows = {name: values for name, values in batch.items() if name != "index"}
+            metrics, tokens = measure_batch(averaged(state), task.frozen, rows)
+            counter.add(np.asarray(tokens))
+            total += count
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * count
+        means = {name: value / total for name, value in sums.items()}
+        return {**means, "unigram_bits": counter.result()["unigram_bits"]}
+
+    def preview(state: TrainState) -> np.ndarray:
+        batch = clips.batches()[0]
+        count = min(config.train.preview_clips, len(batch["label"]))
+        prompted = config.generator.prompt != "none"
+        return sampler.sample(
+            count,
+            seed=config.seed,
+            labels=batch["label"][:count].tolist() if prompted else None,
+            given_frames=given,
+            params=averaged(state),
+            **take_examples(batch, count),
+        ).videos
+
+    return StageEvaluators(config, measure, preview)
+
+
+def averaged(state: TrainState) -> PyTree:
+    """The averaged parameters where the state keeps them, else the current ones."""
+    return state.ema if jax.tree.leaves(state.ema) else state.params
