@@ -20,9 +20,9 @@ import numpy as np
 from benchmarks.measure import print_row
 from nbp import build_sampling, datasets
 from nbp.build_sampling import make_drawing
-from nbp.jobs.sample import SampleRequest
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.inference import CacheType, Decoder, WeightType, bind_decoder, lay_out_params
+from nbp.sample import SampleRequest
 from nbp.shapes import Array, PyTree
 from nbp.workdir import read_config, read_labels
 

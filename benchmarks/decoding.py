@@ -24,8 +24,8 @@ from benchmarks.measure import print_row, time_calls
 from nbp import build, build_sampling
 from nbp.build_sampling import find_levels, make_drawing
 from nbp.config import Config
-from nbp.jobs.sample import SampleRequest, draw_for_labels
 from nbp.metrics.label_agreement import label_agreement
+from nbp.sample import SampleRequest, draw_for_labels
 from nbp.sampling.sampler import Sampler
 from nbp.sampling.speculative import Decoding, Jacobi, Plain, Relaxed
 from nbp.workdir import read_config, read_labels

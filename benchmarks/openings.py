@@ -16,8 +16,8 @@ import jax
 from benchmarks.measure import print_row, time_calls
 from nbp import build, build_sampling
 from nbp.build_sampling import make_drawing
-from nbp.jobs.sample import draw_for_labels
 from nbp.metrics.label_agreement import label_agreement
+from nbp.sample import draw_for_labels
 from nbp.sampling.request import SampleRequest
 from nbp.workdir import read_config, read_labels
 

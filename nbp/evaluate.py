@@ -2,14 +2,96 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m nbp.evaluate --workdir DIR --protocol NAME [--protocol NAME] [--features DIR]`."""
 
-from nbp.errors import ConfigError, run_main
-from nbp.files import check_writable_file
-from nbp.flags import Parser
-from nbp.jobs import evaluation_flags
+from pathlib import Path
+
+from nbp.flags import COUNT, SEED, Parser
 
 
 def make_parser() -> Parser:
-    return evaluation_flags.make_parser(main.__doc__)
+    return make_flags(main.__doc__)
+
+
+def make_flags(description: str | None) -> Parser:
+    parser = Parser(
+        "nbp.evaluate",
+        description,
+        examples=(
+            "--workdir runs/quickstart --protocol moving-shapes --features random-i3d",
+            "--workdir runs/ucf101 --data data/ucf101 --protocol nbp-ucf\n"
+            "--features runs/features_ts --statistics kvd,precision",
+            "--compare runs/a/report/nbp-ucf.json runs/b/report/nbp-ucf.json",
+        ),
+        overrides="data",
+    )
+    parser.add_argument("--workdir", type=Path, help="trained or converted")
+    parser.add_argument("--protocol", action="append", default=[], help="see docs/protocols.md")
+    parser.add_argument("--out", type=Path, help="default: WORKDIR/report/PROTOCOL.json")
+    parser.add_argument("--clips", type=COUNT, help="clips to generate, or else to score")
+    parser.add_argument("--seed", type=SEED, help="of the generated clips; default: the protocol's")
+    parser.add_argument("--data", type=Path, help="videos or prepared dataset to take clips from")
+    parser.add_argument(
+        "--features", default="", help="folder that nbp.convert i3d wrote, or random-i3d"
+    )
+    parser.add_argument("--lpips", default="", help="folder that nbp.convert lpips wrote")
+    parser.add_argument(
+        "--c3d", default="", help="folder that nbp.convert c3d wrote: the Inception score"
+    )
+    parser.add_argument(
+        "--statistics", default="", help="more scores: kvd,precision,infinity,bootstrap,stream"
+    )
+    parser.add_argument("--cache", type=Path, help="of features; default: WORKDIR/report/cache")
+    parser.add_argument(
+        "--compare", nargs=2, type=Path, metavar="FILE.json", help="two reports of one protocol"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    make_parser().parse_known_args()  # help and mistakes end here, before the imports
+
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from nbp import __version__
+from nbp.data.sample_files import write_grid
+from nbp.errors import ConfigError, run_main
+from nbp.evaluation.gallery import Gallery, update_listing, write_gallery
+from nbp.evaluation.leakage import describe_leaks, find_duplicates, find_leaks
+from nbp.evaluation.real_pixels import list_losses
+from nbp.evaluation.result import write_report
+from nbp.evaluation.score_generated import (
+    Generated,
+    Reference,
+    can_generate,
+    describe_codes,
+    find_gallery_clips,
+    follows_real,
+    group_plans,
+    list_problems,
+    score_group,
+)
+from nbp.evaluation.score_reconstruction import (
+    Likelihood,
+    Measures,
+    Reconstructed,
+    list_deviations,
+    score_reconstruction,
+    write_reconstruction,
+)
+from nbp.evaluation.setup import EvaluateRequest, Plan, plan_evaluation
+from nbp.files import check_writable_file, check_writable_folder
+from nbp.metrics.score_table import name_fvd
+from nbp.parallel.distributed import is_main
+from nbp.protocols.protocol import Protocol
+from nbp.report.table import format_table
+from nbp.runtime import keep_compiled, keep_freed_memory
+from nbp.sampling.finite import check_parameters
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,7 +118,6 @@ def main(argv: list[str] | None = None) -> None:
     distributed.initialize()
 
     from nbp.config import parse_overrides
-    from nbp.jobs.evaluate import EvaluateRequest, evaluate_protocols, write_and_tell
     from nbp.metrics.feature_statistics import parse_statistics
     from nbp.report.collect import write_page
 
@@ -55,6 +136,232 @@ def main(argv: list[str] | None = None) -> None:
         write_and_tell(arguments.workdir, reports, arguments.out)
         if not arguments.out:  # it shows what lies in WORKDIR/report
             print(f"to look at: {write_page(arguments.workdir)}")
+
+
+Report = Callable[[str], None]
+
+
+def evaluate_workdir(request: EvaluateRequest, report: Report) -> dict[str, Any]:
+    """Scores the workdir under one protocol; see `evaluate_protocols`."""
+    (found,) = evaluate_protocols([request], report)
+    return found
+
+
+def evaluate_protocols(requests: Sequence[EvaluateRequest], report: Report) -> list[dict[str, Any]]:
+    """Scores one workdir; returns a report each: protocol, provenance, conditions, scores.
+
+    Also writes into `workdir/report`: pictures (see `write_reconstruction`), clips to look at (see
+    `nbp.evaluation.gallery`), features (see `nbp.evaluation.chunk_store`). Everything that can be wrong with the
+    requests is found before anything is computed. Protocols that generate the same clips share
+    them. Raises ConfigError where a protocol is unknown or does not fit the workdir or its data, or
+    features are missing; CheckpointError without a trained tokenizer.
+    """
+    keep_freed_memory()
+    keep_compiled()
+    for request in requests if is_main() else ():
+        check_places(request)
+    plans: list[Plan] = []
+    for request in requests:
+        plans.append(plan_evaluation(request, report, plans))
+    for plan in plans:
+        check_model(plan)
+    leaks = [check_leaks(plan, report) for plan in plans]
+    generating = [plan for plan in plans if can_generate(plan)]
+    began = time.time()
+    generated: dict[int, Generated] = {}
+    for group in group_plans(generating):
+        for plan, found in zip(group, score_group(group, report), strict=True):
+            generated[plans.index(plan)] = found
+    shared = (time.time() - began) / max(1, len(generating))
+    reports = []
+    for i, plan in enumerate(plans):
+        made = generated.get(i)
+        report_of_plan = finish(plan, made, leaks[i], report)
+        report_of_plan["seconds"] = round(
+            report_of_plan["seconds"] + shared * (made is not None), 1
+        )
+        reports.append(report_of_plan)
+    return reports
+
+
+def check_places(request: EvaluateRequest) -> None:
+    """ConfigError where pictures or features could not be written after the work."""
+    remedy = f"{request.workdir}/report holds pictures and clips: evaluate a copy of the workdir."
+    check_writable_folder(request.report_folder, remedy)
+    check_writable_folder(request.cache_folder, "Name another with --cache DIR.")
+
+
+def check_model(plan: Plan) -> None:
+    """NonFiniteError that names weights with which no score can be computed."""
+    sampler = plan.model.sampler
+    stages = {"tokenizer": plan.model.params}
+    check_parameters(stages | ({} if sampler is None else {"generator": sampler.generator_params}))
+
+
+def check_leaks(plan: Plan, report: Report) -> dict[str, Any]:
+    """What is known of leaks beforehand, told at once."""
+    found = {**find_leaks(plan.clips), "duplicates": [], "duplicate_clips": 0}
+    for line in describe_leaks(found, split=plan.clips.rule.split):
+        report(line)
+    return found
+
+
+def finish(
+    plan: Plan, generated: Generated | None, leaks: dict[str, Any], report: Report
+) -> dict[str, Any]:
+    """Scores the reconstructions where the protocol does, and puts the report together."""
+    started = time.time()
+    protocol, clips, features = plan.protocol, plan.clips, plan.features
+    count = len(clips.rows)
+    scores: dict[str, float] = {}
+    entries: dict[str, Any] = {"psnr_per_frame": [], "worst": [], "code_usage": {}}
+    problems: list[str] = []
+    if protocol.reconstruction:
+        found, scores = reconstruct(plan, generated and generated.reference, report)
+        entries["psnr_per_frame"] = [round(value, 4) for value in found.psnr_per_frame]
+        entries["code_usage"]["real"] = describe_codes(found.codes)
+        entries["worst"] = write_pictures(plan, found)
+    if generated is not None:
+        problems += list_problems(plan)
+        scores = {**generated.scores, **scores} if features else {**scores, **generated.scores}
+        usage = {**entries["code_usage"], **generated.entries["code_usage"]}
+        entries |= {**generated.entries, "code_usage": usage}
+        if generated.reference is not None:
+            find_copies(plan, generated, leaks, report)
+        show(plan, generated)
+    other = "" if features is None else features.deviation
+    complete = clips.complete if protocol.reconstruction else count
+    if clips.missing and clips.rule.clips:
+        problems.append(f"{clips.missing} of {clips.rule.videos} videos are missing")
+    problems += list_deviations(count, complete, clips.replaced, features=other)
+    provenance = clips.provenance()
+    return {
+        "protocol": dataclasses.asdict(protocol),
+        "complete": not problems,
+        "deviations": problems + list_losses(protocol, provenance["prepared"]),
+        "workdir": plan.request.workdir.name,
+        "config": plan.config.name,
+        "held_out_clips": count,
+        "data": provenance,
+        "features": None if features is None else features.origin,
+        "lpips": plan.lpips[1],
+        **({} if plan.c3d[1] is None else {"c3d": plan.c3d[1]}),
+        "seed": plan.seed,
+        "sampling": dataclasses.asdict(plan.config.sampling),
+        "generated": {} if generated is None else describe_speed(generated.entries["generation"]),
+        "checkpoints": plan.model.origin,
+        "averaged": plan.config.train.tokenizer.ema > 0,
+        "averaged_generator": plan.config.train.generator.ema > 0,
+        "versions": {"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processes": jax.process_count(),
+        "seconds": round(time.time() - started, 1),
+        "scores": scores,
+        "leaks": leaks,
+        **entries,
+    }
+
+
+def reconstruct(
+    plan: Plan, reference: Reference | None, report: Report
+) -> tuple[Reconstructed, dict[str, float]]:
+    """One pass of the tokenizer over the real clips, with the generator's likelihood of them."""
+    sampler, clips, features = plan.model.sampler, plan.clips, plan.features
+    likelihood = None
+    if plan.protocol.likelihood and sampler is not None:
+        likelihood = Likelihood(plan.model_config, sampler, plan.model.labels)
+    measures = Measures(
+        frames=plan.protocol.fidelity_frames,
+        extractor=None if features is None else features.extractor,
+        real=None if reference is None else reference.set.features,
+        lpips=plan.lpips[0],
+        also=likelihood,
+    )
+    found = score_reconstruction(clips, plan.codec, measures, report)
+    scores = dict(found.scores)
+    if found.rfvd is not None and features is not None:
+        name = name_fvd(
+            "rfvd",
+            count=len(clips.rows),
+            complete=len(clips.rows) + (not clips.is_complete),
+            features=features.kind,
+        )
+        scores = {name: found.rfvd, **scores}
+    if likelihood is not None:
+        scores |= likelihood.result()
+    return found, scores
+
+
+def write_pictures(plan: Plan, found: Reconstructed) -> list[dict[str, Any]]:
+    return write_reconstruction(
+        found,
+        plan.clips,
+        plan.request.report_folder,
+        name=plan.protocol.name,
+        fps=plan.config.sampling.fps,
+        stride=plan.config.tokenizer_spec.stride[0],
+    )
+
+
+def find_copies(plan: Plan, generated: Generated, leaks: dict[str, Any], report: Report) -> None:
+    """Adds equal real clips to what is known of leaks, and tells of them."""
+    reference = generated.reference
+    assert reference is not None
+    pairs, count = find_duplicates(plan.clips, reference.hashes, distinct=reference.distinct)
+    leaks |= {"duplicates": pairs, "duplicate_clips": count}
+    for line in describe_leaks({"duplicates": pairs, "duplicate_clips": count}, split=""):
+        report(line)
+
+
+def show(plan: Plan, generated: Generated) -> None:
+    """Writes what a person looks at: a picture of the first clips, and the gallery."""
+    folder = plan.request.report_folder
+    fps = plan.config.sampling.fps
+    write_grid(folder / "generated.gif", generated.arrays["sum_shown"], fps=fps)
+    if not is_main():
+        return
+    gallery = Gallery(
+        protocol=plan.protocol.name,
+        maker=generated.maker,
+        codec=plan.codec,
+        real=find_gallery_clips(plan, generated.conditions),
+        label_names=plan.model.labels,
+        paired=follows_real(plan),
+        fps=fps,
+        pixels=plan.pixels,
+        seconds=generated.arrays["seconds"],
+        distances=generated.distances,
+    )
+    rows = write_gallery(gallery, folder)
+    update_listing(folder / "clips.json", plan.protocol.name, rows)
+
+
+def describe_speed(generation: dict[str, Any]) -> dict[str, Any]:
+    """The conditions of generated clips under the names that older reports have."""
+    return {
+        "clips": generation["clips"],
+        "passes": generation["passes"],
+        "seconds_with_compilation": generation["seconds_of"]["draw"],
+        "frames_per_second_with_compilation": generation["frames_per_second"],
+    }
+
+
+def report_path(workdir: Path, protocol: Protocol | str) -> Path:
+    name = protocol if isinstance(protocol, str) else protocol.name
+    return workdir / "report" / f"{name}.json"
+
+
+def write_and_tell(workdir: Path, reports: Sequence[dict[str, Any]], out: Path | None) -> None:
+    """Writes the reports, `out` in place of the default, and prints their tables."""
+    for found in reports:
+        protocol = found["protocol"]
+        place = out or report_path(workdir, protocol["name"])
+        write_report(place, found)
+        title = f"{found['config']}, protocol {protocol['name']} v{protocol['version']}"
+        print(format_table(title, found["scores"]))
+        for deviation in found["deviations"]:
+            print(f"not the whole protocol: {deviation}")
+        print(f"written to {place}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 import os
 from pathlib import Path
 
-from nbp.errors import run_main
 from nbp.flags import Parser
 
 # As in `nbp.data.video.resize`, which is not imported for a usage error.
@@ -55,6 +54,29 @@ def make_parser() -> Parser:
     return parser
 
 
+if __name__ == "__main__":
+    make_parser().parse_known_args()  # help and mistakes end here, before the imports
+
+
+import contextlib
+import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+
+from nbp.data.prepare.plan import REPLACING, Plan, PrepareRequest, compare_options, load_plan
+from nbp.data.prepare.quality_report import Outcome, collect_findings, format_report, summarize
+from nbp.data.prepare.reencode import WorkerPool
+from nbp.data.prepare.shards import Shard, ShardWriter
+from nbp.data.records import PREPARED, RecordSource, shard_name, write_metadata
+from nbp.data.video.notes import list_notes
+from nbp.errors import ConfigError, DataError, Preempted, run_main
+from nbp.files import VideoError, full_disk_named, name_text, read_json, sync, write_text
+from nbp.locks import hold_lock
+from nbp.places import refuse_inside
+from nbp.progress import Progress
+
+
 def main(argv: list[str] | None = None) -> None:
     """Re-encodes video files into a dataset for training, and reports the bad ones."""
     arguments = make_parser().parse_args(argv)
@@ -63,7 +85,6 @@ def main(argv: list[str] | None = None) -> None:
     from nbp.data.prepare.reencode import Recipe
     from nbp.data.video.clip_codec import Coding
     from nbp.errors import ConfigError
-    from nbp.jobs.prepare import prepare_dataset
     from nbp.progress import parse_shard
 
     native = arguments.size == "native"
@@ -86,6 +107,205 @@ def main(argv: list[str] | None = None) -> None:
     used += ("resize", "long_side")
     rest = {name: value for name, value in vars(arguments).items() if name not in used}
     prepare_dataset(PrepareRequest(recipe=recipe, shard=parse_shard(arguments.shard), **rest))
+
+
+# Bytes of a stored clip at 128 pixels, on the large side, for the check of free space.
+_CLIP_BYTES = 500_000
+
+
+def prepare_dataset(request: PrepareRequest, report: Callable[[str], None] = print) -> Path:
+    """Prepares the dataset, or this machine's share of it; returns where it lies when finished.
+
+    Raises ConfigError for options that differ from those of a finished or half-finished dataset,
+    DataError for sources that cannot serve and, under `strict`, for any finding.
+    """
+    refuse_inside(request.out, "--out", request.videos, "--videos")
+    if _is_finished(request, report):
+        return request.target
+    plan = load_plan(request, report)
+    shards = plan.shards
+    share, machines = request.shard
+    mine = [shard for shard in shards if shard.number % machines == share]
+    todo = [shard for shard in mine if not shard.is_finished(request.work)]
+    if len(todo) < len(mine):
+        report(f"resuming: {len(mine) - len(todo)} of {len(mine)} shards are finished")
+    _check_space(request, todo)
+    with hold_lock(request.work / f"share-{share}-of-{machines}.lock") as free:
+        if not free:
+            raise ConfigError(
+                f"another nbp.prepare works on share {share} of {request.work}. Wait for it; if "
+                "none does, delete the *.held files there"
+            )
+        prepare_shards(request, todo, report)
+    if not request.restart and _is_finished(request, report):  # another machine was faster
+        return request.target
+    left = sum(not shard.is_finished(request.work) for shard in shards)
+    if left:
+        report(f"this share is done; {left} of {len(shards)} shards are left to other machines")
+        return request.target
+    with hold_lock(request.work / "finish.lock") as free:
+        if not free:
+            report("another machine finishes the dataset")
+        else:
+            with full_disk_named(request.work / ".none"):
+                _finish(request, plan, report)
+    return request.target
+
+
+def prepare_shards(
+    request: PrepareRequest, shards: Sequence[Shard], report: Callable[[str], None] = print
+) -> None:
+    """Writes those of the given shards that are not finished into the work folder.
+
+    Any process may do any shard of `load_plan(request).shards`: this is what a cluster runner maps
+    over shard numbers. `prepare_dataset` then finds them finished and does the rest.
+    """
+    shards = [shard for shard in shards if not shard.is_finished(request.work)]
+    if not shards:
+        return
+    writers: dict[int, ShardWriter] = {}
+
+    def feed() -> Iterator[tuple[tuple[int, int], str]]:
+        for shard in shards:
+            writers[shard.number] = ShardWriter(shard, request.work)
+            for place, item in enumerate(shard.items):
+                yield (shard.number, place), os.path.join(request.videos, *item.path.split("/"))
+
+    files = feed()
+    with (
+        Progress(sum(len(shard.items) for shard in shards), "files", report) as progress,
+        WorkerPool(request.recipe, workers=request.workers, timeout=request.timeout) as pool,
+        _stopped_by_sigterm() as stopped,
+    ):
+        exhausted = False
+        while writers or not exhausted:
+            if stopped():
+                raise Preempted("stopped; the same command resumes at the first unfinished shard")
+            while not exhausted and pool.room > 0:
+                task = next(files, None)
+                exhausted = task is None
+                if task is not None:
+                    pool.submit(*task)
+            for (number, place), result in pool.collect():
+                progress.step(bad=isinstance(result, VideoError))
+                if writers[number].add(place, result):
+                    writers.pop(number).finish()
+
+
+def _is_finished(request: PrepareRequest, report: Callable[[str], None]) -> bool:
+    file = request.target / PREPARED
+    replacing = request.restart or (request.work / REPLACING).exists()
+    if replacing or not request.target.exists():
+        return False
+    if not file.is_file():
+        raise ConfigError(f"{request.target} exists and is not of nbp.prepare; use another --out")
+    try:
+        prepared = read_json(file)
+        options, findings = dict(prepared["options"]), prepared["findings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: damaged ({error}). Prepare it anew with --restart") from None
+    compare_options(options, request.options(), request.target)
+    if request.work.exists():  # it was killed between the last two steps
+        shutil.rmtree(request.work, ignore_errors=True)
+    report(f"{request.target} is finished already; --restart prepares it anew")
+    if request.strict and findings:
+        raise DataError(f"--strict: {findings}; see {request.target.parent}/report.md")
+    return True
+
+
+def _finish(request: PrepareRequest, plan: Plan, report: Callable[[str], None]) -> None:
+    """Report, metadata, and the rename that makes the dataset appear."""
+    work, target, listing = request.work, request.target, plan.listing
+    written = [(shard, shard.read_result(work)) for shard in plan.shards]
+    outcomes: list[Outcome] = [outcome for _, result in written for outcome in result.outcomes]
+    findings = collect_findings(listing, outcomes, groups=request.kind == "ucf101")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    summed_up, table = format_report(request.dataset, listing, outcomes=outcomes, findings=findings)
+    write_text(target.parent / "report.md", summed_up)
+    write_text(target.parent / "report.csv", table)
+    summary = summarize(findings)
+    report(f"report: {target.parent / 'report.md'} ({summary or 'nothing is wrong'})")
+    for text, _ in list_notes((o.path, o.notes) for o in outcomes if o.status == "ok"):
+        report(text)
+    if request.strict and findings:
+        raise DataError(
+            f"--strict: {summary}. Mend the sources and use --restart, or run the same command "
+            "without --strict to leave the bad files out"
+        )
+    final = work / "final"
+    shutil.rmtree(final, ignore_errors=True)
+    final.mkdir()
+    splits: dict[str, list[int]] = {}
+    hashes: dict[str, str] = {}
+    for split in listing.splits:
+        filled = [(s, r) for s, r in written if s.split == split and r.records]
+        if not filled:
+            raise DataError(
+                f"no usable video for the split {split}; see {target.parent}/report.md. Mend its "
+                f"files{_other_share(request)}, and begin anew with --restart"
+            )
+        splits[split] = [result.records for _, result in filled]
+        for place, (shard, result) in enumerate(filled):
+            name = shard_name(request.dataset, split, place, len(filled))
+            hashes[name] = result.sha256
+            shard.place_file(work, final / name)
+    write_metadata(final, request.dataset, labels=listing.labels, splits=splits)
+    prepared = {"options": request.options(), "findings": summary, "files": hashes}
+    # The names as they are: those beside it, which other programs read, are escaped.
+    prepared["labels"] = [name_text(label) for label in listing.labels]
+    write_text(final / PREPARED, json.dumps(prepared, indent=1) + "\n")
+    for split in splits:
+        RecordSource(final, split)  # opens, or says why not
+    sync(final)
+    if target.exists():  # --restart
+        shutil.rmtree(work / "replaced", ignore_errors=True)
+        os.replace(target, work / "replaced")
+    os.replace(final, target)
+    sync(target.parent)
+    shutil.rmtree(work, ignore_errors=True)
+    clips = ", ".join(f"{sum(lengths)} {split}" for split, lengths in splits.items())
+    size = sum(file.stat().st_size for file in target.iterdir())
+    report(f"{target}: {clips} clips, {size / 2**20:.1f} MiB")
+
+
+def _other_share(request: PrepareRequest) -> str:
+    return ", or use --validation 0" if request.kind == "folder" and request.validation else ""
+
+
+def _check_space(request: PrepareRequest, shards: Sequence[Shard]) -> None:
+    """Refuses to begin what cannot fit; a coarse estimate from the sizes of the sources."""
+    sources = count = 0
+    for item in (item for shard in shards for item in shard.items):
+        with contextlib.suppress(OSError):
+            sources += os.stat(request.videos / item.path).st_size
+            count += 1
+    recipe = request.recipe
+    factor = 6 if recipe.coding.codec == "jpeg" else 1
+    need = factor * sources
+    if recipe.fit != "native":
+        need = min(need, factor * int(count * _CLIP_BYTES * (recipe.size / 128) ** 2))
+    need += 2**17 * len(shards)  # ArrayRecord fills blocks of 64 KiB
+    free = shutil.disk_usage(request.work).free
+    if free < need:
+        raise ConfigError(
+            f"{request.out} has {free / 2**30:.1f} GiB free, and {count} clips may need up to "
+            f"{need / 2**30:.1f} GiB. Free space, use another --out, or a smaller --size"
+        )
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[Callable[[], bool]]:
+    """Yields what says whether SIGTERM came."""
+    came: list[int] = []
+    try:
+        before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    except ValueError:  # not in the main thread: whoever owns it handles signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

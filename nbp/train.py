@@ -4,7 +4,6 @@
 
 from pathlib import Path
 
-from nbp.errors import run_main
 from nbp.flags import NATURAL, Parser
 
 
@@ -36,6 +35,56 @@ def make_parser() -> Parser:
     return parser
 
 
+if __name__ == "__main__":
+    make_parser().parse_known_args()  # help and mistakes end here, before the imports
+
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from nbp import __version__, build, datasets
+from nbp.config import Config
+from nbp.data.prepare.class_names import find_split
+from nbp.data.sources import VideoFolder
+from nbp.data.video.encoding import write_gif
+from nbp.errors import DataError, DivergedError, NonFiniteError, run_main
+from nbp.evaluate import EvaluateRequest, evaluate_workdir, report_path
+from nbp.evaluation.during_training import (
+    StageEvaluators,
+    Validation,
+    generator_evaluators,
+    make_preview_sampler,
+    name_bad_videos,
+    tokenizer_evaluators,
+)
+from nbp.evaluation.result import write_report
+from nbp.init_from import prepare_start
+from nbp.parallel import distributed
+from nbp.parallel.mesh import place_state, shard_batch
+from nbp.places import claim_workdir, explain
+from nbp.report.collect import is_stale, write_page
+from nbp.report.plots import write_curves_png
+from nbp.report.table import format_table
+from nbp.runtime import keep_freed_memory
+from nbp.sample import sample_workdir
+from nbp.sampling.request import SampleRequest
+from nbp.sections import StageConfig
+from nbp.tasks.generator import GeneratorTask
+from nbp.tasks.tokenizer import TokenizerTask
+from nbp.train_plan import TrainPlan, check_places, make_loop_spec, plan_training
+from nbp.training.checkpoint import Checkpointer
+from nbp.training.loop import run
+from nbp.training.metrics import MetricsWriter
+from nbp.training.state import TrainState
+from nbp.workdir import adopt_config, copy_resume, has_begun, save_labels
+
+
 def main(argv: list[str] | None = None) -> None:
     """Trains the configuration's stages in order; resumes from the workdir by itself."""
     parser = make_parser()
@@ -56,11 +105,205 @@ def main(argv: list[str] | None = None) -> None:
 
     distributed.initialize()
 
-    from nbp.jobs.train import train_workdir
-
     train_workdir(
         config, arguments.workdir, source=arguments.resume_from, step=arguments.resume_step
     )
+
+
+EVALUATED = 64  # held-out clips of an evaluation during training
+
+
+def train_workdir(
+    config: Config, workdir: Path, *, source: Path | None = None, step: int | None = None
+) -> None:
+    """Trains what is not trained yet. Rerunning the same command continues a stopped run.
+
+    source, step: a new workdir goes on from another one; see `nbp.workdir`. A run that is
+    refused has changed nothing: errors as in `plan_training`, ConfigError where another trains.
+    """
+    keep_freed_memory()
+    check_places(config, workdir)
+    with claim_workdir(workdir) as claim:
+        plan = plan_training(config, workdir, source=source, step=step)
+        distributed.wait_for_all("checked")
+        claim.keep()
+        begin(config, workdir, plan)
+        for stage in config.stages:
+            run_stage(config, workdir, stage, plan)
+        if "generator" in config.stages:
+            finish(config, workdir)
+        if distributed.is_main() and is_stale(workdir):
+            print(f"[report] to look at: {write_page(workdir)}", flush=True)
+
+
+def begin(config: Config, workdir: Path, plan: TrainPlan) -> None:
+    """The first writes: what is resumed, unusable files, the configuration, the class names."""
+    try:
+        if plan.resume is not None:
+            copy_resume(plan.resume, workdir)
+        if (bad := plan.bad_videos) is not None:
+            bad.file = workdir / name_bad_videos()
+            if len(bad) or config.data.kind == "folder":
+                bad.add()
+            if len(bad) and distributed.is_main():
+                text = (
+                    f"{len(bad)} unusable files skipped ({bad.summarize()}), listed in {bad.file}"
+                )
+                print(f"[data] {text}", flush=True)
+        if distributed.is_main():
+            source = next(iter(plan.clips.values())).source
+            if isinstance(source, VideoFolder):
+                for text in (
+                    *source.describe_notes(plan.held_out.source),
+                    *describe_split_folders(plan.labels),
+                ):
+                    print(f"[data] {text}", flush=True)
+            adopt_config(config, workdir, report=lambda text: print(f"[train] {text}", flush=True))
+            save_labels(workdir, plan.labels)
+    except OSError as error:
+        raise explain(error, workdir) from error
+    distributed.wait_for_all("configuration")
+
+
+def describe_split_folders(labels: Sequence[str]) -> list[str]:
+    """A line where the classes of a folder of videos are named like splits."""
+    if len(labels) < 2 or not all(find_split(label) for label in labels):
+        return []
+    return [
+        f"the classes are {', '.join(labels)}, which look like splits: each folder at the top of "
+        "data.root is a class. Set data.root to one of them, or use nbp.prepare folder"
+    ]
+
+
+def run_stage(config: Config, workdir: Path, stage: str, plan: TrainPlan) -> None:
+    """Trains one stage with its evaluations."""
+    clips = Validation(config, plan.held_out)
+    if stage == "tokenizer":
+        task: Any = plan.tokenizer_task or build.make_tokenizer_task(config)
+        evaluators = tokenizer_evaluators(config, task, clips)
+        origin: dict[str, Any] = {}
+    else:
+        trained = plan.trained or build.load_tokenizer(config, workdir)
+        # On every device of the mesh, as the parameters that are measured together with it.
+        mesh = build.make_mesh(config, "generator")
+        tokenizer_params = place_state(trained.params, mesh)
+        task = build.make_generator_task(config, plan.labels, tokenizer_params)
+        if distributed.decide(has_begun(workdir, stage)):
+            begun = build.load_trained(
+                workdir,
+                "generator",
+                network=task.network,
+                ema=False,
+                groups=task.optimizer.groups,
+            )
+            build.check_tokenizer(begun, trained)
+        sampler = make_preview_sampler(config, task, tokenizer_params)
+        evaluators = generator_evaluators(config, task, clips, sampler=sampler)
+        if plan.score is not None:
+            evaluators.score = partial(plan.score, sampler)
+        origin = {"tokenizer_step": trained.step, "tokenizer_sha256": trained.sha256}
+    found = plan.checked.get(stage)
+    train_stage(
+        config,
+        workdir,
+        task=task,
+        data=plan.clips[stage],
+        evaluators=evaluators,
+        origin=origin,
+        verified=(found.step,) if found is not None and found.sealed else (),
+    )
+
+
+def train_stage(
+    config: Config,
+    workdir: Path,
+    *,
+    task: TokenizerTask | GeneratorTask,
+    data: datasets.ClipData,
+    evaluators: "StageEvaluators",
+    origin: Mapping[str, Any],
+    verified: tuple[int, ...] = (),
+) -> TrainState:
+    """Runs one stage in `workdir/<stage>` and draws its curves, also of one that goes wrong.
+
+    verified: checkpoints whose files were just compared with their hashes.
+    """
+    stage: StageConfig = getattr(config.train, task.name)
+    directory = build.stage_directory(workdir, task.name)
+    mesh = build.make_mesh(config, task.name)
+    rows = partial(distributed.find_rows, shard_batch(mesh))
+    begin, started = prepare_start(config, workdir, task.name, network=task.network, origin=origin)
+    task = dataclasses.replace(task, begin=begin)
+    meta = {
+        "config": dataclasses.asdict(config),
+        "plan": config.plan.fingerprint,
+        "versions": {"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
+        **origin,
+        **started,
+    }
+    with (
+        Checkpointer(
+            directory / "checkpoints", keep=config.train.keep, verified=verified
+        ) as checkpointer,
+        drawn_curves(config, workdir, task.name),
+        MetricsWriter(
+            directory, name=task.name, save_gif=write_gif, silent=not distributed.is_main()
+        ) as writer,
+    ):
+        return run(
+            task,
+            stream_factory=lambda batch: datasets.make_training_stream(
+                config, stage, data=data, start_batch=batch, rows=rows
+            ),
+            checkpointer=checkpointer,
+            spec=make_loop_spec(config, stage),
+            mesh=mesh,
+            writer=writer,
+            meta=meta,
+            seed=config.seed,
+            evaluators=evaluators.make(writer),
+        )
+
+
+@contextlib.contextmanager
+def drawn_curves(config: Config, workdir: Path, stage: str) -> Iterator[None]:
+    """Draws the curves of a stage once it has ended, or was given up because it went wrong."""
+    table = build.stage_directory(workdir, stage) / "metrics.csv"
+    curves = workdir / "report" / f"{stage}_curves.png"
+
+    def draw() -> None:
+        if distributed.is_main() and table.is_file():
+            curves.parent.mkdir(exist_ok=True)
+            write_curves_png(table, curves, title=f"{config.name}: {stage}")
+
+    try:
+        yield
+    except (NonFiniteError, DivergedError):
+        with contextlib.suppress(DataError, OSError):  # what went wrong is what must be told
+            draw()
+        raise
+    draw()
+
+
+def finish(config: Config, workdir: Path) -> None:
+    """Draws the configured samples and runs the configured protocol, unless that is done."""
+    drawn = distributed.decide((workdir / "samples" / "samples.npz").is_file())
+    if config.evaluation.samples and not drawn:
+        sample_workdir(workdir, workdir / "samples", SampleRequest(config.evaluation.samples))
+        if distributed.is_main():
+            print(f"[samples] {config.evaluation.samples} clips in {workdir / 'samples'}")
+    protocol = config.evaluation.protocol
+    if protocol and not distributed.decide(report_path(workdir, protocol).is_file()):
+        request = EvaluateRequest(workdir, protocol)
+        say = distributed.is_main()
+        report = evaluate_workdir(
+            request, lambda text: print(f"[evaluate] {text}", flush=True) if say else None
+        )
+        if not say:
+            return
+        write_report(report_path(workdir, protocol), report)
+        print(format_table(f"{config.name}, protocol {protocol}", report["scores"]))
+        print(f"[report] {report_path(workdir, protocol)}")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import nbp.jobs.train
 import nbp.tasks.tokenizer
+import nbp.train
 from nbp import build, datasets
 from nbp.config import load_config
 from nbp.errors import ConfigError, DivergedError
@@ -271,9 +271,9 @@ def test_the_configuration_decides(tmp_path, monkeypatch):
         seen.append(spec.guards)
         raise Killed
 
-    monkeypatch.setattr(nbp.jobs.train, "run", capture)
+    monkeypatch.setattr(nbp.train, "run", capture)
     with pytest.raises(Killed):
-        nbp.jobs.train.train_stage(
+        nbp.train.train_stage(
             config,
             tmp_path,
             task=build.make_tokenizer_task(config),

@@ -20,7 +20,7 @@ import pytest
 
 from nbp import build, datasets
 from nbp.config import load_config
-from nbp.jobs.train import train_workdir
+from nbp.train import train_workdir
 from nbp.training.checkpoint import Checkpointer
 from tests import tiny
 from tests.training import toy

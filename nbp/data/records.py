@@ -9,7 +9,7 @@ record is one clip, already scaled and re-encoded for fast access (see `coding`)
     label   class id                 sha256  of the source file's content, text
     fps     frames per second        frames, height, width   of the stored clip
 
-`nbp.jobs.prepare` writes such folders; here is what both sides must agree on.
+`nbp.prepare` writes such folders; here is what both sides must agree on.
 """
 
 import hashlib

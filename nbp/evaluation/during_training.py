@@ -27,7 +27,6 @@ from nbp.evaluation.setup import (
     check_model,
     choose_model_config,
 )
-from nbp.jobs.train import EVALUATED
 from nbp.metrics.feature_extractors import LpipsScorer
 from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.metrics.reconstruction import CodeCounter, ReconstructionScores
@@ -42,6 +41,7 @@ from nbp.sampling.sampler import Sampler
 from nbp.shapes import PyTree
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
+from nbp.train import EVALUATED
 from nbp.training.metrics import MetricsWriter
 from nbp.training.state import TrainState
 from nbp.training.task import Evaluator

@@ -16,7 +16,6 @@ from nbp.evaluation.chunk_store import CHUNK
 from nbp.evaluation.real_clips import KEYS, RealClips, choose_rule, open_clips, read_prepared
 from nbp.evaluation.real_pixels import list_losses
 from nbp.evaluation.score_reconstruction import Codec, Devices
-from nbp.jobs.sample import SampleRequest
 from nbp.metrics.feature_extractors import (
     FrameFeatures,
     LpipsScorer,
@@ -29,6 +28,7 @@ from nbp.models.c3d import C3dSpec
 from nbp.models.lpips import LEAST_SIZE
 from nbp.protocols.protocol import GenerationRule, Protocol
 from nbp.protocols.published import PROTOCOLS, find_protocol
+from nbp.sample import SampleRequest
 from nbp.sampling.sampler import Sampler
 from nbp.weights import Features, load_c3d, load_features, load_lpips
 from nbp.workdir import has_begun, read_config, read_labels

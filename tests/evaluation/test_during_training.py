@@ -14,8 +14,8 @@ from nbp import build, weights
 from nbp.config import Config, load_config
 from nbp.errors import ConfigError
 from nbp.evaluation.during_training import PeriodicScore
-from nbp.jobs.train import train_workdir
 from nbp.protocols.published import PROTOCOLS
+from nbp.train import train_workdir
 from nbp.training.checkpoint import Checkpointer
 from tests import tiny
 from tests.evaluated import SMALL, SmallNetwork, make_workdir

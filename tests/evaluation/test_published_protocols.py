@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from nbp import weights
+from nbp.evaluate import evaluate_workdir
 from nbp.evaluation.setup import EvaluateRequest
-from nbp.jobs.evaluate import evaluate_workdir
 from nbp.protocols.clip_lists import draw_clips
 from nbp.protocols.published import PUBLISHED
 from tests.evaluated import (

@@ -19,13 +19,13 @@ from nbp.evaluation import chunk_store
 from nbp.evaluation.generation import Made, finish_clips
 from nbp.evaluation.leakage import find_duplicates
 from nbp.evaluation.real_clips import open_clips
-from nbp.jobs.sample import SampleRequest
 from nbp.metrics.feature_extractors import FeatureExtractor
 from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.nn.conv3d import taps_conv
 from nbp.protocols.clip_lists import draw_clips
 from nbp.protocols.protocol import FeatureRule, GenerationRule, Storage
 from nbp.protocols.published import PROTOCOLS
+from nbp.sample import SampleRequest
 from nbp.sampling.sampler import Sampler
 from nbp.workdir import read_config, read_labels
 from tests.evaluated import SMALL, SmallNetwork, add_generator, make_prepared, make_workdir

@@ -16,12 +16,12 @@ from nbp.errors import run_main
 from nbp.evaluation import chunk_store
 from nbp.evaluation.generation import ClipMeasure, Made, finish_clips
 from nbp.evaluation.score_generated import score_probabilities
-from nbp.jobs.sample import SampleRequest
 from nbp.metrics.inception_score import ClassProbabilities, inception_score, score_classes
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.nn.conv3d import taps_conv
 from nbp.protocols.protocol import GenerationRule
 from nbp.protocols.published import PROTOCOLS
+from nbp.sample import SampleRequest
 from nbp.workdir import read_config, read_labels
 from tests.evaluated import add_generator, make_workdir, save_params
 

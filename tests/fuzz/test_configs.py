@@ -136,7 +136,7 @@ def fuzz_workdirs(tmp_path: Path, cases: int) -> Tally:
 
 # What a command calls once its flags are right. Where it needs no workdir the work itself would
 # begin; the others find their folder damaged or absent.
-WORK = {"train": "nbp.jobs.train.train_workdir", "precompile": "nbp.jobs.precompile.precompile"}
+WORK = {"train": "nbp.train.train_workdir", "precompile": "nbp.precompile.precompile"}
 COMMANDS = ("train", "prepare", "sample", "evaluate", "encode", "export", "convert", "report")
 COMMANDS += ("precompile",)
 

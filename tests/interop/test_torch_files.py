@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from nbp import convert
-from nbp.interop import c3d
-from nbp.interop.lpips import is_head_name
+from nbp.interop import feature_networks
+from nbp.interop.feature_networks import is_head_name
 from nbp.interop.mapping import convert_tensors
 from nbp.interop.reading import open_tensors
 from nbp.interop.states import find_state, set_aside
@@ -52,10 +52,12 @@ def test_every_file_gives_the_features_of_the_network_that_wrote_it(name):
     file = open_tensors(FIXTURES / name)
     expected = next((kind for part, kind in FORMATS.items() if part in name), "torch")
     assert file.format == expected
-    state = find_state(file.tensors, c3d.is_name)
-    tensors, _ = set_aside(c3d.clean_names(state.tensors), c3d.c3d_rules(), [])
+    state = find_state(file.tensors, feature_networks.is_c3d_name)
+    tensors, _ = set_aside(
+        feature_networks.clean_c3d_names(state.tensors), feature_networks.c3d_rules(), []
+    )
     template = jax.eval_shape(NETWORK.init, jax.random.key(0))
-    params = convert_tensors(tensors, c3d.c3d_rules(), template=template, origin=name)
+    params = convert_tensors(tensors, feature_networks.c3d_rules(), template=template, origin=name)
     assert_logits(params, name)
 
 
@@ -70,7 +72,7 @@ def test_the_fixtures_tell_networks_apart():
 
 @pytest.mark.parametrize("name", ["averaged.pt", "odd.pt", "sharded_safetensors"])
 def test_the_command_converts_them_and_says_what_it_took(name, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("nbp.jobs.convert.C3dSpec", lambda: NETWORK.spec)
+    monkeypatch.setattr("nbp.convert.C3dSpec", lambda: NETWORK.spec)
     convert.main(["c3d", "--source", str(FIXTURES / name), "--out", str(tmp_path)])
     template = jax.eval_shape(NETWORK.init, jax.random.key(0))
     with Checkpointer(tmp_path / "c3d" / "checkpoints", read_only=True) as checkpointer:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nbp.interop.i3d import i3d_drops, i3d_rules, i3d_shapes
+from nbp.interop.feature_networks import i3d_drops, i3d_rules, i3d_shapes
 from nbp.interop.mapping import check_rules, convert_tensors
 from nbp.models.i3d import (
     PYTORCH_EPSILON,

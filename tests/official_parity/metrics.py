@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nbp.data.video.decoding import VideoInfo, choose_frames, resample_frames
-from nbp.interop.i3d import i3d_rules, i3d_shapes
+from nbp.interop.feature_networks import i3d_rules, i3d_shapes
 from nbp.interop.mapping import convert_tensors
 from nbp.metrics.feature_extractors import (
     prepare_styleganv,

@@ -9,10 +9,10 @@ import jax
 import pytest
 
 from nbp import build
+from nbp import precompile as job
 from nbp import precompile as main
 from nbp.config import load_config
 from nbp.errors import ConfigError
-from nbp.jobs import precompile as job
 from nbp.lowering import Case
 from nbp.parallel import compiler_messages as messages
 from nbp.parallel.chips import CHIPS

@@ -25,7 +25,7 @@ from nbp.data.prepare.split_folders import SplitFolders
 from nbp.data.records import VERSION, shard_name
 from nbp.errors import ConfigError, DataError
 from nbp.files import VideoError, escape_name, full_disk_named, read_json, sync
-from nbp.jobs.locks import find_held
+from nbp.locks import find_held
 
 Kind = Literal["ucf101", "k600", "folder"]
 FORMAT = 1  # of the plan and of prepare.json

@@ -19,7 +19,7 @@ from nbp.data.prepare.reencode import Recipe
 from nbp.data.records import shard_name, write_metadata
 from nbp.data.video.clip_codec import Coding
 from nbp.errors import ConfigError, DataError, NbpError
-from nbp.jobs.locks import find_held, hold_lock
+from nbp.locks import find_held, hold_lock
 from nbp.prepare import main
 
 

@@ -12,7 +12,7 @@ from nbp.data.prepare.shards import Shard, ShardWriter
 from nbp.data.sources import FolderSpec, scan_folder
 from nbp.data.video.clip_codec import Coding
 from nbp.data.video.notes import NOTES
-from nbp.jobs.train import describe_split_folders
+from nbp.train import describe_split_folders
 
 FILES = Path(__file__).parent.parent / "data" / "fixtures"
 NAMES = ("aspect_pal.mkv", "interlaced.mp4", "interlaced.ts", "plain.mp4")

@@ -8,11 +8,12 @@ import json
 import jax
 import pytest
 
+from nbp import precompile as job
 from nbp import precompile as main
 from nbp.config import load_config
 from nbp.errors import ConfigError
-from nbp.jobs import precompile as job
-from nbp.jobs.precompile import (
+from nbp.parallel.chips import CHIPS, Chip, parse_topology
+from nbp.precompile import (
     PrecompileRequest,
     bound_seconds,
     list_changes,
@@ -20,7 +21,6 @@ from nbp.jobs.precompile import (
     replace_key,
     seek_fit,
 )
-from nbp.parallel.chips import CHIPS, Chip, parse_topology
 from tests import tiny
 
 CPU = parse_topology("cpu:8")

@@ -1,22 +1,28 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The I3D weight file of the official release (`i3d_pretrained_400.pt`) as mapping rules.
+"""The networks that scores are made with: weight files of I3D, LPIPS and C3D as mapping rules."""
 
-287 tensors: 57 units of kernel and four normalisation vectors, and the logits. A file saved from a
-training module also has 57 counters, which are dropped (REFERENCE 7, STATE_DICT_TABLES 3).
-
-StyleGAN-V's TorchScript (`i3d_torchscript.pt`) was made from another port of the same network,
-hassony2/kinetics_i3d_pytorch (src/i3dpt.py), with other names: `rename_ported` translates them.
-"""
-
+import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
 
-from nbp.interop.mapping import Drop, Rule, Shape, transpose_conv3d
+from nbp.interop.mapping import (
+    Drop,
+    Rule,
+    Shape,
+    Tensor,
+    flatten_head,
+    transpose_conv2d,
+    transpose_conv3d,
+    transpose_linear,
+)
+from nbp.models.c3d import STAGES as C3D_STAGES
 from nbp.models.i3d import FEATURES, RGB, I3dSpec, Pool, Unit
 from nbp.models.i3d import STAGES as I3D_STAGES
+from nbp.models.lpips import STAGES as LPIPS_STAGES
 
 _NORM = {
     "scale": "bn.weight",
@@ -83,9 +89,9 @@ def rename_ported(tensors: Mapping[str, T]) -> dict[str, T]:
     return renamed
 
 
-def is_name(name: str) -> bool:
+def is_i3d_name(name: str) -> bool:
     """Whether a tensor of the network has this name, in either naming."""
-    return name in _NAMES or name in _PORTED_NAMES
+    return name in _I3D_NAMES or name in _PORTED_NAMES
 
 
 def is_ported(names: Iterable[str]) -> bool:
@@ -121,9 +127,98 @@ def _transpose_pointwise(x: np.ndarray) -> np.ndarray:
     return x[:, :, 0, 0, 0].T
 
 
-_NAMES = set(i3d_shapes(I3dSpec()))
+_I3D_NAMES = set(i3d_shapes(I3dSpec()))
 _PORTED_NAMES = {
     f"{_port_name(unit)}.{leaf}"
     for unit, _ in _walk_units()
     for leaf in ("conv3d.weight", *(v.replace("bn.", "batch3d.") for v in _NORM.values()))
 } | {f"{_PORTED_LOGITS}.conv3d.weight", f"{_PORTED_LOGITS}.conv3d.bias"}
+
+
+def clean_lpips_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of either origin under torchvision's names."""
+    return {re.sub(r"^net\.slice\d\.", "features.", name): t for name, t in tensors.items()}
+
+
+def is_network_name(name: str) -> bool:
+    """Whether a tensor of VGG-16 up to its last convolution has this name, in either naming."""
+    return re.sub(r"^net\.slice\d\.", "features.", name) in _FEATURES
+
+
+def is_head_name(name: str) -> bool:
+    """Whether a linear head has this name."""
+    return name in _HEADS
+
+
+def lpips_rules() -> list[Rule]:
+    """One rule per parameter of `nbp.models.lpips.Lpips`."""
+    rules: list[Rule] = []
+    index = 0  # within torchvision's list of layers
+    for stage, widths in enumerate(LPIPS_STAGES):
+        for conv in range(len(widths)):
+            target = f"stages/{stage}/{conv}"
+            rules += [
+                Rule(f"features.{index}.weight", f"{target}/kernel", transpose_conv2d),
+                Rule(f"features.{index}.bias", f"{target}/bias"),
+            ]
+            index += 2  # its ReLU counts
+        index += 1  # the pool
+        rules.append(Rule(f"lin{stage}.model.1.weight", f"heads/{stage}", flatten_head))
+    return rules
+
+
+def lpips_drops() -> list[Drop]:
+    """What the files may hold beside."""
+    return [
+        Drop(r"classifier\..*", "the classifier of VGG-16; LPIPS ends at the last convolution"),
+        Drop(r"lins\..*", "the linear heads, a second time"),
+        Drop(r"scaling_layer\..*", "constants"),
+    ]
+
+
+_SOURCES = {name for rule in lpips_rules() for name in rule.all_sources()}
+_HEADS = {name for name in _SOURCES if name.startswith("lin")}
+_FEATURES = _SOURCES - _HEADS
+
+
+C3D_LINEAR = ("fc6", "fc7", "fc8")
+C3D_CONVS = tuple(itertools.chain.from_iterable(C3D_STAGES))
+
+
+def clean_c3d_names(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Tensors of either naming under the names of the ports' modules."""
+    modules: dict[str, str] = {}
+    index = 0  # within a list of layers
+    for names in C3D_STAGES:
+        for name in names:
+            modules[f"features.{index}"] = name
+            index += 2  # its ReLU counts
+        index += 1  # the pool
+    # Between the linear layers stand a ReLU and a dropout.
+    modules |= {f"classifier.{3 * i}": name for i, name in enumerate(C3D_LINEAR)}
+    renamed = {}
+    for name, tensor in tensors.items():
+        module, _, leaf = name.rpartition(".")
+        renamed[f"{modules.get(module, module)}.{leaf}" if module else name] = tensor
+    return renamed
+
+
+def is_c3d_name(name: str) -> bool:
+    """Whether a tensor of the network has this name, in either naming."""
+    return bool(clean_c3d_names({name: None}).keys() & _C3D_NAMES)
+
+
+def c3d_rules() -> list[Rule]:
+    """One rule per parameter of `nbp.models.c3d.C3d`."""
+    rules: list[Rule] = []
+    for name in C3D_CONVS:
+        target = f"convs/{name}"
+        rules.append(Rule(f"{name}.weight", f"{target}/kernel", transpose_conv3d))
+        rules.append(Rule(f"{name}.bias", f"{target}/bias"))
+    for name in C3D_LINEAR:
+        rules.append(Rule(f"{name}.weight", f"{name}/kernel", transpose_linear))
+        rules.append(Rule(f"{name}.bias", f"{name}/bias"))
+    return rules
+
+
+_C3D_NAMES = {name for rule in c3d_rules() for name in rule.all_sources()}

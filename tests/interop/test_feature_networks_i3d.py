@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two namings of published I3D files; the rules themselves are in tests/models/test_i3d.py."""
 
-from nbp.interop.i3d import i3d_shapes, rename_ported
+from nbp.interop.feature_networks import i3d_shapes, rename_ported
 from nbp.models.i3d import I3dSpec
 
 # Names as the port's code spells them (hassony2/kinetics_i3d_pytorch, src/i3dpt.py).

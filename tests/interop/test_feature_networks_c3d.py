@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nbp.errors import CheckpointError
-from nbp.interop.c3d import c3d_rules, clean_names
+from nbp.interop.feature_networks import c3d_rules, clean_c3d_names
 from nbp.interop.mapping import convert_tensors, export_tensors
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.nn.conv3d import taps_conv
@@ -45,8 +45,8 @@ def test_every_value_arrives_and_comes_back():
 def test_names_of_layer_lists_become_those_of_the_modules():
     listed = {f"{name}.{leaf}": 0 for name in LISTED for leaf in ("weight", "bias")}
     modules = {f"{name}.{leaf}": 0 for name in LISTED.values() for leaf in ("weight", "bias")}
-    assert clean_names(listed) == modules
-    assert clean_names(modules) == modules
+    assert clean_c3d_names(listed) == modules
+    assert clean_c3d_names(modules) == modules
 
 
 def test_another_number_of_classes_is_named():

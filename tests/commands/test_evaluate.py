@@ -281,9 +281,6 @@ def test_a_published_protocol_reads_clips_as_it_says(
     assert "clips are read with spatial squash; the workdir was trained with crop" in printed
 
 
-# Refusals --------------------------------------------------------------------------------------
-
-
 def test_missing_features_name_the_file_and_the_command(
     trained_on_videos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -384,9 +381,6 @@ def test_a_workdir_without_a_tokenizer(tmp_path: Path, capsys: pytest.CaptureFix
     code, line = fail(capsys, tmp_path / "run", "reconstruction")
     assert code == EXIT_CHECKPOINT
     assert "holds no trained tokenizer" in line
-
-
-# Weights -----------------------------------------------------------------------------------------
 
 
 def test_a_conversion_notes_the_format_that_tells_two_files_apart(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from nbp import build, build_sampling, export
 from nbp.config import load_config, to_json
 from nbp.errors import CheckpointError, ConfigError
-from nbp.jobs.export import PARTIAL
+from nbp.export import PARTIAL
 from nbp.sampling.filtering import PLAIN, Guidance
 from nbp.training import locks
 from nbp.training.checkpoint import Checkpointer

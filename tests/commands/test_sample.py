@@ -21,8 +21,7 @@ from nbp.data.sample_files import Files, find_earlier, write_samples
 from nbp.data.video.decoding import probe_video, read_clip
 from nbp.errors import ConfigError
 from nbp.flags import Parser, Real, Whole
-from nbp.jobs import long_videos
-from nbp.jobs.sample import choose_labels
+from nbp.sample import choose_labels
 from nbp.sampling.filtering import Filter, Guidance
 from nbp.sampling.request import GUIDANCE, TEMPERATURE, SampleRequest, ScheduleRequest, add_flags
 from nbp.sampling.sampler import Samples
@@ -188,7 +187,7 @@ def test_an_interrupted_recording_leaves_nothing(workdir, tmp_path, monkeypatch)
     def fail(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(long_videos, "measure_drift", fail)
+    monkeypatch.setattr(sample, "measure_drift", fail)
     with pytest.raises(KeyboardInterrupt):
         draw(workdir, tmp_path / "out", "--num", 2, "--num_frames", 9)
     assert not list((tmp_path / "out").iterdir())
@@ -268,9 +267,6 @@ def test_a_class_wins_over_a_keyword_and_over_a_number(workdir):
     for text, labels in (("A b", ("a_b", "a b")), ("１", ("a", "b")), ("9" * 5000, ("a",))):
         with pytest.raises(ConfigError, match="label"):
             choose(text, labels)
-
-
-# The set of files in a folder --------------------------------------------------------------------
 
 
 def list_names(folder: Path) -> set[str]:

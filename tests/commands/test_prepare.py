@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nbp import prepare
 from nbp.data.prepare import shards
 from nbp.data.prepare.plan import PrepareRequest
 from nbp.data.prepare.quality_report import HEADINGS
@@ -30,9 +31,7 @@ from nbp.data.video.clip_codec import Coding, decode_clip
 from nbp.data.video.decoding import read_clip
 from nbp.errors import ConfigError, DataError, RestartError
 from nbp.files import escape_name
-from nbp.jobs import prepare
-from nbp.jobs.prepare import prepare_dataset
-from nbp.prepare import main
+from nbp.prepare import main, prepare_dataset
 from tests.data.trees import BAD, CLASSES, GOOD, OK, build_tree
 from tests.data.videos import encode, make_clip, psnr
 
@@ -294,6 +293,8 @@ def test_ucf101_reports_missing_copies_and_shared_groups(tmp_path):
 
 # What other readers take for the end of a line, strip, or cannot decode.
 ODD = ["a\rb", "a\nb", "a\u2028b", "a\x0bb", "a\x0cb", "a\x85b", "a\x1cb", " a", "a ", "a\u3000"]
+
+
 ODD += ["a\\rb", "a\tb", "a\ufeff", "\ufeffa", "zz", os.fsdecode(b"a\xe9")]
 
 

@@ -16,15 +16,14 @@ import numpy as np
 import pytest
 
 from nbp import build, convert, evaluate, sample
+from nbp.convert import convert_c3d
 from nbp.data.video.decoding import read_clip
 from nbp.data.video.encoding import write_video
 from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
-from nbp.interop.c3d import c3d_rules
+from nbp.interop.feature_networks import c3d_rules, lpips_rules
 from nbp.interop.identity import KnownFile
-from nbp.interop.lpips import lpips_rules
+from nbp.interop.infer_config import ConvertRequest
 from nbp.interop.mapping import export_tensors
-from nbp.jobs.convert import convert_c3d
-from nbp.jobs.foreign import ConvertRequest
 from nbp.layout import LatentGrid
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.models.lpips import LpipsNetwork
@@ -86,9 +85,6 @@ def files(tmp_path):
     write_tokenizer(tmp_path / "magvit2.pt")
     write_generator(tmp_path / "nbp.ckpt", make_generator())
     return tmp_path
-
-
-# From a file to samples and scores ---------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -177,7 +173,7 @@ def test_lpips_from_two_files_keeps_every_value(tmp_path):
 def test_c3d_keeps_every_value_and_the_hash(tmp_path, monkeypatch, capsys):
     """At small widths; the file is nested as training scripts save it."""
     spec = C3dSpec(classes=5, widths=(2, 2, 2, 2, 3), hidden=4, size=16)
-    monkeypatch.setattr("nbp.jobs.convert.C3dSpec", lambda: spec)
+    monkeypatch.setattr("nbp.convert.C3dSpec", lambda: spec)
     network = C3dNetwork(spec, taps_conv)
     params = network.init(jax.random.key(1))
     tensors = export_tensors(params, c3d_rules())
@@ -213,7 +209,7 @@ def test_weights_that_are_not_finite_are_named_and_refused(tmp_path, capsys, bad
 def test_a_conversion_records_which_file_it_was(tmp_path, monkeypatch):
     """A test file counts as a public one where the registry of these says so."""
     spec = C3dSpec(classes=5, widths=(2, 2, 2, 2, 3), hidden=4, size=16)
-    monkeypatch.setattr("nbp.jobs.convert.C3dSpec", lambda: spec)
+    monkeypatch.setattr("nbp.convert.C3dSpec", lambda: spec)
     params = C3dNetwork(spec, taps_conv).init(jax.random.key(1))
     save_npz(tmp_path / "x.npz", export_tensors(params, c3d_rules()))
     content = (tmp_path / "x.npz").read_bytes()
@@ -242,9 +238,6 @@ def test_lpips_without_heads_says_where_they_go(tmp_path, capsys):
         *("lpips", "--source", tmp_path / "vgg.npz", "--out", tmp_path / "run"), capsys=capsys
     )
     assert "--linear" in line
-
-
-# Refusals ----------------------------------------------------------------------------------------
 
 
 def refuse_generator(tmp_path, tensors, *flags, capsys, code=EXIT_CHECKPOINT, **hints):
@@ -441,7 +434,7 @@ def test_a_conversion_that_dies_while_writing_leaves_the_workdir_as_it_was(files
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nbp.jobs.convert.Checkpointer.wait", die)
+    monkeypatch.setattr("nbp.convert.Checkpointer.wait", die)
     with contextlib.suppress(KeyboardInterrupt):
         run("generator", "--source", files / "nbp.ckpt", "--out", out, *CLIPS, "--heads", 2)
     assert sorted(str(p) for p in out.rglob("*")) == before

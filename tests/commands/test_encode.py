@@ -19,8 +19,8 @@ import pytest
 from nbp import build, datasets, encode, evaluate, sample, train
 from nbp.config import load_config
 from nbp.data.token_cache import open_cache
+from nbp.encode import EncodeRequest, encode_workdir
 from nbp.errors import CheckpointError, ConfigError, DataError
-from nbp.jobs.encode import EncodeRequest, encode_workdir
 from nbp.workdir import read_config
 from tests import tiny
 from tests.data.prepared import make_records
@@ -62,9 +62,6 @@ def train_on(cache: Path, workdir: Path, changes: dict[str, str] | None = None) 
 def copy(workdir: Path, target: Path) -> Path:
     shutil.copytree(workdir, target)
     return target
-
-
-# Encoding --------------------------------------------------------------------------------------
 
 
 def test_codes_are_those_of_the_tokenizer(workdir: Path, cache: Path) -> None:
@@ -209,9 +206,6 @@ def test_a_cache_is_no_source_of_clips(workdir: Path, cache: Path, tmp_path: Pat
     for shard in ("2/2", "1", "a/b"):
         with pytest.raises(ConfigError, match=f"--shard {shard}: write I/N"):
             encode.main(["--workdir", str(workdir), "--out", str(tmp_path / "x"), "--shard", shard])
-
-
-# Training --------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
