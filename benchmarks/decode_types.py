@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import print_row
-from nbp import build_sampling, datasets
+from nbp import build_data, build_sampling
 from nbp.build_sampling import make_drawing
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.inference import CacheType, Decoder, WeightType, bind_decoder, lay_out_params
@@ -49,9 +49,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     network, params = sampler.generator, sampler.generator_params
     encode = jax.jit(sampler.tokenizer.encode)
-    held_out = datasets.make_data(config)[1]
+    held_out = build_data.make_data(config)[1]
     rows = []
-    for batch in datasets.iterate_clips(
+    for batch in build_data.iterate_clips(
         config, held_out, limit=arguments.clips, batch=arguments.batch
     ):
         codes = batch.get("codes")

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.measure import print_row, time_calls
 from nbp import build, build_sampling
 from nbp.build_sampling import find_levels, make_drawing
-from nbp.config import Config
+from nbp.config.schema import Config
 from nbp.metrics.label_agreement import label_agreement
 from nbp.sample import SampleRequest, draw_for_labels
 from nbp.sampling.sampler import Sampler

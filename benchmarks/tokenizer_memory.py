@@ -25,7 +25,8 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks.measure import print_row
 from nbp import build
-from nbp.config import Config, load_config, parse_overrides
+from nbp.config import load_config, parse_overrides
+from nbp.config.schema import Config
 from nbp.models.lpips import LpipsNetwork
 from nbp.nn.conv3d import FORMULATIONS
 from nbp.tasks.tokenizer import TokenizerTask

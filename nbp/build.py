@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Composition root: a configuration becomes networks, tasks and samplers.
 
-Each choice that a configuration names is made here, or for its data in `nbp.datasets`, once, by
+Each choice that a configuration names is made here, or for its data in `nbp.build_data`, once, by
 choosing an object. Only mains, jobs and tests import this module.
 """
 
@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from nbp import datasets, losses
-from nbp.config import Config
+from nbp import build_data, losses
+from nbp.config.schema import Config, StageConfig
 from nbp.data.token_cache import TokenCache
 from nbp.data.ucf101_prompts import PADDING, find_texts
 from nbp.errors import CheckpointError
@@ -33,7 +33,6 @@ from nbp.nn.conv3d import ConvBackend, mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.parallel import mesh
 from nbp.parallel.distributed import decide
-from nbp.sections import StageConfig
 from nbp.shapes import PyTree
 from nbp.tasks.adversary import Adversary, lecam_regularizer, no_regularizer, r1_regularizer
 from nbp.tasks.generator import GeneratorTask
@@ -327,4 +326,4 @@ def check_cache(cache: TokenCache, tokenizer: Trained) -> None:
 
 def make_tracker(config: Config) -> ShapeTracker:
     """The check of moving shapes against their labels."""
-    return ShapeTracker(**datasets.make_shapes_spec(config).tracking)
+    return ShapeTracker(**build_data.make_shapes_spec(config).tracking)

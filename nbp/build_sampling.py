@@ -19,7 +19,7 @@ from nbp.build import (
     make_generator_network,
     make_tokenizer_network,
 )
-from nbp.config import Config
+from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.parallel import mesh
 from nbp.sampling.filtering import Filter, Guidance

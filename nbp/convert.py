@@ -71,7 +71,8 @@ import jax
 import numpy as np
 
 from nbp import __version__, build
-from nbp.config import Config, to_json
+from nbp.config import to_json
+from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError, run_main
 from nbp.interop import feature_networks, infer_config, official
 from nbp.interop.identity import PUBLIC, UNKNOWN, KnownFile, describe_origin, identify

@@ -47,8 +47,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from nbp import __version__, build, datasets
-from nbp.config import Config
+from nbp import __version__, build, build_data
+from nbp.config.schema import Config
 from nbp.data.token_cache import CacheWriter, TokenExample
 from nbp.errors import ConfigError, DataError, run_main
 from nbp.files import VideoError
@@ -101,7 +101,7 @@ Report = Callable[[str], None]
 class EncodeRequest:
     """What `nbp.encode` was asked for; None leaves a choice to the workdir's configuration.
 
-    data, overrides: as in `nbp.datasets.change_data`. crops: random clips of each training video;
+    data, overrides: as in `nbp.build_data.change_data`. crops: random clips of each training video;
     held-out ones give one, the centred. host of hosts: whose shards are made here. batch: clips
     encoded at a time, rounded up to a multiple of the devices.
     """
@@ -134,12 +134,12 @@ def encode_workdir(request: EncodeRequest, report: Report) -> Path:
     ConfigError where `out` holds or was begun as another cache, DataError for unusable clips.
     """
     before = read_config(request.workdir)
-    config = datasets.change_data(before, request.data, request.overrides, report=report)
+    config = build_data.change_data(before, request.data, request.overrides, report=report)
     if config.data.kind == "folder":
         refuse_inside(request.out, "--out", config.data.root, "the videos")
     require_writable(request.out)
     trained = build.load_tokenizer(config, request.workdir)
-    train, held_out = datasets.make_data(config)
+    train, held_out = build_data.make_data(config)
     names = choose_names(config)
     splits = {
         names[0]: Crops(train, request.crops, choose_seed(config, request)),
@@ -206,7 +206,7 @@ class Crops:
     seed: of the random crops; None for a split without randomness.
     """
 
-    data: datasets.ClipData
+    data: build_data.ClipData
     count: int
     seed: int | None
 
@@ -339,7 +339,7 @@ def choose_names(config: Config) -> tuple[str, str]:
     """What the splits of the cache are called: as in a prepared dataset, else train, validation."""
     if config.data.kind != "records":
         return "train", "validation"
-    return "train", datasets.choose_held_out(config, datasets.list_splits(config))
+    return "train", build_data.choose_held_out(config, build_data.list_splits(config))
 
 
 def choose_seed(config: Config, request: EncodeRequest) -> int:
@@ -368,7 +368,7 @@ def describe_cache(
         "grid": config.grid.shape,
         "codes": config.tokenizer_spec.quantizer.codes,
         "labels": list(sources["train"].label_names),
-        "preprocessing": datasets.describe_clips(config),
+        "preprocessing": build_data.describe_clips(config),
         "source": {
             "kind": config.data.kind,
             "records": {name: len(source) for name, source in sources.items()},

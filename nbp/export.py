@@ -34,7 +34,8 @@ import jax
 import numpy as np
 
 from nbp import __version__, build
-from nbp.config import Config, to_json
+from nbp.config import to_json
+from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError, NbpError, run_main
 from nbp.places import Claim, explain, new_folders, require_writable
 from nbp.training import locks

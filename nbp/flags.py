@@ -131,12 +131,12 @@ def _describe_examples(examples: Sequence[str], *, overrides: str) -> str:
     parts = []
     if overrides == "all":
         parts.append(
-            "Every key of the configuration (nbp/sections.py) can be given as --config.KEY=VALUE,\n"
+            "Every key of the configuration (nbp/config/schema.py) can be given as --config.KEY=VALUE,\n"
             "for example --config.seed=1 or --config.data.root=DIR."
         )
     elif overrides:
         parts.append(
-            f"Keys of {overrides} in the workdir's configuration (nbp/sections.py) can be given "
+            f"Keys of {overrides} in the workdir's configuration (nbp/config/schema.py) can be given "
             f"as\n--config.{overrides}.KEY=VALUE."
         )
     if examples:

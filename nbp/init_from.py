@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from nbp import build
-from nbp.config import Config
+from nbp.config.schema import Config
 from nbp.errors import CheckpointError
 from nbp.files import read_json
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec

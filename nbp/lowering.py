@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nbp import build
 from nbp.build_sampling import choose_given_frames, make_drawing
-from nbp.config import Config
+from nbp.config.schema import Config
 from nbp.data.ucf101_prompts import load_prompts
 from nbp.parallel.axes import RULES, count_parts, make_partition_spec
 from nbp.parallel.hlo import abstract

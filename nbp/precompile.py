@@ -46,7 +46,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from nbp import __version__, build
-from nbp.config import Config
+from nbp.config.schema import Config
 from nbp.errors import ConfigError, run_main
 from nbp.files import check_writable_file
 from nbp.lowering import Case, make_cases

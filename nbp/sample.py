@@ -36,7 +36,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from nbp import build_sampling, datasets
+from nbp import build_data, build_sampling
 from nbp.build_sampling import (
     choose_given_frames,
     count_conditions,
@@ -44,7 +44,7 @@ from nbp.build_sampling import (
     make_drawing,
     take_examples,
 )
-from nbp.config import Config
+from nbp.config.schema import Config
 from nbp.data.sample_files import Files, Recording, check_room, find_earlier, write_samples
 from nbp.data.video.decoding import read_clip
 from nbp.errors import ConfigError, run_main
@@ -167,15 +167,15 @@ def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndar
     if request.frames is None:
         if config.data.kind != "moving_shapes" and not config.data.root:
             raise ConfigError("this model continues a video: name one with --frames FILE")
-        _, held_out = datasets.make_data(config)
-        rows = datasets.iterate_clips(config, held_out, limit=request.count, batch=request.count)
+        _, held_out = build_data.make_data(config)
+        rows = build_data.iterate_clips(config, held_out, limit=request.count, batch=request.count)
         return take_examples(next(rows), request.count)
     data = config.data
     fps = data.fps or None
     stride = config.tokenizer_spec.stride[0]
     needed = (choose_given_frames(config, request) - 1) * stride + 1
     clip = read_clip(request.frames, frames=needed, fps=fps, start=0.0)
-    for transform in datasets.make_spatial(config):
+    for transform in build_data.make_spatial(config):
         clip = transform({"video": clip}, np.random.default_rng(0))["video"]
     # The tokenizer is causal: what stands behind the given frames cannot change their codes.
     padding = np.repeat(clip[-1:], data.frames - len(clip), axis=0)

@@ -48,8 +48,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from nbp import __version__, build, datasets
-from nbp.config import Config
+from nbp import __version__, build, build_data
+from nbp.config.schema import Config, StageConfig
 from nbp.data.prepare.class_names import find_split
 from nbp.data.sources import VideoFolder
 from nbp.data.video.encoding import write_gif
@@ -74,7 +74,6 @@ from nbp.report.table import format_table
 from nbp.runtime import keep_freed_memory
 from nbp.sample import sample_workdir
 from nbp.sampling.request import SampleRequest
-from nbp.sections import StageConfig
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
 from nbp.train_plan import TrainPlan, check_places, make_loop_spec, plan_training
@@ -219,7 +218,7 @@ def train_stage(
     workdir: Path,
     *,
     task: TokenizerTask | GeneratorTask,
-    data: datasets.ClipData,
+    data: build_data.ClipData,
     evaluators: "StageEvaluators",
     origin: Mapping[str, Any],
     verified: tuple[int, ...] = (),
@@ -252,7 +251,7 @@ def train_stage(
     ):
         return run(
             task,
-            stream_factory=lambda batch: datasets.make_training_stream(
+            stream_factory=lambda batch: build_data.make_training_stream(
                 config, stage, data=data, start_batch=batch, rows=rows
             ),
             checkpointer=checkpointer,

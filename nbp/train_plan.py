@@ -15,9 +15,10 @@ from typing import Any
 
 import jax
 
-from nbp import build, datasets
+from nbp import build, build_data
 from nbp.build_sampling import choose_given_frames, make_drawing
-from nbp.config import Config, to_json
+from nbp.config import to_json
+from nbp.config.schema import Config, StageConfig
 from nbp.data.sources import BadVideos
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.during_training import PeriodicScore
@@ -27,7 +28,6 @@ from nbp.parallel.mesh import check_batch
 from nbp.places import refuse_inside, require_writable
 from nbp.protocols.published import find_protocol
 from nbp.sampling.request import SampleRequest
-from nbp.sections import StageConfig
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
 from nbp.training.checkpoint import Checked, Checkpointer
@@ -48,8 +48,8 @@ class TrainPlan:
     copied before.
     """
 
-    clips: Mapping[str, datasets.ClipData]
-    held_out: datasets.ClipData
+    clips: Mapping[str, build_data.ClipData]
+    held_out: build_data.ClipData
     tokenizer_task: TokenizerTask | None
     trained: build.Trained | None
     score: PeriodicScore | None
@@ -90,7 +90,7 @@ def plan_training(
         make_drawing(config, SampleRequest(1))
         choose_given_frames(config, SampleRequest(1))
     begun = distributed.decide([stage for stage in BINDING if has_begun(place, stage)])
-    train, held_out = datasets.make_data(config)
+    train, held_out = build_data.make_data(config)
     distributed.check_agreement(
         {"configuration": to_json(config), "data set": train.source.fingerprint}
     )
@@ -99,11 +99,11 @@ def plan_training(
     check_devices(config)
     clips = {}
     for stage in config.stages:
-        clips[stage] = datasets.add_images(config, train) if stage == "tokenizer" else train
+        clips[stage] = build_data.add_images(config, train) if stage == "tokenizer" else train
     trained = None
     if config.data.kind == "tokens":
         trained = build.load_tokenizer(config, place)
-        build.check_cache(datasets.open_tokens(config), trained)
+        build.check_cache(build_data.open_tokens(config), trained)
     generator = None
     if "generator" in config.stages:
         generator = build.make_generator_task(config, held_out.label_names, {})
@@ -184,7 +184,7 @@ def check_stage(
     config: Config,
     place: Path,
     task: TokenizerTask | GeneratorTask,
-    clips: datasets.ClipData,
+    clips: build_data.ClipData,
     *,
     step: int | None,
 ) -> Checked | None:
@@ -215,7 +215,7 @@ def check_stage(
     ahead = max((entry.next for entry in entries), default=0)
     position = {**found.data, "next": max(int(found.data.get("next", 0)), ahead)}
     find_batch(position, stage.batch)
-    fingerprint = datasets.find_fingerprint(config, stage, clips)
+    fingerprint = build_data.find_fingerprint(config, stage, clips)
     compare_data(found.data, fingerprint, config.train.changed_data)
     return found
 

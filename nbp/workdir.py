@@ -14,7 +14,8 @@ from typing import Any
 
 from nbp import build, files
 from nbp.build import stage_directory
-from nbp.config import Config, from_dict, to_json
+from nbp.config import from_dict, to_json
+from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
 from nbp.files import read_json
 from nbp.parallel import distributed

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nbp import build, datasets
-from nbp.config import Config, load_config
+from nbp import build, build_data
+from nbp.config import load_config
+from nbp.config.schema import Config
 from nbp.data.records import PREPARED
 from nbp.interop.identity import FILES
 from nbp.models.i3d import I3dNetwork, I3dSpec
@@ -65,7 +66,7 @@ def make_workdir(folder: Path, changes: Mapping[str, str], *, config: Config | N
 def add_generator(workdir: Path) -> Path:
     """A generator of random weights for the workdir's tokenizer."""
     config = read_config(workdir)
-    labels = datasets.make_data(config)[0].label_names
+    labels = build_data.make_data(config)[0].label_names
     save_labels(workdir, labels)
     network = build.make_generator_network(config, labels)
     params = jax.jit(network.init)(jax.random.key(1))

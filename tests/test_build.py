@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from nbp import build, losses
-from nbp.config import Config, load_config
+from nbp.config import load_config
+from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
 from nbp.models.lpips import LpipsNetwork
 from nbp.nn.attention.reference import prefix_attention

@@ -17,8 +17,9 @@ import sys
 
 import pytest
 
-from nbp import datasets
-from nbp.config import Config, load_config, parse_overrides
+from nbp import build_data
+from nbp.config import load_config, parse_overrides
+from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.metrics.feature_statistics import parse_statistics
 from nbp.protocols.published import find_protocol, needs_features
@@ -66,7 +67,7 @@ def test_shown_commands_have_flags_and_configurations_that_exist(command: Comman
         unread = {"data.root": "unread", "losses.lpips_root": "unread", **overrides}
         load_cached(arguments.config, tuple(unread.items()))
     elif overrides:
-        datasets.change_data(load_cached("configs/quickstart.py", ()), None, overrides)
+        build_data.change_data(load_cached("configs/quickstart.py", ()), None, overrides)
 
 
 @pytest.mark.parametrize("command", choose("nbp.evaluate"), ids=lambda c: c.place)

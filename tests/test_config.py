@@ -12,19 +12,12 @@ from typing import Any, Literal
 import pytest
 
 from nbp import losses
-from nbp.config import (
-    Config,
-    find_objective_problems,
-    from_dict,
-    load_config,
-    parse_overrides,
-    to_json,
-    validate,
-)
+from nbp.config import from_dict, load_config, parse_overrides, to_json
+from nbp.config.parsing import Count, Positive, Share, convert, list_keys
+from nbp.config.schema import Config, LossesConfig
+from nbp.config.validation import find_objective_problems, validate
 from nbp.errors import ConfigError
 from nbp.models.lpips import LEAST_SIZE
-from nbp.schema import Count, Positive, Share, convert, list_keys
-from nbp.sections import LossesConfig
 from tests import tiny
 
 QUICKSTART = "configs/quickstart.py"

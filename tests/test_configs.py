@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from nbp import build
-from nbp.config import Config, load_config
+from nbp.config import load_config
+from nbp.config.schema import Config
 from nbp.data.ucf101_prompts import load_prompts
 from nbp.models.lpips import LpipsNetwork
 from nbp.models.tokenizer import TokenizerNetwork

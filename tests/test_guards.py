@@ -17,7 +17,7 @@ import pytest
 
 import nbp.tasks.tokenizer
 import nbp.train
-from nbp import build, datasets
+from nbp import build, build_data
 from nbp.config import load_config
 from nbp.errors import ConfigError, DivergedError
 from nbp.models.tokenizer import scale_pixels
@@ -98,10 +98,10 @@ def train(monkeypatch):
         off = np.full((PATIENCE + 1,), -1, np.int32)
         off[: len(collapse)] = collapse
         task = Faulty(**{**vars(task), "frozen": {"collapse": off}})
-        data, _ = datasets.make_data(config)
+        data, _ = build_data.make_data(config)
 
         def make_stream(start):
-            stream = datasets.make_training_stream(
+            stream = build_data.make_training_stream(
                 config, config.train.tokenizer, data=data, start_batch=start
             )
             return Marked(stream, nan_at, at_draw or (lambda number: None))
@@ -277,7 +277,7 @@ def test_the_configuration_decides(tmp_path, monkeypatch):
             config,
             tmp_path,
             task=build.make_tokenizer_task(config),
-            data=datasets.make_data(config)[0],
+            data=build_data.make_data(config)[0],
             evaluators=nbp.evaluation.during_training.StageEvaluators(config, None, None),
             origin={},
         )

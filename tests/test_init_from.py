@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from nbp import build, train
-from nbp.config import Config, load_config
+from nbp.config import load_config
+from nbp.config.schema import Config
 from nbp.errors import CheckpointError
 from nbp.init_from import Start, find_start, prepare_start, read_params
 from nbp.models.tokenizer import scale_pixels

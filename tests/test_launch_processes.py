@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
-from nbp import build, datasets
+from nbp import build, build_data
 from nbp.config import load_config
 from nbp.train import train_workdir
 from nbp.training.checkpoint import Checkpointer
@@ -157,7 +157,7 @@ def read_losses(workdir: Path) -> dict[int, list[float]]:
 def read_state(workdir: Path) -> dict[str, np.ndarray]:
     """The final state of the generator, read by this process onto its eight devices."""
     config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, **CHANGES})
-    train, _ = datasets.make_data(config)
+    train, _ = build_data.make_data(config)
     tokenizer = build.make_tokenizer_task(config)
     params = jax.eval_shape(tokenizer.network.init, jax.random.key(0))
     task = build.make_generator_task(config, train.label_names, params)

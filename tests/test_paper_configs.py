@@ -8,7 +8,8 @@ import jax
 import pytest
 
 from nbp.build import GENERATOR_GROUPS, make_generator_network, make_tokenizer_network
-from nbp.config import Config, load_config
+from nbp.config import load_config
+from nbp.config.schema import Config
 from nbp.data.ucf101_prompts import load_prompts
 from nbp.errors import ConfigError
 from nbp.training.optimizer import assign_groups

@@ -17,8 +17,8 @@ import pytest
 
 from nbp import (
     build,
+    build_data,
     convert,
-    datasets,
     encode,
     evaluate,
     export,
@@ -27,7 +27,8 @@ from nbp import (
     sample,
     train,
 )
-from nbp.config import Config, load_config
+from nbp.config import load_config
+from nbp.config.schema import Config
 from nbp.errors import RestartError, run_main
 from nbp.report import __main__
 from nbp.training.checkpoint import Checkpointer
@@ -54,10 +55,12 @@ def make_videos(root: Path, classes: tuple[str, ...], *, seed: int = 0) -> Path:
 def save_stage(folder: Path, config: Config, stage: str, task: Any, **meta: Any) -> str:
     """A checkpoint as the training of a stage leaves it, of a state before any update."""
     state = jax.jit(task.init)(jax.random.key(0))
-    train_clips, _ = datasets.make_data(config)
+    train_clips, _ = build_data.make_data(config)
     data = {
         "next": STEP * BATCH,
-        "fingerprint": datasets.find_fingerprint(config, getattr(config.train, stage), train_clips),
+        "fingerprint": build_data.find_fingerprint(
+            config, getattr(config.train, stage), train_clips
+        ),
     }
     with Checkpointer(folder / stage / "checkpoints") as checkpointer:
         for step in (STEP - 2, STEP):

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from nbp import datasets
-from nbp.config import Config, from_dict, load_config, parse_overrides, to_json
+from nbp import build_data
+from nbp.config import from_dict, load_config, parse_overrides, to_json
+from nbp.config.parsing import list_keys, set_override
+from nbp.config.schema import Config
 from nbp.errors import ConfigError, DataError
-from nbp.schema import list_keys, set_override
 from tests.data.videos import encode, make_clip
 from tests.texts import COMMANDS, HOLE, ROOT, list_flags, list_strings
 
@@ -141,9 +142,9 @@ def test_the_remedy_for_too_few_videos_to_hold_some_out(tmp_path: Path) -> None:
     encode(tmp_path / "a" / "one.mp4", make_clip(20))
     overrides = {"data.root": str(tmp_path), "data.validation": "0.1"}
     with pytest.raises(DataError, match="leaves none for") as caught:
-        datasets.make_data(load_config(FOLDER, overrides))
+        build_data.make_data(load_config(FOLDER, overrides))
     words = [word for word in str(caught.value).split() if word.startswith("--config.")]
-    train, held_out = datasets.make_data(load_config(FOLDER, overrides | parse_overrides(words)))
+    train, held_out = build_data.make_data(load_config(FOLDER, overrides | parse_overrides(words)))
     assert len(train.source) == len(held_out.source) == 1
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from nbp import build, datasets
+from nbp import build, build_data
 from nbp.config import load_config
 from nbp.training.checkpoint import Checkpointer
 from tests import tiny
@@ -118,7 +118,7 @@ def is_between_stages(workdir: Path) -> bool:
 def read_states(workdir: Path) -> dict[str, list[Any]]:
     """All arrays of both final checkpoints: parameters, average, optimizer, data position."""
     config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, **CHANGES})
-    train, _ = datasets.make_data(config)
+    train, _ = build_data.make_data(config)
     tokenizer = build.make_tokenizer_task(config)
     params = jax.eval_shape(tokenizer.network.init, jax.random.key(0))
     generator = build.make_generator_task(config, train.label_names, params)

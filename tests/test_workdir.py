@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nbp.config import Config, load_config
+from nbp.config import load_config
+from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
 from nbp.workdir import adopt_config, find_label, read_config, read_labels, save_labels
 from tests import tiny

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nbp import datasets
+from nbp import build_data
 from nbp.data.records import DecodeRecord
 from nbp.data.transforms import Crop, Flip, Record
 from nbp.data.video.decoding import resample_frames
@@ -110,7 +110,7 @@ class ChosenItems(_Source):
         drawn = {"rows": self.draws.rows.tolist(), "examples": self.draws.examples.tolist()}
         if self.starts is not None:
             drawn["starts"] = self.starts.tolist()
-        return f"{self.source.fingerprint}-{datasets.hash_settings(drawn)}"
+        return f"{self.source.fingerprint}-{build_data.hash_settings(drawn)}"
 
     def __len__(self) -> int:
         return len(self.draws)
@@ -161,7 +161,7 @@ class ListedItems(_Source):
         if self.windows is not None:
             found |= {"frames": self.windows.frames.tolist()}
             found |= {"counted": self.windows.counted, "step": self.windows.step}
-        return f"{self.source.fingerprint}-{datasets.hash_settings(found)}"
+        return f"{self.source.fingerprint}-{build_data.hash_settings(found)}"
 
     def __len__(self) -> int:
         return len(self.order if self.windows is None else self.windows)

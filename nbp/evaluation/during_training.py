@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from nbp import build, datasets
+from nbp import build, build_data
 from nbp.build_sampling import choose_given_frames, make_drawing, take_examples
-from nbp.config import Config
+from nbp.config.schema import Config
 from nbp.data.video.encoding import tile_clips
 from nbp.errors import ConfigError
 from nbp.evaluation.generation import ClipMaker, choose_labels_of, finish_clips
@@ -195,7 +195,7 @@ def name_bad_videos() -> str:
 class Validation:
     """The first held-out clips, read once and kept."""
 
-    def __init__(self, config: Config, data: datasets.ClipData) -> None:
+    def __init__(self, config: Config, data: build_data.ClipData) -> None:
         self._config, self._data = config, data
         self._batches: list[dict[str, np.ndarray]] = []
 
@@ -203,7 +203,7 @@ class Validation:
         if not self._batches:
             limit = min(EVALUATED, self._config.data.validation_clips)
             self._batches = list(
-                datasets.iterate_clips(self._config, self._data, limit=limit, batch=limit)
+                build_data.iterate_clips(self._config, self._data, limit=limit, batch=limit)
             )
         return self._batches
 

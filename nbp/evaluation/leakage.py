@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nbp import datasets
+from nbp import build_data
 from nbp.data.moving_shapes import MovingShapes
 from nbp.data.sources import VideoFolder
 from nbp.evaluation.real_clips import RealClips
@@ -35,7 +35,7 @@ def find_leaks(clips: RealClips) -> dict[str, Any]:
         both = [file.name for file in held_out.source.files if file.name in names]
         found |= {"train_test_names": both[:SHOWN], "train_test_count": len(both)}
     elif config.data.kind == "records":
-        folder = datasets.find_dataset(Path(config.data.root)) or Path(config.data.root)
+        folder = build_data.find_dataset(Path(config.data.root)) or Path(config.data.root)
         found |= read_findings(folder.parent / "report.csv")
     return found
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from nbp import datasets
-from nbp.config import Config
+from nbp import build_data
+from nbp.config.schema import Config
 from nbp.data.pipeline import PipelineSpec, read_examples
 from nbp.data.records import PREPARED, DecodeRecord
 from nbp.data.sources import BadVideos
@@ -71,7 +71,7 @@ def choose_rule(
     if rule.split != "held out":
         wanted = rule.split.split("+")
         fixed["data.validation_split"] = wanted[-1]
-        splits = datasets.list_splits(config)
+        splits = build_data.list_splits(config)
         problems += [
             f"it needs the split {split}, {data.root} has {', '.join(splits)}"
             for split in wanted
@@ -111,7 +111,7 @@ def read_prepared(config: Config) -> dict[str, Any]:
     """The options of nbp.prepare that made the configured data; {} for other data."""
     if config.data.kind != "records":
         return {}
-    folder = datasets.find_dataset(Path(config.data.root)) or Path(config.data.root)
+    folder = build_data.find_dataset(Path(config.data.root)) or Path(config.data.root)
     try:
         return dict(read_json(folder / PREPARED)["options"])
     except FileNotFoundError:
@@ -131,7 +131,7 @@ class RealClips:
     """
 
     config: Config
-    data: datasets.ClipData
+    data: build_data.ClipData
     draws: Draws
     complete: int
     limit: int | None
@@ -140,7 +140,7 @@ class RealClips:
     skipped: int
     rule: ClipRule
     missing: int
-    train: datasets.ClipData
+    train: build_data.ClipData
 
     @property
     def rows(self) -> np.ndarray:
@@ -174,7 +174,7 @@ class RealClips:
         return len(self.rows) >= self.complete and not self.missing
 
     @functools.cached_property
-    def chosen(self) -> datasets.ClipData:
+    def chosen(self) -> build_data.ClipData:
         """The rows as data of their own."""
         source = ChosenItems(self.data.source, self.draws, self.rule, self.seed, self.starts)
         return dataclasses.replace(self.data, source=source)
@@ -182,7 +182,7 @@ class RealClips:
     def batches(self, batch: int) -> Iterator[dict[str, np.ndarray]]:
         """ "video", "label" and "index" (of the clip) in order; the last may be shorter."""
         config = dataclasses.replace(self.config, seed=self.seed)
-        yield from datasets.iterate_clips(config, self.chosen, limit=len(self.rows), batch=batch)
+        yield from build_data.iterate_clips(config, self.chosen, limit=len(self.rows), batch=batch)
 
     def read(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
         """The same of any clips, by their numbers."""
@@ -223,14 +223,14 @@ class RealClips:
             "prepared": read_prepared(self.config),
             "videos": len(source.order if items else source),
             **({"windows": len(source)} if items and source.windows is not None else {}),
-            **datasets.describe_clips(self.config),
+            **build_data.describe_clips(self.config),
         }
 
 
 def open_clips(config: Config, protocol: Protocol, limit: int | None) -> RealClips:
     """The clips that the protocol scores; `limit` takes that many, spread evenly over them."""
     (rule,) = protocol.clips
-    train, data = datasets.make_data(config)
+    train, data = build_data.make_data(config)
     if "+" in rule.split:
         data = dataclasses.replace(data, source=JoinedSources((train.source, data.source)))
     missing = max(0, (rule.videos or 0) - len(data.source))
@@ -273,15 +273,15 @@ def draw_limited(rule: ClipRule, total: int, seed: int, repeat: int, limit: int 
 
 def make_transforms(config: Config, rule: ClipRule) -> tuple[Transform, ...]:
     """How prepared records, each with its `Place`, become the clips of a rule."""
-    decode, *cut = datasets.make_transforms(config, training=False)
+    decode, *cut = build_data.make_transforms(config, training=False)
     assert isinstance(decode, DecodeRecord)
     read = ReadPlace(decode, rule.counted or decode.frames, black=rule.short == "black")
     return (read, *(CropPlace(config.data.size, rule.pixels.margin) for _ in cut), FlipPlace())
 
 
 def list_items(
-    data: datasets.ClipData, rule: ClipRule, config: Config, *, seed: int
-) -> tuple[datasets.ClipData, np.ndarray | None, int]:
+    data: build_data.ClipData, rule: ClipRule, config: Config, *, seed: int
+) -> tuple[build_data.ClipData, np.ndarray | None, int]:
     """What a rule draws from: windows, or videos in the order of their paths; the first frames of
     examples where they follow from the lengths of all; and how many videos have no windows because
     they cannot be read. Reads every record.

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbp import build, datasets
+from nbp import build, build_data
 from nbp.evaluation.chunk_store import CHUNK, SUM, Arrays, ChunkStore, fill_stores, hash_values
 from nbp.evaluation.generation import (
     AGREEMENTS,
@@ -71,7 +71,7 @@ def measure_reference(
     settings = {
         "clips": clips.chosen.source.fingerprint,
         "rule": dataclasses.asdict(clips.rule),
-        "read": datasets.describe_clips(clips.config),
+        "read": build_data.describe_clips(clips.config),
         "seed": clips.seed,
         "distinct": clips.distinct,
         "features": origin,

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from nbp import build
-from nbp.config import Config
+from nbp.config.schema import Config
 from nbp.data.sample_files import GRID_SIDE, write_grid
 from nbp.data.video.encoding import tile_clips, write_video
 from nbp.errors import DataError

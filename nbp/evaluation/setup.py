@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nbp import build, build_sampling, datasets
+from nbp import build, build_data, build_sampling
 from nbp.build_sampling import choose_given_frames, make_drawing
-from nbp.config import Config
+from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.chunk_store import CHUNK
 from nbp.evaluation.real_clips import KEYS, RealClips, choose_rule, open_clips, read_prepared
@@ -126,7 +126,7 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
     """
     find_protocol(request.protocol, known=request.known)
     trained_on = read_config(request.workdir)
-    config = datasets.change_data(trained_on, request.data, request.overrides, report=report)
+    config = build_data.change_data(trained_on, request.data, request.overrides, report=report)
     protocol = find_protocol(request.protocol, config.data.kind, known=request.known)
     protocol, reading = choose_rule(protocol, config, request.overrides)
     model_config = choose_model_config(trained_on, reading)

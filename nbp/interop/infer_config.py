@@ -8,14 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nbp.config import Config
-from nbp.data import ucf101_prompts
-from nbp.errors import CheckpointError, ConfigError, DataError
-from nbp.files import read_lines
-from nbp.interop import official
-from nbp.layout import Box, LatentGrid, Opening, resolve_block
-from nbp.models.tokenizer import TokenizerSpec
-from nbp.sections import (
+from nbp.config.schema import (
+    Config,
     DataConfig,
     EvaluationConfig,
     GeneratorConfig,
@@ -24,6 +18,12 @@ from nbp.sections import (
     TokenizerConfig,
     TrainConfig,
 )
+from nbp.data import ucf101_prompts
+from nbp.errors import CheckpointError, ConfigError, DataError
+from nbp.files import read_lines
+from nbp.interop import official
+from nbp.layout import Box, LatentGrid, Opening, resolve_block
+from nbp.models.tokenizer import TokenizerSpec
 from nbp.workdir import read_config
 
 Report = Callable[[str], None]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nbp.config import Config
+from nbp.config.schema import Config
 from nbp.data.video.decoding import probe_video, read_clip
 from nbp.files import VideoError, read_json
 from nbp.report.records import KINDS, Picture, ShownClip

@@ -14,7 +14,7 @@ from typing import Any
 
 from nbp import files
 from nbp.build import stage_directory
-from nbp.config import Config
+from nbp.config.schema import Config
 from nbp.errors import DataError
 from nbp.evaluation.leakage import describe_leaks
 from nbp.files import read_json

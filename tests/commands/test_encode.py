@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from nbp import build, datasets, encode, evaluate, sample, train
+from nbp import build, build_data, encode, evaluate, sample, train
 from nbp.config import load_config
 from nbp.data.token_cache import open_cache
 from nbp.encode import EncodeRequest, encode_workdir
@@ -69,7 +69,7 @@ def test_codes_are_those_of_the_tokenizer(workdir: Path, cache: Path) -> None:
     trained = build.load_tokenizer(config, workdir)
     tokenize = jax.jit(build.make_tokenizer_network(config).encode)
     opened = open_cache(cache)
-    for split, data in zip(opened.splits, datasets.make_data(config), strict=True):
+    for split, data in zip(opened.splits, build_data.make_data(config), strict=True):
         source = opened.source(split)
         crops = 2 if split == "train" else 1
         assert len(source) == crops * len(data.source)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nbp import build, datasets, evaluate, weights
+from nbp import build, build_data, evaluate, weights
 from nbp.data.video.decoding import read_clip
 from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
 from nbp.evaluation.during_training import Validation, tokenizer_evaluators
@@ -96,7 +96,7 @@ def fail(
 def reconstruct(workdir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All held-out clips, their codes and what the tokenizer makes of them, in one batch."""
     config = read_config(workdir)
-    _, data = datasets.make_data(config)
+    _, data = build_data.make_data(config)
     clips = np.stack([data.source[i]["video"] for i in range(len(data.source))])
     network = build.make_tokenizer_network(config)
     params = build.load_tokenizer(config, workdir).params
@@ -239,7 +239,7 @@ def test_training_measures_the_same_on_held_out_clips(
     changes |= {"losses": dataclasses.replace(config.losses, lpips_root=str(tmp_path))}
     config = dataclasses.replace(config, **changes)
     task = build.make_tokenizer_task(config)
-    held_out = Validation(config, datasets.make_data(config)[1])
+    held_out = Validation(config, build_data.make_data(config)[1])
     writer = MetricsWriter(tmp_path / "metrics", tensorboard=False, console=False)
     (evaluator,) = tokenizer_evaluators(config, task, held_out).make(writer)
     trained = build.load_tokenizer(config, workdir).params

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from nbp.build_sampling import make_decoding
-from nbp.config import Config, load_config
+from nbp.config import load_config
+from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.sampling.request import DecodingRequest, SampleRequest
 from nbp.sampling.speculative import Jacobi, Plain, Relaxed

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nbp import datasets
-from nbp.config import Config, load_config
+from nbp import build_data
+from nbp.config import load_config
+from nbp.config.schema import Config
 from nbp.data import images
 from nbp.data.images import (
     ImageFolder,
@@ -224,9 +225,11 @@ Rows = Callable[[int], Sequence[int]]
 
 
 def _stream(config: Config, start: int = 0, rows: Rows | None = None) -> MixedStream:
-    train = datasets.add_images(config, datasets.make_data(config)[0])
+    train = build_data.add_images(config, build_data.make_data(config)[0])
     stage = config.train.tokenizer
-    stream = datasets.make_training_stream(config, stage, data=train, start_batch=start, rows=rows)
+    stream = build_data.make_training_stream(
+        config, stage, data=train, start_batch=start, rows=rows
+    )
     assert isinstance(stream, MixedStream)
     return stream
 
@@ -252,7 +255,7 @@ def test_moving_shapes_give_frames_of_other_clips():
     wanted = _draw(config, 5)
     assert {batch["image"].shape for batch in wanted} == {(4, 1, 16, 16, 3)}
     assert {batch["image"].dtype for batch in wanted} == {np.dtype(np.uint8)}
-    source = datasets.make_data(config)[0].source
+    source = build_data.make_data(config)[0].source
     frames = {frame.tobytes() for row in range(6) for frame in source[row]["video"]}
     found = [image[0].tobytes() for batch in wanted for image in batch["image"]]
     assert set(found) <= frames
@@ -261,9 +264,9 @@ def test_moving_shapes_give_frames_of_other_clips():
     _assert_equal(_draw(config, 3, start=2), wanted[2:])  # as after a restart
     # The clips are those of a run without images.
     plain = dataclasses.replace(config, images=dataclasses.replace(config.images, batch=0))
-    train = datasets.add_images(plain, datasets.make_data(plain)[0])
+    train = build_data.add_images(plain, build_data.make_data(plain)[0])
     stage = plain.train.tokenizer
-    with datasets.make_training_stream(plain, stage, data=train, start_batch=0) as stream:
+    with build_data.make_training_stream(plain, stage, data=train, start_batch=0) as stream:
         assert isinstance(stream, BatchStream)
         np.testing.assert_array_equal(next(stream)["video"], wanted[0]["video"])
 
@@ -291,7 +294,9 @@ def test_images_of_a_folder_do_not_depend_on_workers(tmp_path):
     wanted = _draw(config, 6)
     shown = [int(image[0, 0, 0, 0]) for batch in wanted for image in batch["image"]]
     assert sorted(shown[:6]) == sorted(shown[6:]) == [0, 10, 20, 30, 40, 50]  # two epochs
-    train = datasets.add_images(config, datasets.make_data(config)[0], bad_videos=tmp_path / "bad")
+    train = build_data.add_images(
+        config, build_data.make_data(config)[0], bad_videos=tmp_path / "bad"
+    )
     assert train.images is not None
     with _stream(config) as stream:
         spec = dataclasses.replace(stream.images.spec, workers=1)
@@ -353,7 +358,7 @@ def test_a_lost_image_is_replaced_and_a_failed_stream_keeps_its_position(tmp_pat
 
 
 def test_streams_that_start_apart_are_refused():
-    source = datasets.make_data(_config())[0].source
+    source = build_data.make_data(_config())[0].source
     spec = PipelineSpec(2, 0)
     with pytest.raises(ValueError, match="start both at the same"):
         MixedStream(BatchStream(source, (), spec), BatchStream(source, (), spec, start_batch=1))

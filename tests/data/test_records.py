@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nbp import datasets
+from nbp import build_data
 from nbp.config import load_config
 from nbp.data.records import (
     PREPARED,
@@ -293,4 +293,4 @@ def test_splits_of_a_damaged_description_are_one_line(tmp_path, text):
     (tmp_path / "dataset_info.json").write_text(text)
     keys = {"data.kind": "records", "data.root": str(tmp_path)}
     with pytest.raises(DataError, match=r"dataset_info\.json: damaged"):
-        datasets.list_splits(load_config(tiny.CONFIG, {**tiny.OVERRIDES, **keys}))
+        build_data.list_splits(load_config(tiny.CONFIG, {**tiny.OVERRIDES, **keys}))

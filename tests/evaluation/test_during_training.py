@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from nbp import build, weights
-from nbp.config import Config, load_config
+from nbp.config import load_config
+from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.evaluation.during_training import PeriodicScore
 from nbp.protocols.published import PROTOCOLS

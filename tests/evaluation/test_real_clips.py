@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nbp.config import Config, load_config
+from nbp.build_data import ClipData
+from nbp.config import load_config
+from nbp.config.schema import Config
 from nbp.data.video.decoding import VideoInfo
-from nbp.datasets import ClipData
 from nbp.errors import DataError
 from nbp.evaluation.real_clips import RealClips, choose_rule, list_items, open_clips
 from nbp.files import VideoError

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nbp import build_sampling, datasets, evaluate, weights
+from nbp import build_data, build_sampling, evaluate, weights
 from nbp.build_sampling import make_drawing
 from nbp.errors import EXIT_USAGE, run_main
 from nbp.evaluation import chunk_store
@@ -75,7 +75,7 @@ def test_the_score_is_that_of_all_clips_at_once(workdir: Path) -> None:
     sampler, config = load(workdir)
     labels = [i % len(read_labels(workdir)) for i in range(21)]
     made = sampler.sample(21, seed=0, labels=labels)
-    _, held_out = datasets.make_data(config)
+    _, held_out = build_data.make_data(config)
     real = np.stack([held_out.source[i]["video"] for i in range(11)])
     extract = make_extractor()
     want = frechet_distance(Moments.of(extract(real)), Moments.of(extract(made.videos)))

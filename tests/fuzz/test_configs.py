@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbp.config import Config, from_dict, load_config, parse_overrides, to_json
+from nbp.config import from_dict, load_config, parse_overrides, to_json
+from nbp.config.parsing import list_keys
+from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
-from nbp.schema import list_keys
 from nbp.workdir import read_config, read_labels
 from tests import tiny
 from tests.fuzz.bounds import Tally, fuzz_settings, run_case, run_command

@@ -17,10 +17,10 @@ import av
 import jax.numpy as jnp
 import numpy as np
 
+from nbp.build_data import ClipData, make_transforms
 from nbp.config import load_config
 from nbp.data.sources import BadVideos
 from nbp.data.video.decoding import VideoInfo
-from nbp.datasets import ClipData, make_transforms
 from nbp.evaluation import real_clips
 from nbp.evaluation.drawn_clips import CropPlace
 from nbp.evaluation.generation import Made, choose_labels_of, choose_values, finish_clips

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nbp.config import Config
+from nbp.config.parsing import list_keys
+from nbp.config.schema import Config, GuardsConfig
 from nbp.errors import ConfigError
-from nbp.schema import list_keys
-from nbp.sections import GuardsConfig
 from nbp.training.guards import SETTLED, WINDOW, Guards, GuardSpec, leave_out_non_finite
 from tests.training.toy import ToyStream, ToyTask
 

@@ -15,7 +15,9 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from nbp.config import Config, expand_paths, from_dict, to_json
+from nbp.config import expand_paths, from_dict, to_json
+from nbp.config.parsing import set_override
+from nbp.config.schema import Config, StageConfig
 from nbp.data.images import (
     MixedStream,
     TakeFrame,
@@ -31,8 +33,6 @@ from nbp.data.token_cache import PROVENANCE, TokenCache, open_cache
 from nbp.data.transforms import Transform, choose_spatial, make_clip_transforms
 from nbp.errors import ConfigError, DataError
 from nbp.files import read_json
-from nbp.schema import set_override
-from nbp.sections import StageConfig
 
 # First index of the held-out moving shapes: far beyond any training clip.
 HELD_OUT = 1 << 40
@@ -229,9 +229,6 @@ def iterate_clips(
         for rows in stream:
             keep = rows["index"] < limit
             yield {name: values[keep] for name, values in rows.items()}
-
-
-# Where the data lie ------------------------------------------------------------------------------
 
 
 def find_dataset(root: Path) -> Path | None:

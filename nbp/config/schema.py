@@ -1,15 +1,16 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The sections of a configuration: every key that a config file can set, with its default.
+"""Every key that a configuration can set, with its default: `a.b` is field `b` of section `a`."""
 
-`nbp.config` reads them, puts them together and checks them against each other.
-"""
-
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from nbp.layout import Box
-from nbp.schema import Count, Natural, NonNegative, Positive, Range, Share
+from nbp.config.parsing import Count, Natural, NonNegative, Positive, Range, Seed, Share
+from nbp.data import ucf101_prompts
+from nbp.data.moving_shapes import MovingShapesSpec
+from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
+from nbp.models.tokenizer import TokenizerSpec
 
 DType = Literal["float32", "bfloat16"]
 
@@ -336,3 +337,75 @@ class MemoryConfig:
     parameters: Literal["float32", "master", "stochastic"] = "float32"
     remat: Literal["none", "dots", "full", "offload"] = "none"
     loss_tokens: Count = 1024
+
+
+# What `data.root` is for each kind of data that has one.
+ROOTS = {
+    "folder": "folder of videos",
+    "records": "dataset that nbp.prepare wrote",
+    "tokens": "token cache that nbp.encode wrote",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole experiment; `config.json` of a workdir is this, resolved."""
+
+    name: str
+    data: DataConfig
+    tokenizer: TokenizerConfig
+    generator: GeneratorConfig
+    train: TrainConfig
+    seed: Seed = 0
+    stages: tuple[Literal["tokenizer", "generator"], ...] = ("tokenizer", "generator")
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    losses: LossesConfig = field(default_factory=LossesConfig)
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+
+    @property
+    def tokenizer_spec(self) -> TokenizerSpec:
+        names = {field.name for field in dataclasses.fields(TokenizerSpec)}
+        fields = dataclasses.asdict(self.tokenizer)
+        fields["kind"] = fields.pop("quantizer")
+        return TokenizerSpec(**{name: fields[name] for name in names & fields.keys()})
+
+    @property
+    def shapes_spec(self) -> MovingShapesSpec:
+        fields = dataclasses.asdict(self.data.moving_shapes)
+        fields.pop("train_clips")
+        return MovingShapesSpec(frames=self.data.frames, size=self.data.size, **fields)
+
+    @property
+    def grid(self) -> LatentGrid:
+        return self.tokenizer_spec.grid(self.data.frames, self.data.size, self.data.size)
+
+    @property
+    def block(self) -> Box:
+        return resolve_block(self.generator.block, self.grid)
+
+    @property
+    def opening(self) -> Opening:
+        blocks = self.generator.opening_blocks
+        if self.generator.opening != "hybrid":
+            return Opening(self.generator.opening)
+        if blocks == "frame":
+            _, h, w = self.grid.shape
+            _, bh, bw = self.block
+            blocks = (h // bh) * (w // bw)
+        return Opening("hybrid", blocks)
+
+    @property
+    def plan(self) -> SequencePlan:
+        lengths = {"none": 0, "label": 1, "text": ucf101_prompts.LENGTH}
+        prompt = lengths[self.generator.prompt]
+        return SequencePlan(self.grid, self.block, self.opening, prompt)
+
+    def vocabulary(self, classes: int) -> Vocabulary:
+        """The ids of a model trained with `classes` labels."""
+        sizes = {"none": 0, "label": classes, "text": ucf101_prompts.VOCABULARY}
+        prompt = sizes[self.generator.prompt]
+        return Vocabulary(self.tokenizer_spec.quantizer.codes, prompt, self.plan.special_count)

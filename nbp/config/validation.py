@@ -1,0 +1,109 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a configuration may not ask for, although each key for itself is in order."""
+
+from collections.abc import Callable
+from typing import Any
+
+from nbp.config.schema import ROOTS, Config, StageConfig
+from nbp.errors import ConfigError
+from nbp.protocols.published import find_protocol, needs_features
+
+
+def validate(config: Config) -> None:
+    """Raises ConfigError naming every problem of a configuration, each with its remedy."""
+    problems: list[str] = []
+
+    def check(path: str, derive: Callable[[], Any]) -> None:
+        try:
+            derive()
+        except ValueError as error:
+            text = f"{path}: {error}"
+            if not any(text.endswith(known.split(": ", 1)[1]) for known in problems):
+                problems.append(text)
+
+    def require(fits: bool, path: str, text: str) -> None:
+        if not fits:
+            problems.append(f"{path}: {text}")
+
+    check("tokenizer", lambda: config.tokenizer_spec.quantizer)
+    check("data", lambda: config.grid)
+    if not problems:
+        check("generator.block", lambda: config.block)
+        check("generator.opening", lambda: config.plan)
+    generator, data = config.generator, config.data
+    require(
+        generator.width % generator.heads == 0,
+        "generator.heads",
+        f"width {generator.width} is not a multiple of {generator.heads} heads",
+    )
+    require(bool(config.stages), "stages", "name at least one of tokenizer, generator")
+    if data.kind == "moving_shapes":
+        check("data.moving_shapes", lambda: config.shapes_spec)
+    else:
+        require(
+            bool(data.root), "data.root", f"name the {ROOTS[data.kind]}: --config.data.root=DIR"
+        )
+    if data.kind == "tokens":
+        text = "the tokenizer learns from clips, not tokens: --config.stages=\"('generator',)\""
+        require("tokenizer" not in config.stages, "stages", text)
+        text = (
+            'scores clips, which tokens are not: --config.evaluation.protocol="", and later '
+            "nbp.evaluate --data DIR"
+        )
+        require(not config.evaluation.protocol, "evaluation.protocol", text)
+    elif config.evaluation.protocol:
+        evaluation = config.evaluation
+        check("evaluation.protocol", lambda: find_protocol(evaluation.protocol, data.kind))
+        text = f"{evaluation.protocol} needs I3D features: --config.evaluation.features=DIR"
+        needed = needs_features(evaluation.protocol)
+        require(bool(evaluation.features) or not needed, "evaluation.features", text)
+    if data.kind == "tokens":
+        text = "compares clips, which tokens are not: --config.evaluation.every=0"
+        require(not config.evaluation.every, "evaluation.every", text)
+    images = config.images
+    if images.batch:
+        text = "only the tokenizer stage learns from images: --config.images.batch=0"
+        require("tokenizer" in config.stages, "images.batch", text)
+        accumulate = config.train.tokenizer.accumulate
+        text = f"{images.batch} images do not split into {accumulate} micro-batches"
+        require(images.batch % accumulate == 0, "images.batch", text)
+    text = "a folder of images, of which none are taken: --config.images.batch=N, or leave it empty"
+    require(bool(images.batch) or not images.root, "images.root", text)
+    if "tokenizer" in config.stages:
+        problems += find_objective_problems(config)
+    for name in config.stages:
+        stage: StageConfig = getattr(config.train, name)
+        require(
+            stage.batch % stage.accumulate == 0,
+            f"train.{name}.batch",
+            f"{stage.batch} clips do not split into {stage.accumulate} micro-batches",
+        )
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def find_objective_problems(config: Config) -> list[str]:
+    """What the losses of the tokenizer stage ask of the rest of the configuration, if in vain."""
+    losses, size = config.losses, config.data.size
+    problems = []
+    if losses.perceptual == "lpips" and not losses.lpips_root:
+        problems.append(
+            "losses.lpips_root: name the folder that `python -m nbp.convert lpips --out DIR` wrote:"
+            " --config.losses.lpips_root=DIR; losses.perceptual=structure needs no weights"
+        )
+    least = {"none": 1, "structure": 8, "lpips": 16}[losses.perceptual]
+    if size < least:
+        problems.append(
+            f"losses.perceptual: {losses.perceptual} compares frames of at least {least} px, "
+            f"data.size is {size}. Use larger clips, or none"
+        )
+    widths, stride = config.adversarial.widths, 2 ** max(0, len(config.adversarial.widths) - 1)
+    if config.adversarial.weight and not widths:
+        problems.append("adversarial.widths: a discriminator needs at least one width")
+    if config.adversarial.weight and size < stride:
+        problems.append(
+            f"adversarial.widths: {len(widths)} widths halve the frame {len(widths) - 1} times, "
+            f"and data.size is {size}. Use fewer widths"
+        )
+    return problems
