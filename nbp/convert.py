@@ -1,9 +1,13 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m nbp.convert {generator,tokenizer,i3d,lpips,c3d} --source FILE --out DIR [flags]`."""
+"""Converts published PyTorch weights into a workdir; needs no PyTorch.
+
+python -m nbp.convert {generator,tokenizer,i3d,lpips,c3d} --source FILE --out DIR [flags]
+"""
 
 from pathlib import Path
 
+from nbp.errors import run_command
 from nbp.flags import COUNT, Parser, Real, Whole
 
 
@@ -11,7 +15,7 @@ def make_parser() -> Parser:
     kinds = ("generator", "tokenizer", "i3d", "lpips", "c3d")
     parser = Parser(
         "nbp.convert",
-        main.__doc__,
+        __doc__,
         examples=(
             "tokenizer --source magvit2_k600.pt --out runs/k600",
             "generator --source k600_base_nbp16.ckpt --out runs/k600",
@@ -54,7 +58,7 @@ def make_parser() -> Parser:
 
 
 if __name__ == "__main__":
-    make_parser().parse_known_args()  # help and mistakes end here, before the imports
+    run_command("nbp.convert", make_parser)  # help and mistakes end there, before the imports below
 
 
 import argparse
@@ -73,7 +77,7 @@ import numpy as np
 from nbp import __version__, build
 from nbp.config import to_json
 from nbp.config.schema import Config
-from nbp.errors import CheckpointError, ConfigError, run_main
+from nbp.errors import CheckpointError, ConfigError
 from nbp.interop import feature_networks, infer_config, official
 from nbp.interop.identity import PUBLIC, UNKNOWN, KnownFile, describe_origin, identify
 from nbp.interop.infer_config import ConvertRequest, Report
@@ -91,7 +95,7 @@ from nbp.workdir import BINDING, CONVERTED, read_config, read_labels, save_label
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Converts published PyTorch weights into a workdir; needs no PyTorch."""
+    """The command. argv: its arguments; default: those of the process."""
     arguments = make_parser().parse_args(argv)
 
     given = {name: value for name, value in vars(arguments).items() if value is not None}
@@ -445,7 +449,3 @@ def _list_sizes(config: Mapping[str, Any], stage: str) -> list[Any]:
 def _name_some(tensors: Mapping[str, Any]) -> str:
     names = list(tensors)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
-
-
-if __name__ == "__main__":
-    run_main(main)

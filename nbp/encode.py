@@ -1,16 +1,20 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m nbp.encode --workdir DIR --out DIR [--data DIR] [--crops N] [--shard I/N]`."""
+"""Turns clips into a token cache with a workdir's tokenizer. Rerun it to go on.
+
+python -m nbp.encode --workdir DIR --out DIR [--data DIR] [--crops N] [--shard I/N]
+"""
 
 from pathlib import Path
 
+from nbp.errors import run_command
 from nbp.flags import COUNT, SEED, Parser, Whole
 
 
 def make_parser() -> Parser:
     parser = Parser(
         "nbp.encode",
-        main.__doc__,
+        __doc__,
         examples=("--workdir runs/ucf --data data/ucf101 --out data/ucf_tokens --crops 8",),
         overrides="data",
     )
@@ -33,7 +37,7 @@ def make_parser() -> Parser:
 
 
 if __name__ == "__main__":
-    make_parser().parse_known_args()  # help and mistakes end here, before the imports
+    run_command("nbp.encode", make_parser)  # help and mistakes end there, before the imports below
 
 
 import dataclasses
@@ -48,27 +52,24 @@ import jax
 import numpy as np
 
 from nbp import __version__, build, build_data
+from nbp.config import parse_overrides
 from nbp.config.schema import Config
 from nbp.data.token_cache import CacheWriter, TokenExample
-from nbp.errors import ConfigError, DataError, run_main
+from nbp.errors import ConfigError, DataError
 from nbp.files import VideoError
+from nbp.parallel import distributed
 from nbp.parallel.mesh import make_mesh, place_batch, place_state
 from nbp.places import explain, refuse_inside, require_writable
-from nbp.progress import Progress
+from nbp.progress import Progress, parse_shard
 from nbp.shapes import Clip, PyTree
 from nbp.workdir import read_config
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Turns clips into a token cache with a workdir's tokenizer. Rerun it to go on."""
+    """The command. argv: its arguments; default: those of the process."""
     arguments, rest = make_parser().parse_known_args(argv)
 
-    from nbp.parallel import distributed
-
     distributed.initialize()
-
-    from nbp.config import parse_overrides
-    from nbp.progress import parse_shard
 
     shard = arguments.shard
     host, hosts = parse_shard(shard) if shard else distributed.find_place()
@@ -382,7 +383,3 @@ def describe_cache(
         "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
         "versions": {"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
     }
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -8,12 +8,13 @@ else that escapes a main is a bug of ours: a traceback and exit code 1.
 """
 
 import errno
+import importlib
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nbp.terminal import settle_streams
 
@@ -110,6 +111,25 @@ def run_main(main: Callable[[list[str] | None], None], argv: list[str] | None = 
             _end_at_once(EXIT_RESTART)
         traceback.print_exc()
         _end_at_once(1)
+
+
+def run_command(module: str, make_parser: Callable[[], Any]) -> NoReturn:
+    """Runs the command `python -m MODULE` to its end: its flags, then `MODULE.main`.
+
+    Flags are read before the module is imported, so that help and mistakes do not wait for JAX.
+    What the module defines has the module's name then, not `__main__`, in this process and in
+    those that it starts; and these do not import the command, which they have no need of.
+    """
+
+    def main(argv: list[str] | None) -> None:
+        make_parser().parse_known_args(argv)
+        started = sys.modules["__main__"]  # what multiprocessing makes its processes import
+        started.__spec__ = None
+        started.__file__ = None
+        importlib.import_module(module).main(argv)
+
+    run_main(main)
+    sys.exit()
 
 
 def _end_with(error: NbpError) -> NoReturn:

@@ -1,20 +1,22 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m nbp.evaluate --workdir DIR --protocol NAME [--protocol NAME] [--features DIR]`."""
+"""Scores a trained workdir under named protocols; prints tables, writes JSON.
+
+Started again after it was stopped, it goes on where it stood.
+
+    python -m nbp.evaluate --workdir DIR --protocol NAME [--protocol NAME] [--features DIR]
+"""
 
 from pathlib import Path
 
+from nbp.errors import run_command
 from nbp.flags import COUNT, SEED, Parser
 
 
 def make_parser() -> Parser:
-    return make_flags(main.__doc__)
-
-
-def make_flags(description: str | None) -> Parser:
     parser = Parser(
         "nbp.evaluate",
-        description,
+        __doc__,
         examples=(
             "--workdir runs/quickstart --protocol moving-shapes --features random-i3d",
             "--workdir runs/ucf101 --data data/ucf101 --protocol nbp-ucf\n"
@@ -47,7 +49,9 @@ def make_flags(description: str | None) -> Parser:
 
 
 if __name__ == "__main__":
-    make_parser().parse_known_args()  # help and mistakes end here, before the imports
+    run_command(
+        "nbp.evaluate", make_parser
+    )  # help and mistakes end there, before the imports below
 
 
 import dataclasses
@@ -59,8 +63,9 @@ import jax
 import numpy as np
 
 from nbp import __version__
+from nbp.config import parse_overrides
 from nbp.data.sample_files import write_grid
-from nbp.errors import ConfigError, run_main
+from nbp.errors import ConfigError
 from nbp.evaluation.gallery import Gallery, update_listing, write_gallery
 from nbp.evaluation.leakage import describe_leaks, find_duplicates, find_leaks
 from nbp.evaluation.real_pixels import list_losses
@@ -86,19 +91,19 @@ from nbp.evaluation.score_reconstruction import (
 )
 from nbp.evaluation.setup import EvaluateRequest, Plan, plan_evaluation
 from nbp.files import check_writable_file, check_writable_folder
+from nbp.metrics.feature_statistics import parse_statistics
 from nbp.metrics.score_table import name_fvd
+from nbp.parallel import distributed
 from nbp.parallel.distributed import is_main
 from nbp.protocols.protocol import Protocol
+from nbp.report.collect import write_page
 from nbp.report.table import format_table
 from nbp.runtime import keep_compiled, keep_freed_memory
 from nbp.sampling.finite import check_parameters
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Scores a trained workdir under named protocols; prints tables, writes JSON.
-
-    Started again after it was stopped, it goes on where it stood.
-    """
+    """The command. argv: its arguments; default: those of the process."""
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     if arguments.compare:
@@ -113,13 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.out:
         check_writable_file(arguments.out, "Name another with --out FILE.json.")
 
-    from nbp.parallel import distributed
-
     distributed.initialize()
-
-    from nbp.config import parse_overrides
-    from nbp.metrics.feature_statistics import parse_statistics
-    from nbp.report.collect import write_page
 
     shared = {
         name: getattr(arguments, name)
@@ -362,7 +361,3 @@ def write_and_tell(workdir: Path, reports: Sequence[dict[str, Any]], out: Path |
         for deviation in found["deviations"]:
             print(f"not the whole protocol: {deviation}")
         print(f"written to {place}")
-
-
-if __name__ == "__main__":
-    run_main(main)

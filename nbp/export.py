@@ -1,15 +1,19 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m nbp.export --workdir DIR --out DIR [--current]`."""
+"""Writes a workdir that holds the averaged parameters alone: for sampling and publishing.
+
+python -m nbp.export --workdir DIR --out DIR [--current]
+"""
 
 from pathlib import Path
 
+from nbp.errors import run_command
 from nbp.flags import Parser
 
 
 def make_parser() -> Parser:
     example = "--workdir runs/quickstart --out runs/published"
-    parser = Parser("nbp.export", main.__doc__, examples=(example,))
+    parser = Parser("nbp.export", __doc__, examples=(example,))
     parser.add_argument("--workdir", required=True, type=Path, help="of a training")
     parser.add_argument("--out", required=True, type=Path, help="workdir to make")
     parser.add_argument(
@@ -19,7 +23,7 @@ def make_parser() -> Parser:
 
 
 if __name__ == "__main__":
-    make_parser().parse_known_args()  # help and mistakes end here, before the imports
+    run_command("nbp.export", make_parser)  # help and mistakes end there, before the imports below
 
 
 import contextlib
@@ -36,7 +40,7 @@ import numpy as np
 from nbp import __version__, build
 from nbp.config import to_json
 from nbp.config.schema import Config
-from nbp.errors import CheckpointError, ConfigError, NbpError, run_main
+from nbp.errors import CheckpointError, ConfigError, NbpError
 from nbp.places import Claim, explain, new_folders, require_writable
 from nbp.training import locks
 from nbp.training.checkpoint import Checkpointer
@@ -53,7 +57,7 @@ from nbp.workdir import (
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Writes a workdir that holds the averaged parameters alone: for sampling and publishing."""
+    """The command. argv: its arguments; default: those of the process."""
     arguments = make_parser().parse_args(argv)
 
     export_workdir(
@@ -275,7 +279,3 @@ def _without_averages(config: Config) -> Config:
     return dataclasses.replace(
         config, train=dataclasses.replace(config.train, **stages), memory=memory
     )
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -43,7 +43,8 @@ class Parser(argparse.ArgumentParser):
 
     Missing flags end as ever: with the usage, and exit code 2 too.
 
-    module: of the command, `python -m MODULE`. examples: arguments that make sense as they stand;
+    module: of the command, `python -m MODULE`. description: the docstring of the command; its
+    paragraph "python -m ..." is left out, since argparse writes one. examples: arguments that make sense as they stand;
     a long one may have line breaks. overrides: the command takes --config.KEY=VALUE as well, for
     all keys ("all") or for those of one section (its name).
     """
@@ -61,7 +62,7 @@ class Parser(argparse.ArgumentParser):
         self.overrides = overrides
         super().__init__(
             prog=command,
-            description=inspect.cleandoc(description or ""),
+            description=_leave_out_usage(description or ""),
             epilog=_describe_examples(self.examples, overrides=overrides),
             formatter_class=Help,
         )
@@ -124,6 +125,11 @@ COUNT = Whole(1)  # things to make, of which there is at least one
 NATURAL = Whole(0)  # a number of things that may be none, or an index
 SEED = Whole(0, SEEDS - 1)
 SHARE = Real(0.0, 1.0)  # a probability or a part of a whole
+
+
+def _leave_out_usage(text: str) -> str:
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(p for p in paragraphs if not p.lstrip().startswith("python -m "))
 
 
 def _describe_examples(examples: Sequence[str], *, overrides: str) -> str:

@@ -1,16 +1,22 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m nbp.precompile --config FILE[:VARIANT] --topology v5e:16x16 [--out FILE.json]`."""
+"""Compiles a configuration for devices that need not be here: memory, operations, collectives.
+
+No data, weights and workdir are read. TPU topologies need the package libtpu, but no TPU.
+
+    python -m nbp.precompile --config FILE[:VARIANT] --topology v5e:16x16 [--out FILE.json]
+"""
 
 from pathlib import Path
 
+from nbp.errors import run_command
 from nbp.flags import COUNT, Parser
 
 
 def make_parser() -> Parser:
     parser = Parser(
         "nbp.precompile",
-        main.__doc__,
+        __doc__,
         examples=(
             "--config configs/quickstart.py --topology cpu:8",
             "--config configs/ucf101/generator_3b.py --topology v5e:16x16\n"
@@ -30,7 +36,9 @@ def make_parser() -> Parser:
 
 
 if __name__ == "__main__":
-    make_parser().parse_known_args()  # help and mistakes end here, before the imports
+    run_command(
+        "nbp.precompile", make_parser
+    )  # help and mistakes end there, before the imports below
 
 
 import dataclasses
@@ -46,12 +54,13 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from nbp import __version__, build
+from nbp.config import load_config, parse_overrides
 from nbp.config.schema import Config
-from nbp.errors import ConfigError, run_main
+from nbp.errors import ConfigError
 from nbp.files import check_writable_file
 from nbp.lowering import Case, make_cases
 from nbp.nn.attention.choose import choose_attention
-from nbp.parallel.chips import Chip, Topology, find_chip
+from nbp.parallel.chips import Chip, Topology, find_chip, parse_topology
 from nbp.parallel.compiler_messages import (
     describe_installation,
     explain_failure,
@@ -65,24 +74,16 @@ from nbp.parallel.mesh import check_batch
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Compiles a configuration for devices that need not be here: memory, operations, collectives.
-
-    No data, weights and workdir are read. TPU topologies need the package libtpu, but no TPU.
-    """
+    """The command. argv: its arguments; default: those of the process."""
     arguments, rest = make_parser().parse_known_args(argv)
 
     if arguments.out:
         check_writable_file(arguments.out, "Name another with --out FILE.json.")
 
-    from nbp.config import load_config, parse_overrides
-    from nbp.parallel.chips import parse_topology
-
     topology = parse_topology(arguments.topology)
     # Data and weights are described by the configuration; nothing is read from these folders.
     unread = dict.fromkeys(("data.root", "losses.lpips_root", "evaluation.features"), "unread")
     config = load_config(arguments.config, {**unread, **parse_overrides(rest)})
-
-    import jax
 
     if topology.kind == "cpu":
         jax.config.update("jax_num_cpu_devices", topology.size)
@@ -376,7 +377,3 @@ def _spell_size(peak: int | None, fits: bool) -> str:
     if peak is None:
         return "does not fit (the compiler does not tell how much it needs)"
     return f"{peak / 2**30:.2f} GiB a device, {'fits' if fits else 'does not fit'}"
-
-
-if __name__ == "__main__":
-    run_main(main)

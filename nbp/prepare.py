@@ -1,10 +1,14 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m nbp.prepare {ucf101,k600,folder} --videos DIR [--annotations DIR] --out DIR`."""
+"""Re-encodes video files into a dataset for training, and reports the bad ones.
+
+python -m nbp.prepare {ucf101,k600,folder} --videos DIR [--annotations DIR] --out DIR
+"""
 
 import os
 from pathlib import Path
 
+from nbp.errors import run_command
 from nbp.flags import Parser
 
 # As in `nbp.data.video.resize`, which is not imported for a usage error.
@@ -14,7 +18,7 @@ KERNELS = ("bicubic", "swscale-bilinear", "bilinear-antialiased", "bilinear", "c
 def make_parser() -> Parser:
     parser = Parser(
         "nbp.prepare",
-        main.__doc__,
+        __doc__,
         examples=(
             "ucf101 --videos UCF-101 --annotations ucfTrainTestlist --out data",
             "folder --videos my_videos --out data --fps 8 --min_frames 9",
@@ -55,7 +59,7 @@ def make_parser() -> Parser:
 
 
 if __name__ == "__main__":
-    make_parser().parse_known_args()  # help and mistakes end here, before the imports
+    run_command("nbp.prepare", make_parser)  # help and mistakes end there, before the imports below
 
 
 import contextlib
@@ -66,26 +70,21 @@ from collections.abc import Callable, Iterator, Sequence
 
 from nbp.data.prepare.plan import REPLACING, Plan, PrepareRequest, compare_options, load_plan
 from nbp.data.prepare.quality_report import Outcome, collect_findings, format_report, summarize
-from nbp.data.prepare.reencode import WorkerPool
+from nbp.data.prepare.reencode import Recipe, WorkerPool
 from nbp.data.prepare.shards import Shard, ShardWriter
 from nbp.data.records import PREPARED, RecordSource, shard_name, write_metadata
+from nbp.data.video.clip_codec import Coding
 from nbp.data.video.notes import list_notes
-from nbp.errors import ConfigError, DataError, Preempted, run_main
+from nbp.errors import ConfigError, DataError, Preempted
 from nbp.files import VideoError, full_disk_named, name_text, read_json, sync, write_text
 from nbp.locks import hold_lock
 from nbp.places import refuse_inside
-from nbp.progress import Progress
+from nbp.progress import Progress, parse_shard
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Re-encodes video files into a dataset for training, and reports the bad ones."""
+    """The command. argv: its arguments; default: those of the process."""
     arguments = make_parser().parse_args(argv)
-
-    from nbp.data.prepare.plan import PrepareRequest
-    from nbp.data.prepare.reencode import Recipe
-    from nbp.data.video.clip_codec import Coding
-    from nbp.errors import ConfigError
-    from nbp.progress import parse_shard
 
     native = arguments.size == "native"
     if not (native or (arguments.size.isdecimal() and len(arguments.size) < 10)):
@@ -306,7 +305,3 @@ def _stopped_by_sigterm() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(came)
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-if __name__ == "__main__":
-    run_main(main)

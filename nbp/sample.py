@@ -1,9 +1,15 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m nbp.sample --workdir DIR --num N --out DIR [--label NAME|ID] [--frames FILE] ...`."""
+"""Draws clips from a trained workdir: MP4 files, a GIF grid and samples.npz.
+
+Temperature, top-k, top-p and guidance are the workdir's configuration's unless they are given.
+
+    python -m nbp.sample --workdir DIR --num N --out DIR [--label NAME|ID] [--frames FILE] ...
+"""
 
 from pathlib import Path
 
+from nbp.errors import run_command
 from nbp.flags import Parser
 from nbp.sampling.request import add_flags
 
@@ -11,7 +17,7 @@ from nbp.sampling.request import add_flags
 def make_parser() -> Parser:
     parser = Parser(
         "nbp.sample",
-        main.__doc__,
+        __doc__,
         examples=(
             '--workdir runs/quickstart --num 16 --out runs/squares --label "red square right"',
             "--workdir runs/folder --num 4 --out runs/continued --frames clip.mp4",
@@ -25,7 +31,7 @@ def make_parser() -> Parser:
 
 
 if __name__ == "__main__":
-    make_parser().parse_known_args()  # help and mistakes end here, before the imports
+    run_command("nbp.sample", make_parser)  # help and mistakes end there, before the imports below
 
 
 import json
@@ -47,10 +53,11 @@ from nbp.build_sampling import (
 from nbp.config.schema import Config
 from nbp.data.sample_files import Files, Recording, check_room, find_earlier, write_samples
 from nbp.data.video.decoding import read_clip
-from nbp.errors import ConfigError, run_main
+from nbp.errors import ConfigError
 from nbp.files import check_writable_folder
 from nbp.metrics.drift import measure_drift
 from nbp.metrics.score_table import name_fvd
+from nbp.parallel import distributed
 from nbp.parallel.distributed import is_main
 from nbp.protocols.published import find_protocol
 from nbp.report.plots import write_drift_curves
@@ -64,13 +71,8 @@ from nbp.workdir import find_label, read_config, read_labels, write_text
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Draws clips from a trained workdir: MP4 files, a GIF grid and samples.npz.
-
-    Temperature, top-k, top-p and guidance are the workdir's configuration's unless they are given.
-    """
+    """The command. argv: its arguments; default: those of the process."""
     arguments = make_parser().parse_args(argv)
-
-    from nbp.parallel import distributed
 
     distributed.initialize()
 
@@ -282,7 +284,3 @@ def name_drift(count: int, features: Features) -> str:
     """What the report's FVD is: never of a complete set, and with whose features."""
     name = name_fvd("fvd", count=count, complete=count + 1, features=features.kind)
     return f"{name}_to_first_segment"
-
-
-if __name__ == "__main__":
-    run_main(main)

@@ -1,16 +1,20 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m nbp.train --config FILE[:VARIANT] --workdir DIR [--config.a.b=value ...]`."""
+"""Trains the configuration's stages in order; resumes from the workdir by itself.
+
+python -m nbp.train --config FILE[:VARIANT] --workdir DIR [--config.a.b=value ...]
+"""
 
 from pathlib import Path
 
+from nbp.errors import run_command
 from nbp.flags import NATURAL, Parser
 
 
 def make_parser() -> Parser:
     parser = Parser(
         "nbp.train",
-        main.__doc__,
+        __doc__,
         examples=(
             "--config configs/quickstart.py --workdir runs/quickstart",
             "--config configs/folder.py --workdir runs/folder --config.data.root=DIR",
@@ -36,7 +40,7 @@ def make_parser() -> Parser:
 
 
 if __name__ == "__main__":
-    make_parser().parse_known_args()  # help and mistakes end here, before the imports
+    run_command("nbp.train", make_parser)  # help and mistakes end there, before the imports below
 
 
 import contextlib
@@ -49,11 +53,12 @@ import jax
 import numpy as np
 
 from nbp import __version__, build, build_data
+from nbp.config import load_config, parse_overrides
 from nbp.config.schema import Config, StageConfig
 from nbp.data.prepare.class_names import find_split
 from nbp.data.sources import VideoFolder
 from nbp.data.video.encoding import write_gif
-from nbp.errors import DataError, DivergedError, NonFiniteError, run_main
+from nbp.errors import DataError, DivergedError, NonFiniteError
 from nbp.evaluate import EvaluateRequest, evaluate_workdir, report_path
 from nbp.evaluation.during_training import (
     StageEvaluators,
@@ -85,13 +90,11 @@ from nbp.workdir import adopt_config, copy_resume, has_begun, save_labels
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Trains the configuration's stages in order; resumes from the workdir by itself."""
+    """The command. argv: its arguments; default: those of the process."""
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     if arguments.resume_step is not None and arguments.resume_from is None:
         parser.error("--resume_step needs --resume_from DIR")
-
-    from nbp.config import load_config, parse_overrides  # after parsing: --help stays quick
 
     # Folders and variables may be those of other machines where no more than a check is wanted.
     expand = not arguments.check
@@ -99,8 +102,6 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.check:
         print(f"{arguments.config}: flags and configuration are in order")
         return
-
-    from nbp.parallel import distributed
 
     distributed.initialize()
 
@@ -303,7 +304,3 @@ def finish(config: Config, workdir: Path) -> None:
         write_report(report_path(workdir, protocol), report)
         print(format_table(f"{config.name}, protocol {protocol}", report["scores"]))
         print(f"[report] {report_path(workdir, protocol)}")
-
-
-if __name__ == "__main__":
-    run_main(main)
