@@ -62,36 +62,24 @@ if __name__ == "__main__":
 
 
 import argparse
-import contextlib
-import dataclasses
-import json
-import os
-import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import numpy as np
-
-from nbp import __version__, build
-from nbp.config import to_json
+from nbp import build
 from nbp.config.schema import Config
+from nbp.conversion import Conversion, describe_file, name_some, tell_choice, write_conversions
 from nbp.errors import CheckpointError, ConfigError
 from nbp.interop import feature_networks, infer_config, official
-from nbp.interop.identity import PUBLIC, UNKNOWN, KnownFile, describe_origin, identify
+from nbp.interop.identity import PUBLIC, KnownFile
 from nbp.interop.infer_config import ConvertRequest, Report
-from nbp.interop.mapping import Drop, Rule, Tensor, check_rules, convert_tensors
+from nbp.interop.mapping import Tensor
 from nbp.interop.reading import TensorFile, open_tensors
-from nbp.interop.states import find_state, set_aside
+from nbp.interop.states import find_state
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.models.i3d import PYTORCH_EPSILON, TFHUB_EPSILON, I3dNetwork, I3dSpec
 from nbp.models.lpips import LpipsNetwork
 from nbp.nn.conv3d import taps_conv
-from nbp.shapes import PyTree
-from nbp.training.checkpoint import Checkpointer
-from nbp.training.state import TrainState
-from nbp.workdir import BINDING, CONVERTED, read_config, read_labels, save_labels, write_text
+from nbp.workdir import read_config
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -140,8 +128,8 @@ def convert_generator(request: ConvertRequest, report: Report) -> None:
     origin = file.path.name
     state = official.split_state(file.tensors)
     if not state.generator:
-        raise CheckpointError(f"{origin} holds no generator; it has {_name_some(file.tensors)}")
-    _tell_choice(file, state.notes, report)
+        raise CheckpointError(f"{origin} holds no generator; it has {name_some(file.tensors)}")
+    tell_choice(file, state.notes, report)
     tokenizer = infer_config.find_tokenizer(request, state, origin=origin)
     sizes = official.infer_generator(state.generator, origin=origin)
     infer_config.confirm_sizes(request, sizes, file.hints, origin=origin)
@@ -159,7 +147,7 @@ def convert_generator(request: ConvertRequest, report: Report) -> None:
         conversions.append(_plan_tokenizer(config, state.tokenizer))
     elif state.tokenizer:
         report("the tokenizer in the file is left out; --first_stage converts it too")
-    conversions.append(_Conversion("generator", tensors, rules, drops, network))
+    conversions.append(Conversion("generator", tensors, rules, drops, network))
     write_conversions(file, request.out, conversions, config=config, labels=labels, report=report)
     if not (build.stage_directory(request.out, "tokenizer") / "checkpoints").is_dir():
         report(f"a tokenizer is missing: python -m nbp.convert tokenizer --out {request.out} ...")
@@ -171,8 +159,8 @@ def convert_tokenizer(request: ConvertRequest, report: Report) -> None:
     origin = file.path.name
     state = official.split_state(file.tensors)
     if not state.tokenizer:
-        raise CheckpointError(f"{origin} holds no tokenizer; it has {_name_some(file.tensors)}")
-    _tell_choice(file, state.notes, report)
+        raise CheckpointError(f"{origin} holds no tokenizer; it has {name_some(file.tensors)}")
+    tell_choice(file, state.notes, report)
     spec = official.infer_tokenizer(state.tokenizer, levels=request.levels, origin=origin)
     generator = None
     if (request.out / "config.json").is_file():
@@ -200,7 +188,7 @@ def convert_i3d(
     state = _find_network(file, feature_networks.is_i3d_name, "I3D", get=I3D, report=report)
     network = I3dNetwork(I3dSpec(), taps_conv)
     tensors = feature_networks.rename_ported(state)
-    conversion = _Conversion(
+    conversion = Conversion(
         "i3d", tensors, feature_networks.i3d_rules(), feature_networks.i3d_drops(), network
     )
     # The code around such a file, and with it the epsilon, follows from what the file looks like.
@@ -231,7 +219,7 @@ def convert_lpips(
         heads = _find_network(linear, feature_networks.is_head_name, name, get=LPIPS, report=report)
     elif not heads:
         raise CheckpointError(f"{request.source} has no linear heads; name their file: --linear")
-    conversion = _Conversion(
+    conversion = Conversion(
         "lpips",
         feature_networks.clean_lpips_names({**tensors, **heads}),
         feature_networks.lpips_rules(),
@@ -251,7 +239,7 @@ def convert_c3d(
     file = open_tensors(request.source, get=C3D)
     state = _find_network(file, feature_networks.is_c3d_name, "C3D", get=C3D, report=report)
     network = C3dNetwork(C3dSpec(), taps_conv)
-    conversion = _Conversion(
+    conversion = Conversion(
         "c3d", feature_networks.clean_c3d_names(state), feature_networks.c3d_rules(), [], network
     )
     origin = describe_file(file, known, report=report)
@@ -265,187 +253,12 @@ def _find_network(
     state = find_state(file.tensors, wanted)
     if state.prefix is None:
         raise CheckpointError(
-            f"{file.path} holds no {what}: it has {_name_some(file.tensors)}; {get}"
+            f"{file.path} holds no {what}: it has {name_some(file.tensors)}; {get}"
         )
-    _tell_choice(file, state.notes, report)
+    tell_choice(file, state.notes, report)
     return state.tensors
 
 
-def _tell_choice(file: TensorFile, notes: Sequence[str], report: Report) -> None:
-    for note in notes:
-        report(f"{file.path.name}: {note}")
-
-
-@dataclass(frozen=True)
-class _Conversion:
-    """One stage of a workdir: tensors and the table that takes them into a network."""
-
-    stage: str
-    tensors: Mapping[str, Tensor]
-    rules: Sequence[Rule]
-    drops: Sequence[Drop]
-    network: Any
-
-    def template(self, origin: str) -> PyTree:
-        """The wanted parameters; CheckpointError where sizes of the file contradict each other."""
-        try:
-            return jax.eval_shape(self.network.init, jax.random.key(0))
-        except ValueError as error:
-            raise CheckpointError(f"{origin}: {error}") from error
-
-
-def _plan_tokenizer(config: Config, tensors: Mapping[str, Tensor]) -> _Conversion:
+def _plan_tokenizer(config: Config, tensors: Mapping[str, Tensor]) -> Conversion:
     rules, drops = official.make_tokenizer_rules(config.tokenizer_spec)
-    return _Conversion("tokenizer", tensors, rules, drops, build.make_tokenizer_network(config))
-
-
-def write_conversions(
-    file: TensorFile,
-    out: Path,
-    conversions: Sequence[_Conversion],
-    *,
-    config: Config | None,
-    report: Report,
-    origin: Mapping[str, Any] | None = None,
-    labels: Sequence[str] | None = None,
-) -> None:
-    """Checks all stages, then converts them one by one and puts them in place together.
-
-    origin: what is recorded of the file, see `describe_file`. When anything fails, `out` is as it
-    was before. A stage that was converted from this file before, as one that was killed then, is
-    left as it is. Raises CheckpointError where another one is there: nothing is replaced.
-    """
-    name = file.path.name
-    ready = []
-    for item in conversions:
-        tensors, notes = set_aside(item.tensors, item.rules, item.drops)
-        ready.append(dataclasses.replace(item, tensors=tensors))
-        template = item.template(name)
-        notes += check_rules(tensors, item.rules, item.drops, template=template, origin=name)
-        _tell_choice(file, notes, report)
-    converted = origin or describe_file(file, PUBLIC, report=report)
-    meta = {
-        "config": None if config is None else json.loads(to_json(config)),
-        "converted": converted,
-        "versions": {"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
-    }
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    partial = out / ".converting"
-    shutil.rmtree(partial, ignore_errors=True)
-    held = {item.stage for item in conversions if _is_taken(out, item.stage)}
-    for stage in sorted(held):
-        if not _is_made(out, stage, meta, labels):
-            raise CheckpointError(
-                f"{out} already holds a {stage}. Use another --out, or remove it."
-            )
-    ready = [item for item in ready if item.stage not in held]
-    try:
-        lines = [_write_stage(item, file, partial, meta=meta, report=report) for item in ready]
-        for item in ready:
-            write_text(partial / item.stage / CONVERTED, json.dumps(meta["converted"]) + "\n")
-            os.replace(partial / item.stage, build.stage_directory(out, item.stage))
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
-    shutil.rmtree(partial, ignore_errors=True)
-    if config is not None and (ready or not _is_described(out, held, meta["config"], labels)):
-        if labels is not None:
-            save_labels(out, labels)
-        write_text(out / "config.json", to_json(config))
-    for stage in sorted(held):
-        report(f"already converted: {stage} of {name} in {out}")
-    for line in lines:
-        report(f"{line} in {out}")
-
-
-def describe_file(
-    file: TensorFile,
-    known: Mapping[str, KnownFile],
-    *,
-    report: Report,
-    epsilon: float | None = None,
-) -> dict[str, Any]:
-    """What is recorded of the file that weights come from; the report says which it is."""
-    identity = identify(file.files)
-    origin: dict[str, Any] = {
-        "file": file.path.name,
-        "sha256": identity.sha256,
-        "blob": identity.blob,
-        "bytes": identity.size,
-        "format": file.format,
-    }
-    found = known.get(identity.blob)
-    origin["known"] = UNKNOWN if found is None else found.name
-    if found is not None and found.epsilon is not None:
-        epsilon = found.epsilon
-    if epsilon is not None:
-        origin["epsilon"] = epsilon
-    report(f"{file.path.name} is {describe_origin(origin, known)}, SHA-256 {identity.sha256}")
-    return origin
-
-
-def _write_stage(
-    item: _Conversion, file: TensorFile, partial: Path, *, meta: Mapping[str, Any], report: Report
-) -> str:
-    """Converts one stage into `partial/<stage>/checkpoints/<step>`; returns a line about it."""
-    origin = file.path.name
-    params = convert_tensors(
-        item.tensors, item.rules, item.drops, template=item.template(origin), origin=origin
-    )
-    count = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
-    step = file.hints.get("global_step", 0)
-    step = step if type(step) is int and step >= 0 else 0
-    state = TrainState(np.asarray(step, np.int32), params, ema={}, opt_state={}, extra={})
-    with Checkpointer(partial / item.stage / "checkpoints", report=report) as checkpointer:
-        checkpointer.save(step, state, data={}, meta=meta)
-        checkpointer.wait()
-        if checkpointer.latest_step() != step:
-            raise CheckpointError(f"the {item.stage} could not be written; see the line above")
-    return f"{item.stage}: {count:,} parameters of {origin}, step {step},"
-
-
-def _is_taken(out: Path, stage: str) -> bool:
-    return any((build.stage_directory(out, stage) / "checkpoints").glob("*"))
-
-
-def _is_made(out: Path, stage: str, meta: Mapping[str, Any], labels: Sequence[str] | None) -> bool:
-    """Whether a stage in `out` is whole, and what a conversion with this `meta` would leave."""
-    folder = build.stage_directory(out, stage) / "checkpoints"
-    named = labels is not None and (out / "labels.json").is_file()
-    try:
-        if named and read_labels(out) != tuple(labels or ()):
-            return False
-        with Checkpointer(folder, read_only=True, report=lambda text: None) as checkpointer:
-            found = checkpointer.read_meta(checkpointer.find_whole("model", "opt"))
-    except CheckpointError:
-        return False
-    # The other stage may have come since, and changed the rest.
-    parts = [
-        [_list_sizes(config, stage), [config["data"][key] for key in ("frames", "size", "root")]]
-        for config in (found.get("config"), meta["config"])
-        if config is not None
-    ]
-    return found.get("converted") == meta["converted"] and all(part == parts[0] for part in parts)
-
-
-def _is_described(
-    out: Path, stages: Collection[str], config: Mapping[str, Any], labels: Sequence[str] | None
-) -> bool:
-    """Whether `out` has the files beside these stages; a kill may have come before them."""
-    if not (out / "config.json").is_file():
-        return False
-    found = json.loads(to_json(read_config(out)))
-    same = all(_list_sizes(found, stage) == _list_sizes(config, stage) for stage in stages)
-    return same and (labels is None or (out / "labels.json").is_file())
-
-
-def _list_sizes(config: Mapping[str, Any], stage: str) -> list[Any]:
-    return [config[group] for group in BINDING[stage] if group in BINDING]
-
-
-def _name_some(tensors: Mapping[str, Any]) -> str:
-    names = list(tensors)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+    return Conversion("tokenizer", tensors, rules, drops, build.make_tokenizer_network(config))

@@ -150,10 +150,10 @@ def evaluate_protocols(requests: Sequence[EvaluateRequest], report: Report) -> l
     """Scores one workdir; returns a report each: protocol, provenance, conditions, scores.
 
     Also writes into `workdir/report`: pictures (see `write_reconstruction`), clips to look at (see
-    `nbp.evaluation.gallery`), features (see `nbp.evaluation.chunk_store`). Everything that can be wrong with the
-    requests is found before anything is computed. Protocols that generate the same clips share
-    them. Raises ConfigError where a protocol is unknown or does not fit the workdir or its data, or
-    features are missing; CheckpointError without a trained tokenizer.
+    `nbp.evaluation.gallery`), features (see `nbp.evaluation.chunk_store`). Everything that can be
+    wrong with the requests is found before anything is computed. Protocols that generate the same
+    clips share them. Raises ConfigError where a protocol is unknown or does not fit the workdir or
+    its data, or features are missing; CheckpointError without a trained tokenizer.
     """
     keep_freed_memory()
     keep_compiled()

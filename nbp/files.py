@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Files of ours, whole or not at all and safe from a power failure; files of users, never trusted."""
+"""Files of ours, whole or not at all, safe from power failures; files of users, not trusted."""
 
 import codecs
 import contextlib

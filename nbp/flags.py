@@ -44,9 +44,9 @@ class Parser(argparse.ArgumentParser):
     Missing flags end as ever: with the usage, and exit code 2 too.
 
     module: of the command, `python -m MODULE`. description: the docstring of the command; its
-    paragraph "python -m ..." is left out, since argparse writes one. examples: arguments that make sense as they stand;
-    a long one may have line breaks. overrides: the command takes --config.KEY=VALUE as well, for
-    all keys ("all") or for those of one section (its name).
+    paragraph "python -m ..." is left out, since argparse writes one. examples: arguments that make
+    sense as they stand; a long one may have line breaks. overrides: the command takes
+    --config.KEY=VALUE as well, for all keys ("all") or for those of one section (its name).
     """
 
     def __init__(
@@ -137,12 +137,12 @@ def _describe_examples(examples: Sequence[str], *, overrides: str) -> str:
     parts = []
     if overrides == "all":
         parts.append(
-            "Every key of the configuration (nbp/config/schema.py) can be given as --config.KEY=VALUE,\n"
+            "Every key (nbp/config/schema.py) can be given as --config.KEY=VALUE,\n"
             "for example --config.seed=1 or --config.data.root=DIR."
         )
     elif overrides:
         parts.append(
-            f"Keys of {overrides} in the workdir's configuration (nbp/config/schema.py) can be given "
+            f"Keys of {overrides} in the configuration (nbp/config/schema.py) can be given "
             f"as\n--config.{overrides}.KEY=VALUE."
         )
     if examples:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import nbp.evaluation.during_training
 import nbp.tasks.tokenizer
 import nbp.train
 from nbp import build, build_data

@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Features that scores are made of: I3D of clips, VGG-16 of frames, LPIPS of pairs; a batch at a time."""
+"""What scores are made of: I3D features of clips, VGG-16 features of frames, LPIPS of pairs."""
 
 import functools
 import math

@@ -180,7 +180,8 @@ class Upsample(nnx.Module):
 class Tokenizer(nnx.Module):
     """Encoder, quantizer and decoder. Pixels are floats in [0, 1], RGB, [b t h w c].
 
-    With a cache, pixels or codes are one chunk of a longer video (`nbp.models.tokenizer_streaming`).
+    With a cache, pixels or codes are one chunk of a longer video
+    (`nbp.models.tokenizer_streaming`).
     """
 
     def __init__(self, spec: TokenizerSpec, conv: ConvBackend, *, rngs: nnx.Rngs) -> None:

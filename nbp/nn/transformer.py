@@ -6,8 +6,8 @@ The network is the official one (REFERENCE 1.1; official code `nbp/modules/gpt.p
 eps 1e-5, attention and exact-GELU MLP with biases. What a recipe may choose (norm, MLP, attention
 backend, initialisation) comes in as `Parts`; nothing here asks which recipe it serves.
 
-On a mesh (see `nbp.parallel.axes`) the parameters of a layer are made whole inside the scan over layers, in
-the compute type, and again in the backward pass: no device ever holds two whole layers.
+On a mesh (see `nbp.parallel.axes`) the parameters of a layer are made whole inside the scan over
+layers, in the compute type, and again in the backward pass: no device ever holds two whole layers.
 """
 
 from collections.abc import Callable

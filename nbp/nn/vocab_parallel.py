@@ -8,7 +8,8 @@ time. Where a gradient is asked for, it is computed while the logits of a piece 
 matmul for the logits, one for the gradient of the hidden states, one for that of the kernel, so
 nothing is computed twice.
 
-On a mesh (see `nbp.parallel.axes`) each device scores its own clips against its own part of the vocabulary.
+On a mesh (see `nbp.parallel.axes`) each device scores its own clips against its own part of the
+vocabulary.
 """
 
 import functools

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the arrays of a run live: the device mesh, and the state and batches on it.
 
-Names of axes become mesh axes by the one table in `nbp.parallel.axes`. Parameters, their average and the
-optimizer's state lie in pieces on the devices of `fsdp`, batches on those of `data` and `fsdp`.
+Names of axes become mesh axes by the one table in `nbp.parallel.axes`. Parameters, their average
+and the optimizer's state lie in pieces on the devices of `fsdp`, batches on those of `data` and
+`fsdp`.
 """
 
 from collections.abc import Mapping, Sequence

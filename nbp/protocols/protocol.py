@@ -130,9 +130,10 @@ class ClipRule:
 class FeatureRule:
     """How clips become the features of a Frechet distance: 400 logits of I3D, float64 moments.
 
-    detector: the published weights. preparation: see `nbp.metrics.feature_extractors`. frames: scored ones from
-    `first_frame` on; None all. sizes: in pixels, that clips are scaled to before the preparation.
-    antialias: of these and of the preparation, where a side shrinks. epsilon: of the
+    detector: the published weights. preparation: see `nbp.metrics.feature_extractors`. frames:
+    scored ones from `first_frame` on; None all. sizes: in pixels, that clips are scaled to before
+    the preparation. antialias: of these and of the preparation, where a side shrinks. epsilon: of
+    the
       normalisation; None that of the weights' own code. moments, root: mean and covariance in
       float64, and the trace of the root by eigenvalues, without regularisation. ddof: what is
       taken off the number of clips in the covariance's divisor.

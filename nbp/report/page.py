@@ -60,4 +60,4 @@ def _embed_json(value: Any) -> str:
 
 
 def _read_part(name: str) -> str:
-    return resources.files("nbp.evaluation").joinpath(name).read_text(encoding="utf8")
+    return resources.files("nbp.report").joinpath(name).read_text(encoding="utf8")

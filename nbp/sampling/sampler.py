@@ -80,9 +80,9 @@ class Sampler:
 
     Clip i of a request depends on (seed, i) and its own condition, not on the batch size.
     `generator_params` are as in training, or laid out for decoding (`Sampler.laid_out`), which
-    needs half the memory. weights, cache: their types, see `nbp.models.inference`. With a mesh a batch
-    is split over `data` and `fsdp`, and the work on a clip over `tensor`; without one `place` puts
-    the rows of a batch where the parameters are. floats: clips are not rounded to bytes.
+    needs half the memory. weights, cache: their types, see `nbp.models.inference`. With a mesh a
+    batch is split over `data` and `fsdp`, and the work on a clip over `tensor`; without one `place`
+    puts the rows of a batch where the parameters are. floats: clips are not rounded to bytes.
     """
 
     generator: GeneratorNetwork

@@ -434,7 +434,7 @@ def test_a_conversion_that_dies_while_writing_leaves_the_workdir_as_it_was(files
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nbp.convert.Checkpointer.wait", die)
+    monkeypatch.setattr("nbp.conversion.Checkpointer.wait", die)
     with contextlib.suppress(KeyboardInterrupt):
         run("generator", "--source", files / "nbp.ckpt", "--out", out, *CLIPS, "--heads", 2)
     assert sorted(str(p) for p in out.rglob("*")) == before

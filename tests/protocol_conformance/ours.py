@@ -17,6 +17,7 @@ import av
 import jax.numpy as jnp
 import numpy as np
 
+from nbp import build_data
 from nbp.build_data import ClipData, make_transforms
 from nbp.config import load_config
 from nbp.data.sources import BadVideos
@@ -95,7 +96,7 @@ def open_clips(
     splits = ("train", "validation", "test")
     with (
         mock.patch.object(real_clips, "read_prepared", return_value=prepared),
-        mock.patch.object(real_clips.datasets, "list_splits", return_value=splits),
+        mock.patch.object(build_data, "list_splits", return_value=splits),
     ):
         chosen, config = real_clips.choose_rule(protocol, load_config(tiny.CONFIG, overrides), {})
     data = dataclasses.replace(config.data, size=rule.size or 0)
@@ -111,7 +112,7 @@ def open_clips(
         )
         for part, training in zip(parts, (True, False), strict=True)
     )
-    with mock.patch.object(real_clips.datasets, "make_data", return_value=(train, held_out)):
+    with mock.patch.object(build_data, "make_data", return_value=(train, held_out)):
         return real_clips.open_clips(config, chosen, None)
 
 

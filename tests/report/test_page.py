@@ -171,7 +171,7 @@ def test_parts_of_the_page_are_installed_with_the_package() -> None:
     listed = project["tool"]["setuptools"]["package-data"]["nbp"]
     parts = [
         f"evaluation/{part.name}"
-        for part in resources.files("nbp.evaluation").iterdir()
+        for part in resources.files("nbp.report").iterdir()
         if part.name.endswith((".css", ".html", ".js"))
     ]
     assert len(parts) == 3

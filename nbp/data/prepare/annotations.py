@@ -39,7 +39,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report of a preparation; `nbp.data.prepare.quality_report.HEADINGS` has the headings."""
+    """One line of the report of a preparation; headings: `quality_report.HEADINGS`."""
 
     heading: str
     path: str

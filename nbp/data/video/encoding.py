@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Writing video files: whole clips, and frame by frame where a video is not in memory as a whole."""
+"""Video files that are written: of whole clips, and frame by frame where memory is short."""
 
 from contextlib import AbstractContextManager
 from fractions import Fraction

@@ -14,7 +14,7 @@ from nbp.data.video.clip_codec import Coding
 from nbp.data.video.notes import NOTES
 from nbp.train import describe_split_folders
 
-FILES = Path(__file__).parent.parent / "data" / "fixtures"
+FILES = Path(__file__).parents[1] / "fixtures"
 NAMES = ("aspect_pal.mkv", "interlaced.mp4", "interlaced.ts", "plain.mp4")
 
 

@@ -18,7 +18,7 @@ from nbp.data.video.notes import NOTES, list_notes
 from nbp.files import VideoError
 from tests.data.videos import ORIENTATIONS, make_clip, mark_orientation, psnr
 
-FILES = Path(__file__).parent / "fixtures"
+FILES = Path(__file__).parents[1] / "fixtures"
 REFERENCES = np.load(FILES / "references.npz")
 # FFmpeg 5.1 sampled chroma between its samples elsewhere when it scaled, in fields and in HEVC:
 # brightness is the same there, colours are near.

@@ -24,7 +24,7 @@ from nbp.protocols.protocol import ClipRule, Kernel, LongSide, Storage, Values
 from nbp.protocols.published import PROTOCOLS
 from tests.data.videos import make_clip
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "resize.npz"
+GOLDEN = Path(__file__).parents[2] / "golden" / "resize.npz"
 RULES = {"larp": "larp-ucf", "tats": "tats-ucf", "seed": "seed-rfvd", "magvit": "magvit-ucf"}
 
 
