@@ -1,6 +1,6 @@
-# shellcheck shell=bash
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
 #
 # What .ci/run and .ci/newest share. To be sourced at the root of the repository.
 

@@ -3,7 +3,7 @@
 """Composition root: a configuration becomes networks, tasks and samplers.
 
 Each choice that a configuration names is made here, or for its data in `nbp.build_data`, once, by
-choosing an object. Only mains, jobs and tests import this module.
+choosing an object. Only commands, what serves them, and tests import this module.
 """
 
 import dataclasses

@@ -19,6 +19,7 @@ from nbp import __version__, build
 from nbp.config import to_json
 from nbp.config.schema import Config
 from nbp.errors import CheckpointError
+from nbp.files import write_text
 from nbp.interop.identity import PUBLIC, UNKNOWN, KnownFile, describe_origin, identify
 from nbp.interop.infer_config import Report
 from nbp.interop.mapping import Drop, Rule, Tensor, check_rules, convert_tensors
@@ -27,7 +28,7 @@ from nbp.interop.states import set_aside
 from nbp.shapes import PyTree
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
-from nbp.workdir import BINDING, CONVERTED, read_config, read_labels, save_labels, write_text
+from nbp.workdir import BINDING, CONVERTED, read_config, read_labels, save_labels
 
 
 def tell_choice(file: TensorFile, notes: Sequence[str], report: Report) -> None:

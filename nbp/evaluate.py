@@ -64,7 +64,6 @@ import numpy as np
 
 from nbp import __version__
 from nbp.config import parse_overrides
-from nbp.data.sample_files import write_grid
 from nbp.errors import ConfigError
 from nbp.evaluation.gallery import Gallery, update_listing, write_gallery
 from nbp.evaluation.leakage import describe_leaks, find_duplicates, find_leaks
@@ -99,6 +98,7 @@ from nbp.protocols.protocol import Protocol
 from nbp.report.collect import write_page
 from nbp.report.table import format_table
 from nbp.runtime import keep_compiled, keep_freed_memory
+from nbp.sample_files import write_grid
 from nbp.sampling.finite import check_parameters
 
 

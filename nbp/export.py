@@ -37,12 +37,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from nbp import __version__, build
+from nbp import __version__, build, locks
 from nbp.config import to_json
 from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError, NbpError
+from nbp.files import write_text
 from nbp.places import Claim, explain, new_folders, require_writable
-from nbp.training import locks
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
 from nbp.workdir import (
@@ -52,7 +52,6 @@ from nbp.workdir import (
     read_config,
     read_labels,
     save_labels,
-    write_text,
 )
 
 

@@ -24,7 +24,8 @@ LONGEST_PART = 200  # bytes of it that a temporary name beside it keeps
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all, and durably."""
+    """Writes a small file whole or not at all, and durably; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open_part(path) as part:
         part.write_text(text, encoding="utf8")
         sync(part)
@@ -296,3 +297,12 @@ def escape_label(name: str) -> str:
 
 def _breaks(char: str) -> bool:
     return unicodedata.category(char) in ("Cc", "Zl", "Zp")
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder that the user named; ConfigError where that or a file in it cannot be."""
+    check_writable_folder(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {path}: {error.strerror}") from error

@@ -20,14 +20,14 @@ import numpy as np
 from nbp import build
 from nbp.config.schema import Config
 from nbp.errors import CheckpointError
-from nbp.files import read_json
+from nbp.files import read_json, write_text
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import lax_conv
 from nbp.shapes import Array, PyTree
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState, compare_leaves
 from nbp.trees import flatten_paths
-from nbp.workdir import has_begun, read_config, read_labels, write_text
+from nbp.workdir import has_begun, read_config, read_labels
 
 Stage = Literal["tokenizer", "generator"]
 START = "start.json"  # in the folder of a stage: what it began with

@@ -1,18 +1,128 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Locks between processes and machines, also on file systems that have none."""
+"""Locks that end with their process, on every file system: a lock that is left over blocks nobody.
+
+The kernel holds them (`flock`), on a folder itself where that is possible, so that taking one
+changes nothing on the disk. NFS wants a file that is open for writing. Where there are no locks at
+all (SMB, Lustre, buckets mounted as folders) work goes on without, and this is said once.
+"""
 
 import contextlib
-import errno
 import fcntl
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from nbp.errors import ConfigError
 
-_BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+NAME = ".lock"
+_told: set[str] = set()
+
+
+class Held(Exception):
+    """Another process has the lock."""
+
+
+class Lock:
+    """A lock that is held until `close`. A context manager.
+
+    handle: the open file or folder; None where the file system has no locks.
+    """
+
+    def __init__(self, handle: int | None) -> None:
+        self._handle = handle
+
+    @property
+    def held(self) -> bool:
+        """Whether there is a lock at all."""
+        return self._handle is not None
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the lock. A second call does nothing."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def lock_folder(folder: Path) -> Lock:
+    """Takes the lock of an existing folder; nothing is written where the folder can be locked.
+
+    Raises Held where another process has it.
+    """
+    handle = _try(os.open(folder, os.O_RDONLY))
+    if handle is not None:
+        return Lock(handle)
+    file = folder / NAME
+    absent = not file.exists()
+    lock = lock_file(file)
+    if absent and not lock.held:  # it serves no purpose
+        with contextlib.suppress(OSError):
+            file.unlink()
+    return lock
+
+
+def lock_file(file: Path) -> Lock:
+    """Takes the lock of a file, which is made if absent, and neither emptied nor removed.
+
+    Raises Held where another process has it.
+    """
+    try:
+        opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:  # of another user: a lock needs no right to write, except on NFS
+        opened = os.open(file, os.O_RDONLY)
+    handle = _try(opened)
+    if handle is None:
+        _tell(file.parent)
+    return Lock(handle)
+
+
+def is_held(file: Path) -> bool:
+    """Whether another process has the lock of a file or folder; changes nothing."""
+    try:
+        opened = os.open(file, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        handle = _try(opened)
+    except Held:
+        return True
+    if handle is not None:
+        os.close(handle)
+    return False
+
+
+def _try(handle: int) -> int | None:
+    """`handle`, locked; None, and it is closed, where that is not possible here."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # the second where NFS plays `flock` with `fcntl`
+        os.close(handle)
+        raise Held from None
+    except OSError:  # ENOTSUP, ENOLCK, ENOSYS, EINVAL; EBADF for a folder of NFS
+        os.close(handle)
+        return None
+    return handle
+
+
+def _tell(folder: Path) -> None:
+    place = os.path.realpath(folder)
+    if place in _told:
+        return
+    _told.add(place)
+    print(
+        f"nbp: warning: the file system of {folder} has no locks: see to it that no other process "
+        "of nbp writes there",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 @contextlib.contextmanager
@@ -23,19 +133,19 @@ def hold_lock(file: Path) -> Iterator[bool]:
     process of this machine that is gone.
     """
     try:
-        handle = file.open("w")
+        opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written ({error.strerror})") from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _BUSY:
-                yield False
-                return
-            with _hold_file(file.with_name(f"{file.name}.held")) as free:
-                yield free
-            return
+    try:
+        handle = _try(opened)
+    except Held:
+        yield False
+        return
+    if handle is None:
+        with _hold_file(file.with_name(f"{file.name}.held")) as free:
+            yield free
+        return
+    with Lock(handle):
         yield True
 
 

@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from nbp import locks
 from nbp.errors import ConfigError, NbpError, RestartError
 from nbp.parallel import distributed
-from nbp.training import locks
 
 # Bytes below which a disk counts as full: not even a configuration and a lock would be safe.
 LEAST_FREE = 2**20

@@ -51,10 +51,9 @@ from nbp.build_sampling import (
     take_examples,
 )
 from nbp.config.schema import Config
-from nbp.data.sample_files import Files, Recording, check_room, find_earlier, write_samples
 from nbp.data.video.decoding import read_clip
 from nbp.errors import ConfigError
-from nbp.files import check_writable_folder
+from nbp.files import check_writable_folder, write_text
 from nbp.metrics.drift import measure_drift
 from nbp.metrics.score_table import name_fvd
 from nbp.parallel import distributed
@@ -62,12 +61,13 @@ from nbp.parallel.distributed import is_main
 from nbp.protocols.published import find_protocol
 from nbp.report.plots import write_drift_curves
 from nbp.runtime import keep_compiled, keep_freed_memory
+from nbp.sample_files import Files, Recording, check_room, find_earlier, write_samples
 from nbp.sampling.finite import check_parameters
 from nbp.sampling.long_video import Rollout, Slide, choose_slide
 from nbp.sampling.request import LongRequest, SampleRequest, make_request
 from nbp.sampling.sampler import Sampler, Samples
 from nbp.weights import Features, load_features
-from nbp.workdir import find_label, read_config, read_labels, write_text
+from nbp.workdir import find_label, read_config, read_labels
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -45,21 +45,6 @@ ORIGIN = ("data.kind", "data.validation", "data.check", "data.moving_shapes.trai
 CONVERTED = "converted.json"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all, and makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, text)
-
-
-def make_folder(path: Path) -> None:
-    """Makes a folder that the user named; ConfigError where that or a file in it cannot be."""
-    files.check_writable_folder(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make the folder {path}: {error.strerror}") from error
-
-
 def read_config(workdir: Path) -> Config:
     """The resolved configuration of a workdir; CheckpointError where there is none."""
     path = workdir / "config.json"
@@ -108,7 +93,7 @@ def adopt_config(config: Config, workdir: Path, report: Callable[[str], None]) -
     if changed:
         sides = "; ".join(f"{key} {a!r} -> {b!r}" for key, (a, b) in list(changed.items())[:12])
         report(f"configuration changed: {sides}")
-    write_text(workdir / "config.json", to_json(config))
+    files.write_text(workdir / "config.json", to_json(config))
 
 
 def has_begun(workdir: Path, stage: str) -> bool:
@@ -118,7 +103,7 @@ def has_begun(workdir: Path, stage: str) -> bool:
 
 def save_labels(workdir: Path, labels: Sequence[str]) -> None:
     """Keeps the class names, so that sampling needs no data."""
-    write_text(workdir / "labels.json", json.dumps(list(labels), indent=1) + "\n")
+    files.write_text(workdir / "labels.json", json.dumps(list(labels), indent=1) + "\n")
 
 
 def read_labels(workdir: Path) -> tuple[str, ...]:
@@ -275,9 +260,9 @@ def _copy(resume: Resume, workdir: Path) -> None:
     }
     for file in ("config.json", "labels.json"):
         if (source / file).is_file():
-            write_text(workdir / file, (source / file).read_text(encoding="utf8"))
+            files.write_text(workdir / file, (source / file).read_text(encoding="utf8"))
     told = {"workdir": str(source.absolute()), "steps": steps}
-    write_text(workdir / RESUMED, json.dumps(told, indent=1) + "\n")
+    files.write_text(workdir / RESUMED, json.dumps(told, indent=1) + "\n")
     shown = ", ".join(f"{stage} {at}" for stage, at in steps.items())
     print(f"[train] resumed from {source}: {shown}", flush=True)
 

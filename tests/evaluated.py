@@ -17,12 +17,13 @@ from nbp import build, build_data
 from nbp.config import load_config
 from nbp.config.schema import Config
 from nbp.data.records import PREPARED
+from nbp.files import write_text
 from nbp.interop.identity import FILES
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.protocols.protocol import ClipRule, Protocol
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
-from nbp.workdir import CONVERTED, adopt_config, read_config, save_labels, write_text
+from nbp.workdir import CONVERTED, adopt_config, read_config, save_labels
 from tests import tiny
 from tests.data.prepared import make_records
 

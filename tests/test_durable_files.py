@@ -36,8 +36,8 @@ def test_text_is_replaced_whole(tmp_path, monkeypatch):
 def test_what_a_killed_writer_left_is_taken_up_again(tmp_path):
     path = tmp_path / "clip.gif"
     code = (
-        "import os, sys; from pathlib import Path; from nbp.data import durable\n"
-        "with durable.open_part(Path(sys.argv[1])) as part:\n"
+        "import os, sys; from pathlib import Path; from nbp import files\n"
+        "with files.open_part(Path(sys.argv[1])) as part:\n"
         "    part.write_text('half of it'); os.kill(os.getpid(), 9)"
     )
     run = subprocess.run([sys.executable, "-c", code, path], check=False)

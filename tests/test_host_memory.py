@@ -9,7 +9,7 @@ import pytest
 
 CODE = """
 import numpy as np
-from nbp.jobs.host_memory import keep_freed_memory
+from nbp.runtime import keep_freed_memory
 
 def resident_mib():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 // 2**20

@@ -41,7 +41,6 @@ from nbp.sampling.sampler import Sampler
 from nbp.shapes import PyTree
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
-from nbp.train import EVALUATED
 from nbp.training.metrics import MetricsWriter
 from nbp.training.state import TrainState
 from nbp.training.task import Evaluator
@@ -337,3 +336,6 @@ def generator_evaluators(
 def averaged(state: TrainState) -> PyTree:
     """The averaged parameters where the state keeps them, else the current ones."""
     return state.ema if jax.tree.leaves(state.ema) else state.params
+
+
+EVALUATED = 64  # held-out clips of an evaluation during training

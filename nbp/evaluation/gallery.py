@@ -54,12 +54,11 @@ from nbp.data.video.encoding import write_video
 from nbp.evaluation.generation import ClipMaker
 from nbp.evaluation.real_clips import RealClips
 from nbp.evaluation.score_reconstruction import Codec
-from nbp.files import read_json
+from nbp.files import read_json, write_text
 from nbp.metrics.psnr_ssim import psnr_per_clip, psnr_per_frame
 from nbp.metrics.reconstruction import PSNR_LIMIT
 from nbp.protocols.pixels import to_bytes
 from nbp.shapes import Clips
-from nbp.workdir import write_text
 
 EACH = 8  # clips of each reason to be shown
 LOOKED_AT = 2000  # real clips, in search of one with the label of a generated one

@@ -18,7 +18,6 @@ import numpy as np
 
 from nbp import build
 from nbp.config.schema import Config
-from nbp.data.sample_files import GRID_SIDE, write_grid
 from nbp.data.video.encoding import tile_clips, write_video
 from nbp.errors import DataError
 from nbp.evaluation.real_clips import RealClips
@@ -36,6 +35,7 @@ from nbp.parallel.mesh import make_mesh, place_batch, place_state
 from nbp.progress import Progress
 from nbp.protocols.pixels import to_bytes
 from nbp.report.plots import write_frame_curve
+from nbp.sample_files import GRID_SIDE, write_grid
 from nbp.sampling.sampler import Sampler
 from nbp.shapes import Clips, Float, PyTree
 from nbp.tasks.generator import GeneratorTask

@@ -28,7 +28,7 @@ from nbp.models.c3d import C3dSpec
 from nbp.models.lpips import LEAST_SIZE
 from nbp.protocols.protocol import GenerationRule, Protocol
 from nbp.protocols.published import PROTOCOLS, find_protocol
-from nbp.sample import SampleRequest
+from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Sampler
 from nbp.weights import Features, load_c3d, load_features, load_lpips
 from nbp.workdir import has_begun, read_config, read_labels

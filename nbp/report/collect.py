@@ -17,14 +17,14 @@ from nbp.build import stage_directory
 from nbp.config.schema import Config
 from nbp.errors import DataError
 from nbp.evaluation.leakage import describe_leaks
-from nbp.files import read_json
+from nbp.files import make_folder, read_json
 from nbp.report.clips import Shown, collect_clips
 from nbp.report.page import build_page
 from nbp.report.plots import MACHINE, UNITS, Panel, arrange_panels
 from nbp.report.records import Evaluation, Page, Speed
 from nbp.report.svg import Chart, Curve
 from nbp.training.metrics import MetricsTable
-from nbp.workdir import make_folder, read_config
+from nbp.workdir import read_config
 
 STAGES = ("tokenizer", "generator")
 MOST_POINTS = 300  # of a curve: more than a panel has pixels would make the page large

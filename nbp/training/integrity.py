@@ -16,8 +16,8 @@ import jax
 from jax.experimental import multihost_utils
 
 from nbp.errors import CheckpointError, ConfigError
+from nbp.locks import NAME, Held, Lock, lock_file
 from nbp.parallel.distributed import decide
-from nbp.training.locks import NAME, Held, Lock, lock_file
 
 FORMAT = 1
 MANIFEST = "INTEGRITY.json"

@@ -11,14 +11,14 @@ import jax
 import numpy as np
 import pytest
 
-from nbp import build, build_sampling, export
+from nbp import build, build_sampling, export, locks
 from nbp.config import load_config, to_json
 from nbp.errors import CheckpointError, ConfigError
 from nbp.export import PARTIAL
+from nbp.files import write_text
 from nbp.sampling.filtering import PLAIN, Guidance
-from nbp.training import locks
 from nbp.training.checkpoint import Checkpointer
-from nbp.workdir import read_config, read_labels, save_labels, write_text
+from nbp.workdir import read_config, read_labels, save_labels
 from tests import tiny
 
 LABELS = ("left", "right")

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nbp import build, sample
+from nbp import build, sample, sample_files
 from nbp.build_sampling import make_drawing
 from nbp.config import load_config
-from nbp.data import sample_files
-from nbp.data.sample_files import Files, find_earlier, write_samples
 from nbp.data.video.decoding import probe_video, read_clip
 from nbp.errors import ConfigError
 from nbp.flags import Parser, Real, Whole
 from nbp.sample import choose_labels
+from nbp.sample_files import Files, find_earlier, write_samples
 from nbp.sampling.filtering import Filter, Guidance
 from nbp.sampling.request import GUIDANCE, TEMPERATURE, SampleRequest, ScheduleRequest, add_flags
 from nbp.sampling.sampler import Samples

@@ -8,8 +8,9 @@ import stat
 
 import pytest
 
+from nbp import locks
 from nbp.errors import CheckpointError, ConfigError
-from nbp.training import integrity, locks
+from nbp.training import integrity
 from nbp.training.integrity import Damaged
 
 

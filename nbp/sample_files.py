@@ -23,12 +23,11 @@ import numpy as np
 
 from nbp.data.video.encoding import GifWriter, VideoWriter, tile_clips, write_gif
 from nbp.errors import ConfigError
-from nbp.files import read_json
+from nbp.files import make_folder, read_json, write_text
 from nbp.parallel.distributed import is_main
 from nbp.sampling.long_video import Piece
 from nbp.sampling.sampler import Samples
 from nbp.shapes import Clips
-from nbp.workdir import make_folder, write_text
 
 GRID_SIDE = 160  # least height of one clip in a GIF grid: small clips are enlarged
 GRID_PIXELS = 2**26  # of all frames of a GIF of long videos: of more frames every second, third ...
