@@ -23,7 +23,7 @@ def make_parser() -> Parser:
 
 
 if __name__ == "__main__":
-    run_command("nbp.export", make_parser)  # help and mistakes end there, before the imports below
+    run_command("nbp.export", make_parser)  # help and mistakes end there, before the imports
 
 
 import contextlib

@@ -31,7 +31,7 @@ def make_parser() -> Parser:
 
 
 if __name__ == "__main__":
-    run_command("nbp.sample", make_parser)  # help and mistakes end there, before the imports below
+    run_command("nbp.sample", make_parser)  # help and mistakes end there, before the imports
 
 
 import json

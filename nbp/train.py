@@ -40,7 +40,7 @@ def make_parser() -> Parser:
 
 
 if __name__ == "__main__":
-    run_command("nbp.train", make_parser)  # help and mistakes end there, before the imports below
+    run_command("nbp.train", make_parser)  # help and mistakes end there, before the imports
 
 
 import contextlib
@@ -58,7 +58,7 @@ from nbp.config.schema import Config, StageConfig
 from nbp.data.prepare.class_names import find_split
 from nbp.data.sources import VideoFolder
 from nbp.data.video.encoding import write_gif
-from nbp.errors import DataError, DivergedError, NonFiniteError, run_command
+from nbp.errors import DataError, DivergedError, NonFiniteError
 from nbp.evaluate import EvaluateRequest, evaluate_workdir, report_path
 from nbp.evaluation.during_training import (
     StageEvaluators,
@@ -301,7 +301,3 @@ def finish(config: Config, workdir: Path) -> None:
         write_report(report_path(workdir, protocol), report)
         print(format_table(f"{config.name}, protocol {protocol}", report["scores"]))
         print(f"[report] {report_path(workdir, protocol)}")
-
-
-if __name__ == "__main__":
-    run_command("nbp.train", make_parser)  # help and mistakes end there, before the imports below
