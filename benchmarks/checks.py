@@ -17,7 +17,7 @@ from nbp.models.generator import GeneratorNetwork, modern_recipe
 from nbp.nn.attention.reference import xla_attention
 from nbp.nn.conv3d import FORMULATIONS, lax_conv
 from nbp.nn.transformer import TransformerSpec
-from nbp.sampling.filtering import Filter
+from nbp.sampling.filtering import LogitsFilter
 from nbp.sampling.generate import generate
 
 
@@ -57,7 +57,9 @@ def check_decoding() -> float:
     params = network.init(jax.random.key(0))
     with jax.default_matmul_precision("highest"):
         model = network.bind(params)
-        drawn = generate(model, jax.random.key(1), jnp.arange(2), filtering=Filter(greedy=True))
+        drawn = generate(
+            model, jax.random.key(1), jnp.arange(2), filtering=LogitsFilter(greedy=True)
+        )
         logits = model(drawn)
     return float(jnp.sum(jnp.argmax(logits, axis=-1) != drawn))
 

@@ -45,7 +45,7 @@ class PlainTask(GeneratorTask):
     def step(self, state: Any, frozen: Any, batch: Mapping[str, Any], key: Any) -> Any:
         def loss_fn(params: Any, batch: Mapping[str, Any], key: Any) -> Any:
             model = self.network.bind(params)
-            codes = self.network.arrange(self.find_codes(frozen, batch))
+            codes = self.network.to_sequence(self.codes(frozen, batch))
             logits, targets = model(codes, key=key), model.targets(codes)
             return losses.cross_entropy(logits, targets), {
                 "accuracy": losses.top_accuracy(logits, targets),

@@ -21,7 +21,13 @@ from benchmarks.measure import print_row
 from nbp import build_data, build_sampling
 from nbp.build_sampling import make_drawing
 from nbp.models.generator import GeneratorNetwork
-from nbp.models.inference import CacheType, Decoder, WeightType, bind_decoder, lay_out_params
+from nbp.models.inference import (
+    CacheType,
+    InferenceModel,
+    WeightType,
+    bind_inference_model,
+    pack_params,
+)
 from nbp.sample import SampleRequest
 from nbp.shapes import Array, PyTree
 from nbp.workdir import read_config, read_labels
@@ -56,17 +62,17 @@ def main(argv: list[str] | None = None) -> None:
     ):
         codes = batch.get("codes")
         grid = encode(sampler.tokenizer_params, batch["video"]) if codes is None else codes
-        rows.append((network.arrange(np.asarray(grid, np.int32)), np.asarray(batch["label"])))
+        rows.append((network.to_sequence(np.asarray(grid, np.int32)), np.asarray(batch["label"])))
 
     plain = 0.0
     for weights, stored in TYPES:
         copy = jax.tree.map(lambda leaf: leaf + 0, params)
-        laid = lay_out_params(network, copy, weights=weights)
+        laid = pack_params(network, copy, weights=weights)
 
         @jax.jit
         def score(laid: Any, codes: Array, label: Array, stored: Any = stored) -> Array:
             prompt = network.prompt({"label": label})
-            return score_codes(bind_decoder(network, laid, stored=stored), codes, prompt)
+            return score_codes(bind_inference_model(network, laid, stored=stored), codes, prompt)
 
         bits = np.concatenate([np.asarray(score(laid, codes, label)) for codes, label in rows])
         mean = float(bits.mean())
@@ -90,14 +96,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def make_cache(network: GeneratorNetwork, laid: Any, stored: Any) -> PyTree:
-    return bind_decoder(network, laid, stored=stored).make_cache(1, network.plan.length)
+    return bind_inference_model(network, laid, stored=stored).make_cache(1, network.plan.length)
 
 
 def count_bytes(tree: PyTree) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def score_codes(decoder: Decoder, codes: Array, prompt: Array | None) -> Array:
+def score_codes(decoder: InferenceModel, codes: Array, prompt: Array | None) -> Array:
     """Bits per token of each clip, [b], pass by pass."""
     model, plan = decoder.model, decoder.model.plan
     schedule = plan.schedule(0)
@@ -105,7 +111,7 @@ def score_codes(decoder: Decoder, codes: Array, prompt: Array | None) -> Array:
     targets, hidden = model.targets(codes), model.key_mask(prompt, None)
 
     def run(cache: Any, start: Any, fed: int, drawn: int, limits: Array) -> tuple[Any, Array]:
-        x, cache = decoder.extend(
+        x, cache = decoder.forward_cached(
             model.embed(table, start, fed), cache, start=start, k_end=limits, key_mask=hidden
         )
         logs = jax.nn.log_softmax(decoder.predict(x[:, fed - drawn :]))

@@ -27,7 +27,7 @@ from nbp.config.schema import Config
 from nbp.metrics.label_agreement import label_agreement
 from nbp.sample import SampleRequest, draw_for_labels
 from nbp.sampling.sampler import Sampler
-from nbp.sampling.speculative import Decoding, Jacobi, Plain, Relaxed
+from nbp.sampling.speculative import Autoregressive, Decoding, RelaxedJacobi, SpeculativeJacobi
 from nbp.workdir import read_config, read_labels
 
 DECODINGS = (
@@ -87,13 +87,13 @@ def make_decoding(name: str, config: Config) -> Decoding:
     kind, *numbers = name.split(":")
     match kind, numbers:
         case "plain", [] | [_]:
-            return Plain()
+            return Autoregressive()
         case "jacobi", [window]:
-            return Jacobi(int(window))
+            return SpeculativeJacobi(int(window))
         case "anew", [window]:
-            return Jacobi(int(window), coupled=False)
+            return SpeculativeJacobi(int(window), coupled=False)
         case "relaxed", [window, delta, radius]:
-            return Relaxed(find_levels(config), int(window), int(radius), float(delta))
+            return RelaxedJacobi(find_levels(config), int(window), int(radius), float(delta))
         case _:
             raise SystemExit(f"{name}: use plain, jacobi:N, anew:N or relaxed:N:DELTA:RADIUS")
 

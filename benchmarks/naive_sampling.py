@@ -48,7 +48,9 @@ def draw_naively(
             chosen = draw_token(
                 jax.random.fold_in(key, index * drawn + i), logits[:, i], top_k=top_k, top_p=top_p
             )
-            ids[:, first + i] = np.asarray(chosen) + network.recipe.scored(network.vocabulary).start
+            ids[:, first + i] = (
+                np.asarray(chosen) + network.recipe.output_ids(network.vocabulary).start
+            )
     return ids
 
 

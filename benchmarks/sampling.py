@@ -41,12 +41,12 @@ from benchmarks.measure import (
 from benchmarks.naive_sampling import draw_naively
 from nbp.layout import LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.generator import GeneratorNetwork, modern_recipe
-from nbp.models.inference import LaidOut, bind_decoder, lay_out_params
+from nbp.models.inference import PackedParams, bind_inference_model, pack_params
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.attention.reference import xla_attention
 from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
-from nbp.sampling.filtering import Filter
+from nbp.sampling.filtering import LogitsFilter
 from nbp.sampling.generate import generate
 
 # Layers, heads, width, codes, latent grid, latent frames that are given.
@@ -115,14 +115,14 @@ def make_network(block: str, arguments: argparse.Namespace) -> tuple[GeneratorNe
     return GeneratorNetwork(spec, plan, Vocabulary(codes), recipe), plan.tokens_of_frames(given)
 
 
-def draw_laid_out(network: GeneratorNetwork, weights: Any) -> LaidOut:
+def draw_laid_out(network: GeneratorNetwork, weights: Any) -> PackedParams:
     """Random parameters laid out for decoding, a layer at a time so that no stack takes memory."""
     single = dataclasses.replace(network, spec=dataclasses.replace(network.spec, layers=1))
     init = jax.jit(single.init)
-    first = lay_out_params(single, init(jax.random.key(0)), weights=weights)
+    first = pack_params(single, init(jax.random.key(0)), weights=weights)
     layers = list(first.layers)
     for i in range(1, network.spec.layers):
-        layers += lay_out_params(single, init(jax.random.key(i)), weights=weights).layers
+        layers += pack_params(single, init(jax.random.key(i)), weights=weights).layers
     return first._replace(layers=layers)
 
 
@@ -154,19 +154,21 @@ def measure_block(
     plan = network.plan
     params = draw_laid_out(network, arguments.weights)
     known = jnp.zeros((arguments.batch, plan.grid.size), jnp.int32)
-    filtering = Filter(top_k=min(arguments.top_k, network.vocabulary.codes), top_p=arguments.top_p)
+    filtering = LogitsFilter(
+        top_k=min(arguments.top_k, network.vocabulary.codes), top_p=arguments.top_p
+    )
 
-    def draw(params: LaidOut, key: Any) -> Any:
-        decoder = bind_decoder(network, params, stored=arguments.cache)
+    def draw(params: PackedParams, key: Any) -> Any:
+        decoder = bind_inference_model(network, params, stored=arguments.cache)
         ids = jnp.arange(arguments.batch)
         return generate(decoder, key, ids, known=known, given=given, filtering=filtering)
 
-    def prefill(params: LaidOut) -> Any:
-        decoder = bind_decoder(network, params, stored=arguments.cache)
+    def prefill(params: PackedParams) -> Any:
+        decoder = bind_inference_model(network, params, stored=arguments.cache)
         model, fed = decoder.model, plan.schedule(given).prefill
         x = model.embed(model.input_table(known, None), 0, fed)
         cache = decoder.make_cache(arguments.batch, fed)
-        x, cache = decoder.extend(x, cache, start=0, k_end=jnp.asarray(plan.k_end[:fed]))
+        x, cache = decoder.forward_cached(x, cache, start=0, k_end=jnp.asarray(plan.k_end[:fed]))
         return decoder.predict(x[:, -plan.block_size :]), cache
 
     began = time.perf_counter()
@@ -212,7 +214,7 @@ def measure_block(
 
 
 def count_pass(
-    network: GeneratorNetwork, params: LaidOut, given: int, arguments: argparse.Namespace
+    network: GeneratorNetwork, params: PackedParams, given: int, arguments: argparse.Namespace
 ) -> dict[str, float]:
     """Bytes that lie there, bytes that a pass reads on average, its multiplications and additions.
 
@@ -222,7 +224,9 @@ def count_pass(
     read = sum(int(p.nbytes) for p in jax.tree.leaves((params.layers, params.head)))
     weights = sum(int(p.nbytes) for p in jax.tree.leaves(params))
     shapes = jax.eval_shape(
-        lambda: bind_decoder(network, params, stored=arguments.cache).make_cache(batch, plan.length)
+        lambda: bind_inference_model(network, params, stored=arguments.cache).make_cache(
+            batch, plan.length
+        )
     )
     cache = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     filled = (plan.schedule(given).prefill + plan.length) / 2

@@ -39,7 +39,7 @@ from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import Objective, TokenizerTask, lpips_distance, structure_distance
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.optimizer import OptimizerSpec, ParamGroup, find_storage
-from nbp.training.param_storage import narrow_shapes
+from nbp.training.param_storage import cast_shapes_to_storage
 
 TOKENIZER_GROUPS = (
     ParamGroup(".*kernel", matrix="conv"),
@@ -275,7 +275,7 @@ def load_trained(
         )
     template = jax.eval_shape(network.init, jax.random.key(0))
     if groups and not ema:  # averages are always float32
-        template = narrow_shapes(template, find_storage(groups, template))
+        template = cast_shapes_to_storage(template, find_storage(groups, template))
     with Checkpointer(directory, read_only=True) as checkpointer:
         params = checkpointer.restore_params(template, use_ema=ema, step=step)
         step = decide(checkpointer.latest_step()) if step is None else step

@@ -22,10 +22,10 @@ from nbp.build import (
 from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.parallel import mesh
-from nbp.sampling.filtering import Filter, Guidance
+from nbp.sampling.filtering import Guidance, LogitsFilter
 from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Sampler
-from nbp.sampling.speculative import PLAIN_DECODING, Decoding, Jacobi, Relaxed
+from nbp.sampling.speculative import AUTOREGRESSIVE, Decoding, RelaxedJacobi, SpeculativeJacobi
 
 
 def make_sampling_mesh(config: Config) -> Mesh | None:
@@ -46,9 +46,9 @@ def load_sampler(
     workdir: Path,
     *,
     labels: Sequence[str],
-    filtering: Filter,
+    filtering: LogitsFilter,
     guidance: Guidance,
-    decoding: Decoding = PLAIN_DECODING,
+    decoding: Decoding = AUTOREGRESSIVE,
 ) -> tuple[Sampler, dict[str, Any]]:
     """The sampler of a trained workdir, and the provenance of its parameters."""
     tokenizer = make_tokenizer_network(config)
@@ -83,7 +83,7 @@ def load_sampler(
     return sampler, origin
 
 
-def make_drawing(config: Config, request: SampleRequest) -> tuple[Filter, Guidance]:
+def make_drawing(config: Config, request: SampleRequest) -> tuple[LogitsFilter, Guidance]:
     """Filters and guidance: the request's where it has them, else the configuration's."""
     default = config.sampling
 
@@ -92,7 +92,7 @@ def make_drawing(config: Config, request: SampleRequest) -> tuple[Filter, Guidan
 
     asked = request.schedules
     try:
-        filtering = Filter(
+        filtering = LogitsFilter(
             temperature=choose(request.temperature, default.temperature),
             top_k=choose(request.top_k, default.top_k),
             top_p=choose(request.top_p, default.top_p),
@@ -128,11 +128,11 @@ def make_decoding(config: Config, request: SampleRequest) -> Decoding:
     try:
         match chosen.decoding:
             case "plain":
-                return PLAIN_DECODING
+                return AUTOREGRESSIVE
             case "jacobi":
-                return Jacobi(**given)
+                return SpeculativeJacobi(**given)
             case "relaxed":
-                return Relaxed(levels, **given)
+                return RelaxedJacobi(levels, **given)
             case _ as never:
                 assert_never(never)
     except ValueError as error:

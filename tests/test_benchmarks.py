@@ -16,7 +16,7 @@ from benchmarks.tokenizer import count_pass_flops
 from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.nn.attention.reference import dense_attention
-from nbp.sampling.filtering import Filter
+from nbp.sampling.filtering import LogitsFilter
 from nbp.sampling.generate import generate_ids
 from tests.models.toy import draw_params, make_network
 
@@ -52,7 +52,7 @@ def test_the_naive_sampler_draws_what_ours_does():
         jnp.arange(2),
         known=known,
         given=4,
-        filtering=Filter(greedy=True),
+        filtering=LogitsFilter(greedy=True),
     )
     np.testing.assert_array_equal(naive, ours)
 

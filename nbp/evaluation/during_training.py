@@ -16,7 +16,7 @@ from nbp.build_sampling import choose_given_frames, make_drawing, take_examples
 from nbp.config.schema import Config
 from nbp.data.video.encoding import tile_clips
 from nbp.errors import ConfigError
-from nbp.evaluation.generation import ClipMaker, choose_labels_of, finish_clips
+from nbp.evaluation.generation import ClipGenerator, choose_labels_of, finish_clips
 from nbp.evaluation.real_clips import RealClips, choose_rule, open_clips
 from nbp.evaluation.score_generated import Reference, measure_reference
 from nbp.evaluation.score_reconstruction import Devices
@@ -152,7 +152,7 @@ class PeriodicScore:
             )
 
     @functools.cached_property
-    def _maker(self) -> ClipMaker:
+    def _maker(self) -> ClipGenerator:
         rule, protocol = self._protocol.generation, self._protocol
         assert rule is not None
         stride = self._config.tokenizer_spec.stride[0]
@@ -174,7 +174,7 @@ class PeriodicScore:
             real=lambda: self._reference.labels,
         )
         assert self._sampler is not None
-        return ClipMaker(
+        return ClipGenerator(
             self._sampler,
             protocol.seed,
             self._batch,

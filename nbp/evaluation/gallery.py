@@ -51,7 +51,7 @@ from typing import Any
 import numpy as np
 
 from nbp.data.video.encoding import write_video
-from nbp.evaluation.generation import ClipMaker
+from nbp.evaluation.generation import ClipGenerator
 from nbp.evaluation.real_clips import RealClips
 from nbp.evaluation.score_reconstruction import Codec
 from nbp.files import read_json, write_text
@@ -77,7 +77,7 @@ class Gallery:
     """
 
     protocol: str
-    maker: ClipMaker
+    maker: ClipGenerator
     codec: Codec
     real: RealClips | None
     label_names: Sequence[str]

@@ -56,7 +56,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class ClipMaker:
+class ClipGenerator:
     """Draws clips by their numbers, always `batch` at a time.
 
     labels: class id of each clip, None for none. conditions: clips whose first `given` latent
@@ -140,7 +140,7 @@ def choose_values(pixels: Float[np.ndarray, "*s"], values: Values) -> np.ndarray
 
 
 @dataclass(frozen=True)
-class ClipMeasure:
+class ClipScorer:
     """What one protocol keeps of generated clips.
 
     size: px at which they are scored. pixels: given frames at their start. tracker: checks the
@@ -249,7 +249,7 @@ def choose_labels_of(
     return np.arange(count) % classes
 
 
-def count_seconds(measures: Sequence[ClipMeasure]) -> Mapping[str, Any]:
+def count_seconds(measures: Sequence[ClipScorer]) -> Mapping[str, Any]:
     """Seconds of this run by part, summed over protocols that share their clips."""
     draw = max((m.seconds_of.get("draw", 0.0) for m in measures), default=0.0)
     features = sum(m.seconds_of.get("features", 0.0) for m in measures)

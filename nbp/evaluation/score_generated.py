@@ -20,8 +20,8 @@ from nbp import build, build_data
 from nbp.evaluation.chunk_store import CHUNK, SUM, Arrays, ChunkStore, fill_stores, hash_values
 from nbp.evaluation.generation import (
     AGREEMENTS,
-    ClipMaker,
-    ClipMeasure,
+    ClipGenerator,
+    ClipScorer,
     choose_labels_of,
     count_seconds,
     list_values,
@@ -139,7 +139,7 @@ class Generated:
     scores: dict[str, float]
     entries: dict[str, Any]
     arrays: Arrays
-    maker: ClipMaker
+    maker: ClipGenerator
     conditions: RealClips | None
     reference: Reference | None
     distances: np.ndarray | None
@@ -149,7 +149,7 @@ class MadeSet(NamedTuple):
     """One set of generated clips: its rows, how it was drawn, and its real set."""
 
     arrays: Arrays
-    maker: ClipMaker
+    maker: ClipGenerator
     speed: dict[str, Any]
     reference: Reference | None
 
@@ -230,7 +230,7 @@ def score_group(plans: Sequence[Plan], report: Report) -> list[Generated]:
         references = {i: find_reference(plans[i], sets[i], repeat, report) for i in active}
         first = longest if longest in active else active[0]
         lead, given = plans[first], conditions and conditions.of_repeat(repeat)
-        maker = ClipMaker(
+        maker = ClipGenerator(
             sampler,
             lead.seed + repeat,
             batch,
@@ -247,7 +247,7 @@ def score_group(plans: Sequence[Plan], report: Report) -> list[Generated]:
 
 
 def generate_set(
-    plans: Sequence[Plan], maker: ClipMaker, repeat: int, report: Report
+    plans: Sequence[Plan], maker: ClipGenerator, repeat: int, report: Report
 ) -> list[tuple[Arrays, dict[str, Any]]]:
     """The rows of all clips for each plan, from its chunks, and how long they took."""
     measures = [make_measure(plan) for plan in plans]
@@ -279,10 +279,10 @@ def open_store(plan: Plan, seed: int, repeat: int) -> ChunkStore:
     return ChunkStore.open(plan.request.cache_folder, kind, settings, count=plan.generated)
 
 
-def make_measure(plan: Plan) -> ClipMeasure:
+def make_measure(plan: Plan) -> ClipScorer:
     rule = plan.protocol.generation
     assert rule is not None
-    return ClipMeasure(
+    return ClipScorer(
         rule,
         size=plan.config.data.size,
         codes=plan.codec.codes,

@@ -77,12 +77,12 @@ class Recipe:
     """What distinguishes `paper` from `modern`.
 
     positions: `(plan, width, std, rngs=...)` -> module whose call gives [L, C].
-    scored: the ids that the head covers, from the vocabulary.
+    output_ids: the ids that the head covers, from the vocabulary.
     """
 
     parts: Parts
     positions: Callable[..., Any]
-    scored: Callable[[Vocabulary], range]
+    output_ids: Callable[[Vocabulary], range]
 
 
 def score_all(vocabulary: Vocabulary) -> range:
@@ -135,7 +135,7 @@ class Generator(nnx.Module):
         normal = nnx.initializers.normal(init.embedding)
         self.plan = plan
         self.vocabulary = vocabulary
-        self.scored = recipe.scored(vocabulary)
+        self.output_ids = recipe.output_ids(vocabulary)
         self.spec = spec
         self.padding = padding
         self.tokens = nnx.Param(
@@ -154,7 +154,7 @@ class Generator(nnx.Module):
         self.transformer = Transformer(spec, recipe.parts, rngs=rngs)
         self.head = make_linear(
             width,
-            len(self.scored),
+            len(self.output_ids),
             init.linear,
             spec.dtype,
             ("embed", "vocabulary"),
@@ -172,11 +172,11 @@ class Generator(nnx.Module):
     ) -> Float[Array, "b n v"]:
         """Teacher forcing: logits (float32) of every scored token, `plan.target_count` per clip.
 
-        Arguments as in `find_hidden`.
+        Arguments as in `hidden_states`.
         """
-        return self.predict(self.find_hidden(codes, prompt, null=null, key=key))
+        return self.predict(self.hidden_states(codes, prompt, null=null, key=key))
 
-    def find_hidden(
+    def hidden_states(
         self,
         codes: Int[Array, "b size"],
         prompt: Int[Array, "b p"] | None = None,
@@ -202,7 +202,7 @@ class Generator(nnx.Module):
 
     def targets(self, codes: Int[Array, "b size"]) -> Int[Array, "b n"]:
         """The class index, among the head's outputs, of each scored token."""
-        shift = self.vocabulary.code_offset - self.scored.start
+        shift = self.vocabulary.code_offset - self.output_ids.start
         return codes[:, self.plan.first :] + shift
 
     # Pieces shared with decoding ---------------------------------------------------------------
@@ -332,10 +332,10 @@ class GeneratorNetwork(Network[Generator]):
         label = batch["label"]
         return label[:, None] if self.texts is None else jnp.asarray(self.texts)[label]
 
-    def arrange(self, codes: Int[Array, "b T H W"]) -> Int[Array, "b size"]:
+    def to_sequence(self, codes: Int[Array, "b T H W"]) -> Int[Array, "b size"]:
         """Grids of codes in generation order."""
         return codes.reshape(codes.shape[0], -1)[:, self.plan.order]
 
-    def restore_grid(self, codes: Int[Array, "b size"]) -> Int[Array, "b T H W"]:
-        """The inverse of `arrange`."""
+    def to_grid(self, codes: Int[Array, "b size"]) -> Int[Array, "b T H W"]:
+        """The inverse of `to_sequence`."""
         return codes[:, self.plan.inverse_order].reshape(-1, *self.plan.grid.shape)

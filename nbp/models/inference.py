@@ -70,7 +70,7 @@ ROWS: dict[str, Axes] = {
 }
 
 
-class Stored(NamedTuple):
+class CacheEntry(NamedTuple):
     """Keys [b k L d] or values [b k d L] of one layer; int8 with a scale per head and position."""
 
     data: Array
@@ -80,8 +80,8 @@ class Stored(NamedTuple):
 class Cache(NamedTuple):
     """Keys and values of each layer, allocated for a number of positions, written in place."""
 
-    keys: list[Stored]
-    values: list[Stored]
+    keys: list[CacheEntry]
+    values: list[CacheEntry]
 
     @property
     def length(self) -> int:
@@ -96,7 +96,7 @@ class Cache(NamedTuple):
         )
 
 
-def lay_out(
+def pack(
     kernel: Float[Array, "i *o"], bias: Float[Array, "*o"] | None, dtype: Any, weights: WeightType
 ) -> Matrix:
     """A kernel [inputs, outputs...] of training as decoding reads it."""
@@ -119,14 +119,14 @@ def quantize(x: Array, *, axis: int) -> tuple[Array, Array]:
     return jnp.round(x / scale).astype(jnp.int8), jnp.squeeze(scale, axis)
 
 
-def lay_out_part(part: str, params: Mapping[str, Any], dtype: Any, weights: WeightType) -> Any:
+def pack_part(part: str, params: Mapping[str, Any], dtype: Any, weights: WeightType) -> Any:
     """A part of `DecodingLayer`, a `Norm` or a `Matrix`, from the parameters of a `Block`."""
     if part in ("norm1", "norm2"):
         return Norm(params["scale"], params["bias"])
-    return lay_out(params["kernel"], params.get("bias"), dtype, weights)
+    return pack(params["kernel"], params.get("bias"), dtype, weights)
 
 
-def find_part(part: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+def part_of(part: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
     """Where the parameters of a `Block` have it."""
     return params["mlp"][part] if part in ("up", "down") else params[part]
 
@@ -156,14 +156,14 @@ def put_on_mesh(values: PyTree, axes: PyTree, mesh: Mesh | None) -> PyTree:
 def run_layer(
     layer: DecodingLayer,
     x: Float[Array, "d b n"],
-    keys: Stored,
-    values: Stored,
+    keys: CacheEntry,
+    values: CacheEntry,
     *,
     heads: int,
     start: Array | int,
     k_end: Int[Array, "n"],
     key_mask: Bool[Array, "b m"] | None,
-) -> tuple[Float[Array, "d b n"], Stored, Stored]:
+) -> tuple[Float[Array, "d b n"], CacheEntry, CacheEntry]:
     """Positions `[start, start + n)` through one layer: what they add to the stream and the cache.
 
     key_mask: of as many keys as the cache has room for.
@@ -211,25 +211,27 @@ def score(head: Matrix, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:
     return logits if head.scale is None else logits * head.scale
 
 
-def write(stored: Stored, new: Float[Array, "b k r c"], start: Array | int, *, axis: int) -> Stored:
+def write(
+    stored: CacheEntry, new: Float[Array, "b k r c"], start: Array | int, *, axis: int
+) -> CacheEntry:
     """Puts positions `[start, ...)` into a cache, whose positions lie along `axis`, 2 or 3."""
     place: list[Array | int] = [0, 0, 0, 0]
     place[axis] = start
     if stored.scale is None:
         new = new.astype(stored.data.dtype)
-        return Stored(jax.lax.dynamic_update_slice(stored.data, new, place))
+        return CacheEntry(jax.lax.dynamic_update_slice(stored.data, new, place))
     integers, scale = quantize(new, axis=5 - axis)
-    return Stored(
+    return CacheEntry(
         jax.lax.dynamic_update_slice(stored.data, integers, place),
         jax.lax.dynamic_update_slice(stored.scale, scale, (0, 0, start)),
     )
 
 
-def _pad(stored: Stored, more: int, *, axis: int) -> Stored:
+def _pad(stored: CacheEntry, more: int, *, axis: int) -> CacheEntry:
     pads = [(0, 0)] * 4
     pads[axis] = (0, more)
     scale = None if stored.scale is None else jnp.pad(stored.scale, [(0, 0), (0, 0), (0, more)])
-    return Stored(jnp.pad(stored.data, pads), scale)
+    return CacheEntry(jnp.pad(stored.data, pads), scale)
 
 
 def choose_lengths(length: int) -> tuple[int, ...]:
@@ -242,15 +244,13 @@ def choose_lengths(length: int) -> tuple[int, ...]:
     return tuple(sorted({size for size in parts if size < length} | {length}))
 
 
-def lay_out_layers(
-    transformer: Transformer, weights: WeightType = "compute"
-) -> list[DecodingLayer]:
+def pack_layers(transformer: Transformer, weights: WeightType = "compute") -> list[DecodingLayer]:
     """The layers one by one as decoding reads them: a copy, once outside the loop of passes."""
     stacked, layers = nnx.to_pure_dict(nnx.state(transformer.layers)), []
     for i in range(transformer.spec.layers):
         params = jax.tree.map(lambda p, i=i: p[i], stacked)
         parts = {
-            part: lay_out_part(part, find_part(part, params), transformer.spec.dtype, weights)
+            part: pack_part(part, part_of(part, params), transformer.spec.dtype, weights)
             for part in DecodingLayer._fields
         }
         layers.append(DecodingLayer(**parts))
@@ -263,16 +263,16 @@ def make_cache(
     """An empty cache for `batch` samples of up to `length` positions. int8 adds scales."""
     dtype = spec.dtype if stored == "compute" else jnp.dtype(stored)
 
-    def make(*shape: int) -> Stored:
+    def make(*shape: int) -> CacheEntry:
         size = (batch, spec.heads, length)
         scale = jnp.zeros(size, jnp.float32) if dtype == jnp.int8 else None
-        return Stored(jnp.zeros((batch, spec.heads, *shape), dtype), scale)
+        return CacheEntry(jnp.zeros((batch, spec.heads, *shape), dtype), scale)
 
     layers, width = range(spec.layers), spec.head_width
     return Cache([make(length, width) for _ in layers], [make(width, length) for _ in layers])
 
 
-def extend(
+def forward_cached(
     transformer: Transformer,
     x: Float[Array, "b n d"],
     cache: Cache,
@@ -284,7 +284,7 @@ def extend(
 ) -> tuple[Float[Array, "b n d"], Cache]:
     """Runs positions `[start, start + n)`, writes them into the cache and attends within it.
 
-    `layers` is `lay_out_layers()`, taken once outside the loop over passes.
+    `layers` is `pack_layers()`, taken once outside the loop over passes.
     """
     keys, values = [], []
     mask = None if key_mask is None else key_mask[:, : cache.length]
@@ -305,7 +305,7 @@ def extend(
     return transformer.norm(jnp.moveaxis(x, 0, 2)), Cache(keys, values)
 
 
-class LaidOut(NamedTuple):
+class PackedParams(NamedTuple):
     """Parameters of a generator for decoding; `rest` is as in training."""
 
     rest: PyTree
@@ -313,7 +313,7 @@ class LaidOut(NamedTuple):
     head: Matrix
 
 
-class Decoder(NamedTuple):
+class InferenceModel(NamedTuple):
     """A generator, its layers and its head. `stored`: type of the cache."""
 
     model: Generator
@@ -325,7 +325,7 @@ class Decoder(NamedTuple):
         """An empty cache for `batch` clips of up to `length` positions."""
         return make_cache(self.model.spec, batch, length, stored=self.stored)
 
-    def extend(
+    def forward_cached(
         self,
         x: Float[Array, "b n d"],
         cache: Cache,
@@ -334,8 +334,8 @@ class Decoder(NamedTuple):
         k_end: Int[Array, "n"],
         key_mask: Bool[Array, "b m"] | None = None,
     ) -> tuple[Float[Array, "b n d"], Cache]:
-        """`extend` with these layers."""
-        return extend(
+        """The function of this name, with these layers."""
+        return forward_cached(
             self.model.transformer,
             x,
             cache,
@@ -346,35 +346,35 @@ class Decoder(NamedTuple):
         )
 
     def predict(self, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:
-        """Logits in float32 over `Generator.scored`."""
+        """Logits in float32 over `Generator.output_ids`."""
         return constrain(score(self.head, x), ("batch", None, "vocabulary"))
 
 
-def make_decoder(
+def make_inference_model(
     model: Generator, *, weights: WeightType = "compute", stored: CacheType = "compute"
-) -> Decoder:
+) -> InferenceModel:
     """The decoder of a generator; copies of its layers and its head are made, once."""
-    head = lay_out(model.head.kernel[...], None, model.spec.dtype, weights)
-    return Decoder(model, lay_out_layers(model.transformer, weights), head, stored)
+    head = pack(model.head.kernel[...], None, model.spec.dtype, weights)
+    return InferenceModel(model, pack_layers(model.transformer, weights), head, stored)
 
 
-def find_generator(model: Generator | Decoder) -> Generator:
+def generator_of(model: Generator | InferenceModel) -> Generator:
     """The generator itself."""
-    return model.model if isinstance(model, Decoder) else model
+    return model.model if isinstance(model, InferenceModel) else model
 
 
-def find_decoder(model: Generator | Decoder) -> Decoder:
+def inference_model_of(model: Generator | InferenceModel) -> InferenceModel:
     """The decoder itself, or one that is made of a generator."""
-    return model if isinstance(model, Decoder) else make_decoder(model)
+    return model if isinstance(model, InferenceModel) else make_inference_model(model)
 
 
-def lay_out_params(
+def pack_params(
     network: GeneratorNetwork,
     params: PyTree,
     *,
     weights: WeightType = "compute",
     mesh: Mesh | None = None,
-) -> LaidOut:
+) -> PackedParams:
     """Lays parameters out for decoding. They are deleted, so that this takes little memory.
 
     With a mesh each device gets its share of the heads, MLPs and vocabulary, and the rest whole.
@@ -385,39 +385,39 @@ def lay_out_params(
     rest["transformer"] = stack
 
     def make(part: str, values: PyTree) -> PyTree:
-        laid = lay_out_part(part, values, dtype, weights)
+        laid = pack_part(part, values, dtype, weights)
         return jax.block_until_ready(put_on_mesh(laid, name_axes(part, laid), mesh))
 
     parts: dict[str, list[PyTree]] = {}
     for part in DecodingLayer._fields:  # only one of them is in memory twice
-        values = find_part(part, blocks)
+        values = part_of(part, blocks)
         parts[part] = [make(part, jax.tree.map(lambda p, i=i: p[i], values)) for i in layers]
         _delete(values)
     laid_head = make("head", head)
     _delete(head)
     whole = jax.tree.map(lambda p: (None,) * p.ndim, rest)
-    return LaidOut(
+    return PackedParams(
         put_on_mesh(rest, whole, mesh),
         [DecodingLayer(**{part: parts[part][i] for part in parts}) for i in layers],
         laid_head,
     )
 
 
-def bind_decoder(
+def bind_inference_model(
     network: GeneratorNetwork,
-    params: PyTree | LaidOut,
+    params: PyTree | PackedParams,
     *,
     weights: WeightType = "compute",
     stored: CacheType = "compute",
-) -> Decoder:
+) -> InferenceModel:
     """The decoder of parameters; those of training are laid out within the program."""
-    if not isinstance(params, LaidOut):
-        return make_decoder(network.bind(params), weights=weights, stored=stored)
+    if not isinstance(params, PackedParams):
+        return make_inference_model(network.bind(params), weights=weights, stored=stored)
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     layers = {"layers": shapes["transformer"]["layers"]}
     transformer = {**params.rest["transformer"], **layers}
     model = network.bind({**params.rest, "transformer": transformer, "head": shapes["head"]})
-    return Decoder(model, params.layers, params.head, stored)
+    return InferenceModel(model, params.layers, params.head, stored)
 
 
 def _delete(params: PyTree) -> None:

@@ -79,9 +79,6 @@ def pick(
     return depth * COLUMNS + column, _take(cut(rows.logits), depth)
 
 
-# The k-th largest logit --------------------------------------------------------------------------
-
-
 def enclose(logits: Float[Array, "r v"], rows: Rows, k: int) -> Bracket:
     """A narrow bracket of the k-th largest of v logits; a closed one where k is v."""
     r, v = logits.shape
@@ -97,10 +94,10 @@ def enclose(logits: Float[Array, "r v"], rows: Rows, k: int) -> Bracket:
     first = min(size - 1, max(0, math.floor(size * share - spread)))
     last = min(size - 1, max(0, math.ceil(size * share + spread)))
     guess = (sample[:, first], sample[:, last])
-    return narrow(rows, widest, k, jnp.ones(r, bool), guess=guess, passes=COUNTS)
+    return tighten_bracket(rows, widest, k, jnp.ones(r, bool), guess=guess, passes=COUNTS)
 
 
-def narrow(
+def tighten_bracket(
     rows: Rows,
     bracket: Bracket,
     k: int,
@@ -186,9 +183,6 @@ def _from_key(key: Int[Array, "r"]) -> Float[Array, "r"]:
     size = jnp.abs(key)
     size = jax.lax.bitcast_convert_type(jnp.where(size > 0, size + _SUBNORMAL, 0), jnp.float32)
     return jnp.where(key < 0, -size, size)
-
-
-# Small pieces ------------------------------------------------------------------------------------
 
 
 def _find(weights: Float[Array, "r m"], target: Float[Array, "r"]) -> Int[Array, "r"]:

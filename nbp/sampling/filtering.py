@@ -92,12 +92,11 @@ class Guidance:
 
 UNGUIDED = Guidance()
 
-
 COLDEST, HOTTEST = 1e-3, 1e3  # temperatures
 
 
 @dataclass(frozen=True)
-class Filter:
+class LogitsFilter:
     """How logits become a distribution to draw from.
 
     temperature: divides the logits, in [0.001, 1000]: so float32 holds what comes out.
@@ -186,7 +185,7 @@ def _find_largest(logits: Float[Array, "b n v"]) -> tuple[Int[Array, "b n"], Boo
     return largest, jnp.isfinite(value)
 
 
-PLAIN = Filter()  # the model's own distribution
+PLAIN = LogitsFilter()  # the model's own distribution
 
 
 def keep_top_k(logits: Float[Array, "*b v"], k: int) -> Float[Array, "*b v"]:

@@ -15,13 +15,19 @@ import jax.numpy as jnp
 
 from nbp.layout import Phase, Schedule
 from nbp.models.generator import Generator
-from nbp.models.inference import Cache, Decoder, choose_lengths, find_decoder, find_generator
-from nbp.sampling.filtering import PLAIN, UNGUIDED, Filter, Guidance
+from nbp.models.inference import (
+    Cache,
+    InferenceModel,
+    choose_lengths,
+    generator_of,
+    inference_model_of,
+)
+from nbp.sampling.filtering import PLAIN, UNGUIDED, Guidance, LogitsFilter
 from nbp.shapes import Array, Bool, Float, Int
 
 
 def generate(
-    model: Generator | Decoder,
+    model: Generator | InferenceModel,
     key: Array,
     sample_ids: Int[Array, "b"],
     *,
@@ -29,7 +35,7 @@ def generate(
     null: Bool[Array, "b"] | None = None,
     known: Int[Array, "b size"] | None = None,
     given: int = 0,
-    filtering: Filter = PLAIN,
+    filtering: LogitsFilter = PLAIN,
     guidance: Guidance = UNGUIDED,
 ) -> Int[Array, "b size"]:
     """Draws clips; pure, to be jitted with everything but the arrays static.
@@ -52,18 +58,18 @@ def generate(
 
 
 def generate_checked(
-    model: Generator | Decoder, key: Array, sample_ids: Int[Array, "b"], **options: Any
+    model: Generator | InferenceModel, key: Array, sample_ids: Int[Array, "b"], **options: Any
 ) -> tuple[Int[Array, "b size"], Bool[Array, "b"]]:
     """As `generate`, and which clips were drawn from finite logits in all passes.
 
     The others are no samples. Nothing is looked at twice for this: drawing tells.
     """
     ids, finite = _generate(model, key, sample_ids, **options)
-    return clip_codes(find_generator(model), ids), finite
+    return clip_codes(generator_of(model), ids), finite
 
 
 def generate_ids(
-    model: Generator | Decoder,
+    model: Generator | InferenceModel,
     key: Array,
     sample_ids: Int[Array, "b"],
     *,
@@ -71,7 +77,7 @@ def generate_ids(
     null: Bool[Array, "b"] | None = None,
     known: Int[Array, "b size"] | None = None,
     given: int = 0,
-    filtering: Filter = PLAIN,
+    filtering: LogitsFilter = PLAIN,
     guidance: Guidance = UNGUIDED,
 ) -> Int[Array, "b size"]:
     """As `generate`, but the vocabulary ids as they were drawn and fed back."""
@@ -81,7 +87,7 @@ def generate_ids(
 
 
 def _generate(
-    model: Generator | Decoder,
+    model: Generator | InferenceModel,
     key: Array,
     sample_ids: Array,
     *,
@@ -89,10 +95,10 @@ def _generate(
     null: Array | None = None,
     known: Array | None = None,
     given: int = 0,
-    filtering: Filter = PLAIN,
+    filtering: LogitsFilter = PLAIN,
     guidance: Guidance = UNGUIDED,
 ) -> tuple[Int[Array, "b size"], Bool[Array, "b"]]:
-    run = make_run(
+    run = make_generation(
         model,
         key,
         sample_ids,
@@ -114,22 +120,22 @@ def clip_codes(model: Generator, ids: Int[Array, "b size"]) -> Int[Array, "b siz
     return jnp.clip(ids - vocabulary.code_offset, 0, vocabulary.codes - 1)
 
 
-def make_run(
-    model: Generator | Decoder,
+def make_generation(
+    model: Generator | InferenceModel,
     key: Array,
     sample_ids: Int[Array, "b"],
     *,
     prompt: Int[Array, "b p"] | None,
     null: Bool[Array, "b"] | None,
     given: int,
-    filtering: Filter,
+    filtering: LogitsFilter,
     guidance: Guidance,
-) -> "Run":
+) -> "Generation":
     """One generation of the arguments of `generate`, before its first pass."""
-    decoder = find_decoder(model)
+    decoder = inference_model_of(model)
     plan, batch = decoder.model.plan, sample_ids.shape[0]
     guided = guidance.scale != 0.0 and plan.prompt_length > 0
-    return Run(
+    return Generation(
         decoder=decoder,
         schedule=plan.schedule(given),
         keys=jax.vmap(functools.partial(jax.random.fold_in, key))(sample_ids),
@@ -158,15 +164,15 @@ def _find_room(lengths: Sequence[int], positions: int) -> int:
 
 
 @dataclass(frozen=True)
-class Run:
+class Generation:
     """What stays the same over the passes of one generation."""
 
-    decoder: Decoder
+    decoder: InferenceModel
     schedule: Schedule
     keys: Array
     prompt: Array | None
     null: Array | None
-    filtering: Filter
+    filtering: LogitsFilter
     guidance: Guidance
 
     @property
@@ -252,13 +258,13 @@ class Run:
         rows = _double(ids) if self.guidance.scale else ids
         x = model.embed(model.input_table(rows, self.prompt), start, fed, null=self.null)
         hidden = model.key_mask(self.prompt, self.null)
-        x, cache = self.decoder.extend(x, cache, start=start, k_end=k_end, key_mask=hidden)
+        x, cache = self.decoder.forward_cached(x, cache, start=start, k_end=k_end, key_mask=hidden)
         logits = self.guide(self.decoder.predict(x[:, fed - drawn :]), index)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, index)
         passes = self.schedule.passes
         drawn_tokens = self.filtering.draw(keys, logits, index=index, passes=passes)
         finite = (drawn_tokens >= 0).all(1)
-        new = jnp.maximum(drawn_tokens, 0) + model.scored.start
+        new = jnp.maximum(drawn_tokens, 0) + model.output_ids.start
         token = start + fed - drawn - plan.prompt_length + plan.first
         ids = jax.lax.dynamic_update_slice(ids, new.astype(ids.dtype), (0, token))
         return ids, cache, finite

@@ -35,7 +35,7 @@ import numpy as np
 from nbp.layout import SequencePlan
 from nbp.models.inference import Cache
 from nbp.models.tokenizer_streaming import decode_step
-from nbp.sampling.generate import clip_codes, make_run
+from nbp.sampling.generate import clip_codes, make_generation
 from nbp.sampling.sampler import Batch, Sampler, make_key
 from nbp.shapes import Array, Bool, Clips, Int, PyTree, UInt8
 
@@ -156,11 +156,11 @@ class Rollout:
             now = dataclasses.replace(batch, known=known)
             drawn = sampler.run(sampler.draw_program(given), window_key(key, window), now)
             sampler.check(drawn.finite, batch)
-            grid = sampler.generator.restore_grid(drawn.codes)
+            grid = sampler.generator.to_grid(drawn.codes)
             videos = np.asarray(sampler.decode(sampler.tokenizer_params, grid))
             yield videos[:, shown if old else 0 :], np.asarray(grid, np.int32)[:, old:]
             codes = sampler.encode(sampler.tokenizer_params, videos[:, -shown:])
-            known = sampler.generator.arrange(self._fill(codes))
+            known = sampler.generator.to_sequence(self._fill(codes))
             given, old, window = self.plan.tokens_of_frames(keep), keep, window + 1
 
     def _move_codes(
@@ -184,16 +184,16 @@ class Rollout:
                 found = sampler.run(sampler.draw_program(given), keys, now)
                 drawn, finite = found.codes, found.finite
             sampler.check(finite, batch)
-            grid = np.asarray(sampler.generator.restore_grid(drawn), np.int32)
+            grid = np.asarray(sampler.generator.to_grid(drawn), np.int32)
             yield decoder.decode(grid[:, old:]), grid[:, old:]
             kept = np.concatenate([grid[:, :held], grid[:, grid.shape[1] - keep + held :]], axis=1)
-            known = sampler.generator.arrange(self._fill(kept))
+            known = sampler.generator.to_sequence(self._fill(kept))
             given, old, window = self.plan.tokens_of_frames(keep), keep, window + 1
 
     @property
     def _draws_codes_only(self) -> bool:
         generator = self.sampler.generator
-        scored = generator.recipe.scored(generator.vocabulary)
+        scored = generator.recipe.output_ids(generator.vocabulary)
         return scored.start >= generator.vocabulary.code_offset
 
     @property
@@ -228,7 +228,7 @@ class Rollout:
         ) -> tuple[Int[Array, "b size"], Cache, Bool[Array, "b"]]:
             prompt, null = sampler.condition(ids, labels)
             decoder = sampler.bind(params)
-            run = make_run(
+            run = make_generation(
                 decoder,
                 key,
                 ids,

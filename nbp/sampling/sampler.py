@@ -18,17 +18,17 @@ from nbp.errors import NonFiniteError
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.inference import (
     CacheType,
-    Decoder,
+    InferenceModel,
     WeightType,
-    bind_decoder,
-    lay_out_params,
+    bind_inference_model,
+    pack_params,
     put_on_mesh,
 )
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.parallel.axes import RULES, count_parts
-from nbp.sampling.filtering import PLAIN, UNGUIDED, Filter, Guidance
+from nbp.sampling.filtering import PLAIN, UNGUIDED, Guidance, LogitsFilter
 from nbp.sampling.finite import check_parameters
-from nbp.sampling.speculative import PLAIN_DECODING, Decoding, Drawn
+from nbp.sampling.speculative import AUTOREGRESSIVE, Decoding, GenerationOutput
 from nbp.shapes import Array, Bool, Clips, Int, PyTree
 
 SEEDS = 2**32
@@ -89,9 +89,9 @@ class Sampler:
     generator_params: PyTree
     tokenizer: TokenizerNetwork
     tokenizer_params: PyTree
-    filtering: Filter = PLAIN
+    filtering: LogitsFilter = PLAIN
     guidance: Guidance = UNGUIDED
-    decoding: Decoding = PLAIN_DECODING
+    decoding: Decoding = AUTOREGRESSIVE
     batch: int = 32
     weights: WeightType = "compute"
     cache: CacheType = "compute"
@@ -140,7 +140,7 @@ class Sampler:
         ):
             drawn = self.run(self.draw_program(given), make_key(seed), batch, params=params)
             self.check(drawn.finite, batch, params=params)
-            grid = self.generator.restore_grid(drawn.codes)
+            grid = self.generator.to_grid(drawn.codes)
             videos.append(np.asarray(self.decode(self.tokenizer_params, grid))[: batch.keep])
             tokens.append(np.asarray(grid, np.int32)[: batch.keep])
             passes.append(np.asarray(drawn.passes, np.int32)[: batch.keep])
@@ -173,7 +173,7 @@ class Sampler:
             known = self.put(np.asarray(grids[rows], np.int32))
             if clips is not None:
                 known = self.encode(self.tokenizer_params, self.put(clips[rows]))
-            known = self.generator.arrange(known)
+            known = self.generator.to_sequence(known)
             label_rows = None
             if labels is not None:
                 label_rows = self.put(np.asarray(labels, np.int32)[rows])
@@ -202,7 +202,7 @@ class Sampler:
 
     def laid_out(self) -> "Sampler":
         """The same for sampling alone, in half the memory; this one's parameters are gone."""
-        params = lay_out_params(
+        params = pack_params(
             self.generator, self.generator_params, weights=self.weights, mesh=self.mesh
         )
         tokenizer = self.tokenizer_params
@@ -210,9 +210,9 @@ class Sampler:
         tokenizer = put_on_mesh(tokenizer, whole, self.mesh)
         return dataclasses.replace(self, generator_params=params, tokenizer_params=tokenizer)
 
-    def bind(self, params: PyTree) -> Decoder:
+    def bind(self, params: PyTree) -> InferenceModel:
         """The generator for `nbp.sampling.generate`, within a program."""
-        return bind_decoder(self.generator, params, weights=self.weights, stored=self.cache)
+        return bind_inference_model(self.generator, params, weights=self.weights, stored=self.cache)
 
     def _round_up(self, batch: int) -> int:
         """The next size that the devices divide."""
@@ -241,7 +241,7 @@ class Sampler:
 
         def draw(
             params: PyTree, key: Array, ids: Array, labels: Array | None, known: Array
-        ) -> Drawn:
+        ) -> GenerationOutput:
             prompt, null = self.condition(ids, labels)
             return self.decoding(
                 self.bind(params),

@@ -23,16 +23,16 @@ import numpy as np
 
 from nbp.layout import Phase
 from nbp.models.generator import Generator
-from nbp.models.inference import Decoder, find_decoder, find_generator
+from nbp.models.inference import InferenceModel, generator_of, inference_model_of
 from nbp.sampling.brackets import COLUMNS, Rows, pick, sum_columns
-from nbp.sampling.filtering import PLAIN, UNGUIDED, Filter, Guidance
+from nbp.sampling.filtering import PLAIN, UNGUIDED, Guidance, LogitsFilter
 from nbp.sampling.generate import generate_checked
 from nbp.shapes import Array, Bool, Float, Int
 
 Relax = Callable[[Array, Array], Array]  # (target, law of the draft) -> the target to use instead
 
 
-class Drawn(NamedTuple):
+class GenerationOutput(NamedTuple):
     """Codes in generation order, and the passes that each clip took.
 
     All codes are -1 of a clip that is no sample: its logits were not finite numbers in all passes.
@@ -42,7 +42,7 @@ class Drawn(NamedTuple):
     passes: Int[Array, "b"]
 
     @classmethod
-    def of(cls, codes: Array, passes: Array, finite: Bool[Array, "b"]) -> "Drawn":
+    def of(cls, codes: Array, passes: Array, finite: Bool[Array, "b"]) -> "GenerationOutput":
         """Marks the clips that are not `finite`."""
         return cls(jnp.where(finite[:, None], codes, -1), passes)
 
@@ -70,7 +70,7 @@ class State(NamedTuple):
 
 
 def decode_ahead(
-    model: Generator | Decoder,
+    model: Generator | InferenceModel,
     key: Array,
     sample_ids: Int[Array, "b"],
     *,
@@ -81,9 +81,9 @@ def decode_ahead(
     null: Bool[Array, "b"] | None = None,
     known: Int[Array, "b size"] | None = None,
     given: int = 0,
-    filtering: Filter = PLAIN,
+    filtering: LogitsFilter = PLAIN,
     guidance: Guidance = UNGUIDED,
-) -> Drawn:
+) -> GenerationOutput:
     """Draws clips in at most as many passes as the plan has; pure, as `nbp.sampling.generate`.
 
     Args:
@@ -93,7 +93,7 @@ def decode_ahead(
       relax: what a draft is held against instead of its distribution; None is exact.
       The others: see `nbp.sampling.generate.generate`.
     """
-    decoder = find_decoder(model)
+    decoder = inference_model_of(model)
     plan, vocabulary = decoder.model.plan, decoder.model.vocabulary
     phases = plan.phases(given)
     batch = sample_ids.shape[0]
@@ -124,19 +124,19 @@ def decode_ahead(
         )
         index += phase.count
     codes = jnp.clip(ids - vocabulary.code_offset, 0, vocabulary.codes - 1)
-    return Drawn.of(codes, *counts[1:])
+    return GenerationOutput.of(codes, *counts[1:])
 
 
 @dataclass(frozen=True)
 class _Run:
     """What stays the same over the passes of one generation. count: passes of the plan."""
 
-    decoder: Decoder
+    decoder: InferenceModel
     count: int
     keys: Array
     prompt: Array | None
     null: Array | None
-    filtering: Filter
+    filtering: LogitsFilter
     guidance: Guidance
     guided: bool
     coupled: bool
@@ -162,7 +162,7 @@ class _Run:
         whatever the logits are, so that there are at most as many as the plan has.
         """
         width = min(window, phase.count) * phase.width
-        law = jnp.zeros((ids.shape[0], width, len(self.model.scored)), jnp.float32)
+        law = jnp.zeros((ids.shape[0], width, len(self.model.output_ids)), jnp.float32)
         state = State(ids, cache, law, counts[0], *counts)
         advance = functools.partial(self.advance, phase=phase, index=index)
         if index == 0:  # the queries before the first drawn token come along
@@ -178,7 +178,7 @@ class _Run:
         The window of a clip begins at its first token that is not final, and at the end of the
         phase earlier, such that all windows are of one width.
         """
-        plan, scored = self.model.plan, self.model.scored
+        plan, scored = self.model.plan, self.model.output_ids
         n = state.law.shape[1]
         begin = phase.start - plan.prompt_length + plan.first  # tokens of this phase
         end = begin + phase.width * phase.count
@@ -213,7 +213,7 @@ class _Run:
             kept &= ~behind
             law = jnp.where(behind[..., None], 0.0, law)
             target = jnp.where(behind[..., None], plain, target)
-        new = draw_weighted(uniform[:, 1], find_rest(target, law)) + scored.start
+        new = draw_weighted(uniform[:, 1], residual(target, law)) + scored.start
         ids = _put(ids, jnp.where(kept, drafts, new).astype(ids.dtype), base)
         done = base + complete * phase.width
         passes = state.passes + (state.done < end)
@@ -239,7 +239,7 @@ class _Run:
             if self.guided:
                 nulls = jnp.array([False, True])
             x = model.embed(model.input_table(rows, prompts), start, fed, null=nulls)
-            x, cache = self.decoder.extend(
+            x, cache = self.decoder.forward_cached(
                 x,
                 cache,
                 start=start,
@@ -288,7 +288,7 @@ def accept(
     return (drafted > 0) & (uniform * drafted < read(target))
 
 
-def find_rest(target: Float[Array, "b n v"], law: Float[Array, "b n v"]) -> Float[Array, "b n v"]:
+def residual(target: Float[Array, "b n v"], law: Float[Array, "b n v"]) -> Float[Array, "b n v"]:
     """Weights that a token is drawn from when its draft was not kept; they need not sum to 1."""
     rest = jnp.maximum(target - law, 0.0)
     # Equal distributions reject by rounding alone; then any draw from the target will do.
@@ -385,24 +385,32 @@ class Decoding(Protocol):
     """`(model, key, sample_ids, **options) -> Drawn`; the options are those of `generate`."""
 
     def __call__(
-        self, model: Generator | Decoder, key: Array, sample_ids: Int[Array, "b"], **options: Any
-    ) -> Drawn: ...
+        self,
+        model: Generator | InferenceModel,
+        key: Array,
+        sample_ids: Int[Array, "b"],
+        **options: Any,
+    ) -> GenerationOutput: ...
 
 
 @dataclass(frozen=True)
-class Plain:
+class Autoregressive:
     """The passes of the plan."""
 
     def __call__(
-        self, model: Generator | Decoder, key: Array, sample_ids: Int[Array, "b"], **options: Any
-    ) -> Drawn:
+        self,
+        model: Generator | InferenceModel,
+        key: Array,
+        sample_ids: Int[Array, "b"],
+        **options: Any,
+    ) -> GenerationOutput:
         codes, finite = generate_checked(model, key, sample_ids, **options)
-        passes = find_generator(model).plan.passes(options.get("given", 0))
-        return Drawn.of(codes, jnp.full(sample_ids.shape, passes, jnp.int32), finite)
+        passes = generator_of(model).plan.passes(options.get("given", 0))
+        return GenerationOutput.of(codes, jnp.full(sample_ids.shape, passes, jnp.int32), finite)
 
 
 @dataclass(frozen=True)
-class Jacobi:
+class SpeculativeJacobi:
     """Speculative Jacobi decoding: the same distribution as `Plain` (`nbp.sampling.speculative`).
 
     window: passes of the plan that one pass looks at. 1 draws as the plan does.
@@ -417,15 +425,19 @@ class Jacobi:
             raise ValueError(f"window {self.window}: a pass looks at 1 pass of the plan or more")
 
     def __call__(
-        self, model: Generator | Decoder, key: Array, sample_ids: Int[Array, "b"], **options: Any
-    ) -> Drawn:
+        self,
+        model: Generator | InferenceModel,
+        key: Array,
+        sample_ids: Int[Array, "b"],
+        **options: Any,
+    ) -> GenerationOutput:
         return decode_ahead(
             model, key, sample_ids, window=self.window, coupled=self.coupled, **options
         )
 
 
 @dataclass(frozen=True)
-class Relaxed:
+class RelaxedJacobi:
     """`Jacobi` that also keeps drafts for the sake of codes near them (idea: arXiv 2410.03355).
 
     levels: of the digits of a code (`nbp.sampling.speculative.NearCodes`). radius: how far, in
@@ -439,23 +451,27 @@ class Relaxed:
     delta: float = 0.1
 
     def __post_init__(self) -> None:
-        Jacobi(self.window)
+        SpeculativeJacobi(self.window)
         NearCodes(self.levels, self.radius)
         if not 0 <= self.delta <= 1:
             raise ValueError(f"delta {self.delta}: a share of a distribution, 0 (exact) to 1")
 
     def __call__(
-        self, model: Generator | Decoder, key: Array, sample_ids: Int[Array, "b"], **options: Any
-    ) -> Drawn:
+        self,
+        model: Generator | InferenceModel,
+        key: Array,
+        sample_ids: Int[Array, "b"],
+        **options: Any,
+    ) -> GenerationOutput:
         """Raises ValueError where the levels do not give the model's codes."""
-        generator = find_generator(model)
+        generator = generator_of(model)
         near, codes = NearCodes(self.levels, self.radius), generator.vocabulary.codes
         if near.codes != codes:
             raise ValueError(
                 f"levels {self.levels} give {near.codes} codes, but this model has {codes}"
             )
         first = (
-            generator.vocabulary.code_offset - generator.scored.start
+            generator.vocabulary.code_offset - generator.output_ids.start
         )  # special and prompt ids before
 
         def relax(target: Array, law: Array) -> Array:
@@ -465,4 +481,4 @@ class Relaxed:
         return decode_ahead(model, key, sample_ids, window=self.window, relax=relax, **options)
 
 
-PLAIN_DECODING = Plain()
+AUTOREGRESSIVE = Autoregressive()

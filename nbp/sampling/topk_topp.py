@@ -13,10 +13,10 @@ from nbp.sampling.brackets import (
     Rows,
     enclose,
     make_rows,
-    narrow,
     pick,
     spread,
     sum_columns,
+    tighten_bracket,
 )
 from nbp.shapes import Array, Bool, Float, Int
 
@@ -47,7 +47,7 @@ def draw_filtered(
     Args:
       keys: a random key per sample; its draws depend on its own key and logits alone.
       logits: float32; one with -inf is never drawn.
-      top_k, top_p: see `nbp.sampling.filtering.Filter`.
+      top_k, top_p: see `nbp.sampling.filtering.LogitsFilter`.
 
     Returns: -1 where there is no distribution: with NaN or inf among the logits, or only -inf.
     """
@@ -138,7 +138,7 @@ def _settle(rows: Rows, state: _State, k: int, p: float) -> _State:
     unknown = ~jnp.stack([kept, left, state.accepted]).any(0)
 
     def close() -> tuple[Array, Bracket, Array]:
-        closed = narrow(rows, state.bracket, k, unknown, guess=None)
+        closed = tighten_bracket(rows, state.bracket, k, unknown, guess=None)
         weight = sum_columns(rows, rows.logits >= spread(closed.low)).sum(-1)
         return decide(closed, weight)[0], closed, weight
 
@@ -181,7 +181,7 @@ def filter_probabilities(
     rows = make_rows(flat)
     if 0 < top_k < v:
         finite = jnp.isfinite(rows.top)  # others have no k-th largest to be looked for
-        bracket = narrow(rows, enclose(flat, rows, top_k), top_k, finite, guess=None)
+        bracket = tighten_bracket(rows, enclose(flat, rows, top_k), top_k, finite, guess=None)
         kept = rows.logits >= bracket.low[:, None, None]
         rows = rows._replace(weights=jnp.where(kept, rows.weights, 0.0))
     weights = keep_nucleus(rows, top_p) if top_p < 1 else rows.weights

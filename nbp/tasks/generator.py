@@ -24,7 +24,7 @@ from nbp.training.optimizer import (
     find_storage,
     make_optimizer,
 )
-from nbp.training.param_storage import narrow
+from nbp.training.param_storage import cast_to_storage
 from nbp.training.state import TrainState
 
 
@@ -67,9 +67,9 @@ class GeneratorTask:
         params = self.network.init(key)
         storage = find_storage(self.optimizer.groups, params)
         state = start_state(params, self.optimizer)
-        return dataclasses.replace(state, params=narrow(params, storage))
+        return dataclasses.replace(state, params=cast_to_storage(params, storage))
 
-    def find_codes(self, frozen: PyTree, batch: Mapping[str, Array]) -> Int[Array, "b T H W"]:
+    def codes(self, frozen: PyTree, batch: Mapping[str, Array]) -> Int[Array, "b T H W"]:
         """The codes of a batch: those it holds, else those of its clips."""
         if "codes" in batch:
             return batch["codes"].astype(jnp.int32)
@@ -84,7 +84,7 @@ class GeneratorTask:
             params: PyTree, batch: Mapping[str, Array], key: Array
         ) -> tuple[Array, dict[str, Array]]:
             null_key, drop_key = jax.random.split(key)
-            codes = self.network.arrange(self.find_codes(frozen, batch))
+            codes = self.network.to_sequence(self.codes(frozen, batch))
             prompt = self.network.prompt(batch)
             null = None
             if prompt is not None:
@@ -98,8 +98,8 @@ class GeneratorTask:
         self, params: PyTree, frozen: PyTree, batch: Mapping[str, Array]
     ) -> tuple[dict[str, Array], Int[Array, "b T H W"]]:
         """The step's measures without dropout or null conditions, and the codes of the clips."""
-        grids = self.find_codes(frozen, batch)
-        codes = self.network.arrange(grids)
+        grids = self.codes(frozen, batch)
+        codes = self.network.to_sequence(grids)
         model, prompt = self.network.bind(params), self.network.prompt(batch)
         loss, metrics = score(model, codes, prompt, tokens=self.loss_tokens)
         return {"loss": loss, **metrics}, grids
@@ -115,7 +115,7 @@ def score(
     tokens: int = 1024,
 ) -> tuple[Array, dict[str, Array]]:
     """Loss in nats per scored token, and its companions (accuracies are shares 0..1)."""
-    hidden = model.find_hidden(codes, prompt, null=null, key=key)
+    hidden = model.hidden_states(codes, prompt, null=null, key=key)
     kernel = model.head.kernel[...]
     scores = chunked_cross_entropy(hidden, kernel, model.targets(codes), tokens=tokens)
     return scores.loss, {

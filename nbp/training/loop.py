@@ -27,7 +27,7 @@ from nbp.training.goodput import Goodput, Profiler, check_steps
 from nbp.training.guards import Alarm, Guards, GuardSpec, leave_out_non_finite
 from nbp.training.metrics import MetricsWriter, WindowMeter
 from nbp.training.preemption import StopSignals
-from nbp.training.rollback import Recovery, list_examples
+from nbp.training.rollback import RollbackManager, list_examples
 from nbp.training.state import TrainState, count_parameters
 from nbp.training.task import Evaluator, Stream, Task
 
@@ -107,7 +107,7 @@ def run(
     """
     check_batch(spec.global_batch, mesh)
     with jax.set_mesh(mesh), StopSignals() as stop:
-        recovery = Recovery(
+        recovery = RollbackManager(
             task,
             checkpointer,
             writer=writer,

@@ -24,16 +24,16 @@ Storage = Literal["float32", "master", "stochastic"]
 SEED = 0xBF16  # of the rounding; folded with the step, so that a resumed run rounds alike
 
 
-def narrow(params: PyTree, storage: PyTree) -> PyTree:
+def cast_to_storage(params: PyTree, storage: PyTree) -> PyTree:
     """Float32 parameters in the type of their storage, rounded to the nearest."""
     return jax.tree.map(
         lambda p, kind: p if kind == "float32" else p.astype(jnp.bfloat16), params, storage
     )
 
 
-def narrow_shapes(shapes: PyTree, storage: PyTree) -> PyTree:
+def cast_shapes_to_storage(shapes: PyTree, storage: PyTree) -> PyTree:
     """`narrow` for `jax.ShapeDtypeStruct`s."""
-    return jax.eval_shape(lambda params: narrow(params, storage), shapes)
+    return jax.eval_shape(lambda params: cast_to_storage(params, storage), shapes)
 
 
 def round_update(params: PyTree, storage: PyTree, step: Array) -> PyTree:
@@ -43,7 +43,11 @@ def round_update(params: PyTree, storage: PyTree, step: Array) -> PyTree:
 
     def round_leaf(leaf: Array, kind: Storage) -> Array:
         own_key = jax.random.fold_in(key, next(count))
-        return round_stochastically(leaf, own_key) if kind == "stochastic" else narrow(leaf, kind)
+        return (
+            round_stochastically(leaf, own_key)
+            if kind == "stochastic"
+            else cast_to_storage(leaf, kind)
+        )
 
     return jax.tree.map(round_leaf, params, storage)
 

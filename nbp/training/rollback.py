@@ -55,7 +55,7 @@ class Rollback:
     discard: tuple[int, ...] = ()
 
 
-class Recovery:
+class RollbackManager:
     """Finds the state to go on with.
 
     Args:

@@ -21,7 +21,7 @@ from nbp.errors import ConfigError
 from nbp.flags import Parser, Real, Whole
 from nbp.sample import choose_labels
 from nbp.sample_files import Files, find_earlier, write_samples
-from nbp.sampling.filtering import Filter, Guidance
+from nbp.sampling.filtering import Guidance, LogitsFilter
 from nbp.sampling.request import GUIDANCE, TEMPERATURE, SampleRequest, ScheduleRequest, add_flags
 from nbp.sampling.sampler import Samples
 from nbp.workdir import adopt_config, save_labels
@@ -232,7 +232,7 @@ def test_no_number_is_without_a_range():
 
 def test_the_ranges_of_flags_are_those_of_the_library():
     for value in (TEMPERATURE.low, TEMPERATURE.high):
-        assert Filter(temperature=value, temperature_end=value).temperature == value
+        assert LogitsFilter(temperature=value, temperature_end=value).temperature == value
         config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, "sampling.temperature": f"{value}"})
         assert make_drawing(config, SampleRequest(1))[0].temperature == value
     assert Guidance(GUIDANCE.high).scale == GUIDANCE.high
@@ -240,7 +240,7 @@ def test_the_ranges_of_flags_are_those_of_the_library():
     bad.append({"temperature_end": 1e300})
     for options in bad:
         with pytest.raises(ValueError, match="must be from 0.001 to 1000"):
-            Filter(**options)
+            LogitsFilter(**options)
     for scale in (math.nan, math.inf, -math.inf, 1e300):
         with pytest.raises(ValueError, match="guidance"):
             Guidance(scale)
@@ -387,10 +387,10 @@ def test_schedules_come_from_flags_else_from_the_configuration():
     config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, **changes})
     filtering, guidance = make_drawing(config, SampleRequest(1))
     assert guidance == Guidance(2.0, "ramp", 0.0, 0.5)
-    assert filtering == Filter(1.2, top_p=0.8, temperature_end=0.8)
+    assert filtering == LogitsFilter(1.2, top_p=0.8, temperature_end=0.8)
     asked = ScheduleRequest(0.5, "cosine", "linear", 0.25, 1.0)
     filtering, guidance = make_drawing(config, SampleRequest(1, top_p=1.0, schedules=asked))
     assert guidance == Guidance(2.0, "linear", 0.25, 1.0)
-    assert filtering == Filter(1.2, temperature_end=0.5, temperature_schedule="cosine")
+    assert filtering == LogitsFilter(1.2, temperature_end=0.5, temperature_schedule="cosine")
     plain = load_config(tiny.CONFIG, tiny.OVERRIDES)
     assert not make_drawing(plain, SampleRequest(1))[0].scheduled

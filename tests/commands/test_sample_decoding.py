@@ -11,7 +11,7 @@ from nbp.config import load_config
 from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.sampling.request import DecodingRequest, SampleRequest
-from nbp.sampling.speculative import Jacobi, Plain, Relaxed
+from nbp.sampling.speculative import Autoregressive, RelaxedJacobi, SpeculativeJacobi
 
 
 def load(**changes: str) -> Config:
@@ -24,12 +24,12 @@ def test_flags_make_decodings():
     def make(**asked: Any) -> object:
         return make_decoding(config, SampleRequest(1, decoder=DecodingRequest(**asked)))
 
-    assert make() == Plain()
-    assert make(decoding="jacobi") == Jacobi()
-    assert make(decoding="jacobi", window=7) == Jacobi(7)
-    assert make(decoding="relaxed") == Relaxed((8, 5, 5, 5))
+    assert make() == Autoregressive()
+    assert make(decoding="jacobi") == SpeculativeJacobi()
+    assert make(decoding="jacobi", window=7) == SpeculativeJacobi(7)
+    assert make(decoding="relaxed") == RelaxedJacobi((8, 5, 5, 5))
     relaxed = make(decoding="relaxed", window=2, radius=3, delta=0.5)
-    assert relaxed == Relaxed((8, 5, 5, 5), 2, 3, 0.5)
+    assert relaxed == RelaxedJacobi((8, 5, 5, 5), 2, 3, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_wrong_flags_are_refused(asked, message):
 def test_near_codes_are_those_of_the_tokenizer():
     request = SampleRequest(1, decoder=DecodingRequest(decoding="relaxed"))
     bits = load(quantizer="lfq", codes="16", levels="()")
-    assert make_decoding(bits, request) == Relaxed((2, 2, 2, 2))
+    assert make_decoding(bits, request) == RelaxedJacobi((2, 2, 2, 2))
     vectors = load(quantizer="vq", codes="6", code_channels="2", levels="()")
     with pytest.raises(ConfigError, match="this tokenizer has vq. Use --decoding jacobi"):
         make_decoding(vectors, request)

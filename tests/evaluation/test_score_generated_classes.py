@@ -14,7 +14,7 @@ from nbp import build_sampling, evaluate, weights
 from nbp.build_sampling import make_drawing
 from nbp.errors import run_main
 from nbp.evaluation import chunk_store
-from nbp.evaluation.generation import ClipMeasure, Made, finish_clips
+from nbp.evaluation.generation import ClipScorer, Made, finish_clips
 from nbp.evaluation.score_generated import score_probabilities
 from nbp.metrics.inception_score import ClassProbabilities, inception_score, score_classes
 from nbp.models.c3d import C3dNetwork, C3dSpec
@@ -42,12 +42,12 @@ def test_a_chunk_holds_the_probabilities_of_the_scored_clips() -> None:
     videos = rng.integers(0, 256, (2, 16, 20, 20, 3), dtype=np.uint8)
     made = Made(videos, np.zeros((2, 1, 1, 1), int), np.array([0, 1]), np.zeros(2))
     rule = GenerationRule(2)
-    measure = ClipMeasure(rule, size=24, codes=1, classes=classes)
+    measure = ClipScorer(rule, size=24, codes=1, classes=classes)
     rows = measure(np.arange(1, 3), made)["classes"]
     scaled = finish_clips(made, rule, size=24, pixels=0)
     np.testing.assert_allclose(rows, classes(scaled), rtol=1e-5)
     assert np.abs(rows - classes(videos)).max() > 1e-4
-    assert "classes" not in ClipMeasure(rule, size=24, codes=1)(np.arange(1, 3), made)
+    assert "classes" not in ClipScorer(rule, size=24, codes=1)(np.arange(1, 3), made)
 
 
 def test_inception_scores_of_repeats_are_averaged_as_the_protocol_says() -> None:

@@ -207,11 +207,11 @@ def test_initial_parameters_of_the_recipes():
 def test_arrange_and_restore_grid(block):
     network = make_network(GRID, block, Opening("bov"))
     grids = np.random.default_rng(2).integers(0, 11, (3, *GRID.shape))
-    arranged = network.arrange(grids)
+    arranged = network.to_sequence(grids)
     for i, flat in enumerate(network.plan.order):
         t, h, w = np.unravel_index(flat, GRID.shape)
         np.testing.assert_array_equal(arranged[:, i], grids[:, t, h, w])
-    np.testing.assert_array_equal(network.restore_grid(arranged), grids)
+    np.testing.assert_array_equal(network.to_grid(arranged), grids)
 
 
 def test_wrong_prompts_and_lengths_are_refused(prompted):

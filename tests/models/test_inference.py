@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from nbp.layout import LatentGrid, Opening
-from nbp.models.inference import LaidOut, bind_decoder, lay_out_params, make_decoder
+from nbp.models.inference import (
+    PackedParams,
+    bind_inference_model,
+    make_inference_model,
+    pack_params,
+)
 from nbp.parallel.mesh import make_mesh
 from tests.models.toy import draw_params, make_network
 
@@ -19,10 +24,10 @@ def copy_params() -> dict:
 
 
 def test_laid_out_parameters_are_those_of_the_program():
-    inside = make_decoder(NETWORK.bind(copy_params()))
+    inside = make_inference_model(NETWORK.bind(copy_params()))
     params = copy_params()
-    laid = lay_out_params(NETWORK, params)
-    outside = bind_decoder(NETWORK, laid)
+    laid = pack_params(NETWORK, params)
+    outside = bind_inference_model(NETWORK, laid)
     for one, other in zip(
         jax.tree.leaves((inside.layers, inside.head)),
         jax.tree.leaves((outside.layers, outside.head)),
@@ -36,16 +41,16 @@ def test_laid_out_parameters_are_those_of_the_program():
 
 
 def test_integers_take_a_quarter():
-    def measure(laid: LaidOut) -> int:
+    def measure(laid: PackedParams) -> int:
         return sum(m.rows.nbytes for layer in laid.layers for m in (layer.qkv, layer.up))
 
-    whole = measure(lay_out_params(NETWORK, copy_params()))
-    assert measure(lay_out_params(NETWORK, copy_params(), weights="int8")) * 4 == whole
+    whole = measure(pack_params(NETWORK, copy_params()))
+    assert measure(pack_params(NETWORK, copy_params(), weights="int8")) * 4 == whole
 
 
 def test_a_mesh_splits_heads_mlps_and_vocabulary():
     mesh = make_mesh(data=2, tensor=2, devices=jax.devices()[:4])
-    laid = lay_out_params(NETWORK, copy_params(), mesh=mesh)
+    laid = pack_params(NETWORK, copy_params(), mesh=mesh)
     layer = laid.layers[0]
     pieces = {
         "qkv": (layer.qkv.rows, (24, 16)),

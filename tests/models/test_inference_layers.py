@@ -15,7 +15,7 @@ from flax import nnx
 
 from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.models import inference
-from nbp.models.inference import extend, lay_out_layers, make_cache
+from nbp.models.inference import forward_cached, make_cache, pack_layers
 from nbp.nn.attention.reference import cached_attention, xla_attention
 from nbp.nn.transformer import Initialisation, Parts, Transformer, TransformerSpec
 from tests.models.toy import layer_norm, random_params
@@ -37,11 +37,11 @@ def test_a_norm_over_features():
 
 def test_a_kernel_of_several_axes_becomes_rows():
     kernel, bias, x = draw(4, 3, 5), draw(3, 5, seed=1), draw(4, 2, 6, seed=2)
-    matrix = inference.lay_out(kernel, bias, jnp.float32, "compute")
+    matrix = inference.pack(kernel, bias, jnp.float32, "compute")
     expected = np.einsum("ibn,ico->cobn", x, kernel) + bias[..., None, None]
     out = inference.multiply("qkv", matrix, x)
     np.testing.assert_allclose(out, expected.reshape(15, 2, 6), atol=1e-5)
-    head = inference.lay_out(kernel[:, 0], None, jnp.float32, "compute")
+    head = inference.pack(kernel[:, 0], None, jnp.float32, "compute")
     logits = inference.score(head, np.moveaxis(x, 0, 2))
     np.testing.assert_allclose(logits, np.einsum("ibn,iv->bnv", x, kernel[:, 0]), atol=1e-5)
 
@@ -61,7 +61,7 @@ def test_integers_are_off_by_half_a_step_at_most():
 def test_a_matrix_of_integers_is_the_matrix_to_their_precision():
     kernel, x = draw(64, 32), draw(64, 1, 8, seed=1)
     exact = np.einsum("ibn,io->obn", x, kernel)
-    rough = inference.multiply("up", inference.lay_out(kernel, None, jnp.float32, "int8"), x)
+    rough = inference.multiply("up", inference.pack(kernel, None, jnp.float32, "int8"), x)
     integers, scale = inference.quantize(kernel, axis=0)
     expected = np.einsum("ibn,io->obn", x, np.asarray(integers, float) * np.asarray(scale))
     np.testing.assert_allclose(rough, expected, atol=1e-4)
@@ -108,7 +108,7 @@ def full_pass(transformer) -> tuple[np.ndarray, np.ndarray]:
 )
 def test_passes_through_a_cache_that_grows(transformer, full_pass, weights, stored, most):
     x, expected = full_pass
-    layers = lay_out_layers(transformer, weights)
+    layers = pack_layers(transformer, weights)
     ends = sorted({int(k) for k in PLAN.k_end})
     cache = make_cache(transformer.spec, 2, ends[0], stored=stored)
     outs = []
@@ -116,7 +116,9 @@ def test_passes_through_a_cache_that_grows(transformer, full_pass, weights, stor
         cache = cache.grow(end)
         assert cache.length == end
         limits = jnp.asarray(PLAN.k_end[start:end])
-        out, cache = extend(transformer, x[:, start:end], cache, layers, start=start, k_end=limits)
+        out, cache = forward_cached(
+            transformer, x[:, start:end], cache, layers, start=start, k_end=limits
+        )
         outs.append(out)
     error = np.abs(np.concatenate(outs, 1) - expected).max() / np.abs(expected).max()
     assert error < most

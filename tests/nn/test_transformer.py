@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from nbp.layout import LatentGrid, Opening, SequencePlan
-from nbp.models.inference import extend, lay_out_layers, make_cache
+from nbp.models.inference import forward_cached, make_cache, pack_layers
 from nbp.nn.attention.reference import dense_attention, xla_attention
 from nbp.nn.transformer import Initialisation, Parts, Transformer, TransformerSpec, drop
 from tests.models.toy import random_params, reference_transformer
@@ -84,10 +84,10 @@ def test_extending_the_cache_block_by_block_is_the_full_pass(
         case step:
             ends = [*ends[step - 1 :: step]]
             ends += [PLAN.length] * (ends[-1] != PLAN.length)
-    layers = lay_out_layers(transformer)
+    layers = pack_layers(transformer)
     cache = make_cache(transformer.spec, len(inputs), PLAN.length)
     advance = jax.jit(
-        lambda x, cache, start, k_end: extend(
+        lambda x, cache, start, k_end: forward_cached(
             transformer, x, cache, layers, start=start, k_end=k_end
         )
     )

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nbp.models.generator import Generator, GeneratorNetwork
-from nbp.models.inference import extend, lay_out_layers, make_cache
-from nbp.sampling.filtering import UNGUIDED, Filter, Guidance
+from nbp.models.inference import forward_cached, make_cache, pack_layers
+from nbp.sampling.filtering import UNGUIDED, Guidance, LogitsFilter
 from nbp.sampling.generate import generate_ids
 from nbp.shapes import Array, PyTree
 from nbp.tasks.generator import score
@@ -37,7 +37,9 @@ def check_forward(case: Case, arrays: Arrays) -> list[Comparison]:
         return [
             compare("tokens_in", passed["tokens_in"], read["tokens_in"], "exact"),
             compare("attn_mask", _mask(network, prompt, codes), read["attn_mask"], "exact"),
-            compare("targets", model.targets(codes) + model.scored.start, read["targets"], "exact"),
+            compare(
+                "targets", model.targets(codes) + model.output_ids.start, read["targets"], "exact"
+            ),
             compare("hidden", passed["hidden"], read["hidden"], tolerances["hidden"]),
             compare("logits", passed["logits"], read["logits"], tolerances["logits"]),
             compare("logits of training", scored, np.zeros(scored.shape), 1e-5),
@@ -79,7 +81,7 @@ def check_greedy(case: Case, arrays: Arrays) -> list[Comparison]:
         start = read["prompt"]
         known = np.zeros((len(drawn), network.plan.grid.size), np.int32)
         known[:, :given] = start[:, :given] - offset if given else 0
-        filtering = Filter(temperature=config["temperature"], greedy=True)
+        filtering = LogitsFilter(temperature=config["temperature"], greedy=True)
         model = network.bind(make_params(network))
         ids = _generate(
             network, prompt, known=known, given=given, filtering=filtering, guidance=UNGUIDED
@@ -109,7 +111,7 @@ def check_guided(case: Case, arrays: Arrays) -> list[Comparison]:
         network = make_network(config, drawn.shape[1], prompt)
         check_sizes(config, network, drawn)
         guidance = Guidance(config["cfg_ratio"], "ramp" if config["scale_cfg"] else "constant")
-        filtering = Filter(greedy=True)
+        filtering = LogitsFilter(greedy=True)
         known = np.zeros(drawn.shape, np.int32)
         ids = _generate(
             network, prompt, known=known, given=0, filtering=filtering, guidance=guidance
@@ -175,7 +177,7 @@ def _generate(
     *,
     known: np.ndarray,
     given: int,
-    filtering: Filter,
+    filtering: LogitsFilter,
     guidance: Guidance,
 ) -> np.ndarray:
     @jax.jit
@@ -207,7 +209,7 @@ def _cached_logits(
     schedule = plan.schedule(given)
     table = model.input_table(jnp.asarray(ids), prompt)
     seen = model.key_mask(prompt, null)
-    layers = lay_out_layers(model.transformer)
+    layers = pack_layers(model.transformer)
     cache = make_cache(model.transformer.spec, len(ids), plan.length)
     passes = [(0, schedule.prefill, schedule.first_width)]
     for phase in schedule.phases:
@@ -217,7 +219,7 @@ def _cached_logits(
     for start, width, drawn in passes:
         x = model.embed(table, start, width, null=null)
         limits = plan.k_end[:width] if start == 0 else np.full(width, start + width)
-        x, cache = extend(
+        x, cache = forward_cached(
             model.transformer,
             x,
             cache,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nbp.sampling.filtering import PLAIN, Filter, keep_top_k, keep_top_p
+from nbp.sampling.filtering import PLAIN, LogitsFilter, keep_top_k, keep_top_p
 
 V = 12
 INF = float("inf")
@@ -89,7 +89,7 @@ def test_random_logits_in_bulk():
         assert kept == kept_by_definition(row.astype(np.float64), 7, 0.8)
 
 
-def draw(filtering: Filter, logits: np.ndarray, count: int) -> np.ndarray:
+def draw(filtering: LogitsFilter, logits: np.ndarray, count: int) -> np.ndarray:
     keys = jax.random.split(jax.random.key(0), count)
     tiled = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (count, *logits.shape))
     return np.asarray(jax.jit(filtering.draw)(keys, tiled))
@@ -106,7 +106,8 @@ def assert_distribution(draws: np.ndarray, share: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    "filtering", [PLAIN, Filter(temperature=0.5), Filter(temperature=3.0, top_k=5, top_p=0.8)]
+    "filtering",
+    [PLAIN, LogitsFilter(temperature=0.5), LogitsFilter(temperature=3.0, top_k=5, top_p=0.8)],
 )
 def test_draws_follow_the_filtered_distribution(filtering):
     logits = np.random.default_rng(3).normal(size=(2, 8))
@@ -125,9 +126,9 @@ def test_draws_follow_the_filtered_distribution(filtering):
 def test_greedy_takes_the_largest():
     logits = np.random.default_rng(4).normal(size=(3, 5, 7)).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), 3)
-    drawn = Filter(greedy=True, temperature=2.0).draw(keys, logits)
+    drawn = LogitsFilter(greedy=True, temperature=2.0).draw(keys, logits)
     np.testing.assert_array_equal(drawn, logits.argmax(-1))
-    almost_greedy = Filter(top_k=1).draw(keys, logits)
+    almost_greedy = LogitsFilter(top_k=1).draw(keys, logits)
     np.testing.assert_array_equal(almost_greedy, logits.argmax(-1))
 
 
@@ -143,4 +144,4 @@ def test_greedy_takes_the_largest():
 )
 def test_senseless_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Filter(**options)
+        LogitsFilter(**options)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nbp.layout import LatentGrid, Opening
-from nbp.sampling.filtering import Filter, Guidance, Ramp
+from nbp.sampling.filtering import Guidance, LogitsFilter, Ramp
 from nbp.sampling.generate import generate
 from tests.models.toy import LABELS, draw_params, make_network, reference_logits
 
@@ -50,7 +50,7 @@ def test_impossible_intervals_are_refused(bounds):
 @pytest.mark.parametrize("end", [0.0, -1.0])
 def test_impossible_temperatures_are_refused(end):
     with pytest.raises(ValueError, match="temperature_end .* must be from 0.001"):
-        Filter(temperature_end=end)
+        LogitsFilter(temperature_end=end)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_scheduled_guidance_blends_two_full_passes(guidance):
             jax.random.key(0),
             jnp.arange(2),
             prompt=jnp.asarray(prompt),
-            filtering=Filter(greedy=True),
+            filtering=LogitsFilter(greedy=True),
             guidance=guidance,
         )
 
@@ -88,7 +88,9 @@ def test_scheduled_guidance_blends_two_full_passes(guidance):
 def test_each_pass_draws_at_its_own_temperature(shape, hottest):
     """Three passes of one token whose logits are the same: the shares tell the temperature."""
     ends = (4.0, 0.25) if hottest == 0 else (0.25, 4.0)
-    filtering = Filter(temperature=ends[0], temperature_end=ends[1], temperature_schedule=shape)
+    filtering = LogitsFilter(
+        temperature=ends[0], temperature_end=ends[1], temperature_schedule=shape
+    )
     logits = np.log(np.array([0.6, 0.3, 0.1]))
     count = 4_000
     rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (count, 1, 3))
@@ -105,5 +107,5 @@ def test_each_pass_draws_at_its_own_temperature(shape, hottest):
 
 
 def test_equal_ends_are_no_schedule():
-    assert not Filter(temperature=0.8, temperature_end=0.8).scheduled
-    assert Filter(temperature=0.8, temperature_end=0.9).scheduled
+    assert not LogitsFilter(temperature=0.8, temperature_end=0.8).scheduled
+    assert LogitsFilter(temperature=0.8, temperature_end=0.9).scheduled

@@ -13,17 +13,17 @@ import pytest
 
 from nbp.layout import LatentGrid, Opening, Phase
 from nbp.models.generator import GeneratorNetwork
-from nbp.models.inference import bind_decoder, lay_out_params
-from nbp.sampling.filtering import PLAIN, UNGUIDED, Filter, Guidance
+from nbp.models.inference import bind_inference_model, pack_params
+from nbp.sampling.filtering import PLAIN, UNGUIDED, Guidance, LogitsFilter
 from nbp.sampling.generate import cut_phases, generate
 from tests.models.toy import LABELS, draw_params, make_network, reference_logits
 
 GRID = LatentGrid(3, 2, 2)
-GREEDY = Filter(greedy=True)
+GREEDY = LogitsFilter(greedy=True)
 BATCH = 2
 
 
-def make_run(network: GeneratorNetwork, *, filtering: Filter = GREEDY, **options: Any):
+def make_run(network: GeneratorNetwork, *, filtering: LogitsFilter = GREEDY, **options: Any):
     """`generate` with static `options`, compiled once: (params, ids, seed, traced arguments)."""
 
     @jax.jit
@@ -46,7 +46,7 @@ def decode_by_hand(
     held = plan.opening.blocks * size if plan.opening.kind == "hybrid" else 0
     ids = np.zeros((BATCH, total), int)
     ids[:, :given] = known[:, :given] + vocabulary.code_offset
-    offset = 0 if network.recipe.scored(vocabulary).start == 0 else vocabulary.code_offset
+    offset = 0 if network.recipe.output_ids(vocabulary).start == 0 else vocabulary.code_offset
     done = given
     for index in range(total):
         width = 1 if done < held else size
@@ -176,7 +176,7 @@ def test_clips_follow_the_distribution_of_the_model(block):
     share = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = share[range(16), 0, pairs[:, 0]] * share[range(16), 1, pairs[:, 1]]
     count = 20_000
-    run = make_run(network, filtering=Filter(temperature=1.5))
+    run = make_run(network, filtering=LogitsFilter(temperature=1.5))
     drawn = run(params, ids=range(count))
     found = np.bincount(drawn[:, 0] * 4 + drawn[:, 1], minlength=16)
     statistic = ((found - count * expected) ** 2 / (count * expected)).sum()
@@ -231,10 +231,10 @@ def test_a_cache_that_grows_draws_the_same(monkeypatch):
 
 def test_a_pass_copies_neither_weights_nor_cache():
     network = make_network(LatentGrid(6, 4, 4), (1, 1, 4), Opening("bov"), codes=16, width=32)
-    laid = lay_out_params(network, jax.tree.map(jnp.asarray, draw_params(network)))
+    laid = pack_params(network, jax.tree.map(jnp.asarray, draw_params(network)))
 
     def draw(laid, key):
-        return generate(bind_decoder(network, laid), key, jnp.arange(1))
+        return generate(bind_inference_model(network, laid), key, jnp.arange(1))
 
     compiled = jax.jit(draw).lower(laid, jax.random.key(0)).compile()
     text = compiled.as_text() or ""

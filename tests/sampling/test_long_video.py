@@ -14,7 +14,7 @@ import pytest
 from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import taps_conv
-from nbp.sampling.filtering import Filter, Guidance
+from nbp.sampling.filtering import Guidance, LogitsFilter
 from nbp.sampling.long_video import Piece, Rollout, Slide, choose_slide, window_key
 from nbp.sampling.sampler import Sampler
 from tests.models.toy import draw_params, make_network, reference_logits
@@ -35,7 +35,7 @@ def sampler() -> Sampler:
         draw_params(NETWORK),
         TOKENIZER,
         draw_params(TOKENIZER),
-        filtering=Filter(greedy=True),
+        filtering=LogitsFilter(greedy=True),
         batch=3,
     )
 
@@ -125,7 +125,7 @@ def test_cached_decoding_is_the_full_pass_after_slides(
         params,
         TOKENIZER,
         draw_params(TOKENIZER),
-        filtering=Filter(greedy=True),
+        filtering=LogitsFilter(greedy=True),
         guidance=guidance,
     )
     labels = [1, 3] if prompt else None
@@ -147,7 +147,7 @@ def test_cached_decoding_is_the_full_pass_after_slides(
         window_tokens = np.concatenate(
             [tokens[:, :depth], tokens[:, end - grid.t + depth : end]], axis=1
         )
-        codes = np.asarray(network.arrange(window_tokens))
+        codes = np.asarray(network.to_sequence(window_tokens))
         ids = codes + network.vocabulary.code_offset
         logits = reference_logits(network, params, ids, prompts)
         if guidance.scale:
@@ -161,7 +161,7 @@ def test_cached_decoding_is_the_full_pass_after_slides(
             t = t[network.plan.first :, None]
             logits = (1 + t) * logits - t * null
         found = logits[:, kept - network.plan.first :].argmax(-1)
-        found = found + network.recipe.scored(network.vocabulary).start
+        found = found + network.recipe.output_ids(network.vocabulary).start
         expected = np.clip(found - network.vocabulary.code_offset, 0, 11)
         np.testing.assert_array_equal(codes[:, kept:], expected)
 
@@ -201,7 +201,7 @@ def test_windows_draw_anew(sampler):
     keys += [window_key(key, i) for i in range(1, 5)]
     assert len({tuple(np.asarray(jax.random.key_data(k)).tolist()) for k in keys}) == len(keys)
     assert window_key(key, 0) is key
-    drawing = dataclasses.replace(sampler, filtering=Filter(temperature=2.0))
+    drawing = dataclasses.replace(sampler, filtering=LogitsFilter(temperature=2.0))
     params = jax.tree.map(np.zeros_like, drawing.generator_params)
     uniform = dataclasses.replace(drawing, generator_params=params)
     _, tokens = join(Rollout(uniform, Slide(1, "codes")).sample(1, 31, seed=0, labels=[0]), 1)

@@ -12,7 +12,7 @@ import pytest
 from nbp.layout import Box, LatentGrid, Opening
 from nbp.models.generator import GeneratorNetwork
 from nbp.sampling import speculative
-from nbp.sampling.filtering import PLAIN, UNGUIDED, Filter, Guidance
+from nbp.sampling.filtering import PLAIN, UNGUIDED, Guidance, LogitsFilter
 from nbp.sampling.generate import generate
 from nbp.sampling.speculative import decode_ahead
 from tests.models.toy import LABELS, draw_params, make_network, reference_logits
@@ -38,7 +38,7 @@ def make_run(network: GeneratorNetwork, **options: Any):
     return run
 
 
-def filter_by_hand(logits: np.ndarray, filtering: Filter) -> np.ndarray:
+def filter_by_hand(logits: np.ndarray, filtering: LogitsFilter) -> np.ndarray:
     """Probabilities of one token after temperature, top-k and top-p, one code after the other."""
     scaled = logits / filtering.temperature
     order = sorted(range(len(scaled)), key=lambda i: -scaled[i])
@@ -60,7 +60,7 @@ def enumerate_clips(
     *,
     prompt: np.ndarray | None,
     given: tuple[int, ...],
-    filtering: Filter,
+    filtering: LogitsFilter,
     guidance: Guidance,
 ) -> np.ndarray:
     """Probability of every clip, by teacher forcing in float64, in the order of `to_number`."""
@@ -108,7 +108,7 @@ def draw_and_compare(
     grid: LatentGrid = SMALL,
     prompted: bool = False,
     given: tuple[int, ...] = (),
-    filtering: Filter = PLAIN,
+    filtering: LogitsFilter = PLAIN,
     guidance: Guidance = UNGUIDED,
     seed: int = 0,
     **options: Any,
@@ -144,8 +144,8 @@ CASES: dict[str, dict[str, Any]] = {
     "row, drafts drawn anew": ROW | {"coupled": False},
     "hybrid": HYBRID,
     "prefix": TOKEN | {"opening": Opening("prefix"), "given": (2,)},
-    "top_k": TOKEN | {"filtering": Filter(1.3, top_k=2)},
-    "top_p": HYBRID | {"filtering": Filter(top_p=0.7)},
+    "top_k": TOKEN | {"filtering": LogitsFilter(1.3, top_k=2)},
+    "top_p": HYBRID | {"filtering": LogitsFilter(top_p=0.7)},
     "guided": TOKEN | {"prompted": True, "guidance": Guidance(0.7)},
 }
 
@@ -166,7 +166,7 @@ def test_keeping_every_draft_is_noticed(case, monkeypatch):
 
 @pytest.mark.parametrize("case", ["token", "row"])
 def test_a_wrong_rest_is_noticed(case, monkeypatch):
-    monkeypatch.setattr(speculative, "find_rest", lambda target, law: target)
+    monkeypatch.setattr(speculative, "residual", lambda target, law: target)
     misfit, _ = draw_and_compare(**CASES[case])
     assert misfit > 20
 
@@ -192,7 +192,7 @@ GREEDY_CASES = [
 def test_without_chance_it_is_plain_decoding(block, opening, recipe, prompt_length, given):
     network = make_network(GRID, block, opening, recipe=recipe, prompt=prompt_length)
     params = draw_params(network, seed=1)
-    filtering = Filter(top_k=1) if recipe == "modern" else Filter(greedy=True)
+    filtering = LogitsFilter(top_k=1) if recipe == "modern" else LogitsFilter(greedy=True)
     rng = np.random.default_rng(0)
     arrays: dict[str, Any] = {"known": rng.integers(0, 11, (3, GRID.size), np.int32)}
     if prompt_length:
@@ -217,7 +217,7 @@ def test_an_easy_model_takes_a_pass_for_each_window():
     params["transformer"]["layers"]["proj"]["kernel"] *= 0
     params["tokens"] *= 0
     for coupled in (True, False):
-        run = make_run(network, window=4, coupled=coupled, filtering=Filter(top_k=3))
+        run = make_run(network, window=4, coupled=coupled, filtering=LogitsFilter(top_k=3))
         _, passes = run(params, range(50))
         # One token, with three drafts behind it; then these and one more; and so on: 5 in 2 passes.
         np.testing.assert_array_equal(passes, 6)

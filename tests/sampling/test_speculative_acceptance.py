@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nbp.nn.fsq import Fsq
-from nbp.sampling.speculative import NearCodes, accept, draw_weighted, find_rest
+from nbp.sampling.speculative import NearCodes, accept, draw_weighted, residual
 
 LEVELS = (4, 3, 2)  # 24 codes
 ROWS = 40
@@ -41,7 +41,7 @@ def outcome_of(target: np.ndarray, law: np.ndarray) -> np.ndarray:
         decisions = np.asarray(accept(np.tile(grid, n)[None], targets, laws, tokens))
         kept[:, code] = decisions.reshape(n, len(grid)).mean(1)
     found = law[0] * kept
-    rest = np.asarray(find_rest(jnp.asarray(target), jnp.asarray(law)))[0]
+    rest = np.asarray(residual(jnp.asarray(target), jnp.asarray(law)))[0]
     return found + (1 - found.sum(-1, keepdims=True)) * rest / rest.sum(-1, keepdims=True)
 
 
@@ -55,9 +55,9 @@ def test_without_a_draft_it_is_drawn_from_the_target():
     none = np.zeros_like(target)
     tokens = target.argmax(-1)
     assert not accept(jnp.zeros((1, 3)), target, none, tokens).any()
-    np.testing.assert_array_equal(find_rest(target, none), target)
+    np.testing.assert_array_equal(residual(target, none), target)
     assert accept(jnp.full((1, 3), 0.999), target, target, tokens).all()
-    np.testing.assert_array_equal(find_rest(target, target), target)
+    np.testing.assert_array_equal(residual(target, target), target)
 
 
 @pytest.mark.parametrize("codes", [3, 128, 300])

@@ -14,9 +14,9 @@ from nbp.errors import NonFiniteError
 from nbp.layout import LatentGrid, Opening
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import taps_conv
-from nbp.sampling.filtering import Filter
+from nbp.sampling.filtering import LogitsFilter
 from nbp.sampling.sampler import Sampler
-from nbp.sampling.speculative import Decoding, Jacobi, Plain, Relaxed
+from nbp.sampling.speculative import Autoregressive, Decoding, RelaxedJacobi, SpeculativeJacobi
 from tests.models.toy import draw_params, make_network
 
 TOKENIZER = TokenizerNetwork(
@@ -26,7 +26,12 @@ TOKENIZER = TokenizerNetwork(
 LEVELS = (4, 3)
 NETWORK = make_network(LatentGrid(3, 2, 2), (1, 2, 1), Opening("hybrid", 2), prompt=1, codes=12)
 TOKENS = make_network(LatentGrid(1, 1, 3), (1, 1, 1), Opening("bov"), codes=12, layers=1)
-DECODINGS = [Plain(), Jacobi(3), Jacobi(3, coupled=False), Relaxed(LEVELS, 3, delta=0.3)]
+DECODINGS = [
+    Autoregressive(),
+    SpeculativeJacobi(3),
+    SpeculativeJacobi(3, coupled=False),
+    RelaxedJacobi(LEVELS, 3, delta=0.3),
+]
 COUNT = 20_000
 
 
@@ -46,20 +51,24 @@ def test_each_draws_clips_and_counts_passes(sampler, decoding):
     assert samples.passes.shape == (3,)
     assert samples.passes.max() <= NETWORK.plan.passes() == 8
     assert samples.passes.min() >= 3
-    if decoding == Plain():
+    if decoding == Autoregressive():
         assert samples.passes.min() == 8
 
 
 def test_greedy_clips_are_the_same_in_fewer_passes(sampler):
-    greedy = dataclasses.replace(sampler, filtering=Filter(greedy=True))
+    greedy = dataclasses.replace(sampler, filtering=LogitsFilter(greedy=True))
     plain = greedy.sample(2, seed=0, labels=[1, 2])
-    ahead = dataclasses.replace(greedy, decoding=Jacobi(3)).sample(2, seed=0, labels=[1, 2])
+    ahead = dataclasses.replace(greedy, decoding=SpeculativeJacobi(3)).sample(
+        2, seed=0, labels=[1, 2]
+    )
     np.testing.assert_array_equal(ahead.tokens, plain.tokens)
     assert ahead.passes.sum() < plain.passes.sum()
 
 
 @pytest.mark.parametrize("greedy", [True, False])
-@pytest.mark.parametrize("decoding", [Plain(), Jacobi(3), Relaxed(LEVELS, 3)], ids=repr)
+@pytest.mark.parametrize(
+    "decoding", [Autoregressive(), SpeculativeJacobi(3), RelaxedJacobi(LEVELS, 3)], ids=repr
+)
 def test_weights_that_are_not_finite_are_named_by_every_decoding(sampler, decoding, greedy):
     params = jax.tree.map(np.array, sampler.generator_params)
     leaf = jax.tree.leaves(params)[0]
@@ -69,7 +78,7 @@ def test_weights_that_are_not_finite_are_named_by_every_decoding(sampler, decodi
         sampler,
         generator_params=params,
         decoding=decoding,
-        filtering=Filter(greedy=greedy, top_p=1.0 if greedy else 0.9),
+        filtering=LogitsFilter(greedy=greedy, top_p=1.0 if greedy else 0.9),
     )
     with pytest.raises(NonFiniteError, match=f"the generator's weights .* in {name}"):
         broken.sample(3, seed=0, labels=[0, 4, 2])
@@ -93,8 +102,8 @@ def make_draw(decoding: Decoding, *, count: int = COUNT):
 
 def test_relaxing_by_nothing_is_exact():
     params = draw_params(TOKENS, seed=4)
-    exact, passes = make_draw(Jacobi(3), count=2_000)(params)
-    same, same_passes = make_draw(Relaxed(LEVELS, 3, delta=0.0), count=2_000)(params)
+    exact, passes = make_draw(SpeculativeJacobi(3), count=2_000)(params)
+    same, same_passes = make_draw(RelaxedJacobi(LEVELS, 3, delta=0.0), count=2_000)(params)
     # Rounding of the relaxed target may change a draw; one in a thousand would be no rounding.
     assert (exact != same).mean() < 1e-3
     assert (passes != same_passes).mean() < 1e-3
@@ -104,9 +113,9 @@ def test_relaxed_clips_stay_within_the_bound():
     """The second token's distribution, given the first, against that of exact draws."""
     params = draw_params(TOKENS, seed=4)
     params["tokens"] *= 3  # what is drawn depends much on what was drawn before
-    exact, exact_passes = make_draw(Jacobi(3))(params)
+    exact, exact_passes = make_draw(SpeculativeJacobi(3))(params)
     delta = 0.25
-    relaxed, passes = make_draw(Relaxed(LEVELS, 3, radius=1, delta=delta))(params)
+    relaxed, passes = make_draw(RelaxedJacobi(LEVELS, 3, radius=1, delta=delta))(params)
     assert passes.mean() < exact_passes.mean() - 0.02
 
     def tabulate(codes: np.ndarray) -> np.ndarray:
@@ -129,13 +138,13 @@ def test_relaxed_clips_stay_within_the_bound():
 
 def test_impossible_decodings_are_refused():
     with pytest.raises(ValueError, match="window 0: a pass looks at 1"):
-        Jacobi(0)
+        SpeculativeJacobi(0)
     with pytest.raises(ValueError, match="window 0"):
-        Relaxed(LEVELS, 0)
+        RelaxedJacobi(LEVELS, 0)
     with pytest.raises(ValueError, match="radius 0"):
-        Relaxed(LEVELS, radius=0)
+        RelaxedJacobi(LEVELS, radius=0)
     with pytest.raises(ValueError, match=r"delta 1.5: a share of a distribution, 0 \(exact\) to 1"):
-        Relaxed(LEVELS, delta=1.5)
+        RelaxedJacobi(LEVELS, delta=1.5)
     params = draw_params(TOKENS)
     with pytest.raises(ValueError, match=r"levels \(4, 4\) give 16 codes, but this model has 12"):
-        Relaxed((4, 4))(TOKENS.bind(params), jax.random.key(0), np.arange(2))
+        RelaxedJacobi((4, 4))(TOKENS.bind(params), jax.random.key(0), np.arange(2))

@@ -17,9 +17,9 @@ from nbp.sampling.topk_topp import (
     enclose,
     judge,
     make_rows,
-    narrow,
     stands_before,
     sum_columns,
+    tighten_bracket,
 )
 from tests.sampling.test_filtering import assert_distribution
 
@@ -75,7 +75,7 @@ def find_kept(logits: jax.Array, k: int, p: float) -> jax.Array:
     r, v = logits.shape
     k = k if 0 < k < v else v
     rows = make_rows(logits)
-    bracket = narrow(rows, enclose(logits, rows, k), k, jnp.ones(r, bool), guess=None)
+    bracket = tighten_bracket(rows, enclose(logits, rows, k), k, jnp.ones(r, bool), guess=None)
     weight = sum_columns(rows, rows.logits >= bracket.low[:, None, None]).sum(-1)
 
     def ask(i: jax.Array) -> jax.Array:
@@ -106,7 +106,7 @@ def test_the_kth_largest_is_enclosed_then_found(k):
     logits = np.stack(list(rows.values()))
     columns = make_rows(jnp.asarray(logits))
     narrowed = enclose(jnp.asarray(logits), columns, k)
-    closed = narrow(columns, narrowed, k, jnp.ones(len(logits), bool), guess=None)
+    closed = tighten_bracket(columns, narrowed, k, jnp.ones(len(logits), bool), guess=None)
     for i, (name, row) in enumerate(rows.items()):
         kth = np.sort(row)[-k]
         for bracket in (narrowed, closed):

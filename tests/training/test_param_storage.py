@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nbp.training.optimizer import OptimizerSpec, ParamGroup, apply_gradients, make_optimizer
-from nbp.training.param_storage import narrow, round_stochastically
+from nbp.training.param_storage import cast_to_storage, round_stochastically
 from nbp.training.state import make_state
 
 
@@ -42,7 +42,7 @@ def make_run(storage, steps=400):
     optimizer = make_optimizer(spec, params)
     state = make_state(params, optimizer, with_ema=True)
     kinds = {"w": storage, "b": "float32"}
-    state = dataclasses.replace(state, params=narrow(state.params, kinds))
+    state = dataclasses.replace(state, params=cast_to_storage(state.params, kinds))
 
     @jax.jit
     def step(state):

@@ -15,7 +15,7 @@ from nbp.parallel.mesh import make_mesh
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.guards import Alarm, GuardSpec
 from nbp.training.metrics import MetricsWriter
-from nbp.training.rollback import JOURNAL, Recovery, list_examples
+from nbp.training.rollback import JOURNAL, RollbackManager, list_examples
 from nbp.training.state import TrainState
 
 
@@ -49,7 +49,7 @@ def make_alarm(since, kind="loss"):
 
 
 def make_recovery(checkpointer, *, task=None, first_save=10, **spec):
-    return Recovery(
+    return RollbackManager(
         task or Softened(),
         checkpointer,
         writer=MetricsWriter(checkpointer.directory.parent, tensorboard=False),

@@ -19,7 +19,6 @@ from nbp import prepare
 from nbp.data.video import resize
 from nbp.data.video.resize import Kernel, LongSide, Scaling, Values, scale_frame, scale_long_side
 from nbp.evaluation.real_pixels import CentreCrop, read_stored
-from nbp.protocols import protocol
 from nbp.protocols.pixels import pass_range
 from nbp.protocols.protocol import ClipRule, Storage
 from nbp.protocols.published import PROTOCOLS
@@ -130,6 +129,6 @@ def test_flat_frames_stay_flat(kernel: Kernel) -> None:
 
 
 def test_names_are_the_same_everywhere() -> None:
-    assert get_args(protocol.Kernel) == get_args(Kernel) == prepare.KERNELS
-    assert get_args(protocol.LongSide) == get_args(LongSide)
-    assert get_args(protocol.Values) == get_args(Values)
+    assert get_args(Kernel) == get_args(Kernel) == prepare.KERNELS
+    assert get_args(LongSide) == get_args(LongSide)
+    assert get_args(Values) == get_args(Values)
