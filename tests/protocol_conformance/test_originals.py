@@ -146,7 +146,7 @@ def test_files_are_those_of_imageio(tmp_path: Path) -> None:
     assert omnitokenizer.store(tmp_path / "ours.mp4", clip) == (48, 48)
     ours = omnitokenizer.read_external(tmp_path / "ours.mp4", 32)
     error = 255 * np.abs(ours - theirs)
-    assert error.mean() < 0.5, error.mean()
+    assert error.mean() < 1.5, error.mean()  # theirs was made with vector code, see `write_imageio`
     for path in (REFERENCES / "omni.mp4", tmp_path / "ours.mp4"):
         assert b"crf=23.0" in path.read_bytes()
     # Black lines below and to the right, and none above and to the left.

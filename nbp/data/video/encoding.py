@@ -16,10 +16,20 @@ from nbp.shapes import Clip, Clips, UInt8
 
 # The first of these that the installed PyAV has. Every published wheel has libx264.
 H264_ENCODERS = ("libx264", "libopenh264")
-# Near-transparent: the files are looked at and scored, and clips are small. The encoder does not
-# make the same file of the same tiny clip every time: one of five differed with several threads,
-# one of fifty with one.
-X264_OPTIONS = {"crf": "14", "preset": "medium", "threads": "1"}
+# Near-transparent: the files are looked at and scored, and clips are small.
+X264_OPTIONS = {"crf": "14", "preset": "medium"}
+# Bytes of the widest vectors, and the side below which libx264's use of them is not exact.
+_VECTOR, _SMALL = 32, 96
+
+
+def make_x264_options(width: int, height: int, **options: str) -> dict[str, str]:
+    """Options with which libx264 makes the same file of the same frames every time.
+
+    Several threads do not. Nor does its vector code where sides are small and no whole vectors (48
+    pixels: one file of a hundred differs, 72: every other), so that it goes without there.
+    """
+    small = min(width, height) < _SMALL and (width % _VECTOR or height % _VECTOR)
+    return {**options, "threads": "1", **({"x264-params": "asm=0"} if small else {})}
 
 
 def tag_colours(context: Any) -> None:
@@ -102,7 +112,8 @@ class VideoWriter(_Writer):
         stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
         tag_colours(stream.codec_context)
-        stream.options = X264_OPTIONS if encoder == "libx264" else {}
+        if encoder == "libx264":
+            stream.options = make_x264_options(stream.width, stream.height, **X264_OPTIONS)
         self._stream = stream
 
     def _close(self, *, complete: bool) -> None:

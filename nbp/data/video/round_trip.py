@@ -14,7 +14,7 @@ from typing import Any
 import av
 import numpy as np
 
-from nbp.data.video.encoding import H264_ENCODERS
+from nbp.data.video.encoding import H264_ENCODERS, make_x264_options
 from nbp.data.video.resize import scale_in_swscale
 from nbp.shapes import Clip
 
@@ -39,13 +39,12 @@ def store_clip(
     height, width = (-(-side // macro_block) * macro_block for side in padded.shape[1:3])
     data = io.BytesIO()
     encoder = next(name for name in H264_ENCODERS if name in av.codecs_available)
-    # More threads would be faster, and not give the same file every time.
-    options = {"crf": str(crf), "preset": "medium", "threads": "1"}
     with av.open(data, "w", format="mp4") as file:
         rate = Fraction(fps).limit_denominator(1001)
         stream: Any = file.add_stream(encoder, rate=rate)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        stream.options = options if encoder == "libx264" else {}
+        if encoder == "libx264":
+            stream.options = make_x264_options(width, height, crf=str(crf), preset="medium")
         for number, image in enumerate(padded):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame = scale_in_swscale(frame, height, width, pixels="yuv420p", flags="bicubic")
