@@ -30,15 +30,15 @@ from nbp import (
 from nbp.config import load_config
 from nbp.config.schema import Config
 from nbp.errors import RestartError, run_main
-from nbp.report import __main__
+from nbp.report import __main__ as report
 from nbp.training.checkpoint import Checkpointer
 from nbp.workdir import adopt_config, save_labels
 from tests import tiny
 from tests.data import videos
 
 COMMANDS = {
-    module.__name__.rpartition(".")[2]: module.main
-    for module in (train, sample, evaluate, encode, export, prepare, convert, precompile, __main__)
+    module.__name__.removesuffix(".__main__").rpartition(".")[2]: module.main
+    for module in (train, sample, evaluate, encode, export, prepare, convert, precompile, report)
 }
 KEYS = {"data.kind": "folder", "data.validation": "0", "generator.prompt": "label"}
 STEP, BATCH = 4, 8

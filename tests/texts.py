@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,9 +36,14 @@ def list_strings(path: Path) -> Iterator[tuple[int, str]]:
             yield from [] if id(node) in inner else [(node.lineno, node.value)]
 
 
+def load_command(command: str) -> ModuleType:
+    """The module of a command, e.g. `train`; it does not run."""
+    return importlib.import_module(f"nbp.{command}{'.__main__' * (command == 'report')}")
+
+
 def load_parser(command: str) -> Any:
-    """The parser of a command, e.g. `train`; it does not run."""
-    return importlib.import_module(f"nbp.{command}").make_parser()
+    """The parser of a command."""
+    return load_command(command).make_parser()
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nbp import build, sample, sample_files
+from nbp import build, build_sampling, sample, sample_files
 from nbp.build_sampling import make_drawing
 from nbp.config import load_config
 from nbp.data.video.decoding import probe_video, read_clip
@@ -366,7 +366,7 @@ def test_a_place_is_tried_before_the_weights_are_read(workdir, tmp_path, monkeyp
     def load(*_: Any, **__: Any) -> None:
         raise AssertionError("work began")
 
-    monkeypatch.setattr(build, "load_sampler", load)
+    monkeypatch.setattr(build_sampling, "load_sampler", load)
     (tmp_path / "file").write_text("precious")
     for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("é" * 200)):
         with pytest.raises(ConfigError, match=r"folder .*\. Name another with --out DIR\.$"):

@@ -4,7 +4,6 @@
 
 import argparse
 import dataclasses
-import importlib
 import itertools
 import json
 import os
@@ -25,6 +24,7 @@ from nbp.workdir import read_config, read_labels
 from tests import tiny
 from tests.fuzz.bounds import Tally, fuzz_settings, run_case, run_command
 from tests.fuzz.mutations import TEXTS, damaged, texts
+from tests.texts import load_command
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = list(list_keys(Config))
@@ -164,7 +164,7 @@ def find_options(name: str, main: Callable[[list[str] | None], None]) -> list[ar
 def fuzz_flags(tmp_path: Path, cases: int, patch: pytest.MonkeyPatch) -> Tally:
     """Every flag of every command with right and wrong values, in a folder of damaged things."""
     tally = Tally("flags")
-    mains = {name: importlib.import_module(f"nbp.{name}").main for name in COMMANDS}
+    mains = {name: load_command(name).main for name in COMMANDS}
     options = {name: find_options(name, main) for name, main in mains.items()}
     for place in WORK.values():
         patch.setattr(place, lambda *_, **__: {})

@@ -147,7 +147,7 @@ def test_processes_that_do_not_meet(
 def test_reading_the_variables_needs_no_jax() -> None:
     code = """
 import sys
-from nbp.training import distributed
+from nbp.parallel import distributed
 distributed.initialize({})
 assert "jax" not in sys.modules
 """

@@ -170,7 +170,7 @@ def test_parts_of_the_page_are_installed_with_the_package() -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf8"))
     listed = project["tool"]["setuptools"]["package-data"]["nbp"]
     parts = [
-        f"evaluation/{part.name}"
+        f"report/{part.name}"
         for part in resources.files("nbp.report").iterdir()
         if part.name.endswith((".css", ".html", ".js"))
     ]

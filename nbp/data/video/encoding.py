@@ -18,17 +18,17 @@ from nbp.shapes import Clip, Clips, UInt8
 H264_ENCODERS = ("libx264", "libopenh264")
 # Near-transparent: the files are looked at and scored, and clips are small.
 X264_OPTIONS = {"crf": "14", "preset": "medium"}
-# Bytes of the widest vectors, and the side below which libx264's use of them is not exact.
-_VECTOR, _SMALL = 32, 96
+# The side up to which a file is the same every time, at a third of the speed.
+_SMALL = 256
 
 
 def make_x264_options(width: int, height: int, **options: str) -> dict[str, str]:
     """Options with which libx264 makes the same file of the same frames every time.
 
-    Several threads do not. Nor does its vector code where sides are small and no whole vectors (48
-    pixels: one file of a hundred differs, 72: every other), so that it goes without there.
+    Several threads do not. Nor does its vector code (of noise of 128 pixels every other file
+    differed), so that frames as small as models make them are encoded without.
     """
-    small = min(width, height) < _SMALL and (width % _VECTOR or height % _VECTOR)
+    small = min(width, height) <= _SMALL
     return {**options, "threads": "1", **({"x264-params": "asm=0"} if small else {})}
 
 

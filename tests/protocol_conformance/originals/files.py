@@ -86,8 +86,9 @@ def write_imageio(path: Path, frames: np.ndarray, *, fps: int, threads: int = 1)
         stream = container.add_stream("libx264", rate=fps)
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        # The encoder's vector code does not make the same file of so small frames every time.
-        stream.options = {"x264-params": "asm=0"} if min(height, width) < 64 else {}
+        # The encoder's vector code does not make the same file every time.
+        small = min(height, width) <= 256
+        stream.options = {"x264-params": "asm=0"} if small else {}
         stream.codec_context.thread_type, stream.codec_context.thread_count = "FRAME", threads
         for number, image in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
