@@ -15,7 +15,7 @@ import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nbp.errors import ConfigError
 
@@ -66,6 +66,12 @@ class Parser(argparse.ArgumentParser):
             epilog=_describe_examples(self.examples, overrides=overrides),
             formatter_class=Help,
         )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore
+        # No shell can give one, a caller of `main` can; no place has such a name.
+        if wrong := next((text for text in args or () if "\0" in text), None):
+            raise ConfigError(f"the argument {_quote(wrong)} holds a NUL character; leave it out")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         if not message.startswith("argument "):

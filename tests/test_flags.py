@@ -57,4 +57,6 @@ def test_a_parser_tells_a_wrong_value_in_one_line() -> None:
         parser.parse_args(["--kind", "c"])
     with pytest.raises(ConfigError, match="written with =, as in --label=-x"):
         parser.parse_args(["--label", "-x"])
+    with pytest.raises(ConfigError, match=r"^the argument '--label=x\\x00' holds a NUL character"):
+        parser.parse_args(["--label=x\0"])
     assert parser.parse_args(["--label=-x", "--seed", "4294967295"]).label == "-x"
