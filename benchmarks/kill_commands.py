@@ -43,13 +43,14 @@ from nbp.workdir import read_config, read_labels
 from tests import tiny
 from tests.data.videos import encode, make_clip
 from tests.evaluated import add_generator, make_workdir
+from tests.commands.test_convert import CLIPS, TOKENIZER, make_generator, write_generator
 from tests.test_resume import CHANGES
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = "moving-shapes"
 QUICK = "--xla_backend_optimization_level=0"  # one device, quickly compiled
 # Names that say of themselves that they are not finished, here and in orbax.
-UNFINISHED = ("*.tmp", ".exporting", "*.orbax-checkpoint-tmp*", "discarded-*")
+UNFINISHED = ("*.tmp", ".exporting", ".converting", "*.orbax-checkpoint-tmp*", "discarded-*")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=math.inf, help="of kills of a command")
-    parser.add_argument("--commands", default="export,prepare,encode,train,evaluate")
+    parser.add_argument("--commands", default="export,convert,prepare,encode,train,evaluate")
     arguments = parser.parse_args(argv)
     failed = False
     with tempfile.TemporaryDirectory(prefix="nbp-kill-") as name:
@@ -114,6 +115,8 @@ def make_commands(folder: Path) -> dict[str, Command]:
     videos = folder / "videos"
     for number in range(16):
         encode(videos / "ab"[number % 2] / f"{number}.mp4", make_clip(seed=number))
+    official = folder / "official.ckpt"
+    write_generator(official, make_generator(), first_stage=TOKENIZER)
     CHANGES["train.keep"] = "10"  # nothing that is finished goes away by itself
     source = ["--workdir", str(workdir)]
 
@@ -150,6 +153,14 @@ def make_commands(folder: Path) -> dict[str, Command]:
         Command("evaluate", evaluated, read_report, ("report/[!c]*", "report/clips.json")),
         # A killed export begins anew, so nothing of it counts as finished.
         Command("export", lambda out: [*source, "--out", str(out)], read_export, ("*",)),
+        Command(
+            "convert",
+            lambda out: [
+                *("generator", "--source", str(official), "--first_stage", "--heads", "2"),
+                *("--out", str(out), *CLIPS),
+            ],
+            read_export,
+        ),
     )
     return {command.name: command for command in found}
 
