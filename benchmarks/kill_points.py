@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         kills, different = 0, 0
         while kills < arguments.kills:
             workdir = Path(folder) / "killed"
+            began = time.monotonic()
             points = run_with_kills(
                 lambda workdir=workdir: start(workdir),
                 seconds,
@@ -57,6 +58,8 @@ def main(argv: list[str] | None = None) -> None:
                 most=arguments.kills - kills,
                 look=lambda workdir=workdir: find_positions(workdir),
             )
+            if not points:  # the machine has become faster
+                seconds = min(seconds, time.monotonic() - began)
             kills += len(points)
             same = read_all(workdir) == expected
             different += not same
