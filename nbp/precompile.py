@@ -159,7 +159,9 @@ def list_settings(config: Config, platform: str) -> Report:
         for stage in [getattr(config.train, name)]
     }
     network = {key: getattr(config.generator, key) for key in ("layers", "heads", "width", "dtype")}
-    network["attention"] = choose_attention(config.generator.attention, platform)
+    network["attention"] = choose_attention(
+        config.generator.attention, platform, config.generator.dtype
+    )
     return {
         **stages,
         "network": network,

@@ -13,6 +13,7 @@ from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resol
 from nbp.models.tokenizer import TokenizerSpec
 
 DType = Literal["float32", "bfloat16"]
+Attention = Literal["auto", "prefix", "xla", "dense", "mosaic", "pallas", "cudnn", "splash"]
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,9 @@ class GeneratorConfig:
       blocks, or "frame" for the blocks that cover the first latent frame.
     prompt: none, label (class id) or text (of a UCF101 class name, 8 ids); null_probability: share
       of clips trained without it. padding: whether attention sees the padding of a text.
-    attention: auto is the fastest for the backend (splash on TPUs, pallas on GPUs, else prefix);
-      cudnn needs bfloat16. xla and dense compute hidden scores too and keep them.
+    attention: auto is the fastest for the backend (splash on TPUs, on GPUs mosaic or else pallas,
+      else prefix); mosaic and cudnn need bfloat16. xla and dense compute hidden scores too and
+      keep them.
     context: rows of the position table (paper recipe).
     """
 
@@ -177,7 +179,7 @@ class GeneratorConfig:
     null_probability: Share = 0.1
     dropout: Share = 0.0
     dtype: DType = "float32"
-    attention: Literal["auto", "prefix", "xla", "dense", "pallas", "cudnn", "splash"] = "auto"
+    attention: Attention = "auto"
     context: Count = 5120
 
 

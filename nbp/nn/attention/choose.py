@@ -4,9 +4,11 @@
 
 from typing import Any, Literal, assert_never
 
+import jax
 import jax.numpy as jnp
 
 from nbp.errors import ConfigError
+from nbp.nn.attention.mosaic import GENERATIONS, MosaicAttention, is_installed
 from nbp.nn.attention.reference import (
     AttentionBackend,
     dense_attention,
@@ -14,19 +16,48 @@ from nbp.nn.attention.reference import (
     xla_attention,
 )
 
-Name = Literal["prefix", "xla", "dense", "pallas", "cudnn", "splash"]
+Name = Literal["prefix", "xla", "dense", "mosaic", "pallas", "cudnn", "splash"]
 # Backends that are kernels of one platform; the others run on all.
-PLATFORMS = {"pallas": "gpu", "cudnn": "gpu", "splash": "tpu"}
+PLATFORMS = {"mosaic": "gpu", "pallas": "gpu", "cudnn": "gpu", "splash": "tpu"}
 
 
-def choose_attention(name: Name | Literal["auto"], platform: str) -> Name:
+def choose_attention(name: Name | Literal["auto"], platform: str, dtype: Any) -> Name:
     """The backend that `auto` stands for on a platform (`cpu`, `gpu` or `tpu`).
 
-    On GPUs the kernel that skips hidden tiles, not cuDNN, which skips none (docs/architecture.md).
+    On GPUs a kernel that skips hidden tiles, not cuDNN, which skips none (docs/architecture.md).
     """
     if name != "auto":
         return name
-    return {"gpu": "pallas", "tpu": "splash"}.get(platform, "prefix")  # type: ignore[return-value]
+    if platform == "gpu":
+        return "pallas" if _explain_no_mosaic(dtype) else "mosaic"
+    return "splash" if platform == "tpu" else "prefix"
+
+
+def _explain_no_mosaic(dtype: Any) -> str:
+    """Why tokamax's kernels cannot serve here; "" where they can."""
+    if jnp.dtype(dtype).itemsize != 2:
+        return (
+            f"computes in half precision, not in {dtype}: use auto, or "
+            "--config.generator.dtype=bfloat16"
+        )
+    if find_generation() not in GENERATIONS:
+        return "has kernels for GPUs of compute capability 9 and 10, not for this one: use auto"
+    if not is_installed():
+        return (
+            "needs tokamax, for Python 3.12 or later: "
+            'pip install -r requirements.txt ".[cuda]", or use auto'
+        )
+    return ""
+
+
+def find_generation() -> int:
+    """The compute capability of the first GPU without its decimals, e.g. 9; 0 for others."""
+    try:
+        device = jax.devices("gpu")[0]
+    except RuntimeError:
+        return 0
+    major = str(getattr(device, "compute_capability", "")).partition(".")[0]
+    return int(major) if major.isdecimal() else 0
 
 
 def make_attention_backend(
@@ -36,7 +67,7 @@ def make_attention_backend(
 
     Raises ConfigError where it cannot serve.
     """
-    name = choose_attention(name, platform)
+    name = choose_attention(name, platform, dtype)
     needed = PLATFORMS.get(name, platform)
     if needed != platform:
         raise ConfigError(
@@ -50,6 +81,10 @@ def make_attention_backend(
             return xla_attention
         case "dense":
             return dense_attention
+        case "mosaic":
+            if reason := _explain_no_mosaic(dtype):
+                raise ConfigError(f"generator.attention=mosaic {reason}")
+            return MosaicAttention()
         case "pallas":
             from nbp.nn.attention.pallas import PallasAttention
 
