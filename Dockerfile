@@ -19,7 +19,7 @@ COPY requirements.txt .
 RUN case "$ACCELERATOR" in \
       cpu) set -- ;; \
       tpu) set -- 'jax[tpu]' ;; \
-      cuda) set -- 'jax[cuda13]' ;; \
+      cuda) set -- 'jax[cuda13]' 'tokamax==0.0.17' ;; \
       *) echo "ACCELERATOR must be cpu, tpu or cuda, not $ACCELERATOR" >&2; exit 1 ;; \
     esac && pip install --requirement requirements.txt "$@"
 

@@ -92,7 +92,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.metrics",
         "nbp.training.metrics",
         "nbp.config",
-        "nbp.data.video",
+        "nbp.data.video.decoding",
         "nbp.flags",
         "nbp.workdir",
         "nbp.build",
@@ -142,7 +142,7 @@ CALLED = {"nbp.train": ("nbp.sample", "nbp.evaluate")}
 # Third-party packages that have one home each.
 HOMES = {
     "orbax": ("nbp.training.checkpoint",),
-    "av": ("nbp.data.video",),
+    "av": ("nbp.data.video.decoding",),
     "grain": ("nbp.data",),
     "tensorflow_datasets": ("nbp.data",),
     "array_record": ("nbp.data",),
@@ -150,6 +150,7 @@ HOMES = {
     "tensorboardX": ("nbp.training.metrics",),
     "matplotlib": ("nbp.report.plots",),
     "torch": ("nbp.interop",),
+    "tokamax": ("nbp.nn",),
     "ml_collections": (),
     "tensorflow": (),
 }
@@ -159,7 +160,7 @@ UNPICKLING = "nbp.interop.unpickling"
 LIGHT = ("jax", "flax", "optax", "numpy")
 HEAVY = (
     "grain tensorflow_datasets av PIL ml_collections orbax jaxtyping beartype tensorboardX "
-    "matplotlib tqdm scipy tensorflow torch"
+    "matplotlib tqdm scipy tensorflow torch tokamax"
 )
 
 

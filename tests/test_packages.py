@@ -54,7 +54,8 @@ def find_installed(text: str) -> Iterator[str]:
             if i in values or (word.startswith("-") and word not in FILES):
                 continue
             if i and words[i - 1] in FILES:
-                assert word.strip("'\"") in {lock.name for lock in LOCKS}, word
+                made = word.startswith('"$')  # by a script, from pyproject.toml
+                assert made or word.strip("'\"") in {lock.name for lock in LOCKS}, word
             elif word not in FILES:
                 yield word.strip("'\"").rstrip("'\".,:").replace('"', "")
 
@@ -89,6 +90,17 @@ def test_the_distribution_has_a_name_that_is_not_the_strangers() -> None:
     assert set(PROJECT["project"]["optional-dependencies"]) == {"cuda", "tpu"}
     for place, text in TEXTS:
         assert not re.search(r"\bnbp(-video)?\[|pip install [^\n`]*\bnbp\b", text), place
+
+
+def test_the_image_has_the_extra_for_gpus() -> None:
+    """By name: the code, of which `.[cuda]` is an extra, comes later."""
+    extra = {
+        line.split(";")[0].split(">=")[0]
+        for line in PROJECT["project"]["optional-dependencies"]["cuda"]
+    }
+    image = re.search(r"cuda\) set -- (.*) ;;", (ROOT / "Dockerfile").read_text(encoding="utf8"))
+    assert image
+    assert {word.strip("'") for word in image[1].split()} == extra
 
 
 def test_each_python_has_one_version_of_everything() -> None:

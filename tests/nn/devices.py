@@ -3,12 +3,32 @@
 """GPUs that are not here, as compilers see them."""
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import jax
+
+from nbp.nn.attention.mosaic import MosaicAttention
 
 HOPPER, BLACKWELL = "NVIDIA H100", "NVIDIA B200"
 CAPABILITIES = {HOPPER: "9.0", BLACKWELL: "10.0"}
 CORES = 132
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What kernels and `auto` ask a GPU."""
+
+    device_kind: str = HOPPER
+    compute_capability: str = CAPABILITIES[HOPPER]
+    core_count: int = CORES
+    platform: str = "gpu"
+
+
+def make_mosaic() -> MosaicAttention:
+    """Everything but tokamax's kernels, whose interpreter cannot run them: its plain operation."""
+    from tokamax._src.ops.attention.base import DotProductAttention, DotProductAttentionVjp
+
+    return MosaicAttention(DotProductAttention(vjp=DotProductAttentionVjp()))
 
 
 def describe_gpu(kind: str = HOPPER) -> AbstractContextManager[None]:

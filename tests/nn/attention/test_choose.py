@@ -8,20 +8,25 @@ import numpy as np
 import pytest
 
 from nbp.errors import ConfigError
+from nbp.nn.attention import choose as backends
+from nbp.nn.attention.reference import dense_attention, prefix_attention
 from nbp.nn.attention.choose import PLATFORMS, choose_attention, make_attention_backend
 from nbp.nn.attention.cudnn import CudnnAttention
+from nbp.nn.attention.mosaic import MosaicAttention, is_installed
 from nbp.nn.attention.pallas import PallasAttention
-from nbp.nn.attention.reference import dense_attention, prefix_attention
 from nbp.nn.attention.splash import SplashAttention
 from nbp.nn.transformer import make_policy
 from nbp.parallel.hlo import Program, count_flops
 from nbp.parallel.mesh import make_mesh
+from tests.nn.devices import Gpu, make_mosaic
 
 KERNELS = {
     "pallas": PallasAttention(interpret=True, tiles=(16, 16), backward_tiles=(16, 16)),
     "splash": SplashAttention(interpret=True),
     "cudnn": CudnnAttention("xla"),
 }
+if is_installed():
+    KERNELS["mosaic"] = make_mosaic()
 
 
 def make_arrays(batch: int, dtype=np.float32) -> list[np.ndarray]:
@@ -30,14 +35,59 @@ def make_arrays(batch: int, dtype=np.float32) -> list[np.ndarray]:
 
 
 def test_auto_is_the_kernel_of_the_platform():
-    found = {p: choose_attention("auto", p) for p in ("cpu", "gpu", "tpu")}
+    found = {p: choose_attention("auto", p, "bfloat16") for p in ("cpu", "gpu", "tpu")}
     assert found == {"cpu": "prefix", "gpu": "pallas", "tpu": "splash"}
-    assert choose_attention("dense", "tpu") == "dense"
+    assert choose_attention("dense", "tpu", "bfloat16") == "dense"
     backend = make_attention_backend("auto", platform="tpu", dtype="bfloat16")
     assert backend == SplashAttention()
     assert make_attention_backend("auto", platform="gpu", dtype="float32") == PallasAttention()
     assert make_attention_backend("auto", platform="cpu", dtype="float32") is prefix_attention
     assert make_attention_backend("cudnn", platform="gpu", dtype="bfloat16") == CudnnAttention()
+
+
+def make_gpu(monkeypatch, capability: str, *, installed: bool = True) -> None:
+    devices = jax.devices
+
+    def find(kind: str | None = None):
+        return [Gpu(compute_capability=capability)] if kind == "gpu" else devices(kind)
+
+    monkeypatch.setattr(jax, "devices", find)
+    monkeypatch.setattr(backends, "is_installed", lambda: installed)
+
+
+@pytest.mark.parametrize(
+    "capability, dtype, installed, expected",
+    [
+        ("9.0", "bfloat16", True, "mosaic"),
+        ("10.3", "float16", True, "mosaic"),
+        ("8.0", "bfloat16", True, "pallas"),
+        ("12.0", "bfloat16", True, "pallas"),
+        ("gfx942", "bfloat16", True, "pallas"),
+        ("9.0", "float32", True, "pallas"),
+        ("9.0", "bfloat16", False, "pallas"),
+    ],
+)
+def test_auto_on_a_gpu_is_tokamax_where_it_serves(
+    monkeypatch, capability, dtype, installed, expected
+):
+    make_gpu(monkeypatch, capability, installed=installed)
+    assert choose_attention("auto", "gpu", dtype) == expected
+    backend = make_attention_backend("auto", platform="gpu", dtype=dtype)
+    assert backend == {"mosaic": MosaicAttention(), "pallas": PallasAttention()}[expected]
+
+
+@pytest.mark.parametrize(
+    "capability, dtype, installed, told",
+    [
+        ("9.0", "float32", True, "half precision, not in float32.*dtype=bfloat16"),
+        ("8.6", "bfloat16", True, "compute capability 9 and 10, not for this one: use auto"),
+        ("9.0", "bfloat16", False, r"needs tokamax.*pip install.*\[cuda\].* or use auto"),
+    ],
+)
+def test_mosaic_refuses_what_it_cannot_do(monkeypatch, capability, dtype, installed, told):
+    make_gpu(monkeypatch, capability, installed=installed)
+    with pytest.raises(ConfigError, match=f"attention=mosaic .*{told}"):
+        make_attention_backend("mosaic", platform="gpu", dtype=dtype)
 
 
 @pytest.mark.parametrize("name", PLATFORMS)

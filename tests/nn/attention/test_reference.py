@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from nbp.layout import LatentGrid, Opening, SequencePlan
-from nbp.nn.attention import reference
-from nbp.nn.attention.cudnn import CudnnAttention
-from nbp.nn.attention.pallas import PallasAttention
+from nbp.nn.attention.reference import reference as attention
 from nbp.nn.attention.reference import dense_attention, prefix_attention, xla_attention
+from nbp.nn.attention.cudnn import CudnnAttention
+from nbp.nn.attention.mosaic import is_installed
+from nbp.nn.attention.pallas import PallasAttention
 from nbp.nn.attention.splash import SplashAttention
 
 BATCH, LENGTH, HEADS, WIDTH = 2, 14, 2, 5
@@ -132,6 +133,24 @@ FAST = {
     "cudnn": cudnn_with_gradients,
     "splash": splash_with_gradients,
 }
+HALF = {
+    "dense": dense_attention,
+    "xla": xla_attention,
+    "prefix": prefix_attention,
+    "pallas": PALLAS,
+    "splash": SplashAttention(interpret=True),
+    "cudnn": CudnnAttention("xla"),
+}
+if is_installed():
+    from tests.nn.devices import make_mosaic
+
+    HALF["mosaic"] = make_mosaic()
+
+    @jax.jit
+    def mosaic_with_gradients(q, k, v, weight, k_end, key_mask):
+        return value_and_gradients(HALF["mosaic"], q, k, v, weight, k_end, key_mask)
+
+    FAST["mosaic"] = mosaic_with_gradients
 BACKENDS = {"dense": dense_with_gradients, **FAST}
 
 
@@ -206,18 +225,11 @@ def test_a_few_queries_over_a_longer_cache(backend):
     np.testing.assert_allclose(out, attend_by_loops(q, k, v, k_end=k_end), atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [
-        *(dense_attention, xla_attention, prefix_attention, PALLAS),
-        *(SplashAttention(interpret=True), CudnnAttention("xla")),
-    ],
-    ids=["dense", "xla", "prefix", "pallas", "splash", "cudnn"],
-)
-def test_half_precision_keeps_its_type(backend):
+@pytest.mark.parametrize("name", HALF)
+def test_half_precision_keeps_its_type(name):
     q, k, v, _ = make_arrays(seed=7)
     narrow = [jnp.asarray(a, jnp.bfloat16) for a in (q, k, v)]
-    out = backend(*narrow, PATTERNS["causal"])
+    out = HALF[name](*narrow, PATTERNS["causal"])
     assert out.dtype == jnp.bfloat16
     q, k, v = (np.asarray(a, np.float64) for a in narrow)
     expected = attend_by_loops(q, k, v, k_end=PATTERNS["causal"])
