@@ -33,7 +33,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}  # of the largest value
 def main(argv: list[str] | None = None) -> int:
     """Prints a line per size and backend; the number of backends that failed."""
     platform = jax.default_backend()
-    here = [name for name in get_args(Name) if PLATFORMS.get(name, platform) == platform]
+    here = list_backends(platform)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", nargs="+", choices=SIZES, default=["base", "700m", "3b"])
     parser.add_argument("--batch", type=int, default=1 if platform == "cpu" else 8)
@@ -55,6 +55,11 @@ def main(argv: list[str] | None = None) -> int:
             failed += "failed" in row
             print_row("attention", row)
     return failed
+
+
+def list_backends(platform: str) -> list[Name]:
+    """Those that run on a platform."""
+    return [name for name in get_args(Name) if PLATFORMS.get(name, platform) == platform]
 
 
 def measure(

@@ -4,17 +4,26 @@
 
     python -m benchmarks.checks
 
-Attention has its own check in `benchmarks.attention`, before each time that it takes.
+Every attention backend of this device at a small size; `benchmarks.attention` does it again at each
+size that it times.
 """
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.attention import TOLERANCE, find_error, list_backends, make_arrays
 from benchmarks.measure import print_row
+from nbp.errors import ConfigError
 from nbp.layout import LatentGrid, Opening, SequencePlan, Vocabulary
 from nbp.models.generator import GeneratorNetwork, modern_recipe
 from nbp.nn.attention.reference import xla_attention
+from nbp.nn.attention.choose import make_attention_backend
 from nbp.nn.conv3d import FORMULATIONS, lax_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.sampling.filtering import LogitsFilter
@@ -24,9 +33,29 @@ from nbp.sampling.generate import generate
 def main() -> int:
     """Prints every check; how many failed."""
     errors = {**check_convolutions(), "cached_decoding": (check_decoding(), 0.0)}
-    for name, (error, tolerance) in errors.items():
-        print_row("check", {"name": name, "error": error, "tolerance": tolerance})
-    return sum(not error <= tolerance for error, tolerance in errors.values())
+    rows = [{"name": n, "error": e, "tolerance": t} for n, (e, t) in errors.items()]
+    failed = 0
+    for row in itertools.chain(rows, check_attention()):
+        print_row("check", row)
+        failed += not row.get("error", math.inf) <= row["tolerance"]
+    return failed
+
+
+def check_attention() -> Iterator[dict[str, Any]]:
+    """Each backend and type that it takes: error as a share of the largest value."""
+    platform = jax.default_backend()
+    for name in list_backends(platform):
+        for dtype in TOLERANCE:
+            row: dict[str, Any] = {"name": f"attention_{name}", "dtype": dtype}
+            row["tolerance"] = TOLERANCE[dtype]
+            try:
+                backend = make_attention_backend(name, platform=platform, dtype=dtype)
+                row["error"] = find_error(backend, make_arrays(1, 2, 64, dtype))
+            except ConfigError:  # it says that it does not serve here
+                continue
+            except Exception as error:  # the others are checked all the same
+                row["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            yield row
 
 
 def check_convolutions() -> dict[str, tuple[float, float]]:

@@ -16,7 +16,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from nbp import losses
 from nbp.layout import Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.generator import GeneratorNetwork, modern_recipe
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
-from nbp.nn.attention.reference import dense_attention, prefix_attention, xla_attention
+from nbp.nn.attention.choose import Name, make_attention_backend
 from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.parallel.chips import measure_mfu
@@ -35,8 +35,6 @@ from nbp.parallel.mesh import make_mesh, make_state_shardings, place_batch, plac
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import Objective, TokenizerTask
 from nbp.training.optimizer import OptimizerSpec
-
-ATTENTION = {"prefix": prefix_attention, "xla": xla_attention, "dense": dense_attention}
 
 
 @dataclass(frozen=True)
@@ -66,29 +64,42 @@ SIZES = {
 }
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Prints a line per measured step."""
+def main(argv: list[str] | None = None) -> int:
+    """Prints a line per measured step; how many did not fit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="quickstart")
     parser.add_argument("--stage", choices=("tokenizer", "generator"), nargs="*")
-    parser.add_argument("--batch", type=int, help="clips on all devices; default: of the size")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        nargs="+",
+        help="clips on all devices, one after another; or the size's",
+    )
     parser.add_argument("--block", default="row")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--mesh", nargs="*", default=["1,1,1"], help="data,fsdp,tensor each")
     parser.add_argument("--virtual", type=int, help="devices to make of the processor")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: by backend")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="none")
-    parser.add_argument("--attention", choices=ATTENTION, default="prefix")
+    parser.add_argument("--attention", choices=("auto", *get_args(Name)), default="auto")
     parser.add_argument(
         "--steps", nargs="*", default=("codes", "clips"), choices=("codes", "clips")
     )
     arguments = parser.parse_args(argv)
     if arguments.virtual:
         jax.config.update("jax_num_cpu_devices", arguments.virtual)
+    failed = 0
     for mesh in arguments.mesh:
         for stage in arguments.stage or ("tokenizer", "generator"):
             measure = {"tokenizer": measure_tokenizer, "generator": measure_generator}[stage]
-            measure(SIZES[arguments.size], arguments, read_mesh(mesh))
+            for batch in arguments.batch or [SIZES[arguments.size].batches[stage == "generator"]]:
+                try:
+                    measure(SIZES[arguments.size], batch, arguments, read_mesh(mesh))
+                except jax.errors.JaxRuntimeError as error:  # too large: the others are measured
+                    reason = str(error).splitlines()[0][:200]
+                    print_row("train_step", {"step": stage, "batch": batch, "failed": reason})
+                    failed += 1
+    return failed
 
 
 def read_mesh(text: str) -> Any:
@@ -103,32 +114,33 @@ def find_dtype(arguments: argparse.Namespace) -> Any:
     return jnp.dtype(arguments.dtype or usual)
 
 
-def measure_tokenizer(size: Size, arguments: argparse.Namespace, mesh: Any) -> None:
+def measure_tokenizer(size: Size, batch: int, arguments: argparse.Namespace, mesh: Any) -> None:
     """One reconstruction update."""
     network = make_tokenizer(size)
     task = TokenizerTask(network, OptimizerSpec(1e-3, 1000), Objective(losses.l2))
-    batch = arguments.batch or size.batches[0]
     tokens = size.tokenizer.grid(*size.clip).size
     rows = make_batch(size, batch)
     run_step("tokenizer", task, rows, tokens=tokens, arguments=arguments, mesh=mesh)
 
 
-def measure_generator(size: Size, arguments: argparse.Namespace, mesh: Any) -> None:
+def measure_generator(size: Size, batch: int, arguments: argparse.Namespace, mesh: Any) -> None:
     """One next-block update, on codes and on clips."""
     grid = size.tokenizer.grid(*size.clip)
     plan = SequencePlan(grid, resolve_block(arguments.block, grid), Opening("hybrid"))
     codes = size.tokenizer.quantizer.codes
     spec = dataclasses.replace(size.generator, dtype=find_dtype(arguments), remat=arguments.remat)
+    attention = make_attention_backend(
+        arguments.attention, platform=jax.default_backend(), dtype=spec.dtype
+    )
     network = GeneratorNetwork(
         spec,
         plan,
         Vocabulary(codes, special=plan.special_count),
-        modern_recipe(ATTENTION[arguments.attention], layers=spec.layers),
+        modern_recipe(attention, layers=spec.layers),
     )
     tokenizer = make_tokenizer(size)
     frozen = {"tokenizer": jax.jit(tokenizer.init)(jax.random.key(1))}
     task = GeneratorTask(network, tokenizer, OptimizerSpec(1e-3, 1000), frozen)
-    batch = arguments.batch or size.batches[1]
     rows = make_batch(size, batch)
     encoded = np.random.default_rng(0).integers(0, codes, (batch, *grid.shape), np.int32)
     for name in arguments.steps:
@@ -209,4 +221,4 @@ def run_step(
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

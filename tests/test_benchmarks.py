@@ -3,6 +3,7 @@
 """What the benchmarks count, that they compare like with like, and that none stops the others."""
 
 import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -120,19 +121,41 @@ def test_a_section_that_fails_or_lasts_does_not_stop_the_others(tmp_path, monkey
         "__init__": "",
         "broken": "raise SystemExit(3)",
         "endless": "import time\nprint('a row', flush=True)\ntime.sleep(60)",
-        "good": "import sys\nprint('arguments', *sys.argv[1:], flush=True)",
+        "good": "import sys\nprint('arguments', *sys.argv[1:], flush=True)\nprint(ROW)",
     }.items():
-        (package / f"{name}.py").write_text(code)
+        row = {"benchmark": "check", "name": "sum", "error": 1.23456789, "tolerance": 2.0}
+        (package / f"{name}.py").write_text(code.replace("ROW", repr(json.dumps(row))))
     monkeypatch.chdir(tmp_path)
-    arguments = {"base": ["--size", "x"]}
+    arguments = {"base": "--size x"}
     sections = [Section(name, 2.0, arguments) for name in ("broken", "endless", "good")]
     assert run_all.main(["--size", "base", "--patience", "1.5"], sections) == 1
     lines = capfd.readouterr().out.splitlines()
     assert "a row" in lines
     assert "arguments --size x" in lines
     rows = [json.loads(line) for line in lines if line.startswith("{")]
-    assert [row["outcome"] for row in rows] == ["failed", "out of time", "done"]
-    assert run_all.main(["--size", "base", "--only", "good"], sections) == 0
+    ends = [row["outcome"] for row in rows if row["benchmark"] == "run_all"]
+    assert ends == ["failed", "out of time", "done"]
+    assert "| sum | 1.235 | 2 |" in lines
+    out = tmp_path / "out" / "rows.jsonl"
+    for again in (False, True):
+        assert run_all.main(["--size", "base", "--only", "good", "--out", str(out)], sections) == 0
+        lines = capfd.readouterr().out.splitlines()
+        assert ("arguments --size x" in lines) is not again
+        assert "| sum | 1.235 | 2 |" in lines
+    assert len(out.read_text().splitlines()) == 2
+
+
+def test_what_a_section_starts_is_stopped_with_it(tmp_path, monkeypatch, capfd):
+    package = tmp_path / "benchmarks"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    code = "import subprocess\nprint('begun', flush=True)\nsubprocess.run(['sleep', '60'])"
+    (package / "parent.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    began = time.perf_counter()
+    assert run_all.main(["--size", "base"], [Section("parent", 2.0, {"base": ""})]) == 1
+    assert time.perf_counter() - began < 30
+    assert "out of time" in capfd.readouterr().out
 
 
 def test_the_budgets_of_all_sections_leave_room_in_eight_minutes():

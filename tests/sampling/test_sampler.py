@@ -4,6 +4,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -82,6 +83,17 @@ def test_other_parameters_for_one_request(sampler, labelled):
     assert np.any(other.tokens != labelled.tokens)
     again = sampler.sample(3, seed=5, labels=LABELS)
     np.testing.assert_array_equal(again.tokens, labelled.tokens)
+
+
+def test_requests_of_any_length_are_one_program(sampler, monkeypatch):
+    chex.clear_trace_counter()
+    once = chex.assert_max_traces(Sampler.condition, n=1)
+    monkeypatch.setattr(Sampler, "condition", once)
+    again = dataclasses.replace(sampler)  # with programs of its own
+    for seed, labels in ((5, LABELS), (6, [1, 1, 1, 0, 3])):  # the last batch has one clip
+        again.sample(len(labels), seed=seed, labels=labels)
+    with pytest.raises(AssertionError, match="is traced > 1 times"):
+        again.sample(2, seed=5)  # without labels it is another one
 
 
 def test_impossible_requests_are_refused(sampler):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nbp.layout import LatentGrid, Opening, SequencePlan
-from nbp.nn.attention.reference import reference as attention
+from nbp.nn.attention import reference as attention
 from nbp.nn.attention.reference import dense_attention, prefix_attention, xla_attention
 from nbp.nn.attention.cudnn import CudnnAttention
 from nbp.nn.attention.mosaic import is_installed
