@@ -22,8 +22,8 @@ from benchmarks.measure import print_row
 from nbp.errors import ConfigError
 from nbp.layout import LatentGrid, Opening, SequencePlan, Vocabulary
 from nbp.models.generator import GeneratorNetwork, modern_recipe
-from nbp.nn.attention.reference import xla_attention
 from nbp.nn.attention.choose import make_attention_backend
+from nbp.nn.attention.reference import xla_attention
 from nbp.nn.conv3d import FORMULATIONS, lax_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.sampling.filtering import LogitsFilter

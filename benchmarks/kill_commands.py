@@ -41,9 +41,9 @@ from nbp import build
 from nbp.training.integrity import Damaged, verify_files
 from nbp.workdir import read_config, read_labels
 from tests import tiny
+from tests.commands.test_convert import CLIPS, TOKENIZER, make_generator, write_generator
 from tests.data.videos import encode, make_clip
 from tests.evaluated import add_generator, make_workdir
-from tests.commands.test_convert import CLIPS, TOKENIZER, make_generator, write_generator
 from tests.test_resume import CHANGES
 
 ROOT = Path(__file__).resolve().parent.parent

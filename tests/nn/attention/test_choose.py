@@ -9,11 +9,11 @@ import pytest
 
 from nbp.errors import ConfigError
 from nbp.nn.attention import choose as backends
-from nbp.nn.attention.reference import dense_attention, prefix_attention
 from nbp.nn.attention.choose import PLATFORMS, choose_attention, make_attention_backend
 from nbp.nn.attention.cudnn import CudnnAttention
 from nbp.nn.attention.mosaic import MosaicAttention, is_installed
 from nbp.nn.attention.pallas import PallasAttention
+from nbp.nn.attention.reference import dense_attention, prefix_attention
 from nbp.nn.attention.splash import SplashAttention
 from nbp.nn.transformer import make_policy
 from nbp.parallel.hlo import Program, count_flops

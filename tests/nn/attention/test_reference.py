@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from nbp.layout import LatentGrid, Opening, SequencePlan
-from nbp.nn.attention import reference as attention
-from nbp.nn.attention.reference import dense_attention, prefix_attention, xla_attention
+from nbp.nn.attention import reference
 from nbp.nn.attention.cudnn import CudnnAttention
 from nbp.nn.attention.mosaic import is_installed
 from nbp.nn.attention.pallas import PallasAttention
+from nbp.nn.attention.reference import dense_attention, prefix_attention, xla_attention
 from nbp.nn.attention.splash import SplashAttention
 
 BATCH, LENGTH, HEADS, WIDTH = 2, 14, 2, 5
