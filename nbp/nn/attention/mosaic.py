@@ -49,12 +49,14 @@ class MosaicAttention:
         operation = self.operation or _make_operation()
 
         def attend(q: Array, k: Array, v: Array, key_mask: Array | None, limits: Array) -> Array:
-            n, limits = q.shape[1], limits[None]
+            n = q.shape[1]
+            limits = limits[None]
             if key_mask is not None:
                 k, v, limits = _move_to_front(k, v, key_mask, limits)
             q, k, v = (_pad(x) for x in (q, k, v))
             limits = jnp.pad(limits, ((0, 0), (0, q.shape[1] - n)), mode="edge")
-            return _attend(q, k, v, limits[:, None], operation)[:, :n]
+            out: Any = _attend(q, k, v, limits[:, None], operation)
+            return out[:, :n]
 
         limits = jnp.asarray(k_end, jnp.int32)
         axes = (HEADS, HEADS, HEADS, ("batch", None), (None,))
@@ -66,14 +68,14 @@ def is_installed() -> bool:
 
 
 def _make_operation() -> Any:
-    from tokamax._src.ops.attention.pallas_mosaic_gpu import PallasMosaicGpuFlashAttention
+    from tokamax._src.ops.attention.pallas_mosaic_gpu import PallasMosaicGpuFlashAttention  # pyright: ignore[reportMissingImports]
 
     return PallasMosaicGpuFlashAttention()
 
 
 def _heuristics() -> AbstractContextManager[Any]:
     """Sizes of tiles by tokamax's rules; its tables, which have none for such masks, would warn."""
-    from tokamax.config import ignore_autotuning_cache
+    from tokamax.config import ignore_autotuning_cache  # pyright: ignore[reportMissingImports]
 
     return ignore_autotuning_cache(True)
 
@@ -118,7 +120,7 @@ _attend.defvjp(_forward, _backward)
 
 
 def _make_mask(limits: Array) -> Any:
-    from tokamax._src.ops.attention.base import Mask
+    from tokamax._src.ops.attention.base import Mask  # pyright: ignore[reportMissingImports]
 
     return Mask(k_end=limits)
 
