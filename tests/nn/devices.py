@@ -26,7 +26,7 @@ class Gpu:
 
 def make_mosaic() -> MosaicAttention:
     """Everything but tokamax's kernels, whose interpreter cannot run them: its plain operation."""
-    from tokamax._src.ops.attention.base import DotProductAttention, DotProductAttentionVjp
+    from tokamax._src.ops.attention.base import DotProductAttention, DotProductAttentionVjp  # pyright: ignore[reportMissingImports]
 
     return MosaicAttention(DotProductAttention(vjp=DotProductAttentionVjp()))
 

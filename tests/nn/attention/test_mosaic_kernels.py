@@ -13,11 +13,11 @@ import pytest
 
 from nbp.errors import ConfigError
 from nbp.nn.attention.mosaic import MosaicAttention
-from nbp.nn.transformer import make_policy
+from nbp.nn.transformer import Remat, make_policy
 from tests.nn.devices import BLACKWELL, CAPABILITIES, HOPPER, Gpu, describe_gpu
 
 
-def lower(monkeypatch, kind: str, dtype, *, width=96, masked=False, remat="none") -> str:
+def lower(monkeypatch, kind: str, dtype, *, width=96, masked=False, remat: Remat = "none") -> str:
     """Forward and backward pass over lengths that are no multiple of a tile."""
     gpu = Gpu(kind, CAPABILITIES[kind])
     monkeypatch.setattr(jax.extend.backend, "get_default_device", lambda: gpu)
