@@ -11,10 +11,12 @@ spaces are none.
 """
 
 import argparse
+import contextlib
 import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from nbp.errors import ConfigError
@@ -71,7 +73,12 @@ class Parser(argparse.ArgumentParser):
         # No shell can give one, a caller of `main` can; no place has such a name.
         if wrong := next((text for text in args or () if "\0" in text), None):
             raise ConfigError(f"the argument {_quote(wrong)} holds a NUL character; leave it out")
-        return super().parse_known_args(args, namespace)
+        found, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(found).items():  # a shell expands no ~ in --flag=~/place
+            if isinstance(value, Path) and value.parts[:1] and value.parts[0].startswith("~"):
+                with contextlib.suppress(RuntimeError):  # no such user, no home
+                    setattr(found, name, value.expanduser())
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         if not message.startswith("argument "):

@@ -3,6 +3,7 @@
 """Numbers of flags: what is none, what is out of range, and how it is told."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +61,13 @@ def test_a_parser_tells_a_wrong_value_in_one_line() -> None:
     with pytest.raises(ConfigError, match=r"^the argument '--label=x\\x00' holds a NUL character"):
         parser.parse_args(["--label=x\0"])
     assert parser.parse_args(["--label=-x", "--seed", "4294967295"]).label == "-x"
+
+
+def test_the_home_folder_is_found_behind_an_equals_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    parser = Parser("nbp.sample")
+    parser.add_argument("--workdir", type=Path)
+    parser.add_argument("--label")
+    found = parser.parse_args(["--workdir=~/runs/a~b", "--label=~"])
+    assert (found.workdir, found.label) == (Path("/somewhere/runs/a~b"), "~")
+    assert parser.parse_args(["--workdir", "here/~"]).workdir == Path("here/~")
