@@ -21,10 +21,10 @@ from benchmarks.measure import print_row
 from benchmarks.video_degradations import DEGRADATIONS
 from nbp import build
 from nbp.data.moving_shapes import MovingShapesSpec, render_clip
-from nbp.metrics.feature_extractors import FeatureExtractor, make_random_frames
 from nbp.metrics.frechet import Moments, frechet_distance
+from nbp.metrics.fvd import FeatureExtractor
 from nbp.metrics.kvd import kernel_distance
-from nbp.metrics.stream import Spectra, stream_scores
+from nbp.metrics.stream import Spectra, make_random_frames, stream_scores
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.protocols.published import FeatureRule
 from nbp.shapes import Clips

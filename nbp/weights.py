@@ -16,8 +16,9 @@ from nbp import build
 from nbp.errors import CheckpointError, ConfigError
 from nbp.files import read_json
 from nbp.interop.identity import FILES, PUBLIC, UNKNOWN, KnownFile, describe_origin
-from nbp.metrics.feature_extractors import FeatureExtractor, LpipsScorer
+from nbp.metrics.fvd import FeatureExtractor
 from nbp.metrics.inception_score import ClassProbabilities
+from nbp.metrics.lpips import LpipsScorer
 from nbp.metrics.score_table import FeatureKind
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.models.i3d import LEAST_FRAMES, PYTORCH_EPSILON, SIZE, TFHUB_EPSILON, I3dNetwork, I3dSpec

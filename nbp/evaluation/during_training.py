@@ -27,8 +27,8 @@ from nbp.evaluation.setup import (
     check_model,
     choose_model_config,
 )
-from nbp.metrics.feature_extractors import LpipsScorer
 from nbp.metrics.frechet import Moments, frechet_distance
+from nbp.metrics.lpips import LpipsScorer
 from nbp.metrics.reconstruction import CodeCounter, ReconstructionScores
 from nbp.metrics.score_table import name_fvd
 from nbp.models.lpips import LEAST_SIZE

@@ -55,8 +55,7 @@ from nbp.evaluation.generation import ClipGenerator
 from nbp.evaluation.real_clips import RealClips
 from nbp.evaluation.score_reconstruction import Codec
 from nbp.files import read_json, write_text
-from nbp.metrics.psnr_ssim import psnr_per_clip, psnr_per_frame
-from nbp.metrics.reconstruction import PSNR_LIMIT
+from nbp.metrics.psnr_ssim import PSNR_LIMIT, psnr_per_clip, psnr_per_frame
 from nbp.protocols.pixels import to_bytes
 from nbp.shapes import Clips
 

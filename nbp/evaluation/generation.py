@@ -18,13 +18,13 @@ from nbp.data.video.resize import Scaling
 from nbp.evaluation.chunk_store import SUM, Arrays
 from nbp.evaluation.real_clips import RealClips
 from nbp.evaluation.real_pixels import read_stored
-from nbp.metrics.feature_extractors import FeatureExtractor, FrameFeatures, LpipsScorer, fill_batch
+from nbp.metrics.fvd import FeatureExtractor
 from nbp.metrics.inception_score import ClassProbabilities
 from nbp.metrics.label_agreement import ShapeTracker, label_agreement
-from nbp.metrics.prediction import score_predictions
-from nbp.metrics.psnr_ssim import psnr_per_frame
-from nbp.metrics.reconstruction import PSNR_LIMIT
-from nbp.metrics.stream import Spectra
+from nbp.metrics.lpips import LpipsScorer
+from nbp.metrics.psnr_ssim import PSNR_LIMIT, psnr_per_frame, score_predictions
+from nbp.metrics.stream import FrameFeatures, Spectra
+from nbp.models.network import fill_batch
 from nbp.protocols.pixels import to_bytes
 from nbp.protocols.protocol import GenerationRule, Values
 from nbp.sampling.sampler import Sampler

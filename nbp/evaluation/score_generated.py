@@ -31,13 +31,13 @@ from nbp.evaluation.real_clips import RealClips, open_clips
 from nbp.evaluation.real_pixels import score_pixels
 from nbp.evaluation.setup import Plan, share_sampler
 from nbp.metrics.estimates import Repeats
-from nbp.metrics.feature_extractors import FeatureExtractor, FrameFeatures
 from nbp.metrics.feature_statistics import FeatureSet, compute_statistics, name_scores
 from nbp.metrics.frechet import FeatureMetric
+from nbp.metrics.fvd import FeatureExtractor
 from nbp.metrics.inception_score import score_classes
 from nbp.metrics.reconstruction import CodeCounter
 from nbp.metrics.score_table import name_fvd
-from nbp.metrics.stream import Spectra
+from nbp.metrics.stream import FrameFeatures, Spectra
 from nbp.protocols.protocol import Protocol
 
 

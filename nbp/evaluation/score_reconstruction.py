@@ -22,7 +22,8 @@ from nbp.data.video.encoding import tile_clips, write_video
 from nbp.errors import DataError
 from nbp.evaluation.real_clips import RealClips
 from nbp.evaluation.real_pixels import score_pixels
-from nbp.metrics.feature_extractors import FeatureExtractor, LpipsScorer, fill_batch
+from nbp.metrics.fvd import FeatureExtractor
+from nbp.metrics.lpips import LpipsScorer
 from nbp.metrics.reconstruction import (
     BadClip,
     CodeCounter,
@@ -30,6 +31,7 @@ from nbp.metrics.reconstruction import (
     ReconstructionScores,
     WorstClips,
 )
+from nbp.models.network import fill_batch
 from nbp.models.tokenizer import TokenizerNetwork, round_pixels
 from nbp.parallel.mesh import make_mesh, place_batch, place_state
 from nbp.progress import Progress

@@ -16,14 +16,10 @@ from nbp.evaluation.chunk_store import CHUNK
 from nbp.evaluation.real_clips import KEYS, RealClips, choose_rule, open_clips, read_prepared
 from nbp.evaluation.real_pixels import list_losses
 from nbp.evaluation.score_reconstruction import Codec, Devices
-from nbp.metrics.feature_extractors import (
-    FrameFeatures,
-    LpipsScorer,
-    make_random_frames,
-    make_vgg_frames,
-)
 from nbp.metrics.feature_statistics import check_counts
 from nbp.metrics.inception_score import ClassProbabilities
+from nbp.metrics.lpips import LpipsScorer
+from nbp.metrics.stream import FrameFeatures, make_random_frames, make_vgg_frames
 from nbp.models.c3d import C3dSpec
 from nbp.models.lpips import LEAST_SIZE
 from nbp.protocols.protocol import GenerationRule, Protocol

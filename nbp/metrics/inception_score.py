@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from nbp.metrics.estimates import Estimate, check_features
-from nbp.metrics.feature_extractors import map_batches, resize_bilinear
+from nbp.metrics.fvd import resize_bilinear
 from nbp.models.c3d import C3dNetwork, C3dSpec
+from nbp.models.network import map_batches
 from nbp.protocols.protocol import ClassPreparation, InceptionRule
 from nbp.shapes import Array, Clips, Float, PyTree
 

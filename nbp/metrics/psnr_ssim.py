@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """PSNR, SSIM and gradient magnitude similarity of clips, in float64 (REFERENCE 5.1)."""
 
+from collections.abc import Callable
+
 import numpy as np
 
-from nbp.shapes import Float, UInt8
+from nbp.shapes import Array, Clips, Float, UInt8
 
 _SIGMA, _WINDOW = 1.5, 11
 SSIM_LEAST = _WINDOW  # px
@@ -117,3 +119,78 @@ def _gradient(clips: UInt8[np.ndarray, "b t h w c"]) -> Float[np.ndarray, "b t h
     across = (rows[..., :, 2:] - rows[..., :, :-2]) / 3
     down = (columns[..., 2:, :] - columns[..., :-2, :]) / 3
     return np.sqrt(across**2 + down**2)
+
+
+# `nbp.metrics.lpips.LpipsScorer`: two sets of clips to a distance per pair.
+Lpips = Callable[[Array, Array], Float[np.ndarray, "n"]]
+# Which scores are better when they are low.
+LOW = ("lpips",)
+
+
+def score_predictions(
+    real: Clips, made: UInt8[np.ndarray, "b s t h w c"], *, given: int, lpips: Lpips | None = None
+) -> dict[str, Float[np.ndarray, "b s"]]:
+    """Each score of each of the s samples of each real clip, over the frames from `given` on.
+
+    `psnr` (dB) is the mean of the frames' own values, each at most 100, as prediction papers have
+    it (a reconstruction's is that of the clip's mean error). `ssim` for frames of 11 px or more.
+    `lpips` where a scorer is given. Raises ValueError where no frame is left.
+    """
+    if not 0 <= given < real.shape[1]:
+        raise ValueError(f"{given} given frames leave none of {real.shape[1]} to score")
+    samples = made.shape[1]
+    truth = np.repeat(real[:, given:], samples, axis=0)
+    guess = made[:, :, given:].reshape(truth.shape)
+    scores = {"psnr": np.minimum(psnr_per_frame(truth, guess), PSNR_LIMIT).mean(axis=1)}
+    if min(real.shape[2:4]) >= SSIM_LEAST:
+        scores["ssim"] = ssim_per_clip(truth, guess)
+    if lpips is not None:
+        scores["lpips"] = lpips(truth, guess)
+    return {name: values.reshape(len(real), samples) for name, values in scores.items()}
+
+
+class PredictionScores:
+    """Means over conditions of `score_predictions`; and PSNR of each frame after the given ones."""
+
+    def __init__(self, given: int, *, lpips: Lpips | None = None) -> None:
+        self._given, self._lpips = given, lpips
+        self._rows: dict[str, list[np.ndarray]] = {}
+        self._curves: list[np.ndarray] = []
+
+    def add(
+        self, real: Clips, made: UInt8[np.ndarray, "b s t h w c"]
+    ) -> dict[str, Float[np.ndarray, "b s"]]:
+        """Counts clips and their samples, always as many of a clip; returns the scores."""
+        found = score_predictions(real, made, given=self._given, lpips=self._lpips)
+        for name, values in found.items():
+            self._rows.setdefault(name, []).append(values)
+        truth = real[:, self._given :]
+        for sample in np.moveaxis(made, 1, 0)[:, :, self._given :]:
+            self._curves.append(np.minimum(psnr_per_frame(truth, sample), PSNR_LIMIT))
+        return found
+
+    def result(self) -> dict[str, float]:
+        """`psnr`, `ssim`, `lpips`; of N > 1 samples per condition also `psnr_best_of_N` and so on.
+
+        Raises ValueError before the first clip.
+        """
+        if not self._rows:
+            raise ValueError("no predictions to score")
+        scores: dict[str, float] = {}
+        for name, parts in self._rows.items():
+            values = np.concatenate(parts)
+            scores[name] = float(values.mean())
+            if values.shape[1] > 1:
+                best = values.min(axis=1) if name in LOW else values.max(axis=1)
+                scores[f"{name}_best_of_{values.shape[1]}"] = float(best.mean())
+        return scores
+
+    @property
+    def psnr_per_frame(self) -> list[float]:
+        """PSNR (dB) of each predicted frame, the mean over clips and samples."""
+        return np.concatenate(self._curves).mean(axis=0).tolist()
+
+
+# A clip that is reproduced exactly has no finite PSNR, and one of them would be the mean of all.
+# Twelve bits of precision, far more than 8-bit pixels show, are at 72 dB.
+PSNR_LIMIT = 100.0

@@ -16,6 +16,7 @@ import numpy as np
 
 from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.metrics.psnr_ssim import (
+    PSNR_LIMIT,
     SSIM_LEAST,
     gms_per_frame,
     psnr_per_clip,
@@ -23,10 +24,6 @@ from nbp.metrics.psnr_ssim import (
     ssim_per_clip,
 )
 from nbp.shapes import Clip, Clips, Float, Int
-
-# A clip that is reproduced exactly has no finite PSNR, and one of them would be the mean of all.
-# Twelve bits of precision, far more than 8-bit pixels show, are at 72 dB.
-PSNR_LIMIT = 100.0
 
 
 class ReconstructionScores:

@@ -284,5 +284,5 @@ def _check_clip_shape(shape: tuple[int, ...], size: int) -> None:
     if shape[2:] != (size, size, RGB):
         raise ValueError(
             f"I3D: frames of shape {shape[2:]}; it takes ({size}, {size}, {RGB}). Prepare clips "
-            "with nbp.metrics.feature_extractors first."
+            "with nbp.metrics.fvd first."
         )

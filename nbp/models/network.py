@@ -3,9 +3,11 @@
 """A module without its parameters, as pure functions of them: what `jax.jit` and `grad` take."""
 
 import abc
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import jax
+import numpy as np
 from flax import nnx
 
 from nbp.parallel.axes import gather_all
@@ -33,3 +35,27 @@ class Network(abc.ABC, Generic[M]):
         """The module holding `params` as they are; no arrays are allocated for it."""
         abstract = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
         return nnx.merge(nnx.graphdef(abstract), params)
+
+
+def fill_batch(rows: Array, size: int) -> Array:
+    """At most `size` rows, with the last one repeated up to that number; a full batch as it is."""
+    missing = size - len(rows)
+    if not missing:
+        return rows
+    rows = np.asarray(rows)
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+
+
+def map_batches(
+    function: Callable[..., Array], *arrays: Array, size: int, place: Callable[[Array], Any]
+) -> list[np.ndarray]:
+    """`function` of `size` rows of every array at a time, as float64; [] for no rows.
+
+    place: puts a batch where the function computes.
+    """
+    results = []
+    for start in range(0, len(arrays[0]), size):
+        pieces = [rows[start : start + size] for rows in arrays]
+        values = function(*(place(fill_batch(rows, size)) for rows in pieces))
+        results.append(np.asarray(values, np.float64)[: len(pieces[0])])
+    return results

@@ -130,7 +130,7 @@ class ClipRule:
 class FeatureRule:
     """How clips become the features of a Frechet distance: 400 logits of I3D, float64 moments.
 
-    detector: the published weights. preparation: see `nbp.metrics.feature_extractors`. frames:
+    detector: the published weights. preparation: see `nbp.metrics.fvd`. frames:
     scored ones from `first_frame` on; None all. sizes: in pixels, that clips are scaled to before
     the preparation. antialias: of these and of the preparation, where a side shrinks. epsilon: of
     the

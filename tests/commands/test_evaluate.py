@@ -19,7 +19,7 @@ from nbp.data.video.decoding import read_clip
 from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
 from nbp.evaluation.during_training import Validation, tokenizer_evaluators
 from nbp.interop.reading import open_tensors
-from nbp.metrics.feature_extractors import FeatureExtractor, frechet_video_distance
+from nbp.metrics.fvd import FeatureExtractor, frechet_video_distance
 from nbp.metrics.psnr_ssim import gms_per_frame, psnr_per_clip, psnr_per_frame
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.models.lpips import LpipsNetwork

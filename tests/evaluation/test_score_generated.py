@@ -19,8 +19,8 @@ from nbp.evaluation import chunk_store
 from nbp.evaluation.generation import Made, finish_clips
 from nbp.evaluation.leakage import find_duplicates
 from nbp.evaluation.real_clips import open_clips
-from nbp.metrics.feature_extractors import FeatureExtractor
 from nbp.metrics.frechet import Moments, frechet_distance
+from nbp.metrics.fvd import FeatureExtractor
 from nbp.nn.conv3d import taps_conv
 from nbp.protocols.clip_lists import draw_clips
 from nbp.protocols.protocol import FeatureRule, GenerationRule, Storage

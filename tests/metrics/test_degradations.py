@@ -15,12 +15,8 @@ from benchmarks.video_degradations import (
     shuffle_frames,
 )
 from nbp.data.moving_shapes import MovingShapesSpec, render_clip
-from nbp.metrics.feature_extractors import (
-    FeatureExtractor,
-    frechet_video_distance,
-    make_random_frames,
-)
-from nbp.metrics.stream import Spectra, StreamScores, stream_scores
+from nbp.metrics.fvd import FeatureExtractor, frechet_video_distance
+from nbp.metrics.stream import Spectra, StreamScores, make_random_frames, stream_scores
 from nbp.models import i3d
 from nbp.nn.conv3d import taps_conv
 from nbp.protocols.published import FeatureRule

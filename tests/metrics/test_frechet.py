@@ -9,8 +9,8 @@ import pytest
 import scipy.linalg
 
 from nbp.errors import NonFiniteError
-from nbp.metrics.feature_extractors import frechet_video_distance
 from nbp.metrics.frechet import Moments, frechet_distance
+from nbp.metrics.fvd import frechet_video_distance
 
 
 def draw(seed: int, n: int, d: int, *, scale: float = 1.0, shift: float = 0.0):

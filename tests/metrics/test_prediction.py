@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from nbp.metrics.prediction import PredictionScores, score_predictions
-from nbp.metrics.psnr_ssim import ssim_per_clip
+from nbp.metrics.psnr_ssim import PredictionScores, score_predictions, ssim_per_clip
 
 GIVEN = 2
 

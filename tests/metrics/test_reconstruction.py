@@ -8,10 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from nbp.metrics.feature_extractors import frechet_video_distance
-from nbp.metrics.psnr_ssim import gms_per_frame, psnr_per_clip, psnr_per_frame, ssim_per_clip
-from nbp.metrics.reconstruction import (
+from nbp.metrics.fvd import frechet_video_distance
+from nbp.metrics.psnr_ssim import (
     PSNR_LIMIT,
+    gms_per_frame,
+    psnr_per_clip,
+    psnr_per_frame,
+    ssim_per_clip,
+)
+from nbp.metrics.reconstruction import (
     BadClip,
     CodeCounter,
     PairedMoments,

@@ -14,13 +14,13 @@ import numpy as np
 from nbp.data.video.decoding import VideoInfo, choose_frames, resample_frames
 from nbp.interop.feature_networks import i3d_rules, i3d_shapes
 from nbp.interop.mapping import convert_tensors
-from nbp.metrics.feature_extractors import (
+from nbp.metrics.frechet import Moments, frechet_distance
+from nbp.metrics.fvd import (
     prepare_styleganv,
     prepare_videogpt,
     prepare_videogpt_crop,
     resize_short_side,
 )
-from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.metrics.psnr_ssim import psnr_per_clip, ssim_per_clip
 from nbp.models.i3d import STAGES, I3dNetwork, I3dSpec
 from nbp.nn.conv3d import taps_conv

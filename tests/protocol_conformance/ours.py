@@ -26,8 +26,8 @@ from nbp.evaluation import real_clips
 from nbp.evaluation.drawn_clips import CropPlace
 from nbp.evaluation.generation import Made, choose_labels_of, choose_values, finish_clips
 from nbp.evaluation.real_pixels import StoreClip, score_pixels
-from nbp.metrics.feature_extractors import _extract_features
 from nbp.metrics.frechet import Moments, frechet_distance
+from nbp.metrics.fvd import _extract_features
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.nn.conv3d import taps_conv
 from nbp.protocols.protocol import FeatureRule, GenerationRule, Protocol, Values

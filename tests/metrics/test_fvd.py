@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nbp.metrics.feature_extractors import (
+from nbp.metrics.fvd import (
     PREPARATIONS,
     FeatureExtractor,
     frechet_video_distance,

@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What scores are made of: I3D features of clips, VGG-16 features of frames, LPIPS of pairs."""
+"""Frechet video distance (Unterthiner et al. 2018): from clips to I3D features to a number."""
 
 import functools
 import math
@@ -14,34 +14,9 @@ import numpy as np
 
 from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.models.i3d import SIZE, I3dNetwork
-from nbp.models.lpips import LpipsNetwork
+from nbp.models.network import map_batches
 from nbp.protocols.protocol import FeatureRule, Preparation
 from nbp.shapes import Array, Float, PyTree
-
-
-def fill_batch(rows: Array, size: int) -> Array:
-    """At most `size` rows, with the last one repeated up to that number; a full batch as it is."""
-    missing = size - len(rows)
-    if not missing:
-        return rows
-    rows = np.asarray(rows)
-    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
-
-
-def map_batches(
-    function: Callable[..., Array], *arrays: Array, size: int, place: Callable[[Array], Any]
-) -> list[np.ndarray]:
-    """`function` of `size` rows of every array at a time, as float64; [] for no rows.
-
-    place: puts a batch where the function computes.
-    """
-    results = []
-    for start in range(0, len(arrays[0]), size):
-        pieces = [rows[start : start + size] for rows in arrays]
-        values = function(*(place(fill_batch(rows, size)) for rows in pieces))
-        results.append(np.asarray(values, np.float64)[: len(pieces[0])])
-    return results
-
 
 # Prepares clips in [0, 1], antialiased where they shrink or not: [b t size size c] in [-1, 1].
 Prepare = Callable[..., Array]
@@ -199,120 +174,3 @@ _extract = jax.jit(_extract_features, static_argnums=(0, 1))
 def frechet_video_distance(first: Float[Array, "n d"], second: Float[Array, "m d"]) -> float:
     """Frechet distance of two sets of features, n and m >= 2; see `frechet_distance`."""
     return frechet_distance(Moments.of(first), Moments.of(second))
-
-
-RANDOM_SEED = 0
-WIDTHS = (16, 32, 32)  # of three 3x3 convolutions of stride 2
-CELLS = 2  # the last map is averaged over CELLS x CELLS parts: where something is, shows
-LEAST_SIZE = 16  # px: three halvings leave one position per cell; VGG's four leave one in all
-
-FrameNetwork = Callable[[PyTree, Array], Array]
-
-
-@dataclass(frozen=True)
-class FrameFeatures:
-    """Features of every frame of clips.
-
-    network: images [b h w 3] in [0, 1] to features [b d]. batch: clips at a time. place: puts a
-    batch where the parameters are.
-    """
-
-    name: str
-    network: FrameNetwork
-    params: PyTree
-    batch: int = 16
-    place: Callable[[Array], Any] = jnp.asarray
-
-    def __call__(self, clips: Array) -> Float[np.ndarray, "n t d"]:
-        """Of clips [n t h w 3] with n >= 1, bytes 0..255 or floats in [0, 1], sides >= 16 px."""
-        if min(clips.shape[2:4]) < LEAST_SIZE:
-            raise ValueError(
-                f"features of frames need sides of at least {LEAST_SIZE} px, these clips are "
-                f"{clips.shape[2]}x{clips.shape[3]}"
-            )
-        extract = functools.partial(_extract_frames, self.network, self.params)
-        return np.concatenate(map_batches(extract, clips, size=self.batch, place=self.place))
-
-
-def make_random_frames(**options: Any) -> FrameFeatures:
-    """Weights from `RANDOM_SEED` by plain numpy: no version of JAX changes them."""
-    return FrameFeatures("random", _random_features, draw_convolutions(), **options)
-
-
-def make_vgg_frames(params: PyTree, **options: Any) -> FrameFeatures:
-    """With the parameters of `LpipsNetwork` (`nbp.convert lpips`)."""
-    return FrameFeatures("vgg", _vgg_features, params, **options)
-
-
-def draw_convolutions() -> list[dict[str, np.ndarray]]:
-    """Kernels that keep the scale of what passes through, and small biases."""
-    layers, inputs = [], 3
-    for number, width in enumerate(WIDTHS):
-        rng = np.random.default_rng((RANDOM_SEED, number))
-        kernel = rng.standard_normal((3, 3, inputs, width)) * np.sqrt(2.0 / (9 * inputs))
-        bias = rng.uniform(-0.1, 0.1, width)
-        layers.append({"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)})
-        inputs = width
-    return layers
-
-
-def _random_features(params: PyTree, images: Array) -> Array:
-    x = 2.0 * images - 1.0
-    for layer in params:
-        x = jax.lax.conv_general_dilated(
-            x, layer["kernel"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        x = jax.nn.relu(x + layer["bias"])
-    rows = jnp.array_split(x, CELLS, axis=1)
-    cells = [cell for row in rows for cell in jnp.array_split(row, CELLS, axis=2)]
-    return jnp.concatenate([cell.mean(axis=(1, 2)) for cell in cells], axis=-1)
-
-
-def _vgg_features(params: PyTree, images: Array) -> Array:
-    return LpipsNetwork().bind(params).features(images)[-1].mean(axis=(1, 2))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _extract_frames(network: FrameNetwork, params: PyTree, clips: Array) -> Array:
-    def describe(frames: Array) -> Array:
-        images = frames.astype(jnp.float32)
-        return network(params, images / 255.0 if frames.dtype == jnp.uint8 else images)
-
-    # One frame of every clip at a time, as for LPIPS: a network's first maps of all would not fit.
-    with jax.default_matmul_precision("highest"):
-        return jnp.moveaxis(jax.lax.map(describe, jnp.moveaxis(clips, 1, 0)), 0, 1)
-
-
-@dataclass(frozen=True)
-class LpipsScorer:
-    """Distances of pairs of clips, as LPIPS's authors compute them, on all frames in float32.
-
-    The release of NBP looks at frame 5 alone, and its normalisations cancel, so that VGG sees raw
-    pixels of [0, 1] (docs/official_parity.md); LARP and SEED-Voken do it as here.
-
-    batch: clips at a time. place: puts a batch where the parameters are.
-    """
-
-    params: PyTree
-    batch: int = 16
-    place: Callable[[Array], Any] = jnp.asarray
-
-    def __call__(self, first: Array, second: Array) -> Float[np.ndarray, "n"]:
-        """One distance per pair of clips [n t h w 3] of bytes 0..255, sides of 16 px or more."""
-        measure = functools.partial(_measure, self.params)
-        found = map_batches(measure, first, second, size=self.batch, place=self.place)
-        return np.concatenate([np.zeros(0), *found])
-
-
-@jax.jit
-def _measure(params: PyTree, first: Array, second: Array) -> Array:
-    network = LpipsNetwork()
-
-    def compare(pair: tuple[Array, Array]) -> Array:
-        # One frame of every clip: VGG's first maps of all frames at once would not fit.
-        a, b = (frames[:, None].astype(jnp.float32) / 255.0 for frames in pair)
-        return network.distance(params, a, b)
-
-    frames = [jnp.moveaxis(clips, 1, 0) for clips in (first, second)]
-    with jax.default_matmul_precision("highest"):
-        return jax.lax.map(compare, tuple(frames)).mean(axis=0)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from nbp.metrics.feature_extractors import draw_convolutions, make_random_frames, make_vgg_frames
+from nbp.metrics.stream import draw_convolutions, make_random_frames, make_vgg_frames
 from nbp.models.lpips import LpipsNetwork
 
 
