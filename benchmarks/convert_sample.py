@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import print_row
-from nbp.data.video.encoding import write_video
+from nbp.data.video.encode import write_video
 from nbp.layout import LatentGrid
 from nbp.models.tokenizer import TokenizerSpec
 from tests.interop.official_files import (

@@ -21,13 +21,8 @@ from benchmarks.measure import print_row
 from nbp import build_data, build_sampling
 from nbp.build_sampling import make_drawing
 from nbp.models.generator import GeneratorNetwork
-from nbp.models.inference import (
-    CacheType,
-    InferenceModel,
-    WeightType,
-    bind_inference_model,
-    pack_params,
-)
+from nbp.models.inference import InferenceModel, WeightType, bind_inference_model, pack_params
+from nbp.nn.attention.kv_cache import CacheType
 from nbp.sample import SampleRequest
 from nbp.shapes import Array, PyTree
 from nbp.workdir import read_config, read_labels

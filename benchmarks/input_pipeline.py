@@ -30,11 +30,11 @@ import numpy as np
 from benchmarks.measure import print_row
 from nbp import prepare
 from nbp.build_data import ClipData, find_dataset
+from nbp.data.augmentation import make_clip_transforms
 from nbp.data.pipeline import BatchStream, PipelineSpec
 from nbp.data.records import RecordSource, make_record_transforms
 from nbp.data.sources import FolderSpec, scan_folder
 from nbp.data.token_cache import CacheWriter, TokenExample, open_cache
-from nbp.data.transforms import make_clip_transforms
 
 CODES = 64_000
 STRIDE = (4, 8, 8)  # of the paper's tokenizer: 17x128x128 pixels are 5x16x16 tokens

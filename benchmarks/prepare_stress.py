@@ -31,10 +31,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import print_row
+from nbp.data.augmentation import resize_frame
 from nbp.data.records import RecordSource
-from nbp.data.transforms import resize_frame
 from nbp.data.video.clip_codec import decode_clip
-from nbp.data.video.decoding import read_clip
+from nbp.data.video.decode import read_clip
 from tests.data.trees import CLASSES, OK, Made, build_tree
 from tests.data.videos import psnr
 

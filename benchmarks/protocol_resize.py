@@ -224,8 +224,8 @@ def scale_ours(video: Path, originals: dict[str, np.ndarray]) -> Any:
     """Yields (operation, frames), with the records' own rules."""
     from nbp.data.video.resize import Scaling, scale_frame, to_rgb
     from nbp.evaluation.real_pixels import CentreCrop, read_stored
+    from nbp.protocols import PROTOCOLS
     from nbp.protocols.pixels import pass_range
-    from nbp.protocols.published import PROTOCOLS
 
     frames = decode_frames(video)
     rgb = [to_rgb(frame) for frame in frames]

@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 
 from nbp import build_data, losses
 from nbp.config.schema import Config, StageConfig
+from nbp.data.prompts import PADDING, find_texts
 from nbp.data.token_cache import TokenCache
-from nbp.data.ucf101_prompts import PADDING, find_texts
 from nbp.errors import CheckpointError
 from nbp.metrics.label_agreement import ShapeTracker
 from nbp.models.discriminator import DiscriminatorNetwork, DiscriminatorSpec
@@ -39,7 +39,7 @@ from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import Objective, TokenizerTask, lpips_distance, structure_distance
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.optimizer import OptimizerSpec, ParamGroup, find_storage
-from nbp.training.param_storage import cast_shapes_to_storage
+from nbp.training.precision import cast_shapes_to_storage
 
 TOKENIZER_GROUPS = (
     ParamGroup(".*kernel", matrix="conv"),

@@ -18,6 +18,7 @@ import numpy as np
 from nbp.config import expand_paths, from_dict, to_json
 from nbp.config.parsing import set_override
 from nbp.config.schema import Config, StageConfig
+from nbp.data.augmentation import Transform, choose_spatial, make_clip_transforms
 from nbp.data.images import (
     MixedStream,
     TakeFrame,
@@ -30,7 +31,6 @@ from nbp.data.pipeline import BatchStream, PipelineSpec, make_fingerprint
 from nbp.data.records import VERSION, RecordSource, make_record_transforms
 from nbp.data.sources import BadVideos, FolderSpec, scan_folder
 from nbp.data.token_cache import PROVENANCE, TokenCache, open_cache
-from nbp.data.transforms import Transform, choose_spatial, make_clip_transforms
 from nbp.errors import ConfigError, DataError
 from nbp.files import read_json
 

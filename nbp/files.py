@@ -172,7 +172,7 @@ def full_disk_named(part: Path) -> Iterator[None]:
 class VideoError(DataError):
     """A video or image file that cannot serve.
 
-    `path`, `reason` (one of `nbp.data.video.decoding.REASONS`) and `detail`.
+    `path`, `reason` (one of `nbp.data.video.decode.REASONS`) and `detail`.
     """
 
     def __init__(self, path: str, reason: str, detail: str = ""):

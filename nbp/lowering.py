@@ -17,10 +17,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from nbp import build
 from nbp.build_sampling import choose_given_frames, make_drawing
 from nbp.config.schema import Config
-from nbp.data.ucf101_prompts import load_prompts
-from nbp.parallel.axes import RULES, count_parts, make_partition_spec
+from nbp.data.prompts import load_prompts
 from nbp.parallel.hlo import abstract
 from nbp.parallel.mesh import make_state_shardings, measure_bytes, replicate
+from nbp.parallel.sharding import RULES, count_parts, make_partition_spec
 from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Sampler
 from nbp.shapes import PyTree

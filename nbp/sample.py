@@ -51,14 +51,14 @@ from nbp.build_sampling import (
     take_examples,
 )
 from nbp.config.schema import Config
-from nbp.data.video.decoding import read_clip
+from nbp.data.video.decode import read_clip
 from nbp.errors import ConfigError
 from nbp.files import check_writable_folder, write_text
 from nbp.metrics.drift import measure_drift
 from nbp.metrics.score_table import name_fvd
 from nbp.parallel import distributed
 from nbp.parallel.distributed import is_main
-from nbp.protocols.published import find_protocol
+from nbp.protocols import find_protocol
 from nbp.report.plots import write_drift_curves
 from nbp.runtime import keep_compiled, keep_freed_memory
 from nbp.sample_files import Files, Recording, check_room, find_earlier, write_samples

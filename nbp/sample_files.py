@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from nbp.data.video.encoding import GifWriter, VideoWriter, tile_clips, write_gif
+from nbp.data.video.encode import GifWriter, VideoWriter, tile_clips, write_gif
 from nbp.errors import ConfigError
 from nbp.files import make_folder, read_json, write_text
 from nbp.parallel.distributed import is_main

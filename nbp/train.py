@@ -57,7 +57,7 @@ from nbp.config import load_config, parse_overrides
 from nbp.config.schema import Config, StageConfig
 from nbp.data.prepare.class_names import find_split
 from nbp.data.sources import VideoFolder
-from nbp.data.video.encoding import write_gif
+from nbp.data.video.encode import write_gif
 from nbp.errors import DataError, DivergedError, NonFiniteError
 from nbp.evaluate import EvaluateRequest, evaluate_workdir, report_path
 from nbp.evaluation.during_training import (

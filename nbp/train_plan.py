@@ -26,7 +26,7 @@ from nbp.init_from import Stage, check_start, look_for_start
 from nbp.parallel import distributed
 from nbp.parallel.mesh import check_batch
 from nbp.places import refuse_inside, require_writable
-from nbp.protocols.published import find_protocol
+from nbp.protocols import find_protocol
 from nbp.sampling.request import SampleRequest
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask

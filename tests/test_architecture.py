@@ -27,7 +27,7 @@ SOURCES = sorted(
 # Who may import which modules of ours. `nbp.x` allows all below it; the longest name decides.
 # FREE is for everyone.
 FREE = {"nbp", "nbp.errors", "nbp.shapes", "nbp.files", "nbp.trees"}
-FEATURES = ("nbp.models.c3d", "nbp.models.i3d", "nbp.models.lpips")
+FEATURES = tuple(f"nbp.models.{name}" for name in ("network", "c3d", "i3d", "lpips"))
 ALLOWED: dict[str, tuple[str, ...]] = {
     "nbp.errors": ("nbp.terminal",),
     "nbp.terminal": (),
@@ -49,21 +49,21 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "nbp.tasks": (
         "nbp.tasks",
         "nbp.models",
-        "nbp.nn.vocab_parallel",
+        "nbp.parallel.cross_entropy",
         "nbp.losses",
         "nbp.layout",
-        "nbp.parallel.axes",
+        "nbp.parallel.sharding",
         "nbp.training.task",
         "nbp.training.state",
         "nbp.training.optimizer",
-        "nbp.training.param_storage",
+        "nbp.training.precision",
     ),
     "nbp.sampling": (
         "nbp.sampling",
         "nbp.models",
         "nbp.nn",
         "nbp.layout",
-        "nbp.parallel.axes",
+        "nbp.parallel.sharding",
         "nbp.flags",
     ),
     "nbp.protocols": ("nbp.protocols",),
@@ -72,7 +72,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "nbp.interop.infer_config": (
         "nbp.interop.official",
         "nbp.config.schema",
-        "nbp.data.ucf101_prompts",
+        "nbp.data.prompts",
         "nbp.layout",
         "nbp.models.tokenizer",
         "nbp.workdir",
@@ -82,8 +82,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.layout",
         "nbp.models.tokenizer",
         "nbp.data.moving_shapes",
-        "nbp.data.ucf101_prompts",
-        "nbp.protocols.published",
+        "nbp.data.prompts",
+        "nbp.protocols",
     ),
     "nbp.report": (
         "nbp.report",
@@ -92,7 +92,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.metrics",
         "nbp.training.metrics",
         "nbp.config",
-        "nbp.data.video.decoding",
+        "nbp.data.video.decode",
         "nbp.flags",
         "nbp.workdir",
         "nbp.build",
@@ -156,7 +156,7 @@ HOMES = {
 }
 UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 # Reads foreign weights with an unpickler of its own that knows a fixed list of names.
-UNPICKLING = "nbp.interop.unpickling"
+UNPICKLING = "nbp.interop.unpickle"
 LIGHT = ("jax", "flax", "optax", "numpy")
 HEAVY = (
     "grain tensorflow_datasets av PIL ml_collections orbax jaxtyping beartype tensorboardX "

@@ -22,7 +22,7 @@ from nbp.config import load_config, parse_overrides
 from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.metrics.feature_statistics import parse_statistics
-from nbp.protocols.published import find_protocol, needs_features
+from nbp.protocols import find_protocol, needs_features
 from tests.launch.golden import stand_in_python
 from tests.texts import (
     COMMANDS,

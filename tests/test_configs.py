@@ -13,7 +13,7 @@ import pytest
 from nbp import build
 from nbp.config import load_config
 from nbp.config.schema import Config
-from nbp.data.ucf101_prompts import load_prompts
+from nbp.data.prompts import load_prompts
 from nbp.models.lpips import LpipsNetwork
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.shapes import PyTree

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from nbp import evaluate, sample, train
-from nbp.data.video.decoding import probe_video, read_clip
+from nbp.data.video.decode import probe_video, read_clip
 from tests import tiny
 
 CHANGES = {

@@ -10,7 +10,7 @@ import pytest
 from nbp.build import GENERATOR_GROUPS, make_generator_network, make_tokenizer_network
 from nbp.config import load_config
 from nbp.config.schema import Config
-from nbp.data.ucf101_prompts import load_prompts
+from nbp.data.prompts import load_prompts
 from nbp.errors import ConfigError
 from nbp.training.optimizer import assign_groups
 from nbp.workdir import adopt_config

@@ -11,7 +11,7 @@ from nbp import weights
 from nbp.errors import ConfigError
 from nbp.interop.identity import FILES, PUBLIC, KnownFile
 from nbp.nn.conv3d import taps_conv
-from nbp.protocols.published import PROTOCOLS
+from nbp.protocols import PROTOCOLS
 from nbp.weights import recognize
 from tests.evaluated import SMALL, SmallNetwork, make_features
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from nbp.config.parsing import Count, Natural, NonNegative, Positive, Range, Seed, Share
-from nbp.data import ucf101_prompts
+from nbp.data import prompts
 from nbp.data.moving_shapes import MovingShapesSpec
 from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
@@ -402,12 +402,12 @@ class Config:
 
     @property
     def plan(self) -> SequencePlan:
-        lengths = {"none": 0, "label": 1, "text": ucf101_prompts.LENGTH}
+        lengths = {"none": 0, "label": 1, "text": prompts.LENGTH}
         prompt = lengths[self.generator.prompt]
         return SequencePlan(self.grid, self.block, self.opening, prompt)
 
     def vocabulary(self, classes: int) -> Vocabulary:
         """The ids of a model trained with `classes` labels."""
-        sizes = {"none": 0, "label": classes, "text": ucf101_prompts.VOCABULARY}
+        sizes = {"none": 0, "label": classes, "text": prompts.VOCABULARY}
         prompt = sizes[self.generator.prompt]
         return Vocabulary(self.tokenizer_spec.quantizer.codes, prompt, self.plan.special_count)

@@ -7,7 +7,7 @@ from typing import Any
 
 from nbp.config.schema import ROOTS, Config, StageConfig
 from nbp.errors import ConfigError
-from nbp.protocols.published import find_protocol, needs_features
+from nbp.protocols import find_protocol, needs_features
 
 
 def validate(config: Config) -> None:

@@ -20,9 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nbp.data.pipeline import Batch, BatchStream
-from nbp.data.sources import BadVideos, find_files
-from nbp.data.transforms import (
+from nbp.data.augmentation import (
     Fit,
     Flip,
     Record,
@@ -32,7 +30,9 @@ from nbp.data.transforms import (
     choose_spatial,
     resize_frame,
 )
-from nbp.data.video.decoding import MAX_BYTES, MAX_PIXELS
+from nbp.data.pipeline import Batch, BatchStream
+from nbp.data.sources import BadVideos, find_files
+from nbp.data.video.decode import MAX_BYTES, MAX_PIXELS
 from nbp.errors import DataError
 from nbp.files import VideoError, open_regular
 from nbp.shapes import UInt8

@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from nbp.data.augmentation import Transform
 from nbp.data.sources import BadVideos, ClipSource
-from nbp.data.transforms import Transform
 from nbp.data.watchdog import Feeder, prepare_worker
 from nbp.errors import ConfigError, DataError
 from nbp.files import VideoError

@@ -25,8 +25,7 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from nbp.data.tf_example import find_example_class
-from nbp.data.transforms import (
+from nbp.data.augmentation import (
     Fit,
     Flip,
     Record,
@@ -36,8 +35,9 @@ from nbp.data.transforms import (
     choose_spatial,
     resize_frame,
 )
+from nbp.data.tf_example import find_example_class
 from nbp.data.video.clip_codec import decode_clip
-from nbp.data.video.decoding import VideoInfo, choose_frames, too_short
+from nbp.data.video.decode import VideoInfo, choose_frames, too_short
 from nbp.data.video.resize import Scaling
 from nbp.errors import DataError
 from nbp.files import VideoError, escape_label, escape_name, read_json

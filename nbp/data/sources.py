@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol, assert_never, runtime_checkable
 
 import numpy as np
 
-from nbp.data.video.decoding import VideoInfo, probe_video, resample_frames, too_short
+from nbp.data.video.decode import VideoInfo, probe_video, resample_frames, too_short
 from nbp.data.video.notes import list_notes
 from nbp.errors import DataError
 from nbp.files import VideoError, escape_name

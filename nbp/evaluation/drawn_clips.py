@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from nbp import build_data
+from nbp.data.augmentation import Crop, Flip, Record
 from nbp.data.records import DecodeRecord
-from nbp.data.transforms import Crop, Flip, Record
-from nbp.data.video.decoding import resample_frames
+from nbp.data.video.decode import resample_frames
 from nbp.evaluation.real_pixels import CentreCrop
 from nbp.protocols.clip_lists import Draws, WindowList, choose_start, place_clip
 from nbp.protocols.protocol import ClipRule, Margin

@@ -14,7 +14,7 @@ import numpy as np
 from nbp import build, build_data
 from nbp.build_sampling import choose_given_frames, make_drawing, take_examples
 from nbp.config.schema import Config
-from nbp.data.video.encoding import tile_clips
+from nbp.data.video.encode import tile_clips
 from nbp.errors import ConfigError
 from nbp.evaluation.generation import ClipGenerator, choose_labels_of, finish_clips
 from nbp.evaluation.real_clips import RealClips, choose_rule, open_clips
@@ -34,8 +34,8 @@ from nbp.metrics.score_table import name_fvd
 from nbp.models.lpips import LEAST_SIZE
 from nbp.parallel import distributed
 from nbp.parallel.distributed import is_main
+from nbp.protocols import find_protocol
 from nbp.protocols.protocol import GENERAL
-from nbp.protocols.published import find_protocol
 from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Sampler
 from nbp.shapes import PyTree

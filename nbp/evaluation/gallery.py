@@ -50,7 +50,7 @@ from typing import Any
 
 import numpy as np
 
-from nbp.data.video.encoding import write_video
+from nbp.data.video.encode import write_video
 from nbp.evaluation.generation import ClipGenerator
 from nbp.evaluation.real_clips import RealClips
 from nbp.evaluation.score_reconstruction import Codec

@@ -14,11 +14,11 @@ import numpy as np
 
 from nbp import build_data
 from nbp.config.schema import Config
+from nbp.data.augmentation import Transform
 from nbp.data.pipeline import PipelineSpec, read_examples
 from nbp.data.records import PREPARED, DecodeRecord
 from nbp.data.sources import BadVideos
-from nbp.data.transforms import Transform
-from nbp.data.video.decoding import VideoInfo, resample_frames
+from nbp.data.video.decode import VideoInfo, resample_frames
 from nbp.errors import ConfigError, DataError
 from nbp.evaluation.drawn_clips import (
     ChosenItems,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nbp.data.transforms import Record, Transform
+from nbp.data.augmentation import Record, Transform
 from nbp.data.video.resize import FLOAT_KERNELS, Scaling
 from nbp.data.video.round_trip import store_clip
 from nbp.protocols.pixels import Passed, pass_range, to_bytes

@@ -18,7 +18,7 @@ import numpy as np
 
 from nbp import build
 from nbp.config.schema import Config
-from nbp.data.video.encoding import tile_clips, write_video
+from nbp.data.video.encode import tile_clips, write_video
 from nbp.errors import DataError
 from nbp.evaluation.real_clips import RealClips
 from nbp.evaluation.real_pixels import score_pixels

@@ -22,8 +22,8 @@ from nbp.metrics.lpips import LpipsScorer
 from nbp.metrics.stream import FrameFeatures, make_random_frames, make_vgg_frames
 from nbp.models.c3d import C3dSpec
 from nbp.models.lpips import LEAST_SIZE
+from nbp.protocols import PROTOCOLS, find_protocol
 from nbp.protocols.protocol import GenerationRule, Protocol
-from nbp.protocols.published import PROTOCOLS, find_protocol
 from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Sampler
 from nbp.weights import Features, load_c3d, load_features, load_lpips

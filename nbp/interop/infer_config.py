@@ -18,7 +18,7 @@ from nbp.config.schema import (
     TokenizerConfig,
     TrainConfig,
 )
-from nbp.data import ucf101_prompts
+from nbp.data import prompts
 from nbp.errors import CheckpointError, ConfigError, DataError
 from nbp.files import read_lines
 from nbp.interop import official
@@ -109,11 +109,11 @@ def confirm_sizes(
 
 
 def find_prompt(request: ConvertRequest, sizes: official.GeneratorSizes, *, origin: str) -> Prompt:
-    kinds: dict[int, Prompt] = {0: "none", 1: "label", ucf101_prompts.LENGTH: "text"}
+    kinds: dict[int, Prompt] = {0: "none", 1: "label", prompts.LENGTH: "text"}
     if sizes.prompt_length not in kinds:
         raise CheckpointError(
             f"{origin}: uncond_embedding has {sizes.prompt_length} rows; known are 0 (no prompt), "
-            f"1 (label) and {ucf101_prompts.LENGTH} (text)"
+            f"1 (label) and {prompts.LENGTH} (text)"
         )
     found = kinds[sizes.prompt_length]
     if request.prompt not in (None, found):
@@ -126,7 +126,7 @@ def find_prompt(request: ConvertRequest, sizes: official.GeneratorSizes, *, orig
 
 def find_labels(request: ConvertRequest, prompt: Prompt) -> tuple[str, ...]:
     if prompt == "text":
-        return tuple(ucf101_prompts.load_prompts())
+        return tuple(prompts.load_prompts())
     if prompt == "none":
         return ("video",)
     if request.labels is None:
@@ -157,7 +157,7 @@ def describe_generator(
             f"none of the published ones; give --heads, a divisor of {sizes.width}"
         )
     grid = find_grid(request, tokenizer)
-    prompt_ids = {"none": 0, "label": len(labels), "text": ucf101_prompts.VOCABULARY}[prompt]
+    prompt_ids = {"none": 0, "label": len(labels), "text": prompts.VOCABULARY}[prompt]
     codes = math.prod(request.levels)
     special = sizes.ids - codes - prompt_ids
     if special < 0:

@@ -26,7 +26,7 @@ from nbp.errors import CheckpointError
 from nbp.interop import kinds, torch_files
 from nbp.interop.archives import OddTensor, Span, StoredTensor, dense_strides, list_zip
 from nbp.interop.mapping import Tensor
-from nbp.interop.unpickling import shorten
+from nbp.interop.unpickle import shorten
 
 HEADER_LIMIT = 32 << 20  # bytes of the header of safetensors, and of an index
 NPZ_LIMIT, NPZ_RATIO = 256 << 20, 20  # larger members must not be compressed better than this

@@ -21,7 +21,7 @@ import numpy as np
 from nbp.errors import CheckpointError
 from nbp.interop.archives import OddTensor, Span, StoredTensor, list_zip, locate_member
 from nbp.interop.mapping import Tensor
-from nbp.interop.unpickling import (
+from nbp.interop.unpickle import (
     PICKLE_LIMIT,
     Inert,
     StorageRecord,

@@ -28,8 +28,8 @@ from nbp.nn.transformer import (
     drop,
     make_linear,
 )
-from nbp.nn.vocab_parallel import look_up
-from nbp.parallel.axes import Axes, constrain, gather
+from nbp.parallel.cross_entropy import look_up
+from nbp.parallel.sharding import Axes, constrain, gather
 from nbp.shapes import Array, Bool, Float, Int, PyTree
 
 

@@ -12,7 +12,6 @@ Weights lie in the compute type, or as 8-bit integers with a scale for each outp
 the compute type, in bfloat16, or as 8-bit integers with a scale for each position and head.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -22,16 +21,15 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from nbp.models.generator import Generator, GeneratorNetwork
+from nbp.nn.attention.kv_cache import Cache, CacheEntry, CacheType, make_cache, quantize, write
 from nbp.nn.attention.reference import cached_attention
-from nbp.nn.transformer import Transformer, TransformerSpec
-from nbp.parallel.axes import Axes, constrain, gather, make_partition_spec
+from nbp.nn.transformer import Transformer
+from nbp.parallel.sharding import Axes, constrain, gather, make_partition_spec
 from nbp.shapes import Array, Bool, Float, Int, PyTree
 
 WeightType = Literal["compute", "int8"]
-CacheType = Literal["compute", "bfloat16", "int8"]
 
 STREAM: Axes = (None, "batch", None)  # of the residual stream
-LARGEST = 127.0  # of the 8-bit integers; -128 is not used
 
 
 class Matrix(NamedTuple):
@@ -60,7 +58,7 @@ class DecodingLayer(NamedTuple):
     down: Matrix
 
 
-# Logical axes of the rows, for a mesh; see `nbp.parallel.axes`.
+# Logical axes of the rows, for a mesh; see `nbp.parallel.sharding`.
 ROWS: dict[str, Axes] = {
     "qkv": ("heads", "embed"),
     "proj": ("embed", "heads"),
@@ -68,32 +66,6 @@ ROWS: dict[str, Axes] = {
     "down": ("embed", "mlp"),
     "head": ("vocabulary", "embed"),
 }
-
-
-class CacheEntry(NamedTuple):
-    """Keys [b k L d] or values [b k d L] of one layer; int8 with a scale per head and position."""
-
-    data: Array
-    scale: Float[Array, "b k n"] | None = None
-
-
-class Cache(NamedTuple):
-    """Keys and values of each layer, allocated for a number of positions, written in place."""
-
-    keys: list[CacheEntry]
-    values: list[CacheEntry]
-
-    @property
-    def length(self) -> int:
-        return self.keys[0].data.shape[2]
-
-    def grow(self, length: int) -> "Cache":
-        """The same with room for `length` positions: a copy, layer by layer."""
-        more = length - self.length
-        return Cache(
-            [_pad(stored, more, axis=2) for stored in self.keys],
-            [_pad(stored, more, axis=3) for stored in self.values],
-        )
 
 
 def pack(
@@ -106,17 +78,6 @@ def pack(
         integers, scale = quantize(rows, axis=1)
         return Matrix(integers, flat, scale)
     return Matrix(rows.astype(dtype), flat)
-
-
-def quantize(x: Array, *, axis: int) -> tuple[Array, Array]:
-    """Nearest 8-bit integers, and the scale that they have along an axis, which it lacks.
-
-    The largest magnitude becomes 127, so that the error is at most 1/254 of it.
-    """
-    x = x.astype(jnp.float32)
-    largest = jnp.max(jnp.abs(x), axis=axis, keepdims=True)
-    scale = jnp.where(largest > 0, largest, 1.0) / LARGEST
-    return jnp.round(x / scale).astype(jnp.int8), jnp.squeeze(scale, axis)
 
 
 def pack_part(part: str, params: Mapping[str, Any], dtype: Any, weights: WeightType) -> Any:
@@ -211,39 +172,6 @@ def score(head: Matrix, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:
     return logits if head.scale is None else logits * head.scale
 
 
-def write(
-    stored: CacheEntry, new: Float[Array, "b k r c"], start: Array | int, *, axis: int
-) -> CacheEntry:
-    """Puts positions `[start, ...)` into a cache, whose positions lie along `axis`, 2 or 3."""
-    place: list[Array | int] = [0, 0, 0, 0]
-    place[axis] = start
-    if stored.scale is None:
-        new = new.astype(stored.data.dtype)
-        return CacheEntry(jax.lax.dynamic_update_slice(stored.data, new, place))
-    integers, scale = quantize(new, axis=5 - axis)
-    return CacheEntry(
-        jax.lax.dynamic_update_slice(stored.data, integers, place),
-        jax.lax.dynamic_update_slice(stored.scale, scale, (0, 0, start)),
-    )
-
-
-def _pad(stored: CacheEntry, more: int, *, axis: int) -> CacheEntry:
-    pads = [(0, 0)] * 4
-    pads[axis] = (0, more)
-    scale = None if stored.scale is None else jnp.pad(stored.scale, [(0, 0), (0, 0), (0, more)])
-    return CacheEntry(jnp.pad(stored.data, pads), scale)
-
-
-def choose_lengths(length: int) -> tuple[int, ...]:
-    """Lengths of a cache that grows to `length` positions: a half, three quarters, all.
-
-    Attention over an allocated cache costs as much where it is empty. Each growth copies it once,
-    which is less than a pass, and adds a loop to the program. Multiples of 128 suit all devices.
-    """
-    parts = (128 * math.ceil(length * part / 128) for part in (0.5, 0.75))
-    return tuple(sorted({size for size in parts if size < length} | {length}))
-
-
 def pack_layers(transformer: Transformer, weights: WeightType = "compute") -> list[DecodingLayer]:
     """The layers one by one as decoding reads them: a copy, once outside the loop of passes."""
     stacked, layers = nnx.to_pure_dict(nnx.state(transformer.layers)), []
@@ -255,21 +183,6 @@ def pack_layers(transformer: Transformer, weights: WeightType = "compute") -> li
         }
         layers.append(DecodingLayer(**parts))
     return layers
-
-
-def make_cache(
-    spec: TransformerSpec, batch: int, length: int, *, stored: CacheType = "compute"
-) -> Cache:
-    """An empty cache for `batch` samples of up to `length` positions. int8 adds scales."""
-    dtype = spec.dtype if stored == "compute" else jnp.dtype(stored)
-
-    def make(*shape: int) -> CacheEntry:
-        size = (batch, spec.heads, length)
-        scale = jnp.zeros(size, jnp.float32) if dtype == jnp.int8 else None
-        return CacheEntry(jnp.zeros((batch, spec.heads, *shape), dtype), scale)
-
-    layers, width = range(spec.layers), spec.head_width
-    return Cache([make(length, width) for _ in layers], [make(width, length) for _ in layers])
 
 
 def forward_cached(

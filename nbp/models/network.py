@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from nbp.parallel.axes import gather_all
+from nbp.parallel.sharding import gather_all
 from nbp.shapes import Array, PyTree
 
 M = TypeVar("M", bound=nnx.Module)

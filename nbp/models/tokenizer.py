@@ -27,7 +27,7 @@ from nbp.nn.fsq import Fsq
 from nbp.nn.lfq import Lfq
 from nbp.nn.quantizer import Quantizer
 from nbp.nn.vq import Vq
-from nbp.parallel.axes import gather_all
+from nbp.parallel.sharding import gather_all
 from nbp.shapes import Array, Float, Int, PyTree, UInt8
 
 RGB = 3

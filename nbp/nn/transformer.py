@@ -6,8 +6,9 @@ The network is the official one (REFERENCE 1.1; official code `nbp/modules/gpt.p
 eps 1e-5, attention and exact-GELU MLP with biases. What a recipe may choose (norm, MLP, attention
 backend, initialisation) comes in as `Parts`; nothing here asks which recipe it serves.
 
-On a mesh (see `nbp.parallel.axes`) the parameters of a layer are made whole inside the scan over
-layers, in the compute type, and again in the backward pass: no device ever holds two whole layers.
+On a mesh (see `nbp.parallel.sharding`) the parameters of a layer are made whole inside the scan
+over layers, in the compute type, and again in the backward pass: no device ever holds two whole
+layers.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from nbp.nn.attention.reference import AttentionBackend
-from nbp.parallel.axes import Axes, constrain, gather
+from nbp.parallel.sharding import Axes, constrain, gather
 from nbp.shapes import Array, Bool, Float, Int
 
 Attend = Callable[[Array, Array, Array], Array]  # (q, k, v) -> mixed values, [b n k d] each

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the arrays of a run live: the device mesh, and the state and batches on it.
 
-Names of axes become mesh axes by the one table in `nbp.parallel.axes`. Parameters, their average
-and the optimizer's state lie in pieces on the devices of `fsdp`, batches on those of `data` and
-`fsdp`.
+Names of axes become mesh axes by the one table in `nbp.parallel.sharding`. Parameters, their
+average and the optimizer's state lie in pieces on the devices of `fsdp`, batches on those of `data`
+and `fsdp`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from nbp.errors import ConfigError
-from nbp.parallel.axes import (
+from nbp.parallel.sharding import (
     MESH_AXES,
     RULES,
     Axes,
@@ -92,7 +92,7 @@ def make_state_shardings(
         mesh: devices.
         state: a TrainState, parameters, or any tree of arrays.
         axes: names of the axes of parameters, by path; a leaf that is no parameter named here is
-            split along its largest axis (see `nbp.parallel.axes.name_axes`).
+            split along its largest axis (see `nbp.parallel.sharding.name_axes`).
 
     Raises:
         ConfigError: an axis does not divide among the devices that share it.

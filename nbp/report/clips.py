@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from nbp.config.schema import Config
-from nbp.data.video.decoding import probe_video, read_clip
+from nbp.data.video.decode import probe_video, read_clip
 from nbp.files import VideoError, read_json
 from nbp.report.records import KINDS, Picture, ShownClip
 from nbp.shapes import Clip, UInt8

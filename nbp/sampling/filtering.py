@@ -12,7 +12,7 @@ from typing import Literal, assert_never
 import jax
 import jax.numpy as jnp
 
-from nbp.sampling.topk_topp import draw_filtered, filter_probabilities
+from nbp.sampling.top_p import draw_filtered, filter_probabilities
 from nbp.shapes import Array, Bool, Float, Int
 
 RampShape = Literal["constant", "linear", "cosine"]

@@ -15,13 +15,8 @@ import jax.numpy as jnp
 
 from nbp.layout import Phase, Schedule
 from nbp.models.generator import Generator
-from nbp.models.inference import (
-    Cache,
-    InferenceModel,
-    choose_lengths,
-    generator_of,
-    inference_model_of,
-)
+from nbp.models.inference import InferenceModel, generator_of, inference_model_of
+from nbp.nn.attention.kv_cache import Cache, choose_lengths
 from nbp.sampling.filtering import PLAIN, UNGUIDED, Guidance, LogitsFilter
 from nbp.shapes import Array, Bool, Float, Int
 

@@ -33,8 +33,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nbp.layout import SequencePlan
-from nbp.models.inference import Cache
 from nbp.models.tokenizer_streaming import decode_step
+from nbp.nn.attention.kv_cache import Cache
 from nbp.sampling.generate import clip_codes, make_generation
 from nbp.sampling.sampler import Batch, Sampler, make_key
 from nbp.shapes import Array, Bool, Clips, Int, PyTree, UInt8

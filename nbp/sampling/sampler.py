@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 from nbp.errors import NonFiniteError
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.inference import (
-    CacheType,
     InferenceModel,
     WeightType,
     bind_inference_model,
@@ -25,7 +24,8 @@ from nbp.models.inference import (
     put_on_mesh,
 )
 from nbp.models.tokenizer import TokenizerNetwork
-from nbp.parallel.axes import RULES, count_parts
+from nbp.nn.attention.kv_cache import CacheType
+from nbp.parallel.sharding import RULES, count_parts
 from nbp.sampling.filtering import PLAIN, UNGUIDED, Guidance, LogitsFilter
 from nbp.sampling.finite import check_parameters
 from nbp.sampling.speculative import AUTOREGRESSIVE, Decoding, GenerationOutput

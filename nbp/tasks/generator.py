@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from nbp import losses
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
-from nbp.nn.vocab_parallel import chunked_cross_entropy
-from nbp.parallel.axes import Axes
+from nbp.parallel.cross_entropy import chunked_cross_entropy
+from nbp.parallel.sharding import Axes
 from nbp.shapes import Array, Int, PyTree
 from nbp.tasks.tokenizer import start_state
 from nbp.training.optimizer import (
@@ -24,7 +24,7 @@ from nbp.training.optimizer import (
     find_storage,
     make_optimizer,
 )
-from nbp.training.param_storage import cast_to_storage
+from nbp.training.precision import cast_to_storage
 from nbp.training.state import TrainState
 
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import optax.contrib
 
 from nbp.errors import ConfigError
-from nbp.parallel.axes import RULES, count_parts, mesh_sizes
+from nbp.parallel.sharding import RULES, count_parts, mesh_sizes
 from nbp.shapes import Array, Float, Int, PyTree
-from nbp.training.param_storage import Storage, is_narrow, keep_masters, round_update, widen
+from nbp.training.precision import Storage, is_narrow, keep_masters, round_update, widen
 from nbp.training.state import TrainState
 from nbp.trees import flatten_paths
 
@@ -31,7 +31,7 @@ class ParamGroup:
         matrix: what Muon makes orthogonal. dense: the last two axes, any before them count
             separate matrices; joined: the last two together against the one before (query, key,
             value); conv: the last axis against all others; none: Muon leaves these to Adam.
-        storage: type of the parameters between updates; see `nbp.training.param_storage`.
+        storage: type of the parameters between updates; see `nbp.training.precision`.
     """
 
     pattern: str

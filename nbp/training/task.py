@@ -25,9 +25,9 @@ class Task(Protocol):
 
     A task may also have `items_per_clip: Mapping[str, int]`, e.g. `{"tokens": 108}`: the loop then
     reports `tokens_per_s` beside `clips_per_s`; and `axes: Mapping[str, Axes]`, the names of the
-    axes of its parameters, by path, which place them on a mesh (see `nbp.parallel.axes`). It may
-    have `soften(state, factor) -> TrainState`, which is applied after the loop has gone back to an
-    earlier state, e.g. to weaken an adversary; it returns the very same state where there is
+    axes of its parameters, by path, which place them on a mesh (see `nbp.parallel.sharding`). It
+    may have `soften(state, factor) -> TrainState`, which is applied after the loop has gone back to
+    an earlier state, e.g. to weaken an adversary; it returns the very same state where there is
     nothing to weaken. And `begin(state) -> TrainState` or None, which changes the state before the
     first update, outside of `jax.jit`: large arrays that come from elsewhere would be constants of
     the compiled `init`.

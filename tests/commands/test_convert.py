@@ -17,8 +17,8 @@ import pytest
 
 from nbp import build, convert, evaluate, sample
 from nbp.convert import convert_c3d
-from nbp.data.video.decoding import read_clip
-from nbp.data.video.encoding import write_video
+from nbp.data.video.decode import read_clip
+from nbp.data.video.encode import write_video
 from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
 from nbp.interop.feature_networks import c3d_rules, lpips_rules
 from nbp.interop.identity import KnownFile

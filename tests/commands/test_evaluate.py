@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from nbp import build, build_data, evaluate, weights
-from nbp.data.video.decoding import read_clip
+from nbp.data.video.decode import read_clip
 from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
 from nbp.evaluation.during_training import Validation, tokenizer_evaluators
 from nbp.interop.reading import open_tensors
@@ -24,8 +24,8 @@ from nbp.metrics.psnr_ssim import gms_per_frame, psnr_per_clip, psnr_per_frame
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.models.lpips import LpipsNetwork
 from nbp.nn.conv3d import taps_conv
+from nbp.protocols import PROTOCOLS
 from nbp.protocols.protocol import FeatureRule
-from nbp.protocols.published import PROTOCOLS
 from nbp.training.metrics import MetricsWriter
 from nbp.training.state import TrainState
 from nbp.workdir import read_config

@@ -21,14 +21,14 @@ import numpy as np
 import pytest
 
 from nbp import prepare
+from nbp.data.augmentation import resize_frame
 from nbp.data.prepare import shards
 from nbp.data.prepare.plan import PrepareRequest
 from nbp.data.prepare.quality_report import HEADINGS
 from nbp.data.prepare.reencode import Recipe
 from nbp.data.records import PREPARED, RecordSource
-from nbp.data.transforms import resize_frame
 from nbp.data.video.clip_codec import Coding, decode_clip
-from nbp.data.video.decoding import read_clip
+from nbp.data.video.decode import read_clip
 from nbp.errors import ConfigError, DataError, RestartError
 from nbp.files import escape_name
 from nbp.prepare import main, prepare_dataset

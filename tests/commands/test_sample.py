@@ -16,7 +16,7 @@ from PIL import Image
 from nbp import build, build_sampling, sample, sample_files
 from nbp.build_sampling import make_drawing
 from nbp.config import load_config
-from nbp.data.video.decoding import probe_video, read_clip
+from nbp.data.video.decode import probe_video, read_clip
 from nbp.errors import ConfigError
 from nbp.flags import Parser, Real, Whole
 from nbp.sample import choose_labels

@@ -12,7 +12,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from nbp.data.records import serialize_record, shard_name, write_metadata
 from nbp.data.token_cache import CacheWriter, TokenExample
 from nbp.data.video.clip_codec import ClipEncoder, Coding
-from nbp.data.video.decoding import VideoInfo
+from nbp.data.video.decode import VideoInfo
 from tests.data.videos import make_clip
 
 GRID = (2, 3, 4)

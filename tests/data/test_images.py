@@ -16,6 +16,7 @@ from nbp import build_data
 from nbp.config import load_config
 from nbp.config.schema import Config
 from nbp.data import images
+from nbp.data.augmentation import ShortSide
 from nbp.data.images import (
     ImageFolder,
     MixedStream,
@@ -28,7 +29,6 @@ from nbp.data.images import (
 )
 from nbp.data.pipeline import BatchStream, PipelineSpec
 from nbp.data.sources import BadVideos, ClipSource
-from nbp.data.transforms import ShortSide
 from nbp.errors import ConfigError, DataError
 from nbp.files import VideoError
 from tests import tiny

@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 
 from nbp.data import pipeline
+from nbp.data.augmentation import Flip, Transform, make_clip_transforms
 from nbp.data.moving_shapes import MovingShapes, MovingShapesSpec
 from nbp.data.pipeline import ATTEMPTS, BatchStream, PipelineSpec
 from nbp.data.sources import BadVideos, ClipSource, FolderSpec, scan_folder
-from nbp.data.transforms import Flip, Transform, make_clip_transforms
 from nbp.errors import ConfigError, DataError, RestartError
 from nbp.files import VideoError
 from tests.data.videos import encode, make_clip

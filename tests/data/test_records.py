@@ -14,6 +14,7 @@ import pytest
 
 from nbp import build_data
 from nbp.config import load_config
+from nbp.data.augmentation import DecodeClip, ShortSide
 from nbp.data.records import (
     PREPARED,
     DecodeRecord,
@@ -26,9 +27,8 @@ from nbp.data.records import (
     write_metadata,
 )
 from nbp.data.sources import ClipSource
-from nbp.data.transforms import DecodeClip, ShortSide
 from nbp.data.video.clip_codec import ClipEncoder, Coding
-from nbp.data.video.decoding import VideoInfo, probe_video
+from nbp.data.video.decode import VideoInfo, probe_video
 from nbp.errors import DataError
 from nbp.files import VideoError
 from tests import tiny

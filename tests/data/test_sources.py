@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nbp.data.augmentation import make_clip_transforms
 from nbp.data.sources import (
     BadVideos,
     ClipSource,
@@ -19,7 +20,6 @@ from nbp.data.sources import (
     find_files,
     scan_folder,
 )
-from nbp.data.transforms import make_clip_transforms
 from nbp.errors import DataError
 from nbp.files import VideoError
 from tests.data.videos import encode, make_clip

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nbp.data.augmentation import Transform
 from nbp.data.pipeline import BatchStream, PipelineSpec
 from nbp.data.records import RecordSource, make_record_transforms
 from nbp.data.sources import BadVideos, ClipSource
 from nbp.data.token_cache import CacheWriter, TokenExample, open_cache
-from nbp.data.transforms import Transform
 from nbp.errors import ConfigError, DataError
 from nbp.files import VideoError
 from tests.data.prepared import PLAN, draw_codes, make_cache, make_records, write_shard

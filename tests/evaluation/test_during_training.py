@@ -15,7 +15,7 @@ from nbp.config import load_config
 from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.evaluation.during_training import PeriodicScore
-from nbp.protocols.published import PROTOCOLS
+from nbp.protocols import PROTOCOLS
 from nbp.train import train_workdir
 from nbp.training.checkpoint import Checkpointer
 from tests import tiny

@@ -12,13 +12,13 @@ import pytest
 from nbp.build_data import ClipData
 from nbp.config import load_config
 from nbp.config.schema import Config
-from nbp.data.video.decoding import VideoInfo
+from nbp.data.video.decode import VideoInfo
 from nbp.errors import DataError
 from nbp.evaluation.real_clips import RealClips, choose_rule, list_items, open_clips
 from nbp.files import VideoError
+from nbp.protocols import PROTOCOLS
 from nbp.protocols.clip_lists import list_clips
 from nbp.protocols.protocol import Protocol
-from nbp.protocols.published import PROTOCOLS
 from tests import tiny
 from tests.evaluated import make_prepared
 

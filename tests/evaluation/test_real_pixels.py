@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from benchmarks.protocol_resize import draw_clip
+from nbp.data.augmentation import resize_frame
 from nbp.data.prepare.plan import PrepareRequest, compare_options
 from nbp.data.prepare.reencode import Recipe, reencode_video
 from nbp.data.records import make_record_transforms
-from nbp.data.transforms import resize_frame
 from nbp.data.video.clip_codec import ClipEncoder, Coding, decode_clip
-from nbp.data.video.decoding import VideoInfo
+from nbp.data.video.decode import VideoInfo
 from nbp.data.video.resize import Scaling
 from nbp.errors import ConfigError
 from nbp.evaluation.generation import Made, choose_values, finish_clips, list_values
@@ -29,9 +29,9 @@ from nbp.evaluation.real_pixels import (
     score_pixels,
 )
 from nbp.prepare import main
+from nbp.protocols import PROTOCOLS
 from nbp.protocols.pixels import pass_range
 from nbp.protocols.protocol import ClipRule, GenerationRule, PixelRule, Protocol, Storage, Values
-from nbp.protocols.published import PROTOCOLS
 from tests.data.videos import psnr
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "resize.npz"

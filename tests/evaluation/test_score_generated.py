@@ -22,9 +22,9 @@ from nbp.evaluation.real_clips import open_clips
 from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.metrics.fvd import FeatureExtractor
 from nbp.nn.conv3d import taps_conv
+from nbp.protocols import PROTOCOLS
 from nbp.protocols.clip_lists import draw_clips
 from nbp.protocols.protocol import FeatureRule, GenerationRule, Storage
-from nbp.protocols.published import PROTOCOLS
 from nbp.sample import SampleRequest
 from nbp.sampling.sampler import Sampler
 from nbp.workdir import read_config, read_labels

@@ -19,8 +19,8 @@ from nbp.evaluation.score_generated import score_probabilities
 from nbp.metrics.inception_score import ClassProbabilities, inception_score, score_classes
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.nn.conv3d import taps_conv
+from nbp.protocols import PROTOCOLS
 from nbp.protocols.protocol import GenerationRule
-from nbp.protocols.published import PROTOCOLS
 from nbp.sample import SampleRequest
 from nbp.workdir import read_config, read_labels
 from tests.evaluated import add_generator, make_workdir, save_params

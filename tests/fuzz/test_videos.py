@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from nbp.data.video.decoding import VideoInfo, probe_video, read_clip, read_frames
+from nbp.data.video.decode import VideoInfo, probe_video, read_clip, read_frames
 from nbp.files import VideoError
 from tests.fuzz.bounds import Tally, fuzz_settings, run_case
 from tests.fuzz.mutations import damaged

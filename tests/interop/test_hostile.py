@@ -216,7 +216,7 @@ def test_small_files_cost_little(tmp_path, data):
 
 
 def test_steps_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr("nbp.interop.unpickling.STEPS_LIMIT", 1000)
+    monkeypatch.setattr("nbp.interop.unpickle.STEPS_LIMIT", 1000)
     write_zip(tmp_path / "x.pt", b"\x80\x02(" + b"}" * 1001 + b"t.")
     with pytest.raises(CheckpointError, match="more than 1000 steps"):
         open_tensors(tmp_path / "x.pt")

@@ -15,7 +15,9 @@ from flax import nnx
 
 from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.models import inference
-from nbp.models.inference import forward_cached, make_cache, pack_layers
+from nbp.models.inference import forward_cached, pack_layers
+from nbp.nn.attention import kv_cache
+from nbp.nn.attention.kv_cache import make_cache
 from nbp.nn.attention.reference import cached_attention, xla_attention
 from nbp.nn.transformer import Initialisation, Parts, Transformer, TransformerSpec
 from tests.models.toy import layer_norm, random_params
@@ -48,7 +50,7 @@ def test_a_kernel_of_several_axes_becomes_rows():
 
 def test_integers_are_off_by_half_a_step_at_most():
     x = draw(6, 50) * np.array([1e-6, 1e-3, 1, 10, 1e4, 0], np.float32)[:, None]
-    integers, scale = inference.quantize(x, axis=1)
+    integers, scale = kv_cache.quantize(x, axis=1)
     assert integers.dtype == jnp.int8
     step = np.abs(x).max(1) / 127
     np.testing.assert_allclose(scale[:5], step[:5], rtol=1e-6)
@@ -62,7 +64,7 @@ def test_a_matrix_of_integers_is_the_matrix_to_their_precision():
     kernel, x = draw(64, 32), draw(64, 1, 8, seed=1)
     exact = np.einsum("ibn,io->obn", x, kernel)
     rough = inference.multiply("up", inference.pack(kernel, None, jnp.float32, "int8"), x)
-    integers, scale = inference.quantize(kernel, axis=0)
+    integers, scale = kv_cache.quantize(kernel, axis=0)
     expected = np.einsum("ibn,io->obn", x, np.asarray(integers, float) * np.asarray(scale))
     np.testing.assert_allclose(rough, expected, atol=1e-4)
     assert 1e-3 < np.std(rough - exact) / np.std(exact) < 0.01
@@ -129,7 +131,7 @@ def test_passes_through_a_cache_that_grows(transformer, full_pass, weights, stor
 
 
 def test_lengths_of_a_cache():
-    assert inference.choose_lengths(100) == (100,)
-    assert inference.choose_lengths(256) == (128, 256)
-    assert inference.choose_lengths(1264) == (640, 1024, 1264)
-    assert inference.choose_lengths(5120) == (2560, 3840, 5120)
+    assert kv_cache.choose_lengths(100) == (100,)
+    assert kv_cache.choose_lengths(256) == (128, 256)
+    assert kv_cache.choose_lengths(1264) == (640, 1024, 1264)
+    assert kv_cache.choose_lengths(5120) == (2560, 3840, 5120)

@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 
 from nbp.layout import LatentGrid, Opening, SequencePlan
-from nbp.models.inference import forward_cached, make_cache, pack_layers
+from nbp.models.inference import forward_cached, pack_layers
+from nbp.nn.attention.kv_cache import make_cache
 from nbp.nn.attention.reference import dense_attention, xla_attention
 from nbp.nn.transformer import Initialisation, Parts, Transformer, TransformerSpec, drop
 from tests.models.toy import random_params, reference_transformer

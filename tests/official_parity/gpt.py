@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nbp.models.generator import Generator, GeneratorNetwork
-from nbp.models.inference import forward_cached, make_cache, pack_layers
+from nbp.models.inference import forward_cached, pack_layers
+from nbp.nn.attention.kv_cache import make_cache
 from nbp.sampling.filtering import UNGUIDED, Guidance, LogitsFilter
 from nbp.sampling.generate import generate_ids
 from nbp.shapes import Array, PyTree

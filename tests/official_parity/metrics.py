@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nbp.data.video.decoding import VideoInfo, choose_frames, resample_frames
+from nbp.data.video.decode import VideoInfo, choose_frames, resample_frames
 from nbp.interop.feature_networks import i3d_rules, i3d_shapes
 from nbp.interop.mapping import convert_tensors
 from nbp.metrics.frechet import Moments, frechet_distance

@@ -5,7 +5,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from nbp.protocols.published import PROTOCOLS
+from nbp.protocols import PROTOCOLS
 
 STEPS = (
     "clips",

@@ -21,7 +21,7 @@ from nbp import build_data
 from nbp.build_data import ClipData, make_transforms
 from nbp.config import load_config
 from nbp.data.sources import BadVideos
-from nbp.data.video.decoding import VideoInfo
+from nbp.data.video.decode import VideoInfo
 from nbp.evaluation import real_clips
 from nbp.evaluation.drawn_clips import CropPlace
 from nbp.evaluation.generation import Made, choose_labels_of, choose_values, finish_clips
@@ -30,8 +30,8 @@ from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.metrics.fvd import _extract_features
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.nn.conv3d import taps_conv
+from nbp.protocols import PROTOCOLS
 from nbp.protocols.protocol import FeatureRule, GenerationRule, Protocol, Values
-from nbp.protocols.published import PROTOCOLS
 from tests import tiny
 from tests.protocol_conformance.sets import Video
 

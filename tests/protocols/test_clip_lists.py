@@ -11,6 +11,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from nbp.protocols import PROTOCOLS
 from nbp.protocols.clip_lists import (
     WindowList,
     choose_start,
@@ -24,7 +25,7 @@ from nbp.protocols.clip_lists import (
     sorts_by_path,
 )
 from nbp.protocols.protocol import ClipRule
-from nbp.protocols.published import K600_VALIDATION, PROTOCOLS, UCF_TRAIN
+from nbp.protocols.published import K600_VALIDATION, UCF_TRAIN
 
 # torch.randperm(37, generator=torch.Generator().manual_seed(0)) of PyTorch 2.13, and the SHA-256 of
 # longer ones as little-endian int64.
@@ -180,7 +181,7 @@ def test_windows_crops_and_flips_are_uniform() -> None:
 def test_what_is_left_to_no_chance_is_in_the_centre() -> None:
     place = place_clip(find_rule("nbp-ucf"), 42, 0)
     assert (place.start, place.crop, place.flip) == (None, None, False)
-    assert choose_start(None, 20, 17) == 2  # as nbp.data.video.decoding.choose_frames
+    assert choose_start(None, 20, 17) == 2  # as nbp.data.video.decode.choose_frames
     assert choose_start(None, 9, 17) == 0
     assert {choose_start(share, 20, 17) for share in np.linspace(0, 0.999, 50)} == {0, 1, 2, 3}
 

@@ -8,8 +8,8 @@ import json
 import pytest
 
 from nbp.errors import ConfigError
+from nbp.protocols import PROTOCOLS, find_protocol, needs_features
 from nbp.protocols.protocol import KINDS, InceptionRule, Storage
-from nbp.protocols.published import PROTOCOLS, find_protocol, needs_features
 
 RECONSTRUCTION = ("nbp-rfvd", "omni-rfvd", "larp-rfvd", "seed-rfvd")
 GENERATION = (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nbp.config import load_config
-from nbp.data.video.encoding import tile_clips, write_video
+from nbp.data.video.encode import tile_clips, write_video
 from nbp.errors import EXIT_CHECKPOINT, DataError, run_main
 from nbp.report import __main__, clips
 from nbp.report.collect import collect_page, write_page

@@ -22,8 +22,8 @@ from nbp.data.prepare.class_names import ORDER, find_split, unify_names
 from nbp.data.prepare.list_rows import Row, read_kinetics, read_paths, rows_of_folders
 from nbp.data.prepare.listed_files import UCF_NAME, Files, tells_clips_apart
 from nbp.data.prepare.split_folders import SplitFolders, has_split_folders
+from nbp.data.prompts import load_prompts
 from nbp.data.sources import find_files, is_held_out, natural_key
-from nbp.data.ucf101_prompts import load_prompts
 from nbp.errors import ConfigError, DataError
 from nbp.files import VideoError, escape_name
 

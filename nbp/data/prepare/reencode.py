@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nbp.data.video.clip_codec import ClipEncoder, Coding
-from nbp.data.video.decoding import (
+from nbp.data.video.decode import (
     MAX_FRAMES,
     MAX_PIXELS,
     VideoInfo,

@@ -30,8 +30,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from nbp.data.video.decoding import MAX_FRAMES
-from nbp.data.video.encoding import tag_colours
+from nbp.data.video.decode import MAX_FRAMES
+from nbp.data.video.encode import tag_colours
 from nbp.errors import ConfigError
 from nbp.files import VideoError
 from nbp.shapes import Int, UInt8

@@ -14,7 +14,7 @@ from typing import Any
 import av
 import numpy as np
 
-from nbp.data.video.encoding import H264_ENCODERS, make_x264_options
+from nbp.data.video.encode import H264_ENCODERS, make_x264_options
 from nbp.data.video.resize import scale_in_swscale
 from nbp.shapes import Clip
 

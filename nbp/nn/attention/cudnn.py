@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from nbp.errors import ConfigError
-from nbp.parallel.axes import split_call
+from nbp.parallel.sharding import split_call
 from nbp.shapes import Array, Bool, Float, Int
 
 HEADS = ("batch", None, "heads", None)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from nbp.errors import ConfigError
-from nbp.parallel.axes import split_call
+from nbp.parallel.sharding import split_call
 from nbp.shapes import Array, Bool, Float, Int
 
 HEADS = ("batch", None, "heads", None)

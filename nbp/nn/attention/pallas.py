@@ -18,7 +18,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from nbp.nn.attention.pallas_kernels import Call, d_kv_kernel, d_q_kernel, forward_kernel
-from nbp.parallel.axes import split_call
+from nbp.parallel.sharding import split_call
 from nbp.shapes import Array, Bool, Float, Int
 
 HEADS = ("batch", None, "heads", None)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-from nbp.parallel.axes import split_call
+from nbp.parallel.sharding import split_call
 from nbp.shapes import Array, Bool, Float, Int
 
 LANES = 128  # tiles and head widths are multiples of it

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nbp.data.prepare.annotations import Item, list_folder, list_kinetics, list_ucf101, ucf_group
-from nbp.data.ucf101_prompts import load_prompts
+from nbp.data.prompts import load_prompts
 from nbp.errors import ConfigError, DataError
 
 

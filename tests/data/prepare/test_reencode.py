@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 import pytest
 
+from nbp.data.augmentation import resize_frame
 from nbp.data.prepare import reencode
 from nbp.data.prepare.reencode import (
     CRASHED,
@@ -23,9 +24,8 @@ from nbp.data.prepare.reencode import (
     WorkerPool,
     reencode_video,
 )
-from nbp.data.transforms import resize_frame
 from nbp.data.video.clip_codec import Coding, decode_clip
-from nbp.data.video.decoding import VideoInfo, read_clip
+from nbp.data.video.decode import VideoInfo, read_clip
 from nbp.errors import ConfigError, RestartError
 from nbp.files import VideoError
 from tests.data.videos import encode, make_clip, psnr

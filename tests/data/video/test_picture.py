@@ -13,7 +13,7 @@ import pytest
 
 from nbp.data.prepare.reencode import Recipe, reencode_video
 from nbp.data.video.clip_codec import Coding, decode_clip
-from nbp.data.video.decoding import VideoInfo, choose_frames, probe_video, read_clip, read_frames
+from nbp.data.video.decode import VideoInfo, choose_frames, probe_video, read_clip, read_frames
 from nbp.data.video.notes import NOTES, list_notes
 from nbp.files import VideoError
 from tests.data.videos import ORIENTATIONS, make_clip, mark_orientation, psnr
@@ -281,9 +281,9 @@ def test_notes_are_counted_for_a_report():
 
 
 def test_a_size_beside_the_limit_is_refused_after_widening(tmp_path, monkeypatch):
-    from nbp.data.video import decoding
+    from nbp.data.video import decode
 
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 24 * 40)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 24 * 40)
     assert probe_video(FILES / "plain.mp4").width == 32
     with pytest.raises(VideoError, match="too large .64x24"):
         probe_video(FILES / "aspect_stream.mp4")

@@ -19,9 +19,9 @@ from nbp import prepare
 from nbp.data.video import resize
 from nbp.data.video.resize import Kernel, LongSide, Scaling, Values, scale_frame, scale_long_side
 from nbp.evaluation.real_pixels import CentreCrop, read_stored
+from nbp.protocols import PROTOCOLS
 from nbp.protocols.pixels import pass_range
 from nbp.protocols.protocol import ClipRule, Storage
-from nbp.protocols.published import PROTOCOLS
 from tests.data.videos import make_clip
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "resize.npz"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nbp.training.optimizer import OptimizerSpec, ParamGroup, apply_gradients, make_optimizer
-from nbp.training.param_storage import cast_to_storage, round_stochastically
+from nbp.training.precision import cast_to_storage, round_stochastically
 from nbp.training.state import make_state
 
 

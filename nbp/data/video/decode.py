@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reading and writing video files; with `nbp.data.video.encoding` what touches a codec.
+"""Reading and writing video files; with `nbp.data.video.encode` what touches a codec.
 
 A file from a user is hostile input to a large C library. So only regular files are read, FFmpeg is
 told the container format (recognised from the first bytes) and reads from an open file, never from

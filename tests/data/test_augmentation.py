@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from nbp.data import transforms
-from nbp.data.transforms import (
+from nbp.data import augmentation
+from nbp.data.augmentation import (
     Crop,
     DecodeClip,
     Flip,
@@ -20,7 +20,7 @@ from nbp.data.transforms import (
     make_clip_transforms,
     resize_frame,
 )
-from nbp.data.video.decoding import choose_frames, probe_video
+from nbp.data.video.decode import choose_frames, probe_video
 from nbp.files import VideoError
 from tests.data.videos import encode, make_clip
 
@@ -130,13 +130,13 @@ def test_decoding_takes_the_chosen_window(lossless, fps, random, cache_bytes):
 
 
 def test_cached_videos_are_decoded_once(lossless, monkeypatch):
-    reads, read = [], transforms.read_clip
+    reads, read = [], augmentation.read_clip
 
     def count_read(path, **options):
         reads.append(path)
         return read(path, **options)
 
-    monkeypatch.setattr(transforms, "read_clip", count_read)
+    monkeypatch.setattr(augmentation, "read_clip", count_read)
     cached = DecodeClip(4, None, True, ShortSide(12))
     plain = DecodeClip(4, None, True, ShortSide(12), cache_bytes=0)
     for seed in range(5):

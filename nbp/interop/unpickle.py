@@ -16,7 +16,7 @@ This is the only module that may import pickle (tests/test_architecture.py lists
 """
 
 import io
-import pickle  # allowed here only: see the module's text
+import pickle
 import re
 import sys
 from collections.abc import Callable

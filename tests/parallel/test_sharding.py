@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from nbp.errors import ConfigError
-from nbp.parallel.axes import (
+from nbp.parallel.mesh import make_mesh
+from nbp.parallel.sharding import (
     RULES,
     check_axes,
     constrain,
@@ -20,7 +21,6 @@ from nbp.parallel.axes import (
     name_axes,
     split_call,
 )
-from nbp.parallel.mesh import make_mesh
 
 SIZES = {"data": 2, "fsdp": 4, "tensor": 1}
 

@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nbp.data.video import decoding
-from nbp.data.video.decoding import (
-    VideoInfo,
-    choose_frames,
-    probe_video,
-    read_clip,
-    resample_frames,
-)
-from nbp.data.video.encoding import tile_clips, write_gif, write_video
+from nbp.data.video import decode
+from nbp.data.video.decode import VideoInfo, choose_frames, probe_video, read_clip, resample_frames
+from nbp.data.video.encode import tile_clips, write_gif, write_video
 from nbp.files import VideoError
 from tests.data.videos import CODINGS, encode, encode_sound, make_clip, psnr
 
@@ -171,7 +165,7 @@ def test_bad_file_is_named_with_a_reason(tmp_path, kind):
     with pytest.raises(VideoError) as caught:
         probe_video(path)
     assert caught.value.reason == BAD[kind]
-    assert caught.value.reason in decoding.REASONS
+    assert caught.value.reason in decode.REASONS
     assert caught.value.path == str(path)
     assert str(caught.value).startswith(f"{path}: {BAD[kind]}")
     assert "\n" not in str(caught.value)
@@ -202,7 +196,7 @@ def test_size_limits(tmp_path, monkeypatch):
     path = encode(tmp_path / "clip.mp4", make_clip())
     for name, value in [("MAX_PIXELS", 100), ("MAX_FRAMES", 19), ("MAX_BYTES", 100)]:
         with monkeypatch.context() as patch:
-            patch.setattr(decoding, name, value)
+            patch.setattr(decode, name, value)
             with pytest.raises(VideoError, match="too large"):
                 probe_video(path)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nbp.sampling.filtering import LogitsFilter, keep_top_k, keep_top_p
-from nbp.sampling.topk_topp import filter_probabilities
+from nbp.sampling.top_p import filter_probabilities
 
 V = 300
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, assert_never, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from nbp.data.video.decoding import VideoInfo, choose_frames, read_clip, resample_frames
+from nbp.data.video.decode import VideoInfo, choose_frames, read_clip, resample_frames
 from nbp.shapes import Clip, UInt8
 
 Record = dict[str, Any]

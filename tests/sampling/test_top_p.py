@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nbp.sampling import topk_topp
-from nbp.sampling.topk_topp import (
+from nbp.sampling import top_p as topk_topp
+from nbp.sampling.top_p import (
     Draws,
     draw_filtered,
     enclose,

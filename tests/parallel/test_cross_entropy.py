@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nbp.errors import ConfigError
-from nbp.nn.vocab_parallel import chunked_cross_entropy, look_up, plain_cross_entropy
+from nbp.parallel.cross_entropy import chunked_cross_entropy, look_up, plain_cross_entropy
 from nbp.parallel.mesh import make_mesh
 
 CLIPS, LENGTH, WIDTH, CLASSES = 4, 11, 8, 40
@@ -110,7 +110,9 @@ MESHES = {
 @pytest.mark.parametrize("clips", [CLIPS, 3])
 @pytest.mark.parametrize("name", MESHES)
 def test_devices_that_share_the_work_find_the_same(name, clips, monkeypatch):
-    monkeypatch.setattr("nbp.nn.vocab_parallel.GATHERED_BYTES", 200)  # several pieces of the kernel
+    monkeypatch.setattr(
+        "nbp.parallel.cross_entropy.GATHERED_BYTES", 200
+    )  # several pieces of the kernel
     arrays = make_arrays(clips)
     values, gradients = reference(*arrays)
     with jax.set_mesh(make_mesh(**MESHES[name])):

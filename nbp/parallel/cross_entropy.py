@@ -8,7 +8,7 @@ time. Where a gradient is asked for, it is computed while the logits of a piece 
 matmul for the logits, one for the gradient of the hidden states, one for that of the kernel, so
 nothing is computed twice.
 
-On a mesh (see `nbp.parallel.axes`) each device scores its own clips against its own part of the
+On a mesh (see `nbp.parallel.sharding`) each device scores its own clips against its own part of the
 vocabulary.
 """
 
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from nbp.parallel.axes import (
+from nbp.parallel.sharding import (
     RULES,
     Axes,
     check_axes,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nbp.data.video.decoding import read_clip
-from nbp.data.video.encoding import GifWriter, VideoWriter, write_gif, write_video
+from nbp.data.video.decode import read_clip
+from nbp.data.video.encode import GifWriter, VideoWriter, write_gif, write_video
 from tests.data.videos import make_clip
 
 
