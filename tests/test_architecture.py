@@ -132,12 +132,20 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.tasks",
         "nbp.training",
     ),
-    "nbp.build_sampling": ("nbp.build", "nbp.config", "nbp.parallel", "nbp.sampling"),
+    "nbp.build_sampling": (
+        "nbp.build",
+        "nbp.build_data",
+        "nbp.config",
+        "nbp.data.video.decoding",
+        "nbp.parallel",
+        "nbp.sampling",
+        "nbp.workdir",
+    ),
 }
 # Commands, and what serves several of them, may import all but other commands...
 COMMANDS = ("train", "sample", "evaluate", "prepare", "encode", "convert", "precompile", "export")
-# ...except the one that ends with the work of two others.
-CALLED = {"nbp.train": ("nbp.sample", "nbp.evaluate")}
+# ...except the one that ends with the work of two others, and the library's face.
+CALLED = {"nbp.train": ("nbp.sample", "nbp.evaluate"), "nbp.run": ("nbp.evaluate",)}
 
 # Third-party packages that have one home each.
 HOMES = {
@@ -196,7 +204,7 @@ def may_import(name: str, other: str) -> bool:
     if units:
         return is_below(other, ALLOWED[max(units, key=len)])
     if name == "nbp":
-        return False
+        return other == "nbp.run"
     commands = {f"nbp.{command}" for command in COMMANDS} - set(CALLED.get(name, ()))
     return other not in commands
 
