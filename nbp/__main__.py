@@ -41,9 +41,8 @@ def dispatch(argv: list[str] | None) -> None:
         runpy.run_module(f"nbp.{name}", run_name="__main__", alter_sys=True)
     else:
         near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        told = f"no command {name!r}" if name else "name a command"
-        raise ConfigError(f"{told}; {hint}There are {', '.join(COMMANDS)}: nbp COMMAND --help")
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(COMMANDS)}"
+        raise ConfigError(f"no command {name!r}; {hint}" if name else f"name a command; {hint}")
 
 
 def describe_commands() -> str:

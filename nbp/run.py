@@ -6,7 +6,7 @@
 
     run = nbp.load("runs/quickstart")
     clips = run.sample(labels=["red square right"], num=4, seed=0)  # uint8 [4 9 32 32 3]
-    codes = run.encode(clips)  # int32 [4 3 4 4]
+    codes = run.encode(clips)  # int32 [4 3 8 8]
     clips = run.decode(codes)  # uint8 [4 9 32 32 3]
     scores = run.evaluate("moving-shapes", clips=64)["scores"]
 
