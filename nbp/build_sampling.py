@@ -3,7 +3,7 @@
 """Configuration and requests become what draws clips: samplers, filters, given frames."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -11,7 +11,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from nbp import build_data
 from nbp.build import (
+    Trained,
     check_tokenizer,
     load_tokenizer,
     load_trained,
@@ -20,12 +22,16 @@ from nbp.build import (
     make_tokenizer_network,
 )
 from nbp.config.schema import Config
+from nbp.data.video.decode import read_clip
 from nbp.errors import ConfigError
 from nbp.parallel import mesh
 from nbp.sampling.filtering import Guidance, LogitsFilter
-from nbp.sampling.request import SampleRequest
+from nbp.sampling.finite import check_parameters
+from nbp.sampling.long_video import Slide, choose_slide
+from nbp.sampling.request import LongRequest, SampleRequest
 from nbp.sampling.sampler import Sampler
 from nbp.sampling.speculative import AUTOREGRESSIVE, Decoding, RelaxedJacobi, SpeculativeJacobi
+from nbp.workdir import find_label
 
 
 def make_sampling_mesh(config: Config) -> Mesh | None:
@@ -49,11 +55,15 @@ def load_sampler(
     filtering: LogitsFilter,
     guidance: Guidance,
     decoding: Decoding = AUTOREGRESSIVE,
+    loaded: Trained | None = None,
 ) -> tuple[Sampler, dict[str, Any]]:
-    """The sampler of a trained workdir, and the provenance of its parameters."""
+    """The sampler of a trained workdir, and the provenance of its parameters.
+
+    loaded: its tokenizer, where that is in memory already.
+    """
     tokenizer = make_tokenizer_network(config)
     generator = make_generator_network(config, labels)
-    trained_tokenizer = load_tokenizer(config, workdir)
+    trained_tokenizer = loaded or load_tokenizer(config, workdir)
     trained_generator = load_trained(
         workdir,
         "generator",
@@ -81,6 +91,94 @@ def load_sampler(
         "generator_sha256": trained_generator.sha256,
     }
     return sampler, origin
+
+
+@dataclass(frozen=True)
+class RequestPlan:
+    """A request for samples that was checked against the configuration of its workdir.
+
+    request: with `per_class` written as conditions. ids: class of each condition, None without.
+    given_frames: latent frames that are kept. slide: how windows move, None where no video is
+    longer than a clip.
+    """
+
+    request: SampleRequest
+    filtering: LogitsFilter
+    guidance: Guidance
+    decoding: Decoding
+    ids: list[int] | None
+    given_frames: int
+    slide: Slide | None
+
+    @property
+    def count(self) -> int:
+        """Clips in all."""
+        return self.request.count * self.request.samples_per_condition
+
+    def name_clips(self, labels: Sequence[str]) -> list[str]:
+        """What each clip shows."""
+        ids, copies = self.ids, self.request.samples_per_condition
+        names = ["clip"] * self.request.count if ids is None else [labels[i] for i in ids]
+        return [name for name in names for _ in range(copies)]
+
+
+def plan_request(config: Config, labels: Sequence[str], request: SampleRequest) -> RequestPlan:
+    """Checks a request before anything is read or computed; ConfigError where it cannot be."""
+    request = count_conditions(config, labels, request)
+    filtering, guidance = make_drawing(config, request)
+    return RequestPlan(
+        request,
+        filtering,
+        guidance,
+        make_decoding(config, request),
+        ids=choose_labels(config, labels, request),
+        given_frames=choose_given_frames(config, request),
+        slide=plan_slide(config, request.long),
+    )
+
+
+def read_drawing(config: Config, plan: RequestPlan) -> dict[str, Any]:
+    """The arguments of `Sampler.sample` and `Rollout.sample` for a request, but the counts."""
+    copies = plan.request.samples_per_condition
+    conditions = read_conditions(config, plan.request) if plan.given_frames else {}
+    return {
+        **{name: rows.repeat(copies, 0) for name, rows in conditions.items()},
+        "seed": plan.request.seed,
+        "given_frames": plan.given_frames,
+        "labels": None if plan.ids is None else np.repeat(plan.ids, copies).tolist(),
+    }
+
+
+def load_request_sampler(
+    config: Config,
+    workdir: Path,
+    labels: Sequence[str],
+    plan: RequestPlan,
+    *,
+    loaded: Trained | None = None,
+) -> Sampler:
+    """The sampler of a workdir as a request wants it, laid out on the devices of this process.
+
+    loaded: its tokenizer, where that is in memory already. Raises NonFiniteError where weights are
+    no numbers.
+    """
+    sampler, _ = load_sampler(
+        config,
+        workdir,
+        labels=labels,
+        filtering=plan.filtering,
+        guidance=plan.guidance,
+        decoding=plan.decoding,
+        loaded=loaded,
+    )
+    check_parameters({"generator": sampler.generator_params, "tokenizer": sampler.tokenizer_params})
+    chosen = plan.request.decoder
+    return replace(
+        sampler,
+        weights=chosen.weights or config.sampling.weights,
+        cache=chosen.cache or config.sampling.cache,
+        mesh=make_sampling_mesh(config),
+    ).laid_out()
 
 
 def make_drawing(config: Config, request: SampleRequest) -> tuple[LogitsFilter, Guidance]:
@@ -179,6 +277,58 @@ def count_conditions(
     return replace(request, count=len(labels), samples_per_condition=request.per_class)
 
 
+def choose_labels(
+    config: Config, labels: Sequence[str], request: SampleRequest
+) -> list[int] | None:
+    """Class id per condition: those asked for, else all, in turn; None for no condition.
+
+    A class called none wins over the meaning of `--label none`, which `--unconditional` has always.
+    """
+    if request.unconditional and request.label is not None:
+        raise ConfigError("--label and --unconditional: give one of them")
+    if config.generator.prompt == "none":
+        if request.label is not None:
+            raise ConfigError("--label: this model was trained without labels (prompt none)")
+        return None
+    if request.unconditional:
+        return None  # drawn from the trained null condition
+    asked = (request.label,) if isinstance(request.label, str) else request.label
+    try:
+        ids = range(len(labels)) if asked is None else [find_label(labels, text) for text in asked]
+    except ConfigError:
+        if asked == ("none",):  # no class has this name
+            return None
+        raise
+    return [ids[i % len(ids)] for i in range(request.count)]
+
+
+def plan_slide(config: Config, request: LongRequest) -> Slide | None:
+    """How windows move over the videos asked for; None where a trained clip has all frames."""
+    frames = request.num_frames
+    if frames is None or frames <= config.data.frames:
+        if frames is not None and frames < 1:
+            raise ConfigError(f"--num_frames {frames}: draw at least 1 frame")
+        for flag, value in (
+            ("--keep_frames", request.keep_frames),
+            ("--slide", request.slide),
+            ("--anchor", request.anchor or None),
+            ("--features", request.features or None),
+        ):
+            if value is not None:
+                raise ConfigError(
+                    f"{flag} is about videos longer than a clip of {config.data.frames} frames: "
+                    f"give --num_frames {config.data.frames + 1} or more, or leave it out"
+                )
+        return None
+    if request.anchor and request.slide == "reencode":
+        raise ConfigError("--anchor keeps codes as they are: leave out --slide, or use codes")
+    kind = "anchor" if request.anchor else request.slide or "reencode"
+    try:
+        return choose_slide(config.plan, keep=request.keep_frames, kind=kind)
+    except ValueError as error:
+        raise ConfigError(f"--num_frames {frames}: {error}") from error
+
+
 def choose_given_frames(config: Config, request: SampleRequest) -> int:
     """Latent frames to keep: asked for, else configured, else the fewest that the model needs."""
     plan = config.plan
@@ -187,12 +337,59 @@ def choose_given_frames(config: Config, request: SampleRequest) -> int:
     configured = max(config.evaluation.given_frames, needed)
     given = request.given_frames
     if given is None:
-        given = max(configured, plan.block[0]) if request.frames else configured
+        given = configured if request.frames is None else max(configured, plan.block[0])
     try:
         plan.schedule(plan.tokens_of_frames(given))
     except ValueError as error:
         raise ConfigError(f"given frames: {error}") from error
     return given
+
+
+def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndarray]:
+    """Clips or codes whose first frames are kept: of what is given, else held-out ones in turn."""
+    if request.frames is None:
+        if config.data.kind != "moving_shapes" and not config.data.root:
+            raise ConfigError("this model continues a video: name one with --frames FILE")
+        _, held_out = build_data.make_data(config)
+        rows = build_data.iterate_clips(config, held_out, limit=request.count, batch=request.count)
+        return take_examples(next(rows), request.count)
+    data = config.data
+    fps = data.fps or None
+    stride = config.tokenizer_spec.stride[0]
+    needed = (choose_given_frames(config, request) - 1) * stride + 1
+    if isinstance(request.frames, Path):
+        clip = read_clip(request.frames, frames=needed, fps=fps, start=0.0)
+        for transform in build_data.make_spatial(config):
+            clip = transform({"video": clip}, np.random.default_rng(0))["video"]
+        clips = clip[None]
+    else:
+        clips = check_given(config, request, needed=needed)[:, :needed]
+    # The tokenizer is causal: what stands behind the given frames cannot change their codes.
+    padding = np.repeat(clips[:, -1:], data.frames - needed, axis=1)
+    clips = np.concatenate([clips, padding], axis=1)
+    return {"clips": np.broadcast_to(clips, (request.count, *clips.shape[1:])).copy()}
+
+
+def check_given(config: Config, request: SampleRequest, *, needed: int) -> np.ndarray:
+    """The given frames as uint8 [1 t h w c] for all conditions, or one of them for each."""
+    given, size = np.asarray(request.frames), config.data.size
+    given = given[None] if given.ndim == 4 else given
+    if given.dtype != np.uint8 or given.ndim != 5 or given.shape[2:] != (size, size, 3):
+        raise ConfigError(
+            f"frames: {describe_array(request.frames)}; give a file, or uint8 [t {size} {size} 3] "
+            f"of 0 to 255, or such a video for each clip"
+        )
+    if given.shape[1] < needed:
+        raise ConfigError(f"frames: {given.shape[1]} frames are given, {needed} are needed")
+    if len(given) not in (1, request.count):
+        raise ConfigError(f"frames: {len(given)} videos for {request.count} clips: give one each")
+    return given
+
+
+def describe_array(values: Any) -> str:
+    """Type and shape, for a message."""
+    found = np.asarray(values)
+    return f"{found.dtype} {list(found.shape)}"
 
 
 def take_examples(batch: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:

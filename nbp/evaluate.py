@@ -52,9 +52,10 @@ if __name__ == "__main__":
     run_command("nbp.evaluate", make_parser)  # help and mistakes end there, before the imports
 
 
+import argparse
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -118,13 +119,7 @@ def main(argv: list[str] | None = None) -> None:
 
     distributed.initialize()
 
-    shared = {
-        name: getattr(arguments, name)
-        for name in ("workdir", "clips", "seed", "data", "features", "lpips", "c3d", "cache")
-    }
-    shared["statistics"] = parse_statistics(arguments.statistics)
-    shared["overrides"] = parse_overrides(rest)
-    requests = [EvaluateRequest(protocol=name, **shared) for name in arguments.protocol]
+    requests = make_requests(arguments, parse_overrides(rest))
     say = distributed.is_main()
     reports = evaluate_protocols(
         requests, lambda text: print(f"[evaluate] {text}", flush=True) if say else None
@@ -133,6 +128,18 @@ def main(argv: list[str] | None = None) -> None:
         write_and_tell(arguments.workdir, reports, arguments.out)
         if not arguments.out:  # it shows what lies in WORKDIR/report
             print(f"to look at: {write_page(arguments.workdir)}")
+
+
+def make_requests(
+    arguments: argparse.Namespace, overrides: Mapping[str, str]
+) -> list[EvaluateRequest]:
+    """The requests of parsed flags, one for each protocol."""
+    shared = {
+        name: getattr(arguments, name)
+        for name in ("workdir", "clips", "seed", "data", "features", "lpips", "c3d", "cache")
+    }
+    shared |= {"statistics": parse_statistics(arguments.statistics), "overrides": overrides}
+    return [EvaluateRequest(protocol=name, **shared) for name in arguments.protocol]
 
 
 Report = Callable[[str], None]

@@ -12,9 +12,10 @@ spaces are none.
 
 import argparse
 import contextlib
+import difflib
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -79,6 +80,25 @@ class Parser(argparse.ArgumentParser):
                 with contextlib.suppress(RuntimeError):  # no such user, no home
                     setattr(found, name, value.expanduser())
         return found, rest
+
+    def parse_options(self, options: Mapping[str, Any]) -> argparse.Namespace:
+        """Keywords of a call as the flags of the same names: the same ranges and errors.
+
+        None stands for a flag that is not given, True and False for one without a value. Raises
+        ConfigError, also for a keyword that no flag has.
+        """
+        known = {action.dest: action for action in self._actions if action.dest != "help"}
+        words = []
+        for name, value in options.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
+                raise ConfigError(f"no option {_quote(name)}; {hint}")
+            if known[name].nargs == 0 and isinstance(value, bool):
+                words += [f"--{name}"] if value else []
+            elif value is not None:
+                words.append(f"--{name}={value}")
+        return self.parse_args(words)
 
     def error(self, message: str) -> NoReturn:
         if not message.startswith("argument "):

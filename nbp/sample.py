@@ -36,22 +36,13 @@ if __name__ == "__main__":
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
-from nbp import build_data, build_sampling
-from nbp.build_sampling import (
-    choose_given_frames,
-    count_conditions,
-    make_decoding,
-    make_drawing,
-    take_examples,
-)
+from nbp.build_sampling import RequestPlan, load_request_sampler, plan_request, read_drawing
 from nbp.config.schema import Config
-from nbp.data.video.decode import read_clip
 from nbp.errors import ConfigError
 from nbp.files import check_writable_folder, write_text
 from nbp.metrics.drift import measure_drift
@@ -62,12 +53,11 @@ from nbp.protocols import find_protocol
 from nbp.report.plots import write_drift_curves
 from nbp.runtime import keep_compiled, keep_freed_memory
 from nbp.sample_files import Files, Recording, check_room, find_earlier, write_samples
-from nbp.sampling.finite import check_parameters
-from nbp.sampling.long_video import Rollout, Slide, choose_slide
-from nbp.sampling.request import LongRequest, SampleRequest, make_request
+from nbp.sampling.long_video import Rollout, Slide
+from nbp.sampling.request import SampleRequest, make_request
 from nbp.sampling.sampler import Sampler, Samples
 from nbp.weights import Features, load_features
-from nbp.workdir import find_label, read_config, read_labels
+from nbp.workdir import read_config, read_labels
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -91,40 +81,15 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
         check_writable_folder(out, "Name another with --out DIR.")
         find_earlier(out)
     labels = read_labels(workdir)
-    request = count_conditions(config, labels, request)
-    filtering, guidance = make_drawing(config, request)
-    decoding = make_decoding(config, request)
-    ids = choose_labels(config, labels, request)
-    given_frames = choose_given_frames(config, request)
-    copies = request.samples_per_condition
-    count = request.count * copies
-    long = plan_long_videos(config, request.long, count=count)
+    plan = plan_request(config, labels, request)
+    long = plan_long_videos(config, plan)
     frames = request.long.num_frames or config.data.frames
     if is_main():  # before anything of this size is made
-        check_room(
-            out, count=count, frames=frames, size=config.data.size, streamed=long is not None
-        )
-    conditions = read_conditions(config, request) if given_frames else {}
-    drawing: dict[str, Any] = {name: rows.repeat(copies, 0) for name, rows in conditions.items()}
-    drawing |= {"seed": request.seed, "given_frames": given_frames}
-    drawing["labels"] = None if ids is None else np.repeat(ids, copies).tolist()
-    names = ["clip" if ids is None else labels[i] for i in (ids or [0] * request.count)]
-    names = [name for name in names for _ in range(copies)]
-    sampler, _ = build_sampling.load_sampler(
-        config,
-        workdir,
-        labels=labels,
-        filtering=filtering,
-        guidance=guidance,
-        decoding=decoding,
-    )
-    check_parameters({"generator": sampler.generator_params, "tokenizer": sampler.tokenizer_params})
-    sampler = replace(
-        sampler,
-        weights=request.decoder.weights or config.sampling.weights,
-        cache=request.decoder.cache or config.sampling.cache,
-        mesh=build_sampling.make_sampling_mesh(config),
-    ).laid_out()
+        streamed = long is not None
+        check_room(out, count=plan.count, frames=frames, size=config.data.size, streamed=streamed)
+    drawing = read_drawing(config, plan)
+    sampler = load_request_sampler(config, workdir, labels, plan)
+    names, copies = plan.name_clips(labels), plan.request.samples_per_condition
     files = Files(out, names, fps=config.sampling.fps, columns=copies if copies > 1 else None)
     if long is not None:
         draw_long_videos(sampler, long, files, drawing=drawing)
@@ -134,55 +99,9 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
         samples = samples.cut(request.long.num_frames, sampler.tokenizer.spec.stride[0])
     if is_main():  # every process has drawn the same clips
         write_samples(samples, files)
-        planned = config.plan.passes(config.plan.tokens_of_frames(given_frames))
+        planned = config.plan.passes(config.plan.tokens_of_frames(plan.given_frames))
         print(f"{samples.passes.mean():.1f} passes per clip on average; the plan has {planned}")
     return names
-
-
-def choose_labels(
-    config: Config, labels: Sequence[str], request: SampleRequest
-) -> list[int] | None:
-    """Class id per condition: the one asked for, else all in turn; None for no condition.
-
-    A class called none wins over the meaning of `--label none`, which `--unconditional` has always.
-    """
-    if request.unconditional and request.label is not None:
-        raise ConfigError("--label and --unconditional: give one of them")
-    if config.generator.prompt == "none":
-        if request.label is not None:
-            raise ConfigError("--label: this model was trained without labels (prompt none)")
-        return None
-    if request.unconditional:
-        return None  # drawn from the trained null condition
-    if request.label is not None:
-        try:
-            return [find_label(labels, request.label)] * request.count
-        except ConfigError:
-            if request.label == "none":  # no class has this name
-                return None
-            raise
-    return [i % len(labels) for i in range(request.count)]
-
-
-def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndarray]:
-    """Clips or codes whose first frames are kept: of the given file, else held-out ones in turn."""
-    if request.frames is None:
-        if config.data.kind != "moving_shapes" and not config.data.root:
-            raise ConfigError("this model continues a video: name one with --frames FILE")
-        _, held_out = build_data.make_data(config)
-        rows = build_data.iterate_clips(config, held_out, limit=request.count, batch=request.count)
-        return take_examples(next(rows), request.count)
-    data = config.data
-    fps = data.fps or None
-    stride = config.tokenizer_spec.stride[0]
-    needed = (choose_given_frames(config, request) - 1) * stride + 1
-    clip = read_clip(request.frames, frames=needed, fps=fps, start=0.0)
-    for transform in build_data.make_spatial(config):
-        clip = transform({"video": clip}, np.random.default_rng(0))["video"]
-    # The tokenizer is causal: what stands behind the given frames cannot change their codes.
-    padding = np.repeat(clip[-1:], data.frames - len(clip), axis=0)
-    clip = np.concatenate([clip, padding])
-    return {"clips": np.broadcast_to(clip, (request.count, *clip.shape)).copy()}
 
 
 def draw_for_labels(
@@ -202,32 +121,12 @@ class LongPlan:
     features: Features | None
 
 
-def plan_long_videos(config: Config, request: LongRequest, *, count: int) -> LongPlan | None:
-    """What was asked for of `count` videos, checked; None where a trained clip has all frames."""
-    frames = request.num_frames
-    if frames is None or frames <= config.data.frames:
-        if frames is not None and frames < 1:
-            raise ConfigError(f"--num_frames {frames}: draw at least 1 frame")
-        for flag, value in (
-            ("--keep_frames", request.keep_frames),
-            ("--slide", request.slide),
-            ("--anchor", request.anchor or None),
-            ("--features", request.features or None),
-        ):
-            if value is not None:
-                raise ConfigError(
-                    f"{flag} is about videos longer than a clip of {config.data.frames} frames: "
-                    f"give --num_frames {config.data.frames + 1} or more, or leave it out"
-                )
+def plan_long_videos(config: Config, plan: RequestPlan) -> LongPlan | None:
+    """What is drawn of long videos, with the features asked for; None where a clip has all."""
+    request, slide = plan.request.long, plan.slide
+    if slide is None or request.num_frames is None:
         return None
-    if request.anchor and request.slide == "reencode":
-        raise ConfigError("--anchor keeps codes as they are: leave out --slide, or use codes")
-    kind = "anchor" if request.anchor else request.slide or "reencode"
-    try:
-        slide = choose_slide(config.plan, keep=request.keep_frames, kind=kind)
-    except ValueError as error:
-        raise ConfigError(f"--num_frames {frames}: {error}") from error
-    if request.features and count < 2:
+    if request.features and plan.count < 2:
         raise ConfigError("--features: a Frechet distance needs at least 2 videos: --num 2 or more")
     features = load_features(
         request.features,
@@ -236,7 +135,7 @@ def plan_long_videos(config: Config, request: LongRequest, *, count: int) -> Lon
         place=jnp.asarray,
         copy=lambda params: params,
     )
-    return LongPlan(frames, slide, features)
+    return LongPlan(request.num_frames, slide, features)
 
 
 def draw_long_videos(

@@ -92,7 +92,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.metrics",
         "nbp.training.metrics",
         "nbp.config",
-        "nbp.data.video.decode",
+        "nbp.data.video.decode.decode",
         "nbp.flags",
         "nbp.workdir",
         "nbp.build",
@@ -132,17 +132,25 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.tasks",
         "nbp.training",
     ),
-    "nbp.build_sampling": ("nbp.build", "nbp.config", "nbp.parallel", "nbp.sampling"),
+    "nbp.build_sampling": (
+        "nbp.build",
+        "nbp.build_data",
+        "nbp.config",
+        "nbp.data.video.decode.decode",
+        "nbp.parallel",
+        "nbp.sampling",
+        "nbp.workdir",
+    ),
 }
 # Commands, and what serves several of them, may import all but other commands...
 COMMANDS = ("train", "sample", "evaluate", "prepare", "encode", "convert", "precompile", "export")
-# ...except the one that ends with the work of two others.
-CALLED = {"nbp.train": ("nbp.sample", "nbp.evaluate")}
+# ...except the one that ends with the work of two others, and the library's face.
+CALLED = {"nbp.train": ("nbp.sample", "nbp.evaluate"), "nbp.run": ("nbp.evaluate",)}
 
 # Third-party packages that have one home each.
 HOMES = {
     "orbax": ("nbp.training.checkpoint",),
-    "av": ("nbp.data.video",),
+    "av": ("nbp.data.video.decode",),
     "grain": ("nbp.data",),
     "tensorflow_datasets": ("nbp.data",),
     "array_record": ("nbp.data",),
@@ -196,7 +204,7 @@ def may_import(name: str, other: str) -> bool:
     if units:
         return is_below(other, ALLOWED[max(units, key=len)])
     if name == "nbp":
-        return False
+        return other == "nbp.run"
     commands = {f"nbp.{command}" for command in COMMANDS} - set(CALLED.get(name, ()))
     return other not in commands
 

@@ -43,8 +43,9 @@ class EvaluateRequest:
       not all that the protocol wants. seed: of the generated clips, by default the protocol's.
     data, overrides: other clips than the configured ones; needed after training from tokens.
     features, lpips, c3d: folders that `nbp.convert` wrote, or `random-i3d`. statistics: names of
-    `nbp.metrics.feature_statistics`. cache: folder for features, by default in the report's.
-    known: the protocols by their names.
+    `nbp.metrics.feature_statistics`. folder: of pictures and clips to look at, by default the
+    workdir's `report`. cache: folder for features, by default in that one. known: the protocols by
+    their names.
     """
 
     workdir: Path
@@ -57,12 +58,13 @@ class EvaluateRequest:
     lpips: str = ""
     c3d: str = ""
     statistics: tuple[str, ...] = ()
+    folder: Path | None = None
     cache: Path | None = None
     known: Mapping[str, Protocol] = field(default_factory=lambda: PROTOCOLS)
 
     @property
     def report_folder(self) -> Path:
-        return self.workdir / "report"
+        return self.folder or self.workdir / "report"
 
     @property
     def cache_folder(self) -> Path:

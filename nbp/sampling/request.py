@@ -64,13 +64,15 @@ class SampleRequest:
 
     count: conditions to draw for, in turn the labels, or held-out clips to continue.
     samples_per_condition: clips drawn for each. per_class: clips of each class, in place of both.
+    label: class name or id, or several, in turn. frames: what is continued, a file, or uint8
+    [t h w c], or one for each condition.
     """
 
     count: int
     seed: int = 0
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None
     unconditional: bool = False
-    frames: Path | None = None
+    frames: Path | Any | None = None
     given_frames: int | None = None
     temperature: float | None = None
     top_k: int | None = None

@@ -235,10 +235,21 @@ class Sampler:
         """The compiled tokenizer: (its parameters, codes [b T H W]) -> clips."""
         return jax.jit(self.tokenizer.decode_floats if self.floats else self.tokenizer.decode)
 
-    @functools.cache  # noqa: B019 - lives as long as the compiled programs
     def draw_program(self, given: int) -> Any:
-        """The compiled drawing: (parameters, key, ids, labels or None, known codes) -> `Drawn`."""
+        """The compiled drawing of (parameters, key, ids, labels or None, known codes).
 
+        Gives a `GenerationOutput`.
+        """
+        if given not in self._programs:
+            self._programs[given] = self._make_program(given)
+        return self._programs[given]
+
+    @functools.cached_property
+    def _programs(self) -> dict[int, Any]:
+        """Compiled programs by given tokens; they and the parameters go when the sampler goes."""
+        return {}
+
+    def _make_program(self, given: int) -> Any:
         def draw(
             params: PyTree, key: Array, ids: Array, labels: Array | None, known: Array
         ) -> GenerationOutput:

@@ -14,12 +14,11 @@ import pytest
 from PIL import Image
 
 from nbp import build, build_sampling, sample, sample_files
-from nbp.build_sampling import make_drawing
+from nbp.build_sampling import choose_labels, make_drawing
 from nbp.config import load_config
 from nbp.data.video.decode import probe_video, read_clip
 from nbp.errors import ConfigError
 from nbp.flags import Parser, Real, Whole
-from nbp.sample import choose_labels
 from nbp.sample_files import Files, find_earlier, write_samples
 from nbp.sampling.filtering import Guidance, LogitsFilter
 from nbp.sampling.request import GUIDANCE, TEMPERATURE, SampleRequest, ScheduleRequest, add_flags
