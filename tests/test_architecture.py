@@ -150,7 +150,7 @@ CALLED = {"nbp.train": ("nbp.sample", "nbp.evaluate"), "nbp.run": ("nbp.evaluate
 # Third-party packages that have one home each.
 HOMES = {
     "orbax": ("nbp.training.checkpoint",),
-    "av": ("nbp.data.video.decode",),
+    "av": ("nbp.data.video",),
     "grain": ("nbp.data",),
     "tensorflow_datasets": ("nbp.data",),
     "array_record": ("nbp.data",),

@@ -125,7 +125,7 @@ print(sorted(example.items()), "tensorflow" in sys.modules)
 def test_bytes_of_a_record_are_the_same_in_every_process():
     code = """
 from nbp.data.records import serialize_record
-from nbp.data.video.decoding import VideoInfo
+from nbp.data.video.decode import VideoInfo
 data = serialize_record(b"clip", VideoInfo(3, 25.0, 4, 5), label=1, path="a\\udce4/b", sha256="ff")
 print(data.hex())
 """
