@@ -174,7 +174,7 @@ def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndar
         return take_examples(next(rows), request.count)
     data = config.data
     fps = data.fps or None
-    stride = config.tokenizer_spec.stride[0]
+    stride = config.tokenizer.stride[0]
     needed = (choose_given_frames(config, request) - 1) * stride + 1
     clip = read_clip(request.frames, frames=needed, fps=fps, start=0.0)
     for transform in build_data.make_spatial(config):
@@ -262,7 +262,7 @@ def draw_long_videos(
             recording.tokens,
             window=window,
             stride=stride,
-            codes=sampler.tokenizer.spec.quantizer.codes,
+            codes=sampler.tokenizer.spec.make_quantizer().codes,
             extractor=None if features is None else features.extractor,
         )
         report = {

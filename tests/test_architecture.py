@@ -26,11 +26,12 @@ SOURCES = sorted(
 
 # Who may import which modules of ours. `nbp.x` allows all below it; the longest name decides.
 # FREE is for everyone.
-FREE = {"nbp", "nbp.errors", "nbp.shapes", "nbp.files", "nbp.trees"}
+FREE = {"nbp", "nbp.errors", "nbp.ranges", "nbp.shapes", "nbp.files", "nbp.trees"}
 FEATURES = ("nbp.models.c3d", "nbp.models.i3d", "nbp.models.lpips")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "nbp.errors": ("nbp.terminal",),
     "nbp.terminal": (),
+    "nbp.ranges": (),
     "nbp.shapes": (),
     "nbp.files": (),
     "nbp.trees": (),

@@ -6,13 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from nbp.config.parsing import Count, Natural, NonNegative, Positive, Range, Seed, Share
 from nbp.data import ucf101_prompts
 from nbp.data.moving_shapes import MovingShapesSpec
 from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
+from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed, Share
 
-DType = Literal["float32", "bfloat16"]
 Attention = Literal["auto", "prefix", "xla", "dense", "mosaic", "pallas", "cudnn", "splash"]
 
 
@@ -69,31 +68,6 @@ class DataConfig:
     stall_seconds: Positive = 300.0
     bad_records: Literal["replace", "stop"] = "replace"
     moving_shapes: ShapesConfig = ShapesConfig()
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """Sizes as in `nbp.models.tokenizer.TokenizerSpec`.
-
-    quantizer: fsq has the product of `levels` as codes; lfq (one bit per channel) and vq (vectors
-      of `code_channels` that follow the latents as a moving average) have `codes`, and levels ().
-    taps: length of the convolutions over time; 1 is a tokenizer of single images, whose weights a
-      video tokenizer can start from (`train.tokenizer.start_from`).
-    remat: what the backward pass computes again instead of keeping: nothing, or every residual
-      unit.
-    """
-
-    widths: tuple[Count, ...]
-    units: tuple[Natural, ...]
-    strides: tuple[tuple[Count, Count, Count], ...]
-    levels: tuple[int, ...]
-    groups: Count = 32
-    quantizer: Literal["fsq", "lfq", "vq"] = "fsq"
-    codes: Natural = 0
-    code_channels: Natural = 0
-    taps: Count = 3
-    remat: Literal["none", "units"] = "none"
-    dtype: DType = "float32"
 
 
 @dataclass(frozen=True)
@@ -355,7 +329,7 @@ class Config:
 
     name: str
     data: DataConfig
-    tokenizer: TokenizerConfig
+    tokenizer: TokenizerSpec
     generator: GeneratorConfig
     train: TrainConfig
     seed: Seed = 0
@@ -369,13 +343,6 @@ class Config:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     @property
-    def tokenizer_spec(self) -> TokenizerSpec:
-        names = {field.name for field in dataclasses.fields(TokenizerSpec)}
-        fields = dataclasses.asdict(self.tokenizer)
-        fields["kind"] = fields.pop("quantizer")
-        return TokenizerSpec(**{name: fields[name] for name in names & fields.keys()})
-
-    @property
     def shapes_spec(self) -> MovingShapesSpec:
         fields = dataclasses.asdict(self.data.moving_shapes)
         fields.pop("train_clips")
@@ -383,7 +350,7 @@ class Config:
 
     @property
     def grid(self) -> LatentGrid:
-        return self.tokenizer_spec.grid(self.data.frames, self.data.size, self.data.size)
+        return self.tokenizer.grid(self.data.frames, self.data.size, self.data.size)
 
     @property
     def block(self) -> Box:
@@ -410,4 +377,4 @@ class Config:
         """The ids of a model trained with `classes` labels."""
         sizes = {"none": 0, "label": classes, "text": ucf101_prompts.VOCABULARY}
         prompt = sizes[self.generator.prompt]
-        return Vocabulary(self.tokenizer_spec.quantizer.codes, prompt, self.plan.special_count)
+        return Vocabulary(self.tokenizer.make_quantizer().codes, prompt, self.plan.special_count)
