@@ -85,6 +85,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.data.moving_shapes",
         "nbp.data.ucf101_prompts",
         "nbp.protocols.published",
+        "nbp.training.guards",
     ),
     "nbp.report": (
         "nbp.report",

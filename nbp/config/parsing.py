@@ -4,7 +4,7 @@
 
 Unknown and missing keys and wrong types are reported with their dotted path, all at once, and with
 the nearest valid name. Ranges are part of the annotations (`nbp.ranges`); a rule of several
-fields is a ValueError that the dataclass raises. Nothing here knows what the keys mean.
+fields is an error that the dataclass raises. Nothing here knows what the keys mean.
 """
 
 import ast
@@ -236,6 +236,8 @@ def _convert_group(schema: type, value: Any, path: str, *, problems: list[str]) 
         return None
     try:
         return schema(**result)
-    except ValueError as error:  # a rule of several fields
+    except ConfigError as error:  # names the key itself
+        problems.append(str(error))
+    except ValueError as error:
         problems.append(f"{path}: {error}")
-        return None
+    return None

@@ -11,6 +11,7 @@ from nbp.data.moving_shapes import MovingShapesSpec
 from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed, Share
+from nbp.training.guards import GuardSpec
 
 Attention = Literal["auto", "prefix", "xla", "dense", "mosaic", "pallas", "cudnn", "splash"]
 
@@ -187,35 +188,6 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
-class GuardsConfig:
-    """What watches over training, and what happens when it is alarmed (docs/guard_rails.md).
-
-    non_finite: stop, leave out the update (skip), or go back to the last good checkpoint
-      (rollback).
-    divergence: ignore, only warn, or go back, for everything else that is detected.
-    loss_ratio: alarm when the loss exceeds this multiple of its recent median; 0 never.
-    gradient_ratio: the same for gradient norms.
-    code_usage: alarm when code usage or perplexity falls below this part of its best; 0 never.
-    code_warmup: updates before code usage is looked at, as it falls at first.
-    accuracy: alarm when the discriminator's accuracy stays this close to 0 or 1; 0 never.
-    patience: updates in a row that an alarm takes, except for non-finite numbers.
-    rollbacks: how many times a stage may go back before it stops for good.
-    soften: factor of the adversarial weight after going back.
-    """
-
-    non_finite: Literal["stop", "skip", "rollback"] = "stop"
-    divergence: Literal["ignore", "warn", "rollback"] = "warn"
-    loss_ratio: NonNegative = 10.0
-    gradient_ratio: NonNegative = 100.0
-    code_usage: Share = 0.1
-    code_warmup: Natural = 500
-    accuracy: Annotated[float, Range(0.0, high=0.5, below=True)] = 0.01
-    patience: Count = 50
-    rollbacks: Natural = 3
-    soften: Annotated[float, Range(0.0, above=True, high=1.0)] = 0.5
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """Cadence in steps, shared by the stages; 0 switches a periodic action off.
 
@@ -234,7 +206,7 @@ class TrainConfig:
     preview_clips: Count = 8
     changed_data: Literal["refuse", "accept"] = "refuse"
     profile_steps: tuple[int, ...] = ()
-    guards: GuardsConfig = GuardsConfig()
+    guards: GuardSpec = field(default_factory=GuardSpec)
 
 
 @dataclass(frozen=True)
