@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every key that a configuration can set, with its default: `a.b` is field `b` of section `a`."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from nbp.data import ucf101_prompts
-from nbp.data.moving_shapes import MovingShapesSpec
+from nbp.data.moving_shapes import MovingShapesSpec, ShapesContent
 from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed, Share
@@ -17,21 +16,12 @@ Attention = Literal["auto", "prefix", "xla", "dense", "mosaic", "pallas", "cudnn
 
 
 @dataclass(frozen=True)
-class ShapesConfig:
-    """Content of moving shapes; see `nbp.data.moving_shapes.MovingShapesSpec` for each field.
+class ShapesConfig(ShapesContent):
+    """Content of moving shapes, and how many there are.
 
     train_clips: distinct training clips, the length of an epoch.
     """
 
-    shapes: tuple[str, ...] = ("square", "disk", "triangle")
-    colours: tuple[str, ...] = ("red", "green", "blue")
-    motions: tuple[str, ...] = ("right", "left", "down", "up")
-    texture: float = 12.0
-    distractors: int = 0
-    rotate: bool = False
-    radius: tuple[float, float] = (0.2, 0.25)
-    speeds: tuple[float, ...] = (0.05,)
-    snap: int = 0
     train_clips: Count = 1_000_000
 
 
@@ -316,9 +306,8 @@ class Config:
 
     @property
     def shapes_spec(self) -> MovingShapesSpec:
-        fields = dataclasses.asdict(self.data.moving_shapes)
-        fields.pop("train_clips")
-        return MovingShapesSpec(frames=self.data.frames, size=self.data.size, **fields)
+        data = self.data
+        return MovingShapesSpec.of(data.moving_shapes, frames=data.frames, size=data.size)
 
     @property
     def grid(self) -> LatentGrid:
