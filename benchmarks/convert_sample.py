@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.measure import print_row
 from nbp.data.video.encode import write_video
 from nbp.layout import LatentGrid
-from nbp.models.tokenizer import TokenizerSpec
+from nbp.models.tokenizer import OFFICIAL_SPEC
 from tests.interop.official_files import (
     generator_shapes,
     lazy_tensors,
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     files = {"tokenizer": folder / "magvit2_k600.pt", "generator": folder / "k600_nbp16.ckpt"}
     if "tokenizer" in arguments.only:
-        shapes = tokenizer_shapes(TokenizerSpec())
+        shapes = tokenizer_shapes(OFFICIAL_SPEC)
         write_torch(files["tokenizer"], {"model_state_dict": lazy_tensors(shapes, "module.")})
     if "generator" in arguments.only:
         layers, heads, width = SIZES[arguments.size]

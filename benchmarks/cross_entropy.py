@@ -27,7 +27,7 @@ from benchmarks.measure import peak_memory_mib, print_row, time_calls
 from nbp import losses
 from nbp.layout import LatentGrid, Opening, SequencePlan, Vocabulary
 from nbp.models.generator import GeneratorNetwork, paper_recipe
-from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
+from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerNetwork
 from nbp.nn.attention.reference import prefix_attention
 from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
@@ -153,7 +153,7 @@ def make_task(arguments: argparse.Namespace) -> GeneratorTask:
         Vocabulary(CODES),
         paper_recipe(prefix_attention, context=1280),
     )
-    tokenizer = TokenizerNetwork(TokenizerSpec(), mixed_conv)
+    tokenizer = TokenizerNetwork(OFFICIAL_SPEC, mixed_conv)
     task = GeneratorTask(
         network, tokenizer, OptimizerSpec(1e-3, 1000), {}, loss_tokens=arguments.tokens
     )

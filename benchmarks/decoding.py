@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         seed = int(name.removeprefix("plain:")) if name.startswith("plain:") else 0
         samples, names = draw_for_labels(sampler, labels, count=arguments.clips, seed=seed)
         scores = label_agreement(build.make_tracker(config), samples.videos, names)
-        shares = count_codes(samples.tokens, config.tokenizer_spec.quantizer.codes)
+        shares = count_codes(samples.tokens, config.tokenizer.make_quantizer().codes)
         reference = shares if reference is None else reference
         print_row(
             "decoding",

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", default=tuple(DEGRADATIONS), choices=DEGRADATIONS)
     arguments = parser.parse_args(argv)
 
-    spec = MovingShapesSpec(arguments.frames, arguments.size)
+    spec = MovingShapesSpec(frames=arguments.frames, size=arguments.size, radius=(0.19, 0.23))
     real = draw_clips(spec, start=0, count=arguments.clips)
     made = draw_clips(spec, start=HELD_OUT, count=arguments.clips)
     scores = [score_stream(real)]

@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = read_config(arguments.workdir)
     tracker = build.make_tracker(config)
-    stride = config.tokenizer_spec.stride[0]
+    stride = config.tokenizer.stride[0]
     for folder in arguments.folders:
         report = json.loads((folder / "drift.json").read_text(encoding="utf8"))
         with np.load(folder / "samples.npz") as arrays:

@@ -42,7 +42,7 @@ from benchmarks.naive_sampling import draw_naively
 from nbp.layout import LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.generator import GeneratorNetwork, modern_recipe
 from nbp.models.inference import PackedParams, bind_inference_model, pack_params
-from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
+from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerNetwork
 from nbp.nn.attention.reference import xla_attention
 from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
@@ -285,7 +285,9 @@ def measure_naive(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def measure_tokenizer(arguments: argparse.Namespace) -> float:
     """Seconds in which the paper's tokenizer decodes a batch of clips of 17x128x128."""
-    network = TokenizerNetwork(TokenizerSpec(dtype=jnp.dtype(arguments.dtype)), mixed_conv)
+    network = TokenizerNetwork(
+        dataclasses.replace(OFFICIAL_SPEC, dtype=arguments.dtype), mixed_conv
+    )
     params = jax.jit(network.init)(jax.random.key(0))
     codes = jnp.zeros((arguments.batch, *SIZES["700m"][4]), jnp.int32)
     decode = jax.jit(network.decode).lower(params, codes).compile()

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import measure_peak, peak_memory_mib, print_row, time_calls
-from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec, scale_pixels
+from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerNetwork, TokenizerSpec, scale_pixels
 from nbp.models.tokenizer_streaming import decode_step, decode_stream, encode_step, encode_stream
 from nbp.nn.conv3d import FORMULATIONS, lax_conv, mixed_conv
 
@@ -47,7 +47,7 @@ SIZES = {
         chunk=4,
         lengths=(8, 32, 128),
     ),
-    "full": Size(TokenizerSpec(), (17, 128, 128), chunk=1, lengths=(4, 16)),
+    "full": Size(OFFICIAL_SPEC, (17, 128, 128), chunk=1, lengths=(4, 16)),
 }
 
 
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments = parser.parse_args(argv)
     size = SIZES[arguments.size]
-    size = replace(size, spec=replace(size.spec, dtype=jnp.dtype(arguments.dtype)))
+    size = replace(size, spec=replace(size.spec, dtype=arguments.dtype))
     if arguments.lengths is not None:
         size = replace(size, lengths=tuple(arguments.lengths))
 
@@ -136,7 +136,7 @@ def draw_video(size: Size, batch: int, frames: int | None = None) -> np.ndarray:
 def draw_codes(size: Size, batch: int, frames: int | None = None) -> np.ndarray:
     grid = size.spec.grid(frames or size.clip[0], *size.clip[1:])
     return np.random.default_rng(0).integers(
-        0, size.spec.quantizer.codes, (batch, *grid.shape), np.int32
+        0, size.spec.make_quantizer().codes, (batch, *grid.shape), np.int32
     )
 
 

@@ -26,7 +26,7 @@ from benchmarks.measure import peak_memory_mib, print_row, time_calls
 from nbp import losses
 from nbp.layout import Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.generator import GeneratorNetwork, modern_recipe
-from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
+from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerNetwork, TokenizerSpec
 from nbp.nn.attention.choose import Name, make_attention_backend
 from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
@@ -60,7 +60,7 @@ SIZES = {
         (17, 128, 128),
         (1, 2),
     ),
-    "700m": Size(TokenizerSpec(), TransformerSpec(24, 16, 1536), (17, 128, 128), (8, 8)),
+    "700m": Size(OFFICIAL_SPEC, TransformerSpec(24, 16, 1536), (17, 128, 128), (8, 8)),
 }
 
 
@@ -127,7 +127,7 @@ def measure_generator(size: Size, batch: int, arguments: argparse.Namespace, mes
     """One next-block update, on codes and on clips."""
     grid = size.tokenizer.grid(*size.clip)
     plan = SequencePlan(grid, resolve_block(arguments.block, grid), Opening("hybrid"))
-    codes = size.tokenizer.quantizer.codes
+    codes = size.tokenizer.make_quantizer().codes
     spec = dataclasses.replace(size.generator, dtype=find_dtype(arguments), remat=arguments.remat)
     attention = make_attention_backend(
         arguments.attention, platform=jax.default_backend(), dtype=spec.dtype

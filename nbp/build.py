@@ -75,8 +75,7 @@ def make_attention(config: Config, platform: str = "") -> AttentionBackend:
 
 
 def make_tokenizer_network(config: Config) -> TokenizerNetwork:
-    spec = dataclasses.replace(config.tokenizer_spec, dtype=jnp.dtype(config.tokenizer.dtype))
-    return TokenizerNetwork(spec, make_conv())
+    return TokenizerNetwork(config.tokenizer, make_conv())
 
 
 def make_recipe(config: Config, platform: str = "") -> Recipe:

@@ -271,7 +271,7 @@ def open_tokens(config: Config) -> TokenCache:
     """The token cache of a configuration; ConfigError where it holds codes of other clips."""
     cache = open_cache(config.data.root)
     made, wanted = cache.provenance["preprocessing"], describe_clips(config)
-    grid = config.grid.shape, config.tokenizer_spec.quantizer.codes
+    grid = config.grid.shape, config.tokenizer.make_quantizer().codes
     then = {**made, "grid": cache.grid, "codes": cache.provenance["codes"]}
     now = {**wanted, "grid": grid[0], "codes": grid[1]}
     changed = [f"{key} {then[key]!r}, here {now[key]!r}" for key in now if then[key] != now[key]]

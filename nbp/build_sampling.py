@@ -239,16 +239,16 @@ def make_decoding(config: Config, request: SampleRequest) -> Decoding:
 
 def find_levels(config: Config) -> tuple[int, ...]:
     """Levels of the digits of a code: neighbours are near each other. Else ConfigError."""
-    spec = config.tokenizer_spec
-    match spec.kind:
+    spec = config.tokenizer
+    match spec.quantizer:
         case "fsq":
             return spec.levels
         case "lfq":
-            return (2,) * spec.quantizer.channels
+            return (2,) * spec.make_quantizer().channels
         case _:
             raise ConfigError(
                 f"--decoding relaxed needs codes that are near each other, as those of fsq and lfq;"
-                f" this tokenizer has {spec.kind}. Use --decoding jacobi."
+                f" this tokenizer has {spec.quantizer}. Use --decoding jacobi."
             )
 
 
@@ -355,7 +355,7 @@ def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndar
         return take_examples(next(rows), request.count)
     data = config.data
     fps = data.fps or None
-    stride = config.tokenizer_spec.stride[0]
+    stride = config.tokenizer.stride[0]
     needed = (choose_given_frames(config, request) - 1) * stride + 1
     if isinstance(request.frames, Path):
         clip = read_clip(request.frames, frames=needed, fps=fps, start=0.0)

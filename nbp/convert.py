@@ -260,5 +260,5 @@ def _find_network(
 
 
 def _plan_tokenizer(config: Config, tensors: Mapping[str, Tensor]) -> Conversion:
-    rules, drops = official.make_tokenizer_rules(config.tokenizer_spec)
+    rules, drops = official.make_tokenizer_rules(config.tokenizer)
     return Conversion("tokenizer", tensors, rules, drops, build.make_tokenizer_network(config))

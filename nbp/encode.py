@@ -367,7 +367,7 @@ def describe_cache(
             "spec": spec,
         },
         "grid": config.grid.shape,
-        "codes": config.tokenizer_spec.quantizer.codes,
+        "codes": config.tokenizer.make_quantizer().codes,
         "labels": list(sources["train"].label_names),
         "preprocessing": build_data.describe_clips(config),
         "source": {

@@ -303,7 +303,7 @@ def write_pictures(plan: Plan, found: Reconstructed) -> list[dict[str, Any]]:
         plan.request.report_folder,
         name=plan.protocol.name,
         fps=plan.config.sampling.fps,
-        stride=plan.config.tokenizer_spec.stride[0],
+        stride=plan.config.tokenizer.stride[0],
     )
 
 

@@ -213,7 +213,7 @@ def _read(path: Path) -> Start | None:
 
 
 # What both tokenizers must have in common.
-SHARED = ("widths", "units", "groups", "kind", "levels", "codes", "code_channels")
+SHARED = ("widths", "units", "groups", "quantizer", "levels", "codes", "code_channels")
 
 
 def inflate(params: PyTree, source: TokenizerSpec, target: TokenizerSpec) -> PyTree:

@@ -198,7 +198,7 @@ class Run:
         a clip or any other 1 + k * stride, which gives T = 1 + k. Raises ConfigError for others.
         """
         rows, (_, height, width, channels) = np.asarray(video), self.shape
-        stride = self.config.tokenizer_spec.stride[0]
+        stride = self.config.tokenizer.stride[0]
         rows = rows[None] if rows.ndim == 4 else rows
         fits = rows.ndim == 5 and rows.shape[2:] == (height, width, channels)
         if rows.dtype != np.uint8 or not fits or not rows.size or (rows.shape[1] - 1) % stride:
@@ -217,7 +217,7 @@ class Run:
         others.
         """
         rows, (_, height, width) = np.asarray(codes), self.grid
-        count = self.config.tokenizer_spec.quantizer.codes
+        count = self.config.tokenizer.make_quantizer().codes
         rows = rows[None] if rows.ndim == 3 else rows
         fits = rows.ndim == 4 and rows.shape[2:] == (height, width) and rows.size > 0
         if not (fits and np.issubdtype(rows.dtype, np.integer)):

@@ -161,7 +161,7 @@ def draw_long_videos(
             recording.tokens,
             window=window,
             stride=stride,
-            codes=sampler.tokenizer.spec.quantizer.codes,
+            codes=sampler.tokenizer.spec.make_quantizer().codes,
             extractor=None if features is None else features.extractor,
         )
         report = {

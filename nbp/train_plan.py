@@ -31,7 +31,6 @@ from nbp.sampling.request import SampleRequest
 from nbp.tasks.generator import GeneratorTask
 from nbp.tasks.tokenizer import TokenizerTask
 from nbp.training.checkpoint import Checked, Checkpointer
-from nbp.training.guards import GuardSpec
 from nbp.training.loop import LoopSpec, compare_data, find_batch
 from nbp.training.rollback import JOURNAL, read_journal
 from nbp.weights import RANDOM, describe_remedy
@@ -137,7 +136,7 @@ def make_loop_spec(config: Config, stage: StageConfig) -> LoopSpec:
         checkpoint_every=config.train.checkpoint_every,
         changed_data=config.train.changed_data,
         profile_steps=config.train.profile_steps,
-        guards=GuardSpec(**dataclasses.asdict(config.train.guards)),
+        guards=config.train.guards,
     )
 
 

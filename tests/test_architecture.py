@@ -26,11 +26,12 @@ SOURCES = sorted(
 
 # Who may import which modules of ours. `nbp.x` allows all below it; the longest name decides.
 # FREE is for everyone.
-FREE = {"nbp", "nbp.errors", "nbp.shapes", "nbp.files", "nbp.trees"}
+FREE = {"nbp", "nbp.errors", "nbp.ranges", "nbp.shapes", "nbp.files", "nbp.trees"}
 FEATURES = tuple(f"nbp.models.{name}" for name in ("network", "c3d", "i3d", "lpips"))
 ALLOWED: dict[str, tuple[str, ...]] = {
     "nbp.errors": ("nbp.terminal",),
     "nbp.terminal": (),
+    "nbp.ranges": (),
     "nbp.shapes": (),
     "nbp.files": (),
     "nbp.trees": (),
@@ -84,6 +85,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.data.moving_shapes",
         "nbp.data.prompts",
         "nbp.protocols",
+        "nbp.training.guards",
     ),
     "nbp.report": (
         "nbp.report",

@@ -15,7 +15,7 @@ from benchmarks.naive_sampling import draw_naively, draw_token
 from benchmarks.run_all import Section
 from benchmarks.tokenizer import count_pass_flops
 from nbp.layout import LatentGrid, Opening, SequencePlan
-from nbp.models.tokenizer import TokenizerSpec
+from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerSpec
 from nbp.nn.attention.reference import dense_attention
 from nbp.sampling.filtering import LogitsFilter
 from nbp.sampling.generate import generate_ids
@@ -33,7 +33,7 @@ from tests.models.toy import draw_params, make_network
 )
 def test_flops_of_the_official_tokenizer(kind, clip, expected):
     """Counted from the released PyTorch model (official/REFERENCE.md 4.6)."""
-    assert count_pass_flops(kind, TokenizerSpec(), clip) == expected
+    assert count_pass_flops(kind, OFFICIAL_SPEC, clip) == expected
 
 
 def test_a_gradient_counts_as_three_passes():

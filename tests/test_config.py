@@ -13,11 +13,12 @@ import pytest
 
 from nbp import losses
 from nbp.config import from_dict, load_config, parse_overrides, to_json
-from nbp.config.parsing import Count, Positive, Share, convert, list_keys
+from nbp.config.parsing import convert, list_keys
 from nbp.config.schema import Config, LossesConfig
 from nbp.config.validation import find_objective_problems, validate
 from nbp.errors import ConfigError
 from nbp.models.lpips import LEAST_SIZE
+from nbp.ranges import Count, Positive, Share
 from tests import tiny
 
 QUICKSTART = "configs/quickstart.py"

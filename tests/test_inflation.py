@@ -52,7 +52,7 @@ def test_a_single_frame_is_the_image(image_params: Any) -> None:
 
 
 def test_a_codebook_is_taken_over() -> None:
-    image = dataclasses.replace(IMAGE, kind="vq", levels=(), codes=6, code_channels=2)
+    image = dataclasses.replace(IMAGE, quantizer="vq", levels=(), codes=6, code_channels=2)
     video = dataclasses.replace(image, taps=2)
     params = jax.jit(TokenizerNetwork(image, taps_conv).init)(jax.random.key(0))
     inflated = inflate(params, image, video)

@@ -11,7 +11,7 @@ import sys
 import tomllib
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -128,7 +128,8 @@ def test_several_labels_come_in_turn(run: Run, workdir: Path, tmp_path: Path) ->
     for i, name in enumerate(names):
         alone = draw(workdir, tmp_path / str(i), "--label", name, "--num", 5, "--seed", 3)
         np.testing.assert_array_equal(mixed[i::2], alone["videos"][i::2])
-    same = run.sample(labels=(run.labels[5], np.int64(5)), num=2)
+    both: Any = (run.labels[5], np.int64(5))
+    same = run.sample(labels=both, num=2)
     np.testing.assert_array_equal(same, run.sample(labels=5, num=2))
 
 
@@ -323,7 +324,7 @@ def test_impossible_evaluations(
 ) -> None:
     before = list_files(workdir)
     with pytest.raises(ConfigError, match=re.escape(message)):
-        run.evaluate(**{"protocol": "moving-shapes", **options})
+        run.evaluate(**cast(Any, {"protocol": "moving-shapes", **options}))
     assert list_files(workdir) == before
 
 

@@ -3,8 +3,8 @@
 """Nested mappings become frozen dataclasses, strictly.
 
 Unknown and missing keys and wrong types are reported with their dotted path, all at once, and with
-the nearest valid name. Ranges are part of the annotations: `Annotated[int, Range(1.0)]`. Nothing
-here knows what the keys mean.
+the nearest valid name. Ranges are part of the annotations (`nbp.ranges`); a rule of several
+fields is an error that the dataclass raises. Nothing here knows what the keys mean.
 """
 
 import ast
@@ -20,48 +20,12 @@ import traceback
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from nbp.errors import ConfigError
 
 T = TypeVar("T")
 PACKAGE = "configs"  # the folder of configurations, which they import helpers from
-
-
-@dataclass(frozen=True)
-class Range:
-    """From `low` to `high`; `above` leaves out the low end, `below` the high end.
-
-    Infinity is in no range, nor is NaN.
-    """
-
-    low: float = 0.0
-    above: bool = False
-    high: float = math.inf
-    below: bool = False
-
-    def __contains__(self, value: int | float) -> bool:
-        over = value > self.low if self.above else value >= self.low
-        finite = value < math.inf  # whole numbers may be larger than any float
-        return finite and over and (value < self.high if self.below else value <= self.high)
-
-    def __str__(self) -> str:
-        text = f"{'above' if self.above else 'at least'} {self.low:g}"
-        if self.high == math.inf:
-            return f"{text} and finite" if self.low > -math.inf else "finite"
-        high = int(self.high) if self.high == self.high // 1 else self.high
-        return f"{text} and {'below' if self.below else 'at most'} {high}"
-
-
-MOST = 2.0**31 - 1  # what an index of 32 bits can count
-Count = Annotated[int, Range(1.0, high=MOST)]
-Natural = Annotated[int, Range(0.0, high=MOST)]
-# `jax.random.key` takes a seed modulo 2**32: larger ones would repeat smaller ones.
-Seed = Annotated[int, Range(0.0, high=2.0**32 - 1)]
-Positive = Annotated[float, Range(0.0, above=True)]
-NonNegative = Annotated[float, Range(0.0)]
-Share = Annotated[float, Range(0.0, high=1.0, below=True)]
 
 
 def convert(schema: type[T], values: Mapping[str, Any]) -> T:
@@ -268,4 +232,12 @@ def _convert_group(schema: type, value: Any, path: str, *, problems: list[str]) 
             )
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             problems.append(f"missing config key {dotted[f.name]!r}")
-    return schema(**result) if len(problems) == before else None
+    if len(problems) > before:
+        return None
+    try:
+        return schema(**result)
+    except ConfigError as error:  # names the key itself
+        problems.append(str(error))
+    except ValueError as error:
+        problems.append(f"{path}: {error}")
+    return None

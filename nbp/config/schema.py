@@ -2,36 +2,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every key that a configuration can set, with its default: `a.b` is field `b` of section `a`."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from nbp.config.parsing import Count, Natural, NonNegative, Positive, Range, Seed, Share
 from nbp.data import prompts
-from nbp.data.moving_shapes import MovingShapesSpec
+from nbp.data.moving_shapes import MovingShapesSpec, ShapesContent
 from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
+from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed, Share
+from nbp.training.guards import GuardSpec
 
-DType = Literal["float32", "bfloat16"]
 Attention = Literal["auto", "prefix", "xla", "dense", "mosaic", "pallas", "cudnn", "splash"]
 
 
 @dataclass(frozen=True)
-class ShapesConfig:
-    """Content of moving shapes; see `nbp.data.moving_shapes.MovingShapesSpec` for each field.
+class ShapesConfig(ShapesContent):
+    """Content of moving shapes, and how many there are.
 
     train_clips: distinct training clips, the length of an epoch.
     """
 
-    shapes: tuple[str, ...] = ("square", "disk", "triangle")
-    colours: tuple[str, ...] = ("red", "green", "blue")
-    motions: tuple[str, ...] = ("right", "left", "down", "up")
-    texture: float = 12.0
-    distractors: int = 0
-    rotate: bool = False
-    radius: tuple[float, float] = (0.2, 0.25)
-    speeds: tuple[float, ...] = (0.05,)
-    snap: int = 0
     train_clips: Count = 1_000_000
 
 
@@ -69,31 +59,6 @@ class DataConfig:
     stall_seconds: Positive = 300.0
     bad_records: Literal["replace", "stop"] = "replace"
     moving_shapes: ShapesConfig = ShapesConfig()
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """Sizes as in `nbp.models.tokenizer.TokenizerSpec`.
-
-    quantizer: fsq has the product of `levels` as codes; lfq (one bit per channel) and vq (vectors
-      of `code_channels` that follow the latents as a moving average) have `codes`, and levels ().
-    taps: length of the convolutions over time; 1 is a tokenizer of single images, whose weights a
-      video tokenizer can start from (`train.tokenizer.start_from`).
-    remat: what the backward pass computes again instead of keeping: nothing, or every residual
-      unit.
-    """
-
-    widths: tuple[Count, ...]
-    units: tuple[Natural, ...]
-    strides: tuple[tuple[Count, Count, Count], ...]
-    levels: tuple[int, ...]
-    groups: Count = 32
-    quantizer: Literal["fsq", "lfq", "vq"] = "fsq"
-    codes: Natural = 0
-    code_channels: Natural = 0
-    taps: Count = 3
-    remat: Literal["none", "units"] = "none"
-    dtype: DType = "float32"
 
 
 @dataclass(frozen=True)
@@ -213,35 +178,6 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
-class GuardsConfig:
-    """What watches over training, and what happens when it is alarmed (docs/guard_rails.md).
-
-    non_finite: stop, leave out the update (skip), or go back to the last good checkpoint
-      (rollback).
-    divergence: ignore, only warn, or go back, for everything else that is detected.
-    loss_ratio: alarm when the loss exceeds this multiple of its recent median; 0 never.
-    gradient_ratio: the same for gradient norms.
-    code_usage: alarm when code usage or perplexity falls below this part of its best; 0 never.
-    code_warmup: updates before code usage is looked at, as it falls at first.
-    accuracy: alarm when the discriminator's accuracy stays this close to 0 or 1; 0 never.
-    patience: updates in a row that an alarm takes, except for non-finite numbers.
-    rollbacks: how many times a stage may go back before it stops for good.
-    soften: factor of the adversarial weight after going back.
-    """
-
-    non_finite: Literal["stop", "skip", "rollback"] = "stop"
-    divergence: Literal["ignore", "warn", "rollback"] = "warn"
-    loss_ratio: NonNegative = 10.0
-    gradient_ratio: NonNegative = 100.0
-    code_usage: Share = 0.1
-    code_warmup: Natural = 500
-    accuracy: Annotated[float, Range(0.0, high=0.5, below=True)] = 0.01
-    patience: Count = 50
-    rollbacks: Natural = 3
-    soften: Annotated[float, Range(0.0, above=True, high=1.0)] = 0.5
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """Cadence in steps, shared by the stages; 0 switches a periodic action off.
 
@@ -260,7 +196,7 @@ class TrainConfig:
     preview_clips: Count = 8
     changed_data: Literal["refuse", "accept"] = "refuse"
     profile_steps: tuple[int, ...] = ()
-    guards: GuardsConfig = GuardsConfig()
+    guards: GuardSpec = field(default_factory=GuardSpec)
 
 
 @dataclass(frozen=True)
@@ -355,7 +291,7 @@ class Config:
 
     name: str
     data: DataConfig
-    tokenizer: TokenizerConfig
+    tokenizer: TokenizerSpec
     generator: GeneratorConfig
     train: TrainConfig
     seed: Seed = 0
@@ -369,21 +305,13 @@ class Config:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     @property
-    def tokenizer_spec(self) -> TokenizerSpec:
-        names = {field.name for field in dataclasses.fields(TokenizerSpec)}
-        fields = dataclasses.asdict(self.tokenizer)
-        fields["kind"] = fields.pop("quantizer")
-        return TokenizerSpec(**{name: fields[name] for name in names & fields.keys()})
-
-    @property
     def shapes_spec(self) -> MovingShapesSpec:
-        fields = dataclasses.asdict(self.data.moving_shapes)
-        fields.pop("train_clips")
-        return MovingShapesSpec(frames=self.data.frames, size=self.data.size, **fields)
+        data = self.data
+        return MovingShapesSpec.of(data.moving_shapes, frames=data.frames, size=data.size)
 
     @property
     def grid(self) -> LatentGrid:
-        return self.tokenizer_spec.grid(self.data.frames, self.data.size, self.data.size)
+        return self.tokenizer.grid(self.data.frames, self.data.size, self.data.size)
 
     @property
     def block(self) -> Box:
@@ -410,4 +338,4 @@ class Config:
         """The ids of a model trained with `classes` labels."""
         sizes = {"none": 0, "label": classes, "text": prompts.VOCABULARY}
         prompt = sizes[self.generator.prompt]
-        return Vocabulary(self.tokenizer_spec.quantizer.codes, prompt, self.plan.special_count)
+        return Vocabulary(self.tokenizer.make_quantizer().codes, prompt, self.plan.special_count)

@@ -26,7 +26,7 @@ def validate(config: Config) -> None:
         if not fits:
             problems.append(f"{path}: {text}")
 
-    check("tokenizer", lambda: config.tokenizer_spec.quantizer)
+    check("tokenizer", config.tokenizer.make_quantizer)
     check("data", lambda: config.grid)
     if not problems:
         check("generator.block", lambda: config.block)

@@ -13,7 +13,7 @@ import hashlib
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, SupportsIndex
 
@@ -25,6 +25,11 @@ Distance = Callable[[Array, Array], Array]
 
 # Part of the fingerprint: raise it when the same (spec, seed, index) gives other pixels.
 RENDERER_VERSION = 1
+# All fields of a spec, in the order of the fingerprint, which checkpoints hold.
+FINGERPRINTED = (
+    *("frames", "size", "shapes", "colours", "motions", "texture", "distractors", "rotate"),
+    *("radius", "speeds", "held", "turn", "snap"),
+)
 # Dark enough that every palette colour stands out, bright enough that a texture never clips at 0.
 BACKGROUND = 40.0
 # A distractor's radius relative to the smallest labelled one: it covers a third of the area at
@@ -125,35 +130,49 @@ MOTIONS: Mapping[str, tuple[float, float]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class MovingShapesSpec:
-    """What the clips look like. Raises `ValueError` naming the field and its allowed values.
+class ShapesContent:
+    """What is seen: keys of the section `data.moving_shapes` of a configuration.
 
-    frames, size: a clip is uint8 [frames, size, size, 3].
     shapes, colours, motions: names from `SHAPES`, `COLOURS`, `MOTIONS`; each combination a class.
     texture: largest deviation of the background from its base, 0..40 of 255; 0 is a flat grey.
     distractors: smaller shapes behind the labelled one, each in another of the spec's colours.
     rotate: the labelled shape also turns about its own centre, from a random angle.
     radius: range of the labelled shape's radius, as fractions of the size.
     speeds: fractions of the size per frame; each clip takes one of them.
-    held: least share of the clip for which the first direction lasts, as far as the frame is wide
-        enough for it; 1 means that a shape bounces only where it cannot be avoided.
-    turn: radians per frame of a `spin` and of `rotate`; the sense is random.
     snap: pixels between the possible start positions of straight paths; 0 allows any.
     """
 
-    frames: int
-    size: int
     shapes: tuple[str, ...] = ("square", "disk", "triangle")
     colours: tuple[str, ...] = ("red", "green", "blue")
     motions: tuple[str, ...] = ("right", "left", "down", "up")
     texture: float = 12.0
     distractors: int = 0
     rotate: bool = False
-    radius: tuple[float, float] = (0.19, 0.23)
+    radius: tuple[float, float] = (0.2, 0.25)
     speeds: tuple[float, ...] = (0.05,)
+    snap: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovingShapesSpec(ShapesContent):
+    """What the clips look like. Raises `ValueError` naming the field and its allowed values.
+
+    frames, size: a clip is uint8 [frames, size, size, 3].
+    held: least share of the clip for which the first direction lasts, as far as the frame is wide
+        enough for it; 1 means that a shape bounces only where it cannot be avoided.
+    turn: radians per frame of a `spin` and of `rotate`; the sense is random.
+    """
+
+    frames: int
+    size: int
     held: float = 1.0
     turn: float = 0.2
-    snap: int = 0
+
+    @classmethod
+    def of(cls, content: ShapesContent, *, frames: int, size: int) -> "MovingShapesSpec":
+        """Clips of this content; what a subclass adds to it is left out."""
+        seen = {field.name: getattr(content, field.name) for field in fields(ShapesContent)}
+        return cls(frames=frames, size=size, **seen)
 
     def __post_init__(self) -> None:
         _check_names("shapes", self.shapes, SHAPES)
@@ -377,8 +396,10 @@ class MovingShapes:
     @property
     def fingerprint(self) -> str:
         """Changes whenever any example could: the renderer, the spec, the seed or the range."""
-        parts = (RENDERER_VERSION, self.spec, self.seed, self.start, self.size)
-        return "moving_shapes-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        spec = ", ".join(f"{name}={getattr(self.spec, name)!r}" for name in FINGERPRINTED)
+        parts = (self.seed, self.start, self.size)
+        text = f"({RENDERER_VERSION}, MovingShapesSpec({spec}), {', '.join(map(repr, parts))})"
+        return "moving_shapes-" + hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return self.size

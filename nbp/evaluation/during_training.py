@@ -155,7 +155,7 @@ class PeriodicScore:
     def _maker(self) -> ClipGenerator:
         rule, protocol = self._protocol.generation, self._protocol
         assert rule is not None
-        stride = self._config.tokenizer_spec.stride[0]
+        stride = self._config.tokenizer.stride[0]
         prompted = self._config.generator.prompt != "none"
         if self._given and rule.labels == "any":
             rule = dataclasses.replace(rule, labels="paired")
@@ -254,7 +254,7 @@ def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation)
 
     def measure(state: TrainState) -> dict[str, float]:
         scores = ReconstructionScores()
-        counter = CodeCounter(network.spec.quantizer.codes)
+        counter = CodeCounter(network.spec.make_quantizer().codes)
         distances: list[float] = []
         for batch in clips.batches():
             output, tokens = reconstruct(state, batch["video"])
@@ -303,7 +303,7 @@ def generator_evaluators(
     given = choose_given_frames(config, SampleRequest(1))
 
     def measure(state: TrainState) -> dict[str, float]:
-        counter = CodeCounter(config.tokenizer_spec.quantizer.codes)
+        counter = CodeCounter(config.tokenizer.make_quantizer().codes)
         sums: dict[str, float] = {}
         total = 0
         for batch in clips.batches():

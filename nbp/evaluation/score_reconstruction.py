@@ -77,7 +77,7 @@ class Codec:
     def __init__(
         self, network: TokenizerNetwork, params: PyTree, devices: Devices, *, batch: int
     ) -> None:
-        self.codes = network.spec.quantizer.codes
+        self.codes = network.spec.make_quantizer().codes
         self.batch = devices.round_up(batch)
         self._params, self._place = devices.copy(params), devices.place
 

@@ -108,7 +108,7 @@ class Plan:
 
     @property
     def pixels(self) -> int:
-        stride = self.config.tokenizer_spec.stride[0]
+        stride = self.config.tokenizer.stride[0]
         return (self.given - 1) * stride + 1 if self.given else 0
 
     @property
@@ -344,7 +344,7 @@ def check_model(config: Config, protocol: Protocol) -> int:
 
 def find_given(config: Config, rule: GenerationRule) -> tuple[int, list[str]]:
     """Latent frames for the given frames of a rule, and why that cannot be."""
-    plan, stride = config.plan, config.tokenizer_spec.stride[0]
+    plan, stride = config.plan, config.tokenizer.stride[0]
     if rule.given_frames is None:
         return choose_given_frames(config, SampleRequest(1)), []
     given, rest = divmod(max(rule.given_frames - 1, 0), stride)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a published weight file is: the configuration that its shapes and the flags imply."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from nbp.config.schema import (
     GeneratorConfig,
     SamplingConfig,
     StageConfig,
-    TokenizerConfig,
     TrainConfig,
 )
 from nbp.data import prompts
@@ -23,7 +23,7 @@ from nbp.errors import CheckpointError, ConfigError, DataError
 from nbp.files import read_lines
 from nbp.interop import official
 from nbp.layout import Box, LatentGrid, Opening, resolve_block
-from nbp.models.tokenizer import TokenizerSpec
+from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerSpec
 from nbp.workdir import read_config
 
 Report = Callable[[str], None]
@@ -67,9 +67,9 @@ def find_tokenizer(
         raise CheckpointError(f"{origin} holds no tokenizer (first_stage_model.*)")
     if (request.out / "config.json").is_file():
         known = read_config(request.out)
-        require_same(request, known, inside or known.tokenizer_spec)
-        return known.tokenizer_spec
-    return inside or TokenizerSpec(levels=request.levels)
+        require_same(request, known, inside or known.tokenizer)
+        return known.tokenizer
+    return inside or dataclasses.replace(OFFICIAL_SPEC, levels=request.levels)
 
 
 def require_same(request: ConvertRequest, known: Config, spec: TokenizerSpec) -> None:
@@ -241,13 +241,7 @@ def make_config(
             spatial="squash",
             validation=0.0,
         ),
-        tokenizer=TokenizerConfig(
-            widths=tokenizer.widths,
-            units=tokenizer.units,
-            strides=tokenizer.strides,
-            levels=tokenizer.levels,
-            groups=tokenizer.groups,
-        ),
+        tokenizer=tokenizer,
         generator=generator,
         train=TrainConfig(tokenizer=untrained, generator=untrained),
         sampling=SamplingConfig(top_k=16_000, top_p=0.9, batch=4, fps=fps),

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The video tokenizer: causal 3D convolutional encoder and decoder, a quantizer between them.
 
-REFERENCE 4. The official size is one configuration of `TokenizerSpec` (its defaults).
+REFERENCE 4. The official size is one configuration of `TokenizerSpec`: `OFFICIAL_SPEC`.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, assert_never
+from typing import Literal, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from nbp.nn.lfq import Lfq
 from nbp.nn.quantizer import Quantizer
 from nbp.nn.vq import Vq
 from nbp.parallel.sharding import gather_all
+from nbp.ranges import Count, DType, Natural
 from nbp.shapes import Array, Float, Int, PyTree, UInt8
 
 RGB = 3
@@ -58,27 +59,31 @@ class Reconstruction:
 class TokenizerSpec:
     """Stages from full resolution down: `widths[i]` channels, `units[i]` residual units.
 
+    The section `tokenizer` of a configuration.
+
     strides: (t, h, w) of the down-sampling after each stage but the last.
     levels: FSQ levels, () for another kind of quantizer. groups: of the normalisation; must divide
       every width.
-    kind: of the quantizer. lfq and vq have `codes` codes, vq's are vectors of `code_channels`.
-    taps: length of the convolutions over time; 1 sees single images, with time strides of 1.
+    quantizer: fsq has the product of `levels` as codes; lfq (one bit per channel) and vq (vectors
+      of `code_channels` that follow the latents as a moving average) have `codes`.
+    taps: length of the convolutions over time; 1 sees single images, with time strides of 1. A
+      video tokenizer can start from its weights (`train.tokenizer.start_from`).
     remat: "units" computes every residual unit again in the backward pass instead of keeping what
       is inside it: same values, less memory, a third more work.
     dtype: compute type; parameters and normalisation statistics are float32.
     """
 
-    widths: tuple[int, ...] = (128, 256, 256, 512)
-    units: tuple[int, ...] = (4, 4, 4, 8)
-    strides: tuple[Stride, ...] = ((1, 2, 2), (2, 2, 2), (2, 2, 2))
-    levels: tuple[int, ...] = (8, 8, 8, 5, 5, 5)
-    groups: int = 32
-    kind: Literal["fsq", "lfq", "vq"] = "fsq"
-    codes: int = 0
-    code_channels: int = 0
-    taps: int = 3
+    widths: tuple[Count, ...]
+    units: tuple[Natural, ...]
+    strides: tuple[tuple[Count, Count, Count], ...]
+    levels: tuple[int, ...]
+    groups: Count = 32
+    quantizer: Literal["fsq", "lfq", "vq"] = "fsq"
+    codes: Natural = 0
+    code_channels: Natural = 0
+    taps: Count = 3
     remat: Literal["none", "units"] = "none"
-    dtype: Any = jnp.float32
+    dtype: DType = "float32"
 
     def __post_init__(self) -> None:
         stages = len(self.widths)
@@ -98,10 +103,10 @@ class TokenizerSpec:
                 "would drop the frames between. Use strides (1, h, w), or taps 3"
             )
 
-    @property
-    def quantizer(self) -> Quantizer:
+    def make_quantizer(self) -> Quantizer:
         """Raises ValueError for numbers that its kind cannot have, or has no use for."""
-        used = {"fsq": ("levels",), "lfq": ("codes",), "vq": ("codes", "code_channels")}[self.kind]
+        kind = self.quantizer
+        used = {"fsq": ("levels",), "lfq": ("codes",), "vq": ("codes", "code_channels")}[kind]
         given = {
             "levels": self.levels,
             "codes": self.codes,
@@ -110,10 +115,10 @@ class TokenizerSpec:
         idle = [f"{name} {value}" for name, value in given.items() if value and name not in used]
         if idle:
             raise ValueError(
-                f"quantizer {self.kind} is made of {' and '.join(used)} alone, not of "
+                f"quantizer {kind} is made of {' and '.join(used)} alone, not of "
                 f"{' and '.join(idle)}. Set levels to (), codes and code_channels to 0 where unused"
             )
-        match self.kind:
+        match kind:
             case "fsq":
                 return Fsq(self.levels)
             case "lfq":
@@ -121,7 +126,7 @@ class TokenizerSpec:
             case "vq":
                 return Vq(self.codes, self.code_channels)
             case _:
-                assert_never(self.kind)
+                assert_never(kind)
 
     @property
     def stride(self) -> Stride:
@@ -145,6 +150,14 @@ class TokenizerSpec:
                 f"{height}x{width} px: height and width must be multiples of {sh} and {sw}"
             )
         return LatentGrid((frames - 1) // st + 1, height // sh, width // sw)
+
+
+OFFICIAL_SPEC = TokenizerSpec(
+    widths=(128, 256, 256, 512),
+    units=(4, 4, 4, 8),
+    strides=((1, 2, 2), (2, 2, 2), (2, 2, 2)),
+    levels=(8, 8, 8, 5, 5, 5),
+)
 
 
 class ResidualUnit(nnx.Module):
@@ -188,7 +201,7 @@ class Tokenizer(nnx.Module):
         self.spec = spec
         make = _Maker(spec, conv)
         widths, units, strides = spec.widths, spec.units, spec.strides
-        channels = spec.quantizer.channels
+        channels = spec.make_quantizer().channels
 
         encoder: list[nnx.Module] = [make.conv(RGB, widths[0], rngs=rngs)]
         width = widths[0]
@@ -216,7 +229,7 @@ class Tokenizer(nnx.Module):
         self.decoder = nnx.List(decoder)
 
         # Last, so that encoder and decoder start the same with every quantizer.
-        learned = spec.quantizer.init(rngs.params())
+        learned = spec.make_quantizer().init(rngs.params())
         state = {name: nnx.Variable(value) for name, value in learned.items()}
         self.quantizer = nnx.Dict(state) if state else None
 
@@ -230,7 +243,7 @@ class Tokenizer(nnx.Module):
         self, pixels: Float[Array, "b t h w c"], cache: FrameCache | None = None
     ) -> Int[Array, "b T H W"]:
         """Codes 0..codes-1 of a clip with pixels in [0, 1]."""
-        return self.spec.quantizer.assign(self.encode_latents(pixels, cache), self.codebook)
+        return self.spec.make_quantizer().assign(self.encode_latents(pixels, cache), self.codebook)
 
     def decode_latents(
         self, quantized: Float[Array, "b T H W q"], cache: FrameCache | None = None
@@ -242,12 +255,12 @@ class Tokenizer(nnx.Module):
         self, codes: Int[Array, "b T H W"], cache: FrameCache | None = None
     ) -> Float[Array, "b t h w c"]:
         """Pixels in [0, 1] of codes."""
-        vectors = self.spec.quantizer.lookup(codes, self.codebook)
+        vectors = self.spec.make_quantizer().lookup(codes, self.codebook)
         return jnp.clip(self.decode_latents(vectors, cache), 0.0, 1.0)
 
     def reconstruct(self, pixels: Float[Array, "b t h w c"]) -> Reconstruction:
         """Through encoder, quantizer and decoder, with all that training needs."""
-        found = self.spec.quantizer.apply(self.encode_latents(pixels), self.codebook)
+        found = self.spec.make_quantizer().apply(self.encode_latents(pixels), self.codebook)
         return Reconstruction(
             output=self.decode_latents(found.vectors),
             codes=found.codes,
@@ -362,7 +375,7 @@ class TokenizerNetwork(Network[Tokenizer]):
         """Moves the codebook by the statistics of a `Reconstruction`; without one, `params`."""
         if "quantizer" not in params:
             return params
-        moved = self.spec.quantizer.update(params["quantizer"], statistics)
+        moved = self.spec.make_quantizer().update(params["quantizer"], statistics)
         return {**params, "quantizer": moved}
 
     def share_codebook(self, params: PyTree, average: PyTree) -> PyTree:

@@ -135,7 +135,7 @@ def read_evaluation(report: Mapping[str, Any], config: Config) -> Evaluation:
             if use.get("curve")
         },
         codes=next((use["codes"] for use in usage.values() if "codes" in use), 0),
-        stride=config.tokenizer_spec.stride[0],
+        stride=config.tokenizer.stride[0],
     )
 
 

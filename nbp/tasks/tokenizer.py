@@ -163,7 +163,7 @@ class TokenizerTask:
         weight_of_penalty = jnp.full((), self.objective.quantizer_weight, penalty.dtype)
         loss += weight_of_penalty * penalty
         clipped = {kind: jnp.clip(output, 0.0, 1.0) for kind, output in outputs.items()}
-        size = self.network.spec.quantizer.codes
+        size = self.network.spec.make_quantizer().codes
         result: dict[str, PyTree] = {
             "squared_error": average_kinds(losses.l2, clipped, real),
             "histogram": sum(losses.code_histogram(one.codes, size) for one in found.values()),

@@ -14,12 +14,13 @@ import statistics
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 
 from nbp.errors import ConfigError
+from nbp.ranges import Count, Natural, NonNegative, Range, Share
 from nbp.shapes import Array
 from nbp.training.state import TrainState
 
@@ -34,6 +35,8 @@ Action = Literal["warn", "skip", "rollback", "stop"]
 @dataclass(frozen=True)
 class GuardSpec:
     """What is watched, and what is done about it. A threshold of 0 switches its detector off.
+
+    The section `train.guards` of a configuration; see docs/guard_rails.md.
 
     Attributes:
         non_finite: stop, leave out the update (skip), or go back (rollback).
@@ -51,14 +54,14 @@ class GuardSpec:
 
     non_finite: Literal["stop", "skip", "rollback"] = "stop"
     divergence: Literal["ignore", "warn", "rollback"] = "warn"
-    loss_ratio: float = 10.0
-    gradient_ratio: float = 100.0
-    code_usage: float = 0.1
-    code_warmup: int = 500
-    accuracy: float = 0.01
-    patience: int = 50
-    rollbacks: int = 3
-    soften: float = 0.5
+    loss_ratio: NonNegative = 10.0
+    gradient_ratio: NonNegative = 100.0
+    code_usage: Share = 0.1
+    code_warmup: Natural = 500
+    accuracy: Annotated[float, Range(0.0, high=0.5, below=True)] = 0.01
+    patience: Count = 50
+    rollbacks: Natural = 3
+    soften: Annotated[float, Range(0.0, above=True, high=1.0)] = 0.5
 
     def __post_init__(self) -> None:
         ratio = "more than 1, or 0 for never"

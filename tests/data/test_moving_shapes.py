@@ -23,7 +23,7 @@ from nbp.data.moving_shapes import (
     render_clip,
 )
 
-EASY = MovingShapesSpec(frames=9, size=32)
+EASY = MovingShapesSpec(frames=9, size=32, radius=(0.19, 0.23))
 HARD = MovingShapesSpec(
     frames=9,
     size=32,
@@ -33,6 +33,7 @@ HARD = MovingShapesSpec(
     texture=30.0,
     distractors=2,
     rotate=True,
+    radius=(0.19, 0.23),
     held=0.6,
     speeds=(0.04, 0.06, 0.08),
 )
@@ -40,7 +41,7 @@ HARD = MovingShapesSpec(
 
 def single(shape: str, motion: str, **options) -> MovingShapesSpec:
     """One shape and one motion on a flat background; two colours, as two classes are needed."""
-    options = {"frames": 9, "size": 32, "texture": 0.0} | options
+    options = {"frames": 9, "size": 32, "texture": 0.0, "radius": (0.19, 0.23)} | options
     return MovingShapesSpec(shapes=(shape,), colours=("white", "red"), motions=(motion,), **options)
 
 
@@ -173,7 +174,7 @@ def test_rotate_turns_a_moving_shape():
 
 
 def test_texture_is_still_smooth_and_bounded():
-    spec = MovingShapesSpec(frames=9, size=32, texture=30.0)
+    spec = MovingShapesSpec(frames=9, size=32, texture=30.0, radius=(0.19, 0.23))
     for index in range(5):
         clip, _ = render_clip(spec, index)
         background = np.median(clip, axis=0)
@@ -258,6 +259,7 @@ def test_source_indexes_its_own_range():
 
 def test_fingerprint_changes_with_every_field():
     base = MovingShapes(EASY, seed=0, start=0, size=10)
+    assert base.fingerprint == "moving_shapes-ea3e185b76a45e20"  # that of the first release
     changes = {
         "frames": 10, "size": 33, "shapes": ("disk", "star"), "colours": ("red", "white"),
         "motions": ("up", "down"), "texture": 1.0, "distractors": 1, "rotate": True,

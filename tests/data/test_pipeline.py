@@ -93,7 +93,7 @@ def _assert_equal(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> 
 
 
 def test_batches_have_the_promised_form():
-    source = MovingShapes(MovingShapesSpec(3, 16), seed=1, start=100, size=20)
+    source = MovingShapes(MovingShapesSpec(frames=3, size=16), seed=1, start=100, size=20)
     (batch,) = _draw(1, source, PipelineSpec(4, 0, shuffle=False), transforms=())
     assert batch["video"].shape == (4, 3, 16, 16, 3)
     assert [batch[name].dtype for name in ("video", "label", "index")] == [

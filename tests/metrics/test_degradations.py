@@ -30,7 +30,7 @@ PLAIN = ((blur, (0.0, 1.0, 2.0, 4.0)), (add_noise, (0.0, 16.0, 32.0, 64.0)))
 @functools.cache
 def shapes(count: int, *, start: int = 0, frames: int = 16):
     """Moving shapes; those from `HELD_OUT` on are other clips of the same kind."""
-    spec = MovingShapesSpec(frames, 32)
+    spec = MovingShapesSpec(frames=frames, size=32, radius=(0.19, 0.23))
     clips = np.stack([render_clip(spec, start + i)[0] for i in range(count)])
     clips.setflags(write=False)
     return clips

@@ -10,7 +10,7 @@ import pytest
 from nbp.data.moving_shapes import COLOURS, MOTIONS, SHAPES, MovingShapesSpec, render_clip
 from nbp.metrics.label_agreement import UNKNOWN, ShapeTracker, label_agreement
 
-EASY = MovingShapesSpec(frames=9, size=32)
+EASY = MovingShapesSpec(frames=9, size=32, radius=(0.19, 0.23))
 HARD = MovingShapesSpec(
     frames=9,
     size=32,
@@ -20,6 +20,7 @@ HARD = MovingShapesSpec(
     texture=30.0,
     distractors=2,
     rotate=True,
+    radius=(0.19, 0.23),
     held=0.6,
     speeds=(0.04, 0.06, 0.08),
 )

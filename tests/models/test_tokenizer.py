@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from nbp.layout import LatentGrid
-from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec, scale_pixels
+from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerNetwork, TokenizerSpec, scale_pixels
 from nbp.nn.conv3d import lax_conv, taps_conv
 from tests.models.toy import draw_params
 
@@ -59,7 +59,7 @@ def image(params):
             "codes": codes,
             "codes of pixels": model.encode(pixels),
             "reconstruction": model.reconstruct(pixels),
-            "decoded latents": model.decode_latents(SPEC.quantizer.lookup(codes, {})),
+            "decoded latents": model.decode_latents(SPEC.make_quantizer().lookup(codes, {})),
             "decoded": NETWORK.decode(params, codes),
         }
 
@@ -129,7 +129,7 @@ def test_backends_give_the_same_tokenizer(params, encoded):
 
 
 def test_official_size():
-    network = TokenizerNetwork(TokenizerSpec(), lax_conv)
+    network = TokenizerNetwork(OFFICIAL_SPEC, lax_conv)
     model = nnx.eval_shape(lambda: network.build(jax.random.key(0)))
     sizes = {
         name: sum(leaf.size for leaf in jax.tree.leaves(nnx.state(part)))
@@ -137,7 +137,7 @@ def test_official_size():
     }
     assert sizes == {"encoder": 144_886_790, "decoder": 225_485_315}
     assert len(jax.tree.leaves(nnx.state(model))) == 434
-    assert TokenizerSpec().stride == (4, 8, 8)
+    assert OFFICIAL_SPEC.stride == (4, 8, 8)
     video = jax.ShapeDtypeStruct((1, 17, 128, 128, 3), jnp.float32)
     codes = jax.eval_shape(lambda m, x: m.encode(x), model, video)
     assert codes.shape == (1, 5, 16, 16)
@@ -145,28 +145,28 @@ def test_official_size():
 
 
 def test_grid():
-    assert TokenizerSpec().grid(17, 128, 128) == LatentGrid(5, 16, 16)
-    assert TokenizerSpec().grid(1, 8, 24) == LatentGrid(1, 1, 3)
+    assert OFFICIAL_SPEC.grid(17, 128, 128) == LatentGrid(5, 16, 16)
+    assert OFFICIAL_SPEC.grid(1, 8, 24) == LatentGrid(1, 1, 3)
     with pytest.raises(ValueError, match=r"16 frames.*4\*m \+ 1 frames. Use 13 or 17"):
-        TokenizerSpec().grid(16, 128, 128)
+        OFFICIAL_SPEC.grid(16, 128, 128)
     with pytest.raises(ValueError, match="Use 1 or 5"):
-        TokenizerSpec().grid(0, 128, 128)
+        OFFICIAL_SPEC.grid(0, 128, 128)
     with pytest.raises(ValueError, match=r"128x132 px.*multiples of 8 and 8"):
-        TokenizerSpec().grid(17, 128, 132)
+        OFFICIAL_SPEC.grid(17, 128, 132)
 
 
 def test_inconsistent_specs_are_refused():
     with pytest.raises(ValueError, match="3 widths needs 3 units and 2 strides, has 4 and 3"):
-        TokenizerSpec(widths=(32, 32, 32))
+        dataclasses.replace(OFFICIAL_SPEC, widths=(32, 32, 32))
     with pytest.raises(ValueError, match=r"widths \[48\] are not multiples of 32 groups"):
-        TokenizerSpec(widths=(32, 48), units=(1, 1), strides=((2, 2, 2),))
+        dataclasses.replace(OFFICIAL_SPEC, widths=(32, 48), units=(1, 1), strides=((2, 2, 2),))
 
 
 # Other quantizers, and tokenizers of images ----------------------------------------------------
 
 KINDS = {
-    "lfq": {"kind": "lfq", "levels": (), "codes": 16},
-    "vq": {"kind": "vq", "levels": (), "codes": 12, "code_channels": 3},
+    "lfq": {"quantizer": "lfq", "levels": (), "codes": 16},
+    "vq": {"quantizer": "vq", "levels": (), "codes": 12, "code_channels": 3},
 }
 
 
@@ -205,7 +205,7 @@ def test_other_quantizers_encode_and_decode_what_they_train(other):
     network, _, results = other
     codes, penalty, metrics, pixels = results["found"]
     assert codes.shape == (2, 5, 4, 2)
-    assert codes.max() < network.spec.quantizer.codes
+    assert codes.max() < network.spec.make_quantizer().codes
     assert penalty != 0
     assert metrics
     np.testing.assert_array_equal(results["coded"][0], codes)
@@ -215,7 +215,7 @@ def test_other_quantizers_encode_and_decode_what_they_train(other):
 def test_only_vq_has_a_codebook_which_statistics_move_and_gradients_do_not(other):
     network, params, results = other
     kinds = {name: set(tree) for name, tree in (("before", params), ("after", results["moved"]))}
-    codebook = {"quantizer"} if network.spec.kind == "vq" else set()
+    codebook = {"quantizer"} if network.spec.quantizer == "vq" else set()
     assert kinds == dict.fromkeys(("before", "after"), {"encoder", "decoder"} | codebook)
     gradient = results["gradient"]
     if codebook:
@@ -241,7 +241,7 @@ def test_an_average_takes_the_codebook_as_it_is(other):
 
 def test_every_quantizer_starts_from_the_same_encoder():
     spec = make_other("vq").spec
-    changes = {"kind": "fsq", "levels": (4, 3, 3), "codes": 0, "code_channels": 0}
+    changes = {"quantizer": "fsq", "levels": (4, 3, 3), "codes": 0, "code_channels": 0}
     fsq = TokenizerNetwork(dataclasses.replace(spec, **changes), taps_conv)
     one, two = (jax.jit(n.init)(jax.random.key(4)) for n in (fsq, make_other("vq")))
     assert "quantizer" not in one
@@ -268,16 +268,19 @@ def test_one_tap_looks_at_each_frame_alone():
     [
         ({"taps": 1}, r"taps 1 with time stride 4.*Use strides \(1, h, w\)"),
         ({"taps": 0}, "at least 1 frame"),
-        ({"kind": "lfq", "codes": 16}, r"lfq is made of codes alone, not of levels \(4, 3\)"),
-        ({"kind": "vq", "levels": (), "codes": 16}, "VQ with 16 codes of 0 channels"),
-        ({"kind": "lfq", "levels": (), "codes": 12}, "power of two"),
-        ({"kind": "lfq", "levels": (), "codes": 8, "code_channels": 3}, "not of code_channels 3"),
+        ({"quantizer": "lfq", "codes": 16}, r"lfq is made of codes alone, not of levels \(4, 3\)"),
+        ({"quantizer": "vq", "levels": (), "codes": 16}, "VQ with 16 codes of 0 channels"),
+        ({"quantizer": "lfq", "levels": (), "codes": 12}, "power of two"),
+        (
+            {"quantizer": "lfq", "levels": (), "codes": 8, "code_channels": 3},
+            "not of code_channels 3",
+        ),
         ({"codes": 12}, "fsq is made of levels alone, not of codes 12"),
     ],
 )
 def test_quantizers_and_taps_that_cannot_be_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        assert dataclasses.replace(SPEC, **changes).quantizer
+        assert dataclasses.replace(SPEC, **changes).make_quantizer()
 
 
 @pytest.mark.slow

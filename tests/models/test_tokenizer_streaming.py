@@ -104,7 +104,7 @@ def test_streams_of_any_pieces(params, whole, chunk, lengths):
 
 def assert_same_codes(codes: np.ndarray, latents: np.ndarray) -> None:
     """Codes are those of the latents wherever no channel is at the edge between two levels."""
-    quantizer = NETWORK.spec.quantizer
+    quantizer = NETWORK.spec.make_quantizer()
     assert isinstance(quantizer, Fsq)
     expected = np.asarray(quantizer.index(quantizer.quantize(latents)))
     assert codes.shape == expected.shape

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Golden cases of the video tokenizer and its quantizer."""
 
+import dataclasses
 import functools
 import hashlib
 import re
@@ -15,7 +16,7 @@ import numpy as np
 
 from nbp.interop.mapping import convert_tensors, export_tensors
 from nbp.interop.official import make_tokenizer_rules
-from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec, Upsample
+from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerNetwork, Upsample
 from nbp.nn.conv3d import taps_conv
 from nbp.nn.fsq import EPS, Fsq
 from nbp.shapes import Array, PyTree
@@ -30,7 +31,7 @@ LAYERS = {"atol": 1e-3, "rtol": 1e-3}
 def check_tokenizer(case: Case, arrays: Arrays) -> list[Comparison]:
     """Encoder and decoder layer by layer, latents, codes, pixels of the stored codes."""
     with open_case(case, arrays, "tokenizer") as (config, tolerances, read):
-        spec = TokenizerSpec(levels=tuple(config["levels"]))
+        spec = dataclasses.replace(OFFICIAL_SPEC, levels=tuple(config["levels"]))
         network, fsq = TokenizerNetwork(spec, taps_conv), Fsq(spec.levels)
         video = _read_video(config, read)
         params = make_params(network)

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from nbp import losses
 from nbp.layout import LatentGrid, Opening
-from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
+from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerNetwork, TokenizerSpec
 from nbp.nn.attention.reference import prefix_attention
 from nbp.nn.conv3d import mixed_conv
 from nbp.parallel.mesh import make_mesh, make_state_shardings, place_batch, place_state
@@ -39,7 +39,7 @@ NETWORK = make_network(
 )
 TASK = GeneratorTask(
     NETWORK,
-    TokenizerNetwork(TokenizerSpec(), mixed_conv),  # not used: the batches hold codes
+    TokenizerNetwork(OFFICIAL_SPEC, mixed_conv),  # not used: the batches hold codes
     OptimizerSpec(1e-2, total_steps=10),
     frozen={},
     null_probability=0.3,

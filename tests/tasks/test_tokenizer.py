@@ -83,7 +83,7 @@ def test_a_moving_codebook_is_moved_by_its_statistics_alone():
         strides=(),
         levels=(),
         groups=2,
-        kind="vq",
+        quantizer="vq",
         codes=6,
         code_channels=3,
     )
@@ -103,7 +103,7 @@ def test_a_moving_codebook_is_moved_by_its_statistics_alone():
     clips, images = look(start.params)
     # One clip of two frames beside three images: 2 of 5 frames, 1 of 4 samples.
     statistics = jax.tree.map(lambda c, i: 0.4 * c + 0.6 * i, clips.statistics, images.statistics)
-    moved = spec.quantizer.update(start.params["quantizer"], statistics)
+    moved = spec.make_quantizer().update(start.params["quantizer"], statistics)
     check_close(after.params["quantizer"], moved, 1e-4)
     assert not same(after.params["quantizer"], start.params["quantizer"])
     assert same(after.ema["quantizer"], after.params["quantizer"])

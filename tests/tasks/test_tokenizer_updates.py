@@ -282,7 +282,7 @@ def test_micro_batches_on_several_devices_give_the_same_update(linear):
 
 def test_bfloat16_leaves_losses_and_parameters_wide(linear):
     start, _, expected = linear
-    network = dataclasses.replace(SMALL, spec=dataclasses.replace(SMALL.spec, dtype=jnp.bfloat16))
+    network = dataclasses.replace(SMALL, spec=dataclasses.replace(SMALL.spec, dtype="bfloat16"))
     narrow = DiscriminatorNetwork(DiscriminatorSpec((4,), dtype=jnp.bfloat16), lax_conv)
     adversary = dataclasses.replace(LINEAR_ADVERSARY, network=narrow)
     task = dataclasses.replace(LINEAR, network=network, adversary=adversary)

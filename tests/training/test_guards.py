@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nbp.config.parsing import list_keys
-from nbp.config.schema import Config, GuardsConfig
+from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.training.guards import SETTLED, WINDOW, Guards, GuardSpec, leave_out_non_finite
 from tests.training.toy import ToyStream, ToyTask
@@ -27,10 +27,6 @@ def watch(values, metric="loss", **changes):
 
 def noise(count, seed=0):
     return np.exp(0.3 * np.random.default_rng(seed).normal(size=count)).tolist()
-
-
-def test_the_keys_of_the_configuration_are_those_of_the_guards():
-    assert GuardSpec(**dataclasses.asdict(GuardsConfig())) == GuardSpec()
 
 
 @pytest.mark.parametrize(
