@@ -14,6 +14,7 @@ Every mistake of a caller raises one of the errors of `nbp.errors` with the line
 would end with; a keyword is named there as the flag is.
 """
 
+import argparse
 import functools
 import operator
 import tempfile
@@ -188,8 +189,9 @@ class Run:
             "guidance": guidance,
             **options,
         }
-        request = replace(_read_request(flags), frames=given, label=self._name_labels(labels))
-        return self._draw(request)
+        arguments = _read_flags(flags)
+        arguments.frames, arguments.label = given, self._name_labels(labels)
+        return self._draw(make_request(arguments))
 
     def encode(self, video: Video) -> Codes:
         """Codes of videos: int32 [n T H W], from 0 to below the number of codes.
@@ -377,11 +379,11 @@ def _take_frames(frames: str | Path | Video | None) -> Path | np.ndarray | None:
     return Path(frames) if isinstance(frames, str) else np.asarray(frames)
 
 
-def _read_request(flags: Mapping[str, Any]) -> SampleRequest:
-    """The request that these flags of `nbp.sample` make."""
-    for name in ("label", "frames", "features"):  # the first two come otherwise
+def _read_flags(flags: Mapping[str, Any]) -> argparse.Namespace:
+    """These flags of `nbp.sample`; what to draw of, and what for, comes otherwise."""
+    for name in ("label", "frames", "features"):
         if name in flags:
             raise ConfigError(f"no option {name!r} in sample")
     parser = Parser("nbp.sample")
     add_flags(parser)
-    return make_request(parser.parse_options(flags))
+    return parser.parse_options(flags)

@@ -143,6 +143,9 @@ def test_a_file_and_its_frames_are_continued_alike(run: Run, workdir: Path, tmp_
     found = run.sample(num=3, frames=clip, **options)
     np.testing.assert_array_equal(told["videos"], found)
     np.testing.assert_array_equal(run.encode(clip)[0], told["tokens"][0, :2])
+    told = draw(workdir, tmp_path / "two", *flags[:4], "--samples_per_condition", 2)
+    found = run.sample(frames=clip, samples_per_condition=2, **options)
+    np.testing.assert_array_equal(told["videos"], found)
     # Each clip its own beginning; one latent frame of it by default.
     pair = np.stack([clip, 255 - clip])
     found = run.sample(frames=pair)
@@ -322,8 +325,9 @@ def test_impossible_evaluations(
     run: Run, workdir: Path, options: dict[str, Any], message: str
 ) -> None:
     before = list_files(workdir)
+    asked: dict[str, Any] = {"protocol": "moving-shapes", **options}
     with pytest.raises(ConfigError, match=re.escape(message)):
-        run.evaluate(**{"protocol": "moving-shapes", **options})
+        run.evaluate(**asked)
     assert list_files(workdir) == before
 
 
