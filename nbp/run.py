@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, SupportsIndex, TypedDict, Unpack
 
 import jax
 import numpy as np
@@ -51,6 +51,7 @@ from nbp.workdir import has_begun, read_config, read_labels
 
 Video = np.ndarray  # uint8 [t h w c] or [n t h w c]
 Codes = np.ndarray  # int32 [T H W] or [n T H W]
+Label = str | SupportsIndex  # the name of a class, or its id
 
 
 class SampleOptions(TypedDict, total=False):
@@ -113,7 +114,7 @@ class Run:
                 f"{workdir} holds no trained tokenizer: run python -m nbp.train --workdir {workdir}"
             )
         known = has_begun(workdir, "generator") or (workdir / "labels.json").is_file()
-        self.labels = read_labels(workdir) if known else ()
+        self.labels: tuple[str, ...] = read_labels(workdir) if known else ()
         self._samplers: dict[Any, Sampler] = {}
 
     def __repr__(self) -> str:
@@ -133,7 +134,7 @@ class Run:
 
     def sample(
         self,
-        labels: str | int | Sequence[str | int] | None = None,
+        labels: Label | Sequence[Label] | None = None,
         num: int | None = None,
         *,
         seed: int = 0,
@@ -284,9 +285,7 @@ class Run:
             write_page(self.workdir)
         return report
 
-    def _name_labels(
-        self, labels: str | int | Sequence[str | int] | None
-    ) -> str | tuple[str, ...] | None:
+    def _name_labels(self, labels: Any) -> str | tuple[str, ...] | None:
         """Names and ids as the flag has them; an id is one, whatever classes are called."""
 
         def name(label: Any) -> str:
@@ -303,9 +302,9 @@ class Run:
 
         if labels is None or isinstance(labels, str):
             return labels
-        if isinstance(labels, int | np.integer):
+        if not isinstance(labels, Sequence | np.ndarray):
             return name(labels)
-        named = tuple(name(label) for label in labels)
+        named = tuple(map(name, labels))
         if not named:
             raise ConfigError("labels: name at least one class, or leave them out for all in turn")
         return named
@@ -373,7 +372,7 @@ class Run:
         return np.concatenate(parts)
 
 
-def _take_frames(frames: str | Path | Video | None) -> Path | np.ndarray | None:
+def _take_frames(frames: Any) -> Path | np.ndarray | None:
     if frames is None or isinstance(frames, Path):
         return frames
     return Path(frames) if isinstance(frames, str) else np.asarray(frames)
