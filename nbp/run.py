@@ -14,13 +14,14 @@ Every mistake of a caller raises one of the errors of `nbp.errors` with the line
 would end with; a keyword is named there as the flag is.
 """
 
+import argparse
 import functools
 import operator
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, SupportsIndex, TypedDict, Unpack
 
 import jax
 import numpy as np
@@ -50,6 +51,7 @@ from nbp.workdir import has_begun, read_config, read_labels
 
 Video = np.ndarray  # uint8 [t h w c] or [n t h w c]
 Codes = np.ndarray  # int32 [T H W] or [n T H W]
+Label = str | SupportsIndex  # the name of a class, or its id
 
 
 class SampleOptions(TypedDict, total=False):
@@ -112,7 +114,7 @@ class Run:
                 f"{workdir} holds no trained tokenizer: run python -m nbp.train --workdir {workdir}"
             )
         known = has_begun(workdir, "generator") or (workdir / "labels.json").is_file()
-        self.labels = read_labels(workdir) if known else ()
+        self.labels: tuple[str, ...] = read_labels(workdir) if known else ()
         self._samplers: dict[Any, Sampler] = {}
 
     def __repr__(self) -> str:
@@ -132,7 +134,7 @@ class Run:
 
     def sample(
         self,
-        labels: str | int | Sequence[str | int] | None = None,
+        labels: Label | Sequence[Label] | None = None,
         num: int | None = None,
         *,
         seed: int = 0,
@@ -188,8 +190,9 @@ class Run:
             "guidance": guidance,
             **options,
         }
-        request = replace(_read_request(flags), frames=given, label=self._name_labels(labels))
-        return self._draw(request)
+        arguments = _read_flags(flags)
+        arguments.frames, arguments.label = given, self._name_labels(labels)
+        return self._draw(make_request(arguments))
 
     def encode(self, video: Video) -> Codes:
         """Codes of videos: int32 [n T H W], from 0 to below the number of codes.
@@ -282,9 +285,7 @@ class Run:
             write_page(self.workdir)
         return report
 
-    def _name_labels(
-        self, labels: str | int | Sequence[str | int] | None
-    ) -> str | tuple[str, ...] | None:
+    def _name_labels(self, labels: Any) -> str | tuple[str, ...] | None:
         """Names and ids as the flag has them; an id is one, whatever classes are called."""
 
         def name(label: Any) -> str:
@@ -301,9 +302,9 @@ class Run:
 
         if labels is None or isinstance(labels, str):
             return labels
-        if isinstance(labels, int | np.integer):
+        if not isinstance(labels, Sequence | np.ndarray):
             return name(labels)
-        named = tuple(name(label) for label in labels)
+        named = tuple(map(name, labels))
         if not named:
             raise ConfigError("labels: name at least one class, or leave them out for all in turn")
         return named
@@ -371,17 +372,17 @@ class Run:
         return np.concatenate(parts)
 
 
-def _take_frames(frames: str | Path | Video | None) -> Path | np.ndarray | None:
+def _take_frames(frames: Any) -> Path | np.ndarray | None:
     if frames is None or isinstance(frames, Path):
         return frames
     return Path(frames) if isinstance(frames, str) else np.asarray(frames)
 
 
-def _read_request(flags: Mapping[str, Any]) -> SampleRequest:
-    """The request that these flags of `nbp.sample` make."""
-    for name in ("label", "frames", "features"):  # the first two come otherwise
+def _read_flags(flags: Mapping[str, Any]) -> argparse.Namespace:
+    """These flags of `nbp.sample`; what to draw of, and what for, comes otherwise."""
+    for name in ("label", "frames", "features"):
         if name in flags:
             raise ConfigError(f"no option {name!r} in sample")
     parser = Parser("nbp.sample")
     add_flags(parser)
-    return make_request(parser.parse_options(flags))
+    return parser.parse_options(flags)

@@ -3,6 +3,7 @@
 """The library gives what the commands give: the same clips, codes and scores, the same mistakes."""
 
 import gc
+import inspect
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import sys
 import tomllib
 import weakref
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,6 +65,11 @@ def list_files(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
 
 
+def unchecked(method: Any) -> Any:
+    """Without the checks of annotations that tests have, and users have not."""
+    return inspect.unwrap(method)
+
+
 def python(code: str, **options: Any) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, **options
@@ -96,7 +102,7 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("--num 3 --label 2 --seed 7", {"labels": 2, "num": 3, "seed": 7}),
     (
         "--num 3 --top_k 3 --top_p 0.9 --temperature 1.5 --guidance 2",
-        {"num": 3, "top_k": 3, "top_p": 0.9, "temperature": 1.5, "guidance": 2},
+        {"num": 3, "top_k": 3, "top_p": 0.9, "temperature": 1.5, "guidance": 2.0},
     ),
     ("--num 5 --num_frames 14 --seed 1", {"num": 5, "num_frames": 14, "seed": 1}),
     ("--num 2 --num_frames 2", {"num": 2, "num_frames": 2}),
@@ -128,8 +134,8 @@ def test_several_labels_come_in_turn(run: Run, workdir: Path, tmp_path: Path) ->
     for i, name in enumerate(names):
         alone = draw(workdir, tmp_path / str(i), "--label", name, "--num", 5, "--seed", 3)
         np.testing.assert_array_equal(mixed[i::2], alone["videos"][i::2])
-    both: Any = (run.labels[5], np.int64(5))
-    same = run.sample(labels=both, num=2)
+    ids: list[Any] = [run.labels[5], np.int64(5)]
+    same = run.sample(labels=ids, num=2)
     np.testing.assert_array_equal(same, run.sample(labels=5, num=2))
 
 
@@ -137,13 +143,16 @@ def test_a_file_and_its_frames_are_continued_alike(run: Run, workdir: Path, tmp_
     video = encode(tmp_path / "clip.mp4", make_clip(9, 16, 16), fps=8)
     flags = ("--frames", video, "--given_frames", 2, "--num", 3)
     told = draw(workdir, tmp_path / "out", *flags)
-    options = SampleOptions(given_frames=2)
+    options: dict[str, Any] = {"given_frames": 2}
     np.testing.assert_array_equal(told["videos"], run.sample(num=3, frames=video, **options))
     np.testing.assert_array_equal(told["videos"], run.sample(num=3, frames=str(video), **options))
-    clip = read_clip(video, frames=3)
+    clip = read_clip(video, frames=3, start=0.0)
     found = run.sample(num=3, frames=clip, **options)
     np.testing.assert_array_equal(told["videos"], found)
     np.testing.assert_array_equal(run.encode(clip)[0], told["tokens"][0, :2])
+    told = draw(workdir, tmp_path / "two", *flags[:4], "--samples_per_condition", 2)
+    found = run.sample(frames=clip, samples_per_condition=2, **options)
+    np.testing.assert_array_equal(told["videos"], found)
     # Each clip its own beginning; one latent frame of it by default.
     pair = np.stack([clip, 255 - clip])
     found = run.sample(frames=pair)
@@ -189,8 +198,8 @@ def test_a_file_and_its_frames_are_continued_alike(run: Run, workdir: Path, tmp_
     ],
 )
 def test_impossible_requests_for_clips(run: Run, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{message}|{message}") as caught:
-        run.sample(**options)
+    with pytest.raises(ConfigError, match=message) as caught:
+        unchecked(Run.sample)(run, **options)
     assert "\n" not in str(caught.value)
 
 
@@ -205,7 +214,7 @@ def test_every_flag_is_a_keyword() -> None:
 def test_a_run_that_is_gone_leaves_no_parameters(workdir: Path) -> None:
     run = nbp.load(workdir)
     run.sample(num=1)
-    run.sample(num=1, temperature=2)
+    run.sample(num=1, temperature=2.0)
     first, second = run._samplers.values()
     assert first.generator_params is second.generator_params
     watched = weakref.ref(first)
@@ -264,7 +273,7 @@ def test_round_trips_have_the_psnr_of_the_evaluation(run: Run) -> None:
 )
 def test_what_is_no_video(run: Run, video: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        run.encode(video)
+        unchecked(Run.encode)(run, video)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +322,7 @@ def test_scores_are_those_of_the_command_and_leave_nothing(
         ({"clips": 1.5}, "--clips: '1.5' is not"),
         ({"statistics": ["kvd", "kwd"]}, "kwd"),
         ({"statistics": ("kvd",)}, "--statistics kvd: these compare features"),
-        ({"features": "/absent"}, "/absent holds no converted I3D"),
+        ({"features": "/absent"}, "--features /absent: I3D needs clips of 9 frames"),
         ({"overrides": {"data.fsp": 8}}, "did you mean data.fps"),
         ({"out": "x.json"}, "no option 'out' in evaluate"),
         ({"clip": 1}, "no option 'clip'; did you mean clips"),
@@ -323,8 +332,9 @@ def test_impossible_evaluations(
     run: Run, workdir: Path, options: dict[str, Any], message: str
 ) -> None:
     before = list_files(workdir)
+    asked: dict[str, Any] = {"protocol": "moving-shapes", **options}
     with pytest.raises(ConfigError, match=re.escape(message)):
-        run.evaluate(**cast(Any, {"protocol": "moving-shapes", **options}))
+        unchecked(Run.evaluate)(run, **asked)
     assert list_files(workdir) == before
 
 
