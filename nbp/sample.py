@@ -54,6 +54,7 @@ from nbp.config.schema import Config
 from nbp.data.video.decoding import read_clip
 from nbp.errors import ConfigError
 from nbp.files import check_writable_folder, write_text
+from nbp.layout import frames_of_latents, latents_of_frames
 from nbp.metrics.drift import measure_drift
 from nbp.metrics.score_table import name_fvd
 from nbp.parallel import distributed
@@ -175,7 +176,7 @@ def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndar
     data = config.data
     fps = data.fps or None
     stride = config.tokenizer_spec.stride[0]
-    needed = (choose_given_frames(config, request) - 1) * stride + 1
+    needed = frames_of_latents(choose_given_frames(config, request), stride)
     clip = read_clip(request.frames, frames=needed, fps=fps, start=0.0)
     for transform in build_data.make_spatial(config):
         clip = transform({"video": clip}, np.random.default_rng(0))["video"]
@@ -254,7 +255,8 @@ def draw_long_videos(
         return
     stride = sampler.tokenizer.spec.stride[0]
     window = sampler.generator.plan.grid.t
-    with Recording(files, frames=plan.frames, latents=1 - (1 - plan.frames) // stride) as recording:
+    latents = latents_of_frames(plan.frames, stride)
+    with Recording(files, frames=plan.frames, latents=latents) as recording:
         for piece in pieces:
             recording.add(piece)
         drift = measure_drift(
@@ -268,7 +270,7 @@ def draw_long_videos(
         report = {
             "videos": len(files.names),
             "frames": plan.frames,
-            "window_frames": 1 + (window - 1) * stride,
+            "window_frames": frames_of_latents(window, stride),
             "slide": plan.slide.kind,
             "keep_frames": plan.slide.keep,
             "fvd": None if features is None else name_drift(len(files.names), features),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nbp.errors import DataError
+from nbp.layout import latent_borders
 from nbp.metrics.drift import Drift
 from nbp.training.metrics import MetricsTable
 
@@ -173,7 +174,7 @@ def write_frame_curve(path: Path, psnr: Sequence[float], *, title: str, stride: 
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot(range(len(psnr)), psnr, marker="o", markersize=3)
-    for border in range(1, len(psnr), stride):
+    for border in latent_borders(len(psnr), stride):
         axes.axvline(border - 0.5, color="0.85", linewidth=0.8, zorder=0)
     axes.set_xticks(range(0, len(psnr), max(1, len(psnr) // 8)))
     axes.set_xlabel("frame")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from nbp.layout import latent_borders
 from nbp.metrics.score_table import find_unit
 from nbp.report.clip_cards import show_clips
 from nbp.report.records import Evaluation, Page
@@ -211,7 +212,7 @@ def show_frames(evaluations: Sequence[Evaluation]) -> str:
         )
         if curves:
             count = max(len(curve.points) for curve in curves)
-            borders = tuple(at - 0.5 for at in range(1, count, evaluation.stride))
+            borders = tuple(at - 0.5 for at in latent_borders(count, evaluation.stride))
             title = f"{evaluation.name}: PSNR of each frame, {' and '.join(c.name for c in curves)}"
             panels += show_chart(Chart(title, curves, x_name="frame", unit="dB", borders=borders))
     if not panels:
