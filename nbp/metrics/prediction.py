@@ -13,12 +13,11 @@ import numpy as np
 
 from nbp.metrics.psnr_ssim import SSIM_LEAST, psnr_per_frame, ssim_per_clip
 from nbp.metrics.reconstruction import PSNR_LIMIT
+from nbp.metrics.score_table import SCORES
 from nbp.shapes import Array, Clips, Float, UInt8
 
 # `nbp.metrics.feature_extractors.LpipsScorer`: two sets of clips to a distance per pair.
 Lpips = Callable[[Array, Array], Float[np.ndarray, "n"]]
-# Which scores are better when they are low.
-LOW = ("lpips",)
 
 
 def score_predictions(
@@ -75,7 +74,7 @@ class PredictionScores:
             values = np.concatenate(parts)
             scores[name] = float(values.mean())
             if values.shape[1] > 1:
-                best = values.min(axis=1) if name in LOW else values.max(axis=1)
+                best = values.min(axis=1) if SCORES[name].better == "lower" else values.max(axis=1)
                 scores[f"{name}_best_of_{values.shape[1]}"] = float(best.mean())
         return scores
 
