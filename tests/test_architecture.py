@@ -88,6 +88,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "nbp.report": (
         "nbp.report",
         "nbp.layout",
+        "nbp.stages",
         "nbp.evaluation.result",
         "nbp.evaluation.leakage",
         "nbp.metrics",

@@ -23,10 +23,10 @@ from nbp.report.page import build_page
 from nbp.report.plots import MACHINE, Panel, arrange_panels, find_unit
 from nbp.report.records import Evaluation, Page, Speed
 from nbp.report.svg import Chart, Curve
+from nbp.stages import STAGES
 from nbp.training.metrics import MetricsTable
 from nbp.workdir import read_config
 
-STAGES = ("tokenizer", "generator")
 MOST_POINTS = 300  # of a curve: more than a panel has pixels would make the page large
 # Of an evaluation's JSON, what has a place of its own on the page.
 PLACED = ("protocol", "scores", "deviations", "per_class", "code_usage", "worst")
