@@ -24,6 +24,7 @@ from benchmarks.measure import print_row, time_calls
 from nbp import build, build_sampling
 from nbp.build_sampling import find_levels, make_drawing
 from nbp.config.schema import Config
+from nbp.layout import frames_of_latents
 from nbp.metrics.label_agreement import label_agreement
 from nbp.sample import SampleRequest, draw_for_labels
 from nbp.sampling.sampler import Sampler
@@ -124,7 +125,7 @@ def measure_speed(
         repeats=arguments.repeats,
     )
     stride = sampler.tokenizer.spec.stride[0]
-    frames = batch * ((network.plan.grid.t - 1) * stride + 1)
+    frames = batch * frames_of_latents(network.plan.grid.t, stride)
     return {
         "batch": batch,
         "batch_passes": int(drawn.passes.max()),

@@ -35,6 +35,7 @@ from nbp.data.pipeline import BatchStream, PipelineSpec
 from nbp.data.records import RecordSource, make_record_transforms
 from nbp.data.sources import FolderSpec, scan_folder
 from nbp.data.token_cache import CacheWriter, TokenExample, open_cache
+from nbp.layout import latents_of_frames
 
 CODES = 64_000
 STRIDE = (4, 8, 8)  # of the paper's tokenizer: 17x128x128 pixels are 5x16x16 tokens
@@ -118,7 +119,7 @@ def open_all(videos: Path, work: Path, arguments: argparse.Namespace) -> dict[st
     )  # fmt: skip
     dataset = next(folder for path in out.rglob("dataset_info.json") if (folder := path.parent))
     assert find_dataset(dataset) == dataset
-    grid = ((frames - 1) // STRIDE[0] + 1, size // STRIDE[1], size // STRIDE[2])
+    grid = (latents_of_frames(frames, STRIDE[0]), size // STRIDE[1], size // STRIDE[2])
     cache = make_cache(work / "tokens", grid, labels=scan.train.label_names)
     report_sizes(videos, dataset, cache)
     return {

@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.measure import print_row
 from nbp import build
+from nbp.layout import frames_of_latents
 from nbp.metrics.label_agreement import label_agreement
 from nbp.workdir import read_config
 
@@ -36,7 +37,8 @@ def main(argv: list[str] | None = None) -> None:
             videos = arrays["videos"]
         names = [path.stem[5:].replace("-", " ") for path in sorted(folder.glob("*.mp4"))]
         window = report["window_frames"]
-        new = (config.grid.t - report["keep_frames"]) * stride  # frames that each window adds
+        # Frames that each window adds.
+        new = window - frames_of_latents(report["keep_frames"], stride)
         change = np.abs(np.diff(videos.astype(np.float32), axis=1)).mean((0, 2, 3, 4))[window - 1 :]
         begins = np.arange(len(change)) % new == 0
         segments = report["segments"]

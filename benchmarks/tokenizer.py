@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import measure_peak, peak_memory_mib, print_row, time_calls
+from nbp.layout import frames_of_latents
 from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerNetwork, TokenizerSpec, scale_pixels
 from nbp.models.tokenizer_streaming import decode_step, decode_stream, encode_step, encode_stream
 from nbp.nn.conv3d import FORMULATIONS, lax_conv, mixed_conv
@@ -195,7 +196,7 @@ def measure_streams(
     ways = [(way, kind) for way in (run_stream, run_at_once) for kind in inputs]
     for way, kind in ways if size.lengths else ():
         for length in size.lengths:
-            frames = 1 + length * stride
+            frames = frames_of_latents(1 + length, stride)
             rows = inputs[kind](size, batch, frames)
             call, memory = way(kind, network, params, rows, size.chunk)
             times = time_calls(call, repeats=arguments.repeats)

@@ -24,6 +24,7 @@ from nbp.build import (
 from nbp.config.schema import Config
 from nbp.data.video.decode import read_clip
 from nbp.errors import ConfigError
+from nbp.layout import frames_of_latents
 from nbp.parallel import mesh
 from nbp.sampling.filtering import Guidance, LogitsFilter
 from nbp.sampling.finite import check_parameters
@@ -356,7 +357,7 @@ def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndar
     data = config.data
     fps = data.fps or None
     stride = config.tokenizer.stride[0]
-    needed = (choose_given_frames(config, request) - 1) * stride + 1
+    needed = frames_of_latents(choose_given_frames(config, request), stride)
     if isinstance(request.frames, Path):
         clip = read_clip(request.frames, frames=needed, fps=fps, start=0.0)
         for transform in build_data.make_spatial(config):

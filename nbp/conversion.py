@@ -26,9 +26,10 @@ from nbp.interop.mapping import Drop, Rule, Tensor, check_rules, convert_tensors
 from nbp.interop.reading import TensorFile
 from nbp.interop.states import set_aside
 from nbp.shapes import PyTree
+from nbp.stages import STAGES
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
-from nbp.workdir import BINDING, CONVERTED, read_config, read_labels, save_labels
+from nbp.workdir import CONVERTED, read_config, read_labels, save_labels
 
 
 def tell_choice(file: TensorFile, notes: Sequence[str], report: Report) -> None:
@@ -197,8 +198,8 @@ def _is_described(
     return same and (labels is None or (out / "labels.json").is_file())
 
 
-def _list_sizes(config: Mapping[str, Any], stage: str) -> list[Any]:
-    return [config[group] for group in BINDING[stage] if group in BINDING]
+def _list_sizes(config: Mapping[str, Any], stage: Any) -> list[Any]:
+    return [config[group] for group in STAGES[stage].fixes if group in STAGES]
 
 
 def name_some(tensors: Mapping[str, Any]) -> str:

@@ -43,12 +43,12 @@ from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError, NbpError
 from nbp.files import write_text
 from nbp.places import Claim, explain, new_folders, require_writable
+from nbp.stages import STAGES, Name
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
 from nbp.workdir import (
-    BINDING,
     CONVERTED,
-    has_begun,
+    list_begun,
     read_config,
     read_labels,
     save_labels,
@@ -86,7 +86,7 @@ def export_workdir(
     where another process writes there.
     """
     config = read_config(workdir)
-    stages = [stage for stage in BINDING if has_begun(workdir, stage)]
+    stages = list_begun(workdir)
     if not stages:
         raise CheckpointError(f"{workdir} holds nothing that is trained")
     finished = (out / "config.json").is_file() and not (out / PARTIAL).exists()
@@ -150,7 +150,7 @@ def _holds(
     try:
         if read_config(out) != config or read_labels(out) != labels:
             return False
-        if [stage for stage in BINDING if has_begun(out, stage)] != list(loaded):
+        if list_begun(out) != list(loaded):
             return False
         for stage, (trained, averaged) in loaded.items():
             folder = build.stage_directory(out, stage) / "checkpoints"
@@ -180,7 +180,7 @@ def _list_leftovers(out: Path) -> list[Path]:
     Raises CheckpointError where there is something else.
     """
     entries = sorted(out.iterdir()) if out.exists() else []
-    ours = {"config.json": 0, "labels.json": 1, **dict.fromkeys(BINDING, 1), PARTIAL: 2}
+    ours = {"config.json": 0, "labels.json": 1, **dict.fromkeys(STAGES, 1), PARTIAL: 2}
     if entries and not ((out / PARTIAL).is_dir() and all(path.name in ours for path in entries)):
         raise _refuse(out)
     return sorted(entries, key=lambda path: ours[path.name])
@@ -209,22 +209,17 @@ def _lock(out: Path) -> Iterator[None]:
 
 
 def _load_stage(
-    config: Config, workdir: Path, stage: Any, labels: tuple[str, ...], *, average: bool
+    config: Config, workdir: Path, name: Name, labels: tuple[str, ...], *, average: bool
 ) -> tuple[build.Trained, bool]:
     """The parameters of a stage, and whether they are the averaged ones."""
-    generator = stage == "generator"
-    network: Any = (
-        build.make_generator_network(config, labels)
-        if generator
-        else build.make_tokenizer_network(config)
-    )
-    averaged = average and getattr(config.train, stage).ema > 0
+    stage = STAGES[name]
+    averaged = average and getattr(config.train, name).ema > 0
     trained = build.load_trained(
         workdir,
-        stage,
-        network=network,
+        name,
+        network=stage.make_network(config, labels),
         ema=averaged,
-        groups=build.make_generator_groups(config) if generator else (),
+        groups=stage.make_groups(config),
     )
     return trained, averaged
 
@@ -232,7 +227,7 @@ def _load_stage(
 def _export_stage(
     workdir: Path,
     out: Path,
-    stage: str,
+    stage: Any,
     trained: build.Trained,
     *,
     averaged: bool,
@@ -255,7 +250,7 @@ def _export_stage(
 
 def _make_meta(
     workdir: Path,
-    stage: str,
+    stage: Any,
     trained: build.Trained,
     *,
     averaged: bool,
@@ -264,16 +259,15 @@ def _make_meta(
     """What is recorded of a stage. hashes: of the parameters of stages exported before."""
     origin = {"file": str(workdir.absolute()), "sha256": trained.sha256, "averaged": averaged}
     meta = {**trained.meta, "exported": origin, "versions": {"nbp": __version__}}
-    if stage == "generator":
-        meta["tokenizer_sha256"] = hashes.get("tokenizer", meta.get("tokenizer_sha256"))
+    if (before := STAGES[stage].follows) is not None:
+        key = f"{before}_sha256"
+        meta[key] = hashes.get(before, meta.get(key))
     return meta
 
 
 def _without_averages(config: Config) -> Config:
     """The configuration of a workdir whose parameters are what they are."""
-    stages = {
-        stage: dataclasses.replace(getattr(config.train, stage), ema=0.0) for stage in BINDING
-    }
+    stages = {stage: dataclasses.replace(getattr(config.train, stage), ema=0.0) for stage in STAGES}
     memory = dataclasses.replace(config.memory, parameters="float32")
     return dataclasses.replace(
         config, train=dataclasses.replace(config.train, **stages), memory=memory

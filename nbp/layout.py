@@ -58,6 +58,25 @@ class LatentGrid:
         return self.t * self.frame
 
 
+# A causal tokenizer makes one latent frame of the first frame of a video, and one of each `stride`
+# frames that follow.
+
+
+def frames_of_latents(latents: int, stride: int) -> int:
+    """Frames that the first `latents` latent frames stand for; 0 for none."""
+    return 1 + (latents - 1) * stride if latents > 0 else 0
+
+
+def latents_of_frames(frames: int, stride: int) -> int:
+    """Latent frames in which the first `frames` frames lie, the last one perhaps with others."""
+    return 1 - (1 - frames) // stride if frames > 0 else 0
+
+
+def latent_borders(frames: int, stride: int) -> range:
+    """Of a video of so many frames the first one of each latent frame but the first."""
+    return range(1, frames, stride)
+
+
 def resolve_block(block: str | Box, grid: LatentGrid) -> Box:
     """The block box for a name (`token`, `row`, `frame`) or an explicit (bt, bh, bw)."""
     named = {"token": (1, 1, 1), "row": (1, 1, grid.w), "frame": (1, grid.h, grid.w)}

@@ -45,19 +45,6 @@ class Case:
     flops: float = 0.0
 
 
-def make_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
-    """The programs of all stages of a configuration; `classes`: labels of data with label prompts.
-
-    Raises ConfigError where the mesh does not fit the batch or the networks.
-    """
-    cases: list[Case] = []
-    for stage in config.stages:
-        cases += (tokenizer_cases if stage == "tokenizer" else generator_cases)(
-            config, mesh, classes
-        )
-    return cases
-
-
 def tokenizer_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
     """The update of the tokenizer."""
     del classes

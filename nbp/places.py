@@ -74,8 +74,7 @@ def refuse_inside(place: Path, flag: str, root: str | Path, source: str) -> None
         if _is_below(target, real):
             refuse(linked)
         if os.path.isfile(os.path.join(real, "config.json")) and any(
-            os.path.isdir(os.path.join(real, stage, "checkpoints"))
-            for stage in ("tokenizer", "generator")
+            found.is_dir() for found in Path(real).glob("*/checkpoints")
         ):
             raise ConfigError(
                 f"{source} {root} holds the workdir of a run, {folder}: its previews and samples "
@@ -136,9 +135,8 @@ def claim_workdir(workdir: Path) -> Iterator[Claim]:
             raise explain(error, workdir) from error
         with lock:
             # Stages have locks of their own, which an older version holds alone.
-            for stage in ("tokenizer", "generator"):
-                if locks.is_held(workdir / stage / "checkpoints" / locks.NAME):
-                    raise ConfigError(busy)
+            if any(map(locks.is_held, workdir.glob(f"*/checkpoints/{locks.NAME}"))):
+                raise ConfigError(busy)
             yield claim
 
 

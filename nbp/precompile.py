@@ -56,7 +56,7 @@ from nbp.config import load_config, parse_overrides
 from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.files import check_writable_file
-from nbp.lowering import Case, make_cases
+from nbp.lowering import Case
 from nbp.nn.attention.choose import choose_attention
 from nbp.parallel.chips import Chip, Topology, find_chip, parse_topology
 from nbp.parallel.compiler_messages import (
@@ -69,6 +69,7 @@ from nbp.parallel.compiler_messages import (
 )
 from nbp.parallel.hlo import count_flops, measure_program, sum_collectives
 from nbp.parallel.mesh import check_batch
+from nbp.stages import STAGES, Name, make_cases
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -294,7 +295,8 @@ def seek_fit(
     """Tries each single change that saves memory until it fits; then all of them together."""
     tried: list[Report] = []
     best: dict[str, Any] = {}
-    for changes in list_changes(request.config, name.split(".")[0], len(devices)):
+    stage: Any = name.split(".")[0]
+    for changes in list_changes(request.config, stage, len(devices)):
         for change in changes:
             found = _try(request, change, name, devices, chip)
             tried.append(found)
@@ -309,15 +311,16 @@ def seek_fit(
     return tried
 
 
-def list_changes(config: Config, stage: str, devices: int) -> list[list[dict[str, Any]]]:
+def list_changes(config: Config, stage: Name, devices: int) -> list[list[dict[str, Any]]]:
     """Overrides to try, by kind (remat, micro-batches, fsdp, tensor), from mild to drastic."""
     chosen, mesh = getattr(config.train, stage), config.mesh
+    transformer = STAGES[stage].transformer
     order = ("none", "dots", "full")
     current = config.memory.remat
-    remat = order[order.index(current) + 1 :] if current in order and stage == "generator" else ()
+    remat = order[order.index(current) + 1 :] if current in order and transformer else ()
     parts = [n for n in (2, 4, 8) if chosen.batch % (chosen.accumulate * n) == 0]
     halves = [n for n in (2, 4, 8) if devices % n == 0]
-    heads = [n for n in halves if stage == "generator" and config.generator.heads % n == 0]
+    heads = [n for n in halves if transformer and config.generator.heads % n == 0]
     return [
         [{"memory.remat": name} for name in remat],
         [{f"train.{stage}.accumulate": chosen.accumulate * n} for n in parts],

@@ -45,6 +45,7 @@ from nbp.build_sampling import RequestPlan, load_request_sampler, plan_request, 
 from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.files import check_writable_folder, write_text
+from nbp.layout import frames_of_latents, latents_of_frames
 from nbp.metrics.drift import measure_drift
 from nbp.metrics.score_table import name_fvd
 from nbp.parallel import distributed
@@ -153,7 +154,8 @@ def draw_long_videos(
         return
     stride = sampler.tokenizer.spec.stride[0]
     window = sampler.generator.plan.grid.t
-    with Recording(files, frames=plan.frames, latents=1 - (1 - plan.frames) // stride) as recording:
+    latents = latents_of_frames(plan.frames, stride)
+    with Recording(files, frames=plan.frames, latents=latents) as recording:
         for piece in pieces:
             recording.add(piece)
         drift = measure_drift(
@@ -167,7 +169,7 @@ def draw_long_videos(
         report = {
             "videos": len(files.names),
             "frames": plan.frames,
-            "window_frames": 1 + (window - 1) * stride,
+            "window_frames": frames_of_latents(window, stride),
             "slide": plan.slide.kind,
             "keep_frames": plan.slide.keep,
             "fvd": None if features is None else name_drift(len(files.names), features),

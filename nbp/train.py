@@ -63,10 +63,7 @@ from nbp.evaluate import EvaluateRequest, evaluate_workdir, report_path
 from nbp.evaluation.during_training import (
     StageEvaluators,
     Validation,
-    generator_evaluators,
-    make_preview_sampler,
     name_bad_videos,
-    tokenizer_evaluators,
 )
 from nbp.evaluation.result import write_report
 from nbp.init_from import prepare_start
@@ -79,8 +76,7 @@ from nbp.report.table import format_table
 from nbp.runtime import keep_freed_memory
 from nbp.sample import sample_workdir
 from nbp.sampling.request import SampleRequest
-from nbp.tasks.generator import GeneratorTask
-from nbp.tasks.tokenizer import TokenizerTask
+from nbp.stages import Stage, list_stages
 from nbp.train_plan import TrainPlan, check_places, make_loop_spec, plan_training
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.loop import run
@@ -125,9 +121,10 @@ def train_workdir(
         distributed.wait_for_all("checked")
         claim.keep()
         begin(config, workdir, plan)
-        for stage in config.stages:
+        stages = list_stages(config)
+        for stage in stages:
             run_stage(config, workdir, stage, plan)
-        if "generator" in config.stages:
+        if any(stage.generates for stage in stages):
             finish(config, workdir)
         if distributed.is_main() and is_stale(workdir):
             print(f"[report] to look at: {write_page(workdir)}", flush=True)
@@ -172,39 +169,30 @@ def describe_split_folders(labels: Sequence[str]) -> list[str]:
     ]
 
 
-def run_stage(config: Config, workdir: Path, stage: str, plan: TrainPlan) -> None:
+def run_stage(config: Config, workdir: Path, stage: Stage, plan: TrainPlan) -> None:
     """Trains one stage with its evaluations."""
-    clips = Validation(config, plan.held_out)
-    if stage == "tokenizer":
-        task: Any = plan.tokenizer_task or build.make_tokenizer_task(config)
-        evaluators = tokenizer_evaluators(config, task, clips)
-        origin: dict[str, Any] = {}
-    else:
+    name, params = stage.name, {}
+    origin: dict[str, Any] = {}
+    trained = None
+    if stage.follows is not None:
         trained = plan.trained or build.load_tokenizer(config, workdir)
         # On every device of the mesh, as the parameters that are measured together with it.
-        mesh = build.make_mesh(config, "generator")
-        tokenizer_params = place_state(trained.params, mesh)
-        task = build.make_generator_task(config, plan.labels, tokenizer_params)
-        if distributed.decide(has_begun(workdir, stage)):
-            begun = build.load_trained(
-                workdir,
-                "generator",
-                network=task.network,
-                ema=False,
-                groups=task.optimizer.groups,
-            )
-            build.check_tokenizer(begun, trained)
-        sampler = make_preview_sampler(config, task, tokenizer_params)
-        evaluators = generator_evaluators(config, task, clips, sampler=sampler)
-        if plan.score is not None:
-            evaluators.score = partial(plan.score, sampler)
+        params = place_state(trained.params, build.make_mesh(config, name))
         origin = {"tokenizer_step": trained.step, "tokenizer_sha256": trained.sha256}
-    found = plan.checked.get(stage)
+    task = plan.tasks.get(name) or stage.make_task(config, plan.labels, params)
+    if trained is not None and distributed.decide(has_begun(workdir, name)):
+        begun = build.load_trained(
+            workdir, name, network=task.network, ema=False, groups=task.optimizer.groups
+        )
+        build.check_tokenizer(begun, trained)
+    clips = Validation(config, plan.held_out)
+    evaluators = stage.make_evaluators(config, task, clips, params, plan.score)
+    found = plan.checked.get(name)
     train_stage(
         config,
         workdir,
         task=task,
-        data=plan.clips[stage],
+        data=plan.clips[name],
         evaluators=evaluators,
         origin=origin,
         verified=(found.step,) if found is not None and found.sealed else (),
@@ -215,9 +203,9 @@ def train_stage(
     config: Config,
     workdir: Path,
     *,
-    task: TokenizerTask | GeneratorTask,
+    task: Any,
     data: build_data.ClipData,
-    evaluators: "StageEvaluators",
+    evaluators: StageEvaluators,
     origin: Mapping[str, Any],
     verified: tuple[int, ...] = (),
 ) -> TrainState:

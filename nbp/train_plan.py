@@ -22,34 +22,33 @@ from nbp.config.schema import Config, StageConfig
 from nbp.data.sources import BadVideos
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.during_training import PeriodicScore
-from nbp.init_from import Stage, check_start, look_for_start
+from nbp.init_from import check_start, look_for_start
 from nbp.parallel import distributed
 from nbp.parallel.mesh import check_batch
 from nbp.places import refuse_inside, require_writable
 from nbp.protocols import find_protocol
 from nbp.sampling.request import SampleRequest
-from nbp.tasks.generator import GeneratorTask
-from nbp.tasks.tokenizer import TokenizerTask
+from nbp.stages import STAGES, Name, list_stages
 from nbp.training.checkpoint import Checked, Checkpointer
 from nbp.training.loop import LoopSpec, compare_data, find_batch
 from nbp.training.rollback import JOURNAL, read_journal
 from nbp.weights import RANDOM, describe_remedy
-from nbp.workdir import BINDING, Resume, compare_config, find_resume, has_begun, read_labels
+from nbp.workdir import Resume, compare_config, find_resume, has_begun, list_begun, read_labels
 
 
 @dataclass(frozen=True)
 class TrainPlan:
     """What a run has been found to need; nothing is written yet.
 
-    clips: of each stage that is trained. held_out: for evaluations. tokenizer_task: of its stage,
-    with its weights read. trained: the tokenizer, where tokens are read. score: the periodic one.
-    checked: of each stage that has begun, its newest whole checkpoint. resume: what is to be
-    copied before.
+    clips: of each stage that is trained. held_out: for evaluations. tasks: of the stages that
+    follow no other, with their weights read. trained: the tokenizer, where tokens are read. score:
+    the periodic one. checked: of each stage that has begun, its newest whole checkpoint. resume:
+    what is to be copied before.
     """
 
     clips: Mapping[str, build_data.ClipData]
     held_out: build_data.ClipData
-    tokenizer_task: TokenizerTask | None
+    tasks: Mapping[str, Any]
     trained: build.Trained | None
     score: PeriodicScore | None
     checked: Mapping[str, Checked]
@@ -79,44 +78,39 @@ def plan_training(
     resume = None if source is None else find_resume(source, workdir, step=step)
     place = workdir if resume is None else resume.source
     compare_config(config, place)  # before a long look at the data, which may fail in turn
-    if config.images.batch:
-        check_batch(config.images.batch, build.make_mesh(config, "tokenizer"), what="images")
+    stages = list_stages(config)
+    for stage in stages if config.images.batch else ():
+        if stage.images:
+            check_batch(config.images.batch, build.make_mesh(config, stage.name), what="images")
     check_features(config)
-    for stage in config.stages:
-        make_loop_spec(config, getattr(config.train, stage))
-    task = build.make_tokenizer_task(config) if "tokenizer" in config.stages else None
-    if "generator" in config.stages:
+    for stage in stages:
+        make_loop_spec(config, getattr(config.train, stage.name))
+    tasks = {s.name: s.make_task(config, (), {}) for s in stages if s.follows is None}
+    if any(stage.generates for stage in stages):
         make_drawing(config, SampleRequest(1))
         choose_given_frames(config, SampleRequest(1))
-    begun = distributed.decide([stage for stage in BINDING if has_begun(place, stage)])
+    begun = distributed.decide(list_begun(place))
     train, held_out = build_data.make_data(config)
     distributed.check_agreement(
         {"configuration": to_json(config), "data set": train.source.fingerprint}
     )
-    if "tokenizer" not in [*config.stages, *begun]:
+    if any(stage.follows not in (None, *config.stages, *begun) for stage in stages):
         build.load_tokenizer(config, place)  # says what is missing
     check_devices(config)
     clips = {}
-    for stage in config.stages:
-        clips[stage] = build_data.add_images(config, train) if stage == "tokenizer" else train
+    for stage in stages:
+        clips[stage.name] = build_data.add_images(config, train) if stage.images else train
     trained = None
     if config.data.kind == "tokens":
         trained = build.load_tokenizer(config, place)
         build.check_cache(build_data.open_tokens(config), trained)
-    generator = None
-    if "generator" in config.stages:
-        generator = build.make_generator_task(config, held_out.label_names, {})
+    later = {s.name: s.make_task(config, held_out.label_names, {}) for s in stages if s.follows}
     checked: dict[str, Checked] = {}
-    for stage, stage_task in (("tokenizer", task), ("generator", generator)):
-        if stage_task is None:
-            continue
-        chosen = None
-        if resume is not None and stage in begun:
-            last = stage == begun[-1]
-            chosen = step if last else None
-        found = check_stage(config, place, stage_task, clips[stage], step=chosen)
+    for name in (name for name in STAGES if name in clips):
+        chosen = step if resume is not None and name in begun[-1:] else None
+        found = check_stage(config, place, {**tasks, **later}[name], clips[name], step=chosen)
         if found is not None:
-            checked[stage] = found
+            checked[name] = found
     check_pair(config, place, begun, checked)
     check_labels(config, place, begun, held_out.label_names)
     labels = held_out.label_names
@@ -124,7 +118,7 @@ def plan_training(
     if resume is not None:
         whole = {stage: [found.step] for stage, found in checked.items()}
         resume = dataclasses.replace(resume, steps={**resume.steps, **whole})
-    return TrainPlan(clips, held_out, task, trained, score, checked, resume)
+    return TrainPlan(clips, held_out, tasks, trained, score, checked, resume)
 
 
 def make_loop_spec(config: Config, stage: StageConfig) -> LoopSpec:
@@ -182,7 +176,7 @@ def check_features(config: Config) -> None:
 def check_stage(
     config: Config,
     place: Path,
-    task: TokenizerTask | GeneratorTask,
+    task: Any,
     clips: build_data.ClipData,
     *,
     step: int | None,
@@ -194,7 +188,7 @@ def check_stage(
     Raises CheckpointError for parameters of other shapes, other data, damaged checkpoints, and a
     start from elsewhere that is gone; ConfigError for a batch that does not fit the position.
     """
-    name: Stage = task.name  # pyright: ignore[reportAssignmentType]
+    name: Name = task.name
     start = look_for_start(config, place, name)
     directory = build.stage_directory(place, name) / "checkpoints"
     if not distributed.decide(has_begun(place, name)):
@@ -220,29 +214,31 @@ def check_stage(
 
 
 def check_pair(
-    config: Config, place: Path, begun: list[str], checked: Mapping[str, Checked]
+    config: Config, place: Path, begun: list[Name], checked: Mapping[str, Checked]
 ) -> None:
-    """CheckpointError where a generator that has begun would be left without its tokenizer."""
-    if "generator" not in begun or "generator" not in config.stages or "tokenizer" not in begun:
-        return
-    folders = {stage: build.stage_directory(place, stage) / "checkpoints" for stage in BINDING}
-    with Checkpointer(folders["tokenizer"], read_only=True, report=lambda text: None) as reader:
-        known = checked.get("tokenizer")
-        step = reader.find_whole("model", "ema") if known is None else known.step
-        sha256 = reader.checkpoint_hash(step)
-    generator = checked["generator"]
-    tokenizer = build.Trained({}, step, sha256, {})
-    build.check_tokenizer(build.Trained({}, generator.step, "", generator.meta), tokenizer)
-    wanted = config.train.tokenizer.steps
-    if "tokenizer" in config.stages and wanted > step and "tokenizer_sha256" in generator.meta:
-        raise CheckpointError(
-            f"the generator (step {generator.step}) was trained on the tokenizer of step {step}, "
-            f"and train.tokenizer.steps={wanted} would change it. Use --config.train.tokenizer."
-            f"steps={step}, or train both in another workdir."
+    """CheckpointError where a stage that has begun would be left without what it follows."""
+    for name, before in ((name, STAGES[name].follows) for name in begun):
+        if before is None or before not in begun or name not in config.stages:
+            continue
+        folder = build.stage_directory(place, before) / "checkpoints"
+        with Checkpointer(folder, read_only=True, report=lambda text: None) as reader:
+            known = checked.get(before)
+            step = reader.find_whole("model", "ema") if known is None else known.step
+            sha256 = reader.checkpoint_hash(step)
+        later = checked[name]
+        build.check_tokenizer(
+            build.Trained({}, later.step, "", later.meta), build.Trained({}, step, sha256, {})
         )
+        wanted = getattr(config.train, before).steps
+        if before in config.stages and wanted > step and f"{before}_sha256" in later.meta:
+            raise CheckpointError(
+                f"the {name} (step {later.step}) was trained on the {before} of step {step}, "
+                f"and train.{before}.steps={wanted} would change it. Use --config.train.{before}."
+                f"steps={step}, or train both in another workdir."
+            )
 
 
-def check_labels(config: Config, place: Path, begun: list[str], labels: tuple[str, ...]) -> None:
+def check_labels(config: Config, place: Path, begun: list[Name], labels: tuple[str, ...]) -> None:
     """CheckpointError where classes that a generator has learned would get other names."""
     if "generator" not in begun or config.generator.prompt == "none":
         return

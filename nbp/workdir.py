@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbp import build, files
 from nbp.build import stage_directory
@@ -22,12 +22,11 @@ from nbp.parallel import distributed
 from nbp.training import integrity
 from nbp.training.checkpoint import ITEMS
 
-# Groups of keys that trained parameters depend on: they cannot change once a stage has begun.
-BINDING = {
-    "tokenizer": ("tokenizer", "data", "seed"),
-    "generator": ("tokenizer", "generator", "data", "seed"),
-}
-# Keys inside these groups that describe the machine or the amount of evaluation, not the model.
+if TYPE_CHECKING:
+    from nbp.stages import Name
+
+# Keys inside the groups that a stage fixes (`nbp.stages`) which describe the machine or the amount
+# of evaluation, not the model.
 FREE = (
     "data.root",
     "data.workers",
@@ -68,8 +67,10 @@ def compare_config(config: Config, workdir: Path) -> dict[str, tuple[Any, Any]]:
         return {}
     old, new = _flatten(read_config(workdir)), _flatten(config)
     changed = {key: (old[key], new[key]) for key in old if old[key] != new[key]}
-    begun = [stage for stage in BINDING if has_begun(workdir, stage)]
-    groups = {group for stage in begun for group in BINDING[stage]}
+    from nbp.stages import STAGES
+
+    begun = list_begun(workdir)
+    groups = {group for stage in begun for group in STAGES[stage].fixes}
     if begun and all((stage_directory(workdir, stage) / CONVERTED).is_file() for stage in begun):
         groups -= {"data", "seed"}  # published weights were not trained on this workdir's data
     free = FREE if set(begun) & set(config.stages) else (*FREE, *ORIGIN)
@@ -94,6 +95,13 @@ def adopt_config(config: Config, workdir: Path, report: Callable[[str], None]) -
         sides = "; ".join(f"{key} {a!r} -> {b!r}" for key, (a, b) in list(changed.items())[:12])
         report(f"configuration changed: {sides}")
     files.write_text(workdir / "config.json", to_json(config))
+
+
+def list_begun(workdir: Path) -> list["Name"]:
+    """The stages that have a checkpoint, in their order."""
+    from nbp.stages import STAGES  # not above: it imports what imports this module
+
+    return [stage for stage in STAGES if has_begun(workdir, stage)]
 
 
 def has_begun(workdir: Path, stage: str) -> bool:
@@ -236,7 +244,7 @@ def find_resume(source: Path, workdir: Path, *, step: int | None = None) -> Resu
             f"--resume_from {source}: {workdir} has begun already. Use a new --workdir, or leave "
             "the flag out to go on there."
         )
-    begun = [stage for stage in BINDING if has_begun(source, stage)]
+    begun = list_begun(source)
     if not begun:
         raise CheckpointError(f"--resume_from {source}: nothing is trained there")
     last = _list_steps(source, begun[-1])

@@ -67,7 +67,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.flags",
     ),
     "nbp.protocols": ("nbp.protocols",),
-    "nbp.metrics": ("nbp.metrics", "nbp.protocols.protocol", *FEATURES),
+    "nbp.metrics": ("nbp.metrics", "nbp.layout", "nbp.protocols.protocol", *FEATURES),
     "nbp.interop": ("nbp.interop", "nbp.models", "nbp.nn", "nbp.layout"),
     "nbp.interop.infer_config": (
         "nbp.interop.official",
@@ -88,6 +88,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "nbp.report": (
         "nbp.report",
+        "nbp.layout",
+        "nbp.stages",
         "nbp.evaluation.result",
         "nbp.evaluation.leakage",
         "nbp.metrics",
@@ -100,6 +102,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "nbp.evaluation": (
         "nbp.evaluation",
+        "nbp.layout",
         "nbp.metrics",
         "nbp.protocols",
         "nbp.sampling",

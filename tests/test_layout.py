@@ -18,6 +18,9 @@ from nbp.layout import (
     SequencePlan,
     Vocabulary,
     draw_mask,
+    frames_of_latents,
+    latent_borders,
+    latents_of_frames,
     resolve_block,
 )
 
@@ -372,6 +375,21 @@ def test_given_frames_are_whole_blocks():
     for frames in (1, 3, 6, -2):
         with pytest.raises(ValueError, match="give one of 0, 2, 4"):
             plan.tokens_of_frames(frames)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_frames_and_latent_frames_as_they_are_counted_out(stride):
+    """The first frame makes a latent frame, and so do each `stride` that follow."""
+    latent_of = [0, *(1 + frame // stride for frame in range(4 * stride))]
+    for frames in range(1, len(latent_of) + 1):
+        assert latents_of_frames(frames, stride) == len(set(latent_of[:frames]))
+        borders = [at for at in range(1, frames) if latent_of[at] != latent_of[at - 1]]
+        assert list(latent_borders(frames, stride)) == borders
+    for latents in range(1, max(latent_of) + 2):
+        frames = sum(latent < latents for latent in latent_of)
+        assert frames_of_latents(latents, stride) == frames
+        assert latents_of_frames(frames, stride) == latents
+    assert frames_of_latents(0, stride) == latents_of_frames(0, stride) == 0
 
 
 def test_plans_are_values():

@@ -146,10 +146,11 @@ def test_unknown_labels_list_what_exists(text: str) -> None:
 
 
 def test_every_binding_key_is_a_key() -> None:
-    from nbp.workdir import BINDING, FREE
+    from nbp.stages import STAGES
+    from nbp.workdir import FREE
 
     config = load()
-    for key in {*FREE, *(group for groups in BINDING.values() for group in groups)}:
+    for key in {*FREE, *(group for stage in STAGES.values() for group in stage.fixes)}:
         value: object = config
         for part in key.split("."):
             assert part in {f.name for f in dataclasses.fields(value)}  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ from nbp.evaluation.setup import (
     check_model,
     choose_model_config,
 )
+from nbp.layout import frames_of_latents
 from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.metrics.lpips import LpipsScorer
 from nbp.metrics.reconstruction import CodeCounter, ReconstructionScores
@@ -155,7 +156,6 @@ class PeriodicScore:
     def _maker(self) -> ClipGenerator:
         rule, protocol = self._protocol.generation, self._protocol
         assert rule is not None
-        stride = self._config.tokenizer.stride[0]
         prompted = self._config.generator.prompt != "none"
         if self._given and rule.labels == "any":
             rule = dataclasses.replace(rule, labels="paired")
@@ -181,7 +181,7 @@ class PeriodicScore:
             labels=labels,
             conditions=conditions,
             given=self._given,
-            pixels=(self._given - 1) * stride + 1 if self._given else 0,
+            pixels=frames_of_latents(self._given, self._config.tokenizer.stride[0]),
         )
 
 

@@ -16,6 +16,7 @@ from nbp.evaluation.chunk_store import CHUNK
 from nbp.evaluation.real_clips import KEYS, RealClips, choose_rule, open_clips, read_prepared
 from nbp.evaluation.real_pixels import list_losses
 from nbp.evaluation.score_reconstruction import Codec, Devices
+from nbp.layout import frames_of_latents, latents_of_frames
 from nbp.metrics.feature_statistics import check_counts
 from nbp.metrics.inception_score import ClassProbabilities
 from nbp.metrics.lpips import LpipsScorer
@@ -108,8 +109,7 @@ class Plan:
 
     @property
     def pixels(self) -> int:
-        stride = self.config.tokenizer.stride[0]
-        return (self.given - 1) * stride + 1 if self.given else 0
+        return frames_of_latents(self.given, self.config.tokenizer.stride[0])
 
     @property
     def seed(self) -> int:
@@ -347,9 +347,8 @@ def find_given(config: Config, rule: GenerationRule) -> tuple[int, list[str]]:
     plan, stride = config.plan, config.tokenizer.stride[0]
     if rule.given_frames is None:
         return choose_given_frames(config, SampleRequest(1)), []
-    given, rest = divmod(max(rule.given_frames - 1, 0), stride)
-    given += rule.given_frames > 0
-    if rest:
+    given = latents_of_frames(rule.given_frames, stride)
+    if frames_of_latents(given, stride) != rule.given_frames:
         return 0, [
             f"it gives {rule.given_frames} frames, which are no whole latent frames of this "
             f"tokenizer (1 and {stride} each)"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nbp.layout import frames_of_latents, latents_of_frames
 from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.shapes import Array, Clip, Clips, Float, Int
 
@@ -80,7 +81,7 @@ def measure_drift(
     first. extractor: features of clips, float64. The arrays may be files mapped into memory: one
     segment is read at a time.
     """
-    step = (window - 1) * stride
+    step = frames_of_latents(window, stride) - 1
     sharpness, shift = np.zeros(videos.shape[1]), np.zeros(videos.shape[1])
     for video in videos:
         pieces = [video[start : start + step] for start in range(0, len(video), step)]
@@ -90,7 +91,7 @@ def measure_drift(
         shift += np.linalg.norm(colour - home, axis=-1) / len(videos)
     segments, first = [], None
     for start in range(0, max(1, videos.shape[1] - step), step):
-        latent = 1 + start // step * (window - 1)
+        latent = latents_of_frames(start + 1, stride)
         found = count_codes(tokens[:, latent : latent + window - 1], codes)
         clips = videos[:, start : start + step + 1]
         features = None if extractor is None else Moments.of(extractor(clips))

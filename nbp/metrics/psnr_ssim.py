@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from nbp.metrics.score_table import SCORES
 from nbp.shapes import Array, Clips, Float, UInt8
 
 _SIGMA, _WINDOW = 1.5, 11
@@ -123,8 +124,6 @@ def _gradient(clips: UInt8[np.ndarray, "b t h w c"]) -> Float[np.ndarray, "b t h
 
 # `nbp.metrics.lpips.LpipsScorer`: two sets of clips to a distance per pair.
 Lpips = Callable[[Array, Array], Float[np.ndarray, "n"]]
-# Which scores are better when they are low.
-LOW = ("lpips",)
 
 
 def score_predictions(
@@ -181,7 +180,7 @@ class PredictionScores:
             values = np.concatenate(parts)
             scores[name] = float(values.mean())
             if values.shape[1] > 1:
-                best = values.min(axis=1) if name in LOW else values.max(axis=1)
+                best = values.min(axis=1) if SCORES[name].better == "lower" else values.max(axis=1)
                 scores[f"{name}_best_of_{values.shape[1]}"] = float(best.mean())
         return scores
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nbp.layout import LatentGrid
+from nbp.layout import LatentGrid, frames_of_latents, latents_of_frames
 from nbp.models.network import Network
 from nbp.nn.conv3d import (
     CausalConv3d,
@@ -139,8 +139,9 @@ class TokenizerSpec:
     def grid(self, frames: int, height: int, width: int) -> LatentGrid:
         """Latent grid of a clip; raises ValueError where the clip does not fit the strides."""
         st, sh, sw = self.stride
-        if (frames - 1) % st or frames < 1:
-            near = max(1, (frames - 1) // st * st + 1)
+        latents = latents_of_frames(frames, st)
+        if frames < 1 or frames_of_latents(latents, st) != frames:
+            near = max(1, frames_of_latents(latents - 1, st))
             raise ValueError(
                 f"{frames} frames: a causal tokenizer of time stride {st} takes {st}*m + 1 frames. "
                 f"Use {near} or {near + st}."
@@ -149,7 +150,7 @@ class TokenizerSpec:
             raise ValueError(
                 f"{height}x{width} px: height and width must be multiples of {sh} and {sw}"
             )
-        return LatentGrid((frames - 1) // st + 1, height // sh, width // sw)
+        return LatentGrid(latents, height // sh, width // sw)
 
 
 OFFICIAL_SPEC = TokenizerSpec(

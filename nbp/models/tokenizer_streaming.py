@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 import jax
 import numpy as np
 
+from nbp.layout import latents_of_frames
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.nn.conv3d import FrameCache
 from nbp.shapes import Array, Int, PyTree, UInt8
@@ -38,10 +39,10 @@ def encode_stream(
     stride = network.spec.stride[0]
     cache, total = None, 0
     for frames, real in _cut(video, _check(chunk) * stride):
-        total += real
-        network.spec.grid(total, *frames.shape[2:4])  # says what does not fit
+        before, total = latents_of_frames(total, stride), total + real
+        grid = network.spec.grid(total, *frames.shape[2:4])  # says what does not fit
         cache, codes = encode_step(network, params, cache, frames)
-        yield codes[:, : -(-real // stride)]
+        yield codes[:, : grid.t - before]
 
 
 def decode_stream(

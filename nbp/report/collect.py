@@ -20,13 +20,13 @@ from nbp.evaluation.leakage import describe_leaks
 from nbp.files import make_folder, read_json
 from nbp.report.clips import Shown, collect_clips
 from nbp.report.page import build_page
-from nbp.report.plots import MACHINE, UNITS, Panel, arrange_panels
+from nbp.report.plots import MACHINE, Panel, arrange_panels, find_unit
 from nbp.report.records import Evaluation, Page, Speed
 from nbp.report.svg import Chart, Curve
+from nbp.stages import STAGES
 from nbp.training.metrics import MetricsTable
 from nbp.workdir import read_config
 
-STAGES = ("tokenizer", "generator")
 MOST_POINTS = 300  # of a curve: more than a panel has pixels would make the page large
 # Of an evaluation's JSON, what has a place of its own on the page.
 PLACED = ("protocol", "scores", "deviations", "per_class", "code_usage", "worst")
@@ -174,11 +174,11 @@ def make_chart(panel: Panel, events: tuple[tuple[float, str], ...]) -> Chart:
         words += [source] if source else [] if words else ["training"]
         curves.append(Curve(" ".join(words), thin_out(points)))
     title = metrics[0] if len(metrics) == 1 else panel.title
-    unit = next((unit for ending, unit in UNITS.items() if metrics[0].endswith(ending)), "")
+    unit = find_unit(metrics)
     machine = metrics[0].endswith(MACHINE)
     if title.endswith("_per_s"):
         title, unit = f"{title.removesuffix('_s')}_second", ""
-    title = title.removesuffix("_s").removesuffix("_mib").removesuffix("_db")
+    title = title.removesuffix("_s").removesuffix("_mib")
     return Chart(
         title.replace("_", " "),
         tuple(curves),

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from nbp.errors import DataError
+from nbp.layout import latent_borders
 from nbp.metrics.drift import Drift
+from nbp.metrics.score_table import find_score
 from nbp.training.metrics import MetricsTable
 
-UNITS = {"_per_s": "1/s", "_s": "seconds", "_mib": "MiB", "_db": "dB", "psnr": "dB"}
+UNITS = {"_per_s": "1/s", "_s": "seconds", "_mib": "MiB"}
 MACHINE = ("_per_s", "_s", "_mib")  # endings of what says how it ran, not how well it learned
 
 # Metrics that are read side by side share a panel.
@@ -22,7 +24,6 @@ PANELS = {
     "losses": ("loss", "reconstruction", "perceptual", "quantizer"),
     "adversary": ("adversarial", "discriminator_loss"),
     "gradient norms": ("grad_norm", "discriminator_grad_norm"),
-    "psnr": ("psnr", "psnr_db"),
 }
 # Magnitudes; their panels are logarithmic where the values span more than a decade.
 MAGNITUDES = ("losses", "gradient norms", "adversarial_weight", "learning_rate")
@@ -41,6 +42,13 @@ class Panel:
     def logarithmic(self) -> bool:
         values = [value for points in self.curves.values() for _, value in points]
         return self.title in MAGNITUDES and min(values) > 0 and max(values) > 10 * min(values)
+
+
+def find_unit(metrics: Sequence[str]) -> str:
+    """The unit of the metrics of a panel; "" where they have none, or not the same."""
+    endings = (unit for ending, unit in UNITS.items() if metrics[0].endswith(ending))
+    units = {find_score(metric).unit for metric in metrics}
+    return next(endings, units.pop() if len(units) == 1 else "")
 
 
 def write_curves_png(
@@ -146,8 +154,7 @@ def _draw(axes: Any, panel: Panel) -> None:
     alone = len(panel.curves) == 1
     name = metrics[0] if len(metrics) == 1 else panel.title
     axes.set_title(name.replace("_", " ") + (f": {first[-1][1]:.4g}" if alone else ""), fontsize=9)
-    unit = next((unit for ending, unit in UNITS.items() if metrics[0].endswith(ending)), "")
-    axes.set_ylabel(unit, fontsize=8)
+    axes.set_ylabel(find_unit(metrics), fontsize=8)
     if panel.logarithmic:
         axes.set_yscale("log")
     elif metrics[0].endswith(MACHINE):  # from zero, so that noise does not look like a trend
@@ -173,7 +180,7 @@ def write_frame_curve(path: Path, psnr: Sequence[float], *, title: str, stride: 
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.plot(range(len(psnr)), psnr, marker="o", markersize=3)
-    for border in range(1, len(psnr), stride):
+    for border in latent_borders(len(psnr), stride):
         axes.axvline(border - 0.5, color="0.85", linewidth=0.8, zorder=0)
     axes.set_xticks(range(0, len(psnr), max(1, len(psnr) // 8)))
     axes.set_xlabel("frame")

@@ -3,50 +3,17 @@
 """The sections of the report page as HTML. Every text from outside goes through `escape`."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from nbp.metrics.score_table import find_unit
+from nbp.layout import latent_borders
+from nbp.metrics.score_table import find_place, find_score
 from nbp.report.clip_cards import show_clips
 from nbp.report.records import Evaluation, Page
 from nbp.report.svg import SERIES, Chart, Curve, draw_chart, format_number
 
 HEADLINES = 4  # scores shown large
-
-# Scores in the order of what a reader asks for first: start of the name, what it is, better.
-SCORES = (
-    ("fvd", "Frechet distance of generated clips from real ones", "lower"),
-    ("fvd_random_features", "generated clips against real ones; only for trends", "lower"),
-    ("fvd_other_features", "the same with a network that no published number is of", "lower"),
-    ("rfvd", "Frechet distance of reconstructions from real clips", "lower"),
-    ("rfvd_random_features", "reconstructions against real clips; only for trends", "lower"),
-    ("rfvd_other_features", "the same with a network that no published number is of", "lower"),
-    ("kvd", "kernel distance of generated clips from real ones", "lower"),
-    ("label_agreement", "share of generated clips that show what their label says", "higher"),
-    ("colour_agreement", "the same of the label's colour alone", "higher"),
-    ("shape_agreement", "the same of the label's shape alone", "higher"),
-    ("motion_agreement", "the same of the label's motion alone", "higher"),
-    ("psnr", "peak signal-to-noise ratio, mean over clips", "higher"),
-    ("bits_per_token", "bits that the generator needs for a code of a real clip", "lower"),
-    ("ssim", "structural similarity", "higher"),
-    ("lpips", "learned perceptual distance", "lower"),
-    ("psnr_worst", "PSNR of the worst clip", "higher"),
-    ("stream_t", "temporal part of STREAM", "higher"),
-    ("stream", "STREAM", "higher"),
-    ("precision", "share of generated clips among real ones", "higher"),
-    ("recall", "share of real clips among generated ones", "higher"),
-    ("inception_score", "Inception score", "higher"),
-    ("gmsd", "deviation of the gradient similarity", "lower"),
-    ("gms", "gradient magnitude similarity", "higher"),
-    ("accuracy", "share of codes that the generator finds most likely", "higher"),
-    ("accuracy_top5", "share of codes among the five that it finds most likely", "higher"),
-    ("loss", "cross-entropy", "lower"),
-    ("code_usage", "share of codes used at all", "higher"),
-    ("code_perplexity", "number of equally used codes with the same entropy", "higher"),
-    ("unigram_bits", "entropy of the codes' frequencies", ""),
-)
 
 
 class Section(NamedTuple):
@@ -79,56 +46,36 @@ def make_header(page: Page) -> str:
     return f'<header><h1>{escape(page.title)}</h1><dl class="facts">{facts}</dl>{notes}</header>'
 
 
-def find_meaning(name: str) -> tuple[int, str, str]:
-    """Place in the order of reading, meaning, and which direction is better ("" if neither)."""
-    if name.endswith("_std"):
-        place, _, _ = find_meaning(name.removesuffix("_std"))
-        over = "parts or repeats" if name.startswith("inception_score") else "repeats"
-        return place, f"standard deviation over {over}", ""
-    if name.endswith("_chance"):
-        place, _, _ = find_meaning(f"{name.removesuffix('_chance')}_agreement")
-        return place, "what chance alone would give", ""
-    base = re.sub(r"_\d+$", "", name)  # `rfvd_256`: a score of fewer clips than the protocol's
-    fitting = [
-        (len(start), place, meaning if base == start else "", better)
-        for place, (start, meaning, better) in enumerate(SCORES)
-        if base == start or base.startswith(f"{start}_")
-    ]
-    return max(fitting)[1:] if fitting else (len(SCORES), "", "")
-
-
 def format_score(name: str, value: Any) -> tuple[str, str]:
     """(number, unit) of a score."""
     if not isinstance(value, int | float):
         return str(value), ""
-    unit, digits = find_unit(name)
-    return f"{value:,.{digits}f}", unit
+    score = find_score(name)
+    return f"{value:,.{score.digits}f}", score.unit
 
 
 def show_scores(evaluation: Evaluation) -> str:
     """Large: what is asked for first. Then all scores, and all that fixes them, folded."""
-    names = sorted(evaluation.scores, key=lambda name: (find_meaning(name)[0], name))
+    names = sorted(evaluation.scores, key=lambda name: (find_place(name), name))
     families: dict[int, str] = {}
     for name in names:  # one of each kind
-        if name.startswith(("colour_", "shape_", "motion_")):
-            continue  # parts of label_agreement
-        families.setdefault(find_meaning(name)[0], name)
-    large = [name for place, name in families.items() if place < len(SCORES)][:HEADLINES]
+        if find_score(name).headline:
+            families.setdefault(find_place(name), name)
+    large = list(families.values())[:HEADLINES]
     tiles, rows = "", ""
     for name in large:
         number, unit = format_score(name, evaluation.scores[name])
-        meaning = find_meaning(name)[1] or name.replace("_", " ")
         tiles += (
             f'<div class="tile"><div class="name">{escape(name)}</div><div class="number">{number}'
-            f' <span class="unit">{escape(unit)}</span></div><div class="hint">{escape(meaning)}'
-            "</div></div>"
+            f' <span class="unit">{escape(unit)}</span></div><div class="hint">'
+            f"{escape(find_score(name).meaning)}</div></div>"
         )
     for name in names:
         number, unit = format_score(name, evaluation.scores[name])
-        _, meaning, better = find_meaning(name)
+        score = find_score(name)
         rows += (
             f'<tr><th scope="row"><code>{escape(name)}</code></th><td class="num">{escape(number)}'
-            f"</td><td>{escape(unit)}</td><td>{better}</td><td>{escape(meaning)}</td></tr>"
+            f"</td><td>{escape(unit)}</td><td>{score.better}</td><td>{escape(score.meaning)}</td></tr>"
         )
     notes = "".join(f'<p class="note">{escape(text)}</p>' for text in evaluation.notes)
     return (
@@ -211,7 +158,7 @@ def show_frames(evaluations: Sequence[Evaluation]) -> str:
         )
         if curves:
             count = max(len(curve.points) for curve in curves)
-            borders = tuple(at - 0.5 for at in range(1, count, evaluation.stride))
+            borders = tuple(at - 0.5 for at in latent_borders(count, evaluation.stride))
             title = f"{evaluation.name}: PSNR of each frame, {' and '.join(c.name for c in curves)}"
             panels += show_chart(Chart(title, curves, x_name="frame", unit="dB", borders=borders))
     if not panels:

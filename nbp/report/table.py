@@ -9,7 +9,7 @@ from typing import Any
 
 from nbp.errors import ConfigError
 from nbp.evaluation.result import read_report
-from nbp.metrics.score_table import find_unit
+from nbp.metrics.score_table import find_score
 
 
 def format_table(title: str, scores: Mapping[str, float]) -> str:
@@ -17,8 +17,8 @@ def format_table(title: str, scores: Mapping[str, float]) -> str:
     width = max(len(name) for name in scores)
     lines = [title, "-" * len(title)]
     for name, value in scores.items():
-        unit, digits = find_unit(name)
-        lines.append(f"{name:<{width}}  {value:>10.{digits}f}  {unit}".rstrip())
+        score = find_score(name)
+        lines.append(f"{name:<{width}}  {value:>10.{score.digits}f}  {score.unit}".rstrip())
     return "\n".join(lines)
 
 
@@ -80,7 +80,11 @@ def compare_reports(first: Path, second: Path) -> str:
     for name in names:
         values = [report["scores"].get(name, math.nan) for report in (a, b)]
         cells = [*values, values[1] - values[0]]
-        lines.append(f"{name:<{width}}  " + "  ".join(_show(value) for value in cells))
+        score = find_score(name)
+        better = f"{score.better} is better" if score.better else ""
+        about = ", ".join(text for text in (score.unit, better) if text)
+        shown = "  ".join(_show(value) for value in cells)
+        lines.append(f"{name:<{width}}  {shown}  {about}".rstrip())
     return "\n".join(lines)
 
 

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nbp.layout import SequencePlan
+from nbp.layout import SequencePlan, frames_of_latents, latents_of_frames
 from nbp.models.tokenizer_streaming import decode_step
 from nbp.nn.attention.kv_cache import Cache
 from nbp.sampling.generate import clip_codes, make_generation
@@ -138,7 +138,7 @@ class Rollout:
         frame, latent = 0, 0
         for videos, tokens in run(batch, make_key(seed), given):
             videos = videos[: batch.keep, : frames - frame]
-            needed = -(-(frame + videos.shape[1] - 1) // self.stride) + 1 - latent
+            needed = latents_of_frames(frame + videos.shape[1], self.stride) - latent
             tokens = tokens[: batch.keep, :needed]
             yield Piece(batch.first, frame, videos, latent, tokens)
             frame, latent = frame + videos.shape[1], latent + tokens.shape[1]
@@ -150,7 +150,7 @@ class Rollout:
     ) -> Iterator[tuple[UInt8[np.ndarray, "b t h w c"], Int[np.ndarray, "b T H W"]]]:
         """Windows without end, each begun with the encoded last frames of the one before."""
         sampler, keep = self.sampler, self.slide.keep
-        shown = (keep - 1) * self.stride + 1
+        shown = frames_of_latents(keep, self.stride)
         known, old, window = batch.known, 0, 0
         while True:
             now = dataclasses.replace(batch, known=known)

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nbp.errors import NonFiniteError
+from nbp.layout import latents_of_frames
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.inference import (
     InferenceModel,
@@ -55,7 +56,7 @@ class Samples:
 
     def cut(self, frames: int, stride: int) -> "Samples":
         """The first frames and their latent frames, of `stride` frames each but the first."""
-        latent = 1 - (1 - frames) // stride
+        latent = latents_of_frames(frames, stride)
         return Samples(self.videos[:, :frames], self.tokens[:, :latent], self.passes)
 
 

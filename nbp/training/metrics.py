@@ -22,7 +22,7 @@ import jax
 from nbp.shapes import UInt8
 
 # What a console line shows, where present; everything is in the table.
-CONSOLE = ("loss", "psnr", "psnr_db", "bits_per_token", "token_accuracy", "label_agreement")
+CONSOLE = ("loss", "psnr", "bits_per_token", "accuracy", "label_agreement")
 
 
 class MetricsTable:

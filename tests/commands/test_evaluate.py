@@ -21,6 +21,7 @@ from nbp.evaluation.during_training import Validation, tokenizer_evaluators
 from nbp.interop.reading import open_tensors
 from nbp.metrics.fvd import FeatureExtractor, frechet_video_distance
 from nbp.metrics.psnr_ssim import gms_per_frame, psnr_per_clip, psnr_per_frame
+from nbp.metrics.score_table import find_score
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.models.lpips import LpipsNetwork
 from nbp.nn.conv3d import taps_conv
@@ -75,7 +76,9 @@ def run(workdir: Path, protocol: str, *arguments: object) -> dict[str, Any]:
     out = workdir.parent / "scores.json"
     flags = ("--workdir", workdir, "--protocol", protocol, "--out", out, *arguments)
     evaluate.main([str(flag) for flag in flags])
-    return json.loads(out.read_text())
+    found = json.loads(out.read_text())
+    assert all(find_score(name).meaning for name in found["scores"])
+    return found
 
 
 def fail(

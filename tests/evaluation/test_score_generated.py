@@ -21,6 +21,7 @@ from nbp.evaluation.leakage import find_duplicates
 from nbp.evaluation.real_clips import open_clips
 from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.metrics.fvd import FeatureExtractor
+from nbp.metrics.score_table import find_score
 from nbp.nn.conv3d import taps_conv
 from nbp.protocols import PROTOCOLS
 from nbp.protocols.clip_lists import draw_clips
@@ -52,7 +53,9 @@ def run(workdir: Path, protocol: str, *arguments: object) -> dict[str, Any]:
     out = workdir.parent / "scores.json"
     flags = ("--workdir", workdir, "--protocol", protocol, "--out", out, *arguments)
     evaluate.main([str(flag) for flag in flags])
-    return json.loads(out.read_text())
+    found = json.loads(out.read_text())
+    assert all(find_score(name).meaning for name in found["scores"])
+    return found
 
 
 def load(workdir: Path) -> tuple[Sampler, Any]:

@@ -37,8 +37,8 @@ def test_equal_protocols_are_shown_with_their_differences(tmp_path: Path) -> Non
     lines = compare(tmp_path, make_report(), other).splitlines()
     assert lines[0] == "protocol p v1"
     assert "seed: A 0, B 4" in lines
-    assert lines[-2].split() == ["fvd", "10.0000", "12.5000", "2.5000"]
-    assert lines[-1].split() == ["kvd", "-", "1.0000", "-"]
+    assert lines[-2].split() == ["fvd", "10.0000", "12.5000", "2.5000", "lower", "is", "better"]
+    assert lines[-1].split() == ["kvd", "-", "1.0000", "-", "lower", "is", "better"]
 
 
 @pytest.mark.parametrize(

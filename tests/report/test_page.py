@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from nbp.metrics.score_table import find_score
 from nbp.report.clip_cards import rank_groups
 from nbp.report.page import build_page
 from nbp.report.records import Evaluation, Page
-from nbp.report.sections import find_meaning
 from tests.browser import Browser, find_browser
 from tests.report.page_example import EVIL, FRAMES, LABELS, make_page
 
@@ -160,7 +160,7 @@ def test_clips_of_two_protocols_are_not_ranked_together() -> None:
     [("fvd", "lower"), ("rfvd_256", "lower"), ("psnr_worst", "higher"), ("unknown", "")],
 )
 def test_scores_say_which_direction_is_better(name: str, better: str) -> None:
-    assert find_meaning(name)[2] == better
+    assert find_score(name).better == better
 
 
 def test_parts_of_the_page_are_installed_with_the_package() -> None:
