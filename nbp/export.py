@@ -39,20 +39,14 @@ import numpy as np
 
 from nbp import __version__, build, locks
 from nbp.config import to_json
-from nbp.config.schema import Config
+from nbp.config.schema import Config, StageName
 from nbp.errors import CheckpointError, ConfigError, NbpError
 from nbp.files import write_text
 from nbp.places import Claim, explain, new_folders, require_writable
-from nbp.stages import STAGES, Name
+from nbp.stages import STAGES
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
-from nbp.workdir import (
-    CONVERTED,
-    list_begun,
-    read_config,
-    read_labels,
-    save_labels,
-)
+from nbp.workdir import CONVERTED, list_begun, read_config, read_labels, save_labels
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -209,7 +203,7 @@ def _lock(out: Path) -> Iterator[None]:
 
 
 def _load_stage(
-    config: Config, workdir: Path, name: Name, labels: tuple[str, ...], *, average: bool
+    config: Config, workdir: Path, name: StageName, labels: tuple[str, ...], *, average: bool
 ) -> tuple[build.Trained, bool]:
     """The parameters of a stage, and whether they are the averaged ones."""
     stage = STAGES[name]

@@ -18,13 +18,13 @@ import jax
 import numpy as np
 
 from nbp import build
-from nbp.config.schema import Config
+from nbp.config.schema import Config, StageName
 from nbp.errors import CheckpointError
 from nbp.files import read_json, write_text
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import lax_conv
 from nbp.shapes import Array, PyTree
-from nbp.stages import STAGES, Name
+from nbp.stages import STAGES
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState, compare_leaves
 from nbp.trees import flatten_paths
@@ -53,7 +53,7 @@ class StartFrom:
     """
 
     start: Start
-    stage: Name
+    stage: StageName
     network: Any
 
     def __call__(self, state: TrainState) -> TrainState:
@@ -68,7 +68,7 @@ class StartFrom:
 
 
 def prepare_start(
-    config: Config, workdir: Path, stage: Name, *, network: Any, origin: Mapping[str, Any]
+    config: Config, workdir: Path, stage: StageName, *, network: Any, origin: Mapping[str, Any]
 ) -> tuple[StartFrom | None, dict[str, Any]]:
     """The `begin` of a stage's task, and what its checkpoints record of it.
 
@@ -90,7 +90,7 @@ def prepare_start(
     return StartFrom(start, stage, network), {"started_from": dataclasses.asdict(start)}
 
 
-def find_start(config: Config, workdir: Path, stage: Name) -> Start | None:
+def find_start(config: Config, workdir: Path, stage: StageName) -> Start | None:
     """As `look_for_start`, and writes it down before the first update."""
     path = build.stage_directory(workdir, stage) / START
     start = look_for_start(config, workdir, stage)
@@ -103,7 +103,7 @@ def find_start(config: Config, workdir: Path, stage: Name) -> Start | None:
     return start
 
 
-def look_for_start(config: Config, workdir: Path, stage: Name) -> Start | None:
+def look_for_start(config: Config, workdir: Path, stage: StageName) -> Start | None:
     """What a stage begins or has begun with; None where that is nothing but its seed.
 
     Changes nothing. Raises CheckpointError where `start_from` names no workdir with this stage
@@ -126,7 +126,7 @@ def look_for_start(config: Config, workdir: Path, stage: Name) -> Start | None:
         return Start(wanted, step, checkpointer.checkpoint_hash(step))
 
 
-def check_start(start: Start, stage: Name, network: Any) -> None:
+def check_start(start: Start, stage: StageName, network: Any) -> None:
     """Raises CheckpointError as `read_params` does, without reading the parameters."""
     other = _make_network(start, stage)
     directory = build.stage_directory(Path(start.workdir), stage) / "checkpoints"
@@ -139,7 +139,7 @@ def check_start(start: Start, stage: Name, network: Any) -> None:
         _check(shapes, network, start)
 
 
-def read_params(start: Start, stage: Name, network: Any) -> PyTree:
+def read_params(start: Start, stage: StageName, network: Any) -> PyTree:
     """Parameters (numpy) for `network`: averaged ones if kept; an image tokenizer's are inflated.
 
     Raises CheckpointError where they are gone, damaged, others than before or do not fit.
@@ -156,14 +156,14 @@ def read_params(start: Start, stage: Name, network: Any) -> PyTree:
     return _check(params, network, start)
 
 
-def _make_network(start: Start, stage: Name) -> Any:
+def _make_network(start: Start, stage: StageName) -> Any:
     """The network whose parameters these are."""
     config = read_config(Path(start.workdir))
     labels = read_labels(Path(start.workdir)) if STAGES[stage].follows else ()
     return STAGES[stage].make_network(config, labels)
 
 
-def _require_same(start: Start, stage: Name, sha256: str) -> None:
+def _require_same(start: Start, stage: StageName, sha256: str) -> None:
     if sha256 != start.sha256:
         raise CheckpointError(
             f"{start.workdir} has another {stage} than this one began with: step {start.step} was "
@@ -171,13 +171,13 @@ def _require_same(start: Start, stage: Name, sha256: str) -> None:
         )
 
 
-def _find_wanted(config: Config, stage: Name) -> str:
+def _find_wanted(config: Config, stage: StageName) -> str:
     """The workdir to start from, as it will still be called from another place; '' for none."""
     wanted = getattr(config.train, stage).start_from
     return str(Path(wanted).absolute()) if wanted else ""
 
 
-def _warn_of_codes(start: Start, stage: Name, tokenizer: str) -> str:
+def _warn_of_codes(start: Start, stage: StageName, tokenizer: str) -> str:
     """Says so where a generator starts from one whose codes meant something else."""
     directory = build.stage_directory(Path(start.workdir), stage) / "checkpoints"
     with Checkpointer(directory, read_only=True) as checkpointer:

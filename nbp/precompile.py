@@ -53,7 +53,7 @@ from jax.sharding import Mesh
 
 from nbp import __version__, build
 from nbp.config import load_config, parse_overrides
-from nbp.config.schema import Config
+from nbp.config.schema import Config, StageName
 from nbp.errors import ConfigError
 from nbp.files import check_writable_file
 from nbp.lowering import Case
@@ -69,7 +69,7 @@ from nbp.parallel.compiler_messages import (
 )
 from nbp.parallel.hlo import count_flops, measure_program, sum_collectives
 from nbp.parallel.mesh import check_batch
-from nbp.stages import STAGES, Name, make_cases
+from nbp.stages import STAGES, make_cases
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -311,7 +311,7 @@ def seek_fit(
     return tried
 
 
-def list_changes(config: Config, stage: Name, devices: int) -> list[list[dict[str, Any]]]:
+def list_changes(config: Config, stage: StageName, devices: int) -> list[list[dict[str, Any]]]:
     """Overrides to try, by kind (remat, micro-batches, fsdp, tensor), from mild to drastic."""
     chosen, mesh = getattr(config.train, stage), config.mesh
     transformer = STAGES[stage].transformer

@@ -9,12 +9,16 @@ its construction in `nbp/build.py` and a record here.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 from jax.sharding import Mesh
 
-from nbp import build
-from nbp.config.schema import Config
+from nbp import build, files
+from nbp.build import stage_directory
+from nbp.config import to_json
+from nbp.config.schema import Config, StageName
+from nbp.errors import CheckpointError
 from nbp.evaluation.during_training import (
     PeriodicScore,
     StageEvaluators,
@@ -26,8 +30,7 @@ from nbp.evaluation.during_training import (
 from nbp.lowering import Case, generator_cases, tokenizer_cases
 from nbp.shapes import PyTree
 from nbp.training.optimizer import ParamGroup
-
-Name = Literal["tokenizer", "generator"]
+from nbp.workdir import CONVERTED, _flatten, list_begun, read_config
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Stage:
     clips are made with.
     """
 
-    name: Name
+    name: StageName
     fixes: tuple[str, ...]
     make_network: Callable[[Config, Sequence[str]], Any]
     make_groups: Callable[[Config], tuple[ParamGroup, ...]]
@@ -54,7 +57,7 @@ class Stage:
         [Config, Any, Validation, PyTree, PeriodicScore | None], StageEvaluators
     ]
     make_cases: Callable[[Config, Mesh, int], list[Case]]
-    follows: Name | None = None
+    follows: StageName | None = None
     images: bool = False
     transformer: bool = False
     generates: bool = False
@@ -77,7 +80,7 @@ def _evaluate_generator(
     return evaluators
 
 
-STAGES: Mapping[Name, Stage] = {
+STAGES: Mapping[StageName, Stage] = {
     stage.name: stage
     for stage in (
         Stage(
@@ -117,3 +120,58 @@ def make_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
     Raises ConfigError where the mesh does not fit the batch or the networks.
     """
     return [case for s in list_stages(config) for case in s.make_cases(config, mesh, classes)]
+
+
+# Keys inside the groups that a stage fixes (`nbp.stages`) which describe the machine or the amount
+# of evaluation, not the model.
+FREE = (
+    "data.root",
+    "data.workers",
+    "data.stall_seconds",
+    "data.bad_records",
+    "data.validation_clips",
+    "data.validation_split",
+    "tokenizer.dtype",
+    "tokenizer.remat",
+)
+# Keys that say where clips come from: after a stage is trained, the next may read its clips from
+# another place or in another form, such as the tokens that the trained tokenizer made of them.
+ORIGIN = ("data.kind", "data.validation", "data.check", "data.moving_shapes.train_clips")
+
+
+def compare_config(config: Config, workdir: Path) -> dict[str, tuple[Any, Any]]:
+    """What `config` changes in the workdir: dotted key -> (old, new).
+
+    Raises CheckpointError, which names both sides, for a key that trained parameters depend on.
+    """
+    if not (workdir / "config.json").is_file():
+        return {}
+    old, new = _flatten(read_config(workdir)), _flatten(config)
+    changed = {key: (old[key], new[key]) for key in old if old[key] != new[key]}
+
+    begun = list_begun(workdir)
+    groups = {group for stage in begun for group in STAGES[stage].fixes}
+    if begun and all((stage_directory(workdir, stage) / CONVERTED).is_file() for stage in begun):
+        groups -= {"data", "seed"}  # published weights were not trained on this workdir's data
+    free = FREE if set(begun) & set(config.stages) else (*FREE, *ORIGIN)
+    fatal = [key for key in changed if key.split(".")[0] in groups and key not in free]
+    if fatal:
+        sides = "; ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in fatal[:6])
+        raise CheckpointError(
+            f"{workdir} was trained with another configuration: {sides}. "
+            "Use another --workdir, or the old values."
+        )
+    return changed
+
+
+def adopt_config(config: Config, workdir: Path, report: Callable[[str], None]) -> None:
+    """Makes `config` the workdir's, after comparing it with what was trained there.
+
+    Keys that trained parameters depend on must be equal, else CheckpointError names both sides;
+    other changes (steps, learning rate, cadence) are reported and adopted.
+    """
+    changed = compare_config(config, workdir)
+    if changed:
+        sides = "; ".join(f"{key} {a!r} -> {b!r}" for key, (a, b) in list(changed.items())[:12])
+        report(f"configuration changed: {sides}")
+    files.write_text(workdir / "config.json", to_json(config))

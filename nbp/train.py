@@ -76,13 +76,13 @@ from nbp.report.table import format_table
 from nbp.runtime import keep_freed_memory
 from nbp.sample import sample_workdir
 from nbp.sampling.request import SampleRequest
-from nbp.stages import Stage, list_stages
+from nbp.stages import Stage, adopt_config, list_stages
 from nbp.train_plan import TrainPlan, check_places, make_loop_spec, plan_training
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.loop import run
 from nbp.training.metrics import MetricsWriter
 from nbp.training.state import TrainState
-from nbp.workdir import adopt_config, copy_resume, has_begun, save_labels
+from nbp.workdir import copy_resume, has_begun, save_labels
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -18,7 +18,7 @@ import jax
 from nbp import build, build_data
 from nbp.build_sampling import choose_given_frames, make_drawing
 from nbp.config import to_json
-from nbp.config.schema import Config, StageConfig
+from nbp.config.schema import Config, StageConfig, StageName
 from nbp.data.sources import BadVideos
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.during_training import PeriodicScore
@@ -28,12 +28,12 @@ from nbp.parallel.mesh import check_batch
 from nbp.places import refuse_inside, require_writable
 from nbp.protocols import find_protocol
 from nbp.sampling.request import SampleRequest
-from nbp.stages import STAGES, Name, list_stages
+from nbp.stages import STAGES, compare_config, list_stages
 from nbp.training.checkpoint import Checked, Checkpointer
 from nbp.training.loop import LoopSpec, compare_data, find_batch
 from nbp.training.rollback import JOURNAL, read_journal
 from nbp.weights import RANDOM, describe_remedy
-from nbp.workdir import Resume, compare_config, find_resume, has_begun, list_begun, read_labels
+from nbp.workdir import Resume, find_resume, has_begun, list_begun, read_labels
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def check_stage(
     Raises CheckpointError for parameters of other shapes, other data, damaged checkpoints, and a
     start from elsewhere that is gone; ConfigError for a batch that does not fit the position.
     """
-    name: Name = task.name
+    name: StageName = task.name
     start = look_for_start(config, place, name)
     directory = build.stage_directory(place, name) / "checkpoints"
     if not distributed.decide(has_begun(place, name)):
@@ -214,7 +214,7 @@ def check_stage(
 
 
 def check_pair(
-    config: Config, place: Path, begun: list[Name], checked: Mapping[str, Checked]
+    config: Config, place: Path, begun: list[StageName], checked: Mapping[str, Checked]
 ) -> None:
     """CheckpointError where a stage that has begun would be left without what it follows."""
     for name, before in ((name, STAGES[name].follows) for name in begun):
@@ -238,7 +238,9 @@ def check_pair(
             )
 
 
-def check_labels(config: Config, place: Path, begun: list[Name], labels: tuple[str, ...]) -> None:
+def check_labels(
+    config: Config, place: Path, begun: list[StageName], labels: tuple[str, ...]
+) -> None:
     """CheckpointError where classes that a generator has learned would get other names."""
     if "generator" not in begun or config.generator.prompt == "none":
         return

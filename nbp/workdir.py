@@ -7,39 +7,21 @@ import json
 import os
 import shutil
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
 from nbp import build, files
 from nbp.build import stage_directory
-from nbp.config import from_dict, to_json
-from nbp.config.schema import Config
+from nbp.config import from_dict
+from nbp.config.schema import Config, StageName
 from nbp.errors import CheckpointError, ConfigError
 from nbp.files import read_json
 from nbp.parallel import distributed
 from nbp.training import integrity
 from nbp.training.checkpoint import ITEMS
 
-if TYPE_CHECKING:
-    from nbp.stages import Name
-
-# Keys inside the groups that a stage fixes (`nbp.stages`) which describe the machine or the amount
-# of evaluation, not the model.
-FREE = (
-    "data.root",
-    "data.workers",
-    "data.stall_seconds",
-    "data.bad_records",
-    "data.validation_clips",
-    "data.validation_split",
-    "tokenizer.dtype",
-    "tokenizer.remat",
-)
-# Keys that say where clips come from: after a stage is trained, the next may read its clips from
-# another place or in another form, such as the tokens that the trained tokenizer made of them.
-ORIGIN = ("data.kind", "data.validation", "data.check", "data.moving_shapes.train_clips")
 # In the folder of a stage whose weights were converted: the file they came from.
 CONVERTED = "converted.json"
 
@@ -56,52 +38,6 @@ def read_config(workdir: Path) -> Config:
         return from_dict(_move_old_keys(read_json(path)))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-def compare_config(config: Config, workdir: Path) -> dict[str, tuple[Any, Any]]:
-    """What `config` changes in the workdir: dotted key -> (old, new).
-
-    Raises CheckpointError, which names both sides, for a key that trained parameters depend on.
-    """
-    if not (workdir / "config.json").is_file():
-        return {}
-    old, new = _flatten(read_config(workdir)), _flatten(config)
-    changed = {key: (old[key], new[key]) for key in old if old[key] != new[key]}
-    from nbp.stages import STAGES
-
-    begun = list_begun(workdir)
-    groups = {group for stage in begun for group in STAGES[stage].fixes}
-    if begun and all((stage_directory(workdir, stage) / CONVERTED).is_file() for stage in begun):
-        groups -= {"data", "seed"}  # published weights were not trained on this workdir's data
-    free = FREE if set(begun) & set(config.stages) else (*FREE, *ORIGIN)
-    fatal = [key for key in changed if key.split(".")[0] in groups and key not in free]
-    if fatal:
-        sides = "; ".join(f"{key} was {old[key]!r}, now {new[key]!r}" for key in fatal[:6])
-        raise CheckpointError(
-            f"{workdir} was trained with another configuration: {sides}. "
-            "Use another --workdir, or the old values."
-        )
-    return changed
-
-
-def adopt_config(config: Config, workdir: Path, report: Callable[[str], None]) -> None:
-    """Makes `config` the workdir's, after comparing it with what was trained there.
-
-    Keys that trained parameters depend on must be equal, else CheckpointError names both sides;
-    other changes (steps, learning rate, cadence) are reported and adopted.
-    """
-    changed = compare_config(config, workdir)
-    if changed:
-        sides = "; ".join(f"{key} {a!r} -> {b!r}" for key, (a, b) in list(changed.items())[:12])
-        report(f"configuration changed: {sides}")
-    files.write_text(workdir / "config.json", to_json(config))
-
-
-def list_begun(workdir: Path) -> list["Name"]:
-    """The stages that have a checkpoint, in their order."""
-    from nbp.stages import STAGES  # not above: it imports what imports this module
-
-    return [stage for stage in STAGES if has_begun(workdir, stage)]
 
 
 def has_begun(workdir: Path, stage: str) -> bool:
@@ -302,3 +238,9 @@ def _copy_stage(source: Path, workdir: Path, stage: str, steps: Sequence[int]) -
         return candidate
     shutil.rmtree(partial, ignore_errors=True)
     raise CheckpointError(f"{folder} has no whole checkpoint to resume from")
+
+
+def list_begun(workdir: Path) -> list["StageName"]:
+    """The stages that have a checkpoint, in their order."""
+
+    return [stage for stage in get_args(StageName) if has_begun(workdir, stage)]

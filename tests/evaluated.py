@@ -21,9 +21,10 @@ from nbp.files import write_text
 from nbp.interop.identity import FILES
 from nbp.models.i3d import I3dNetwork, I3dSpec
 from nbp.protocols.protocol import ClipRule, Protocol
+from nbp.stages import adopt_config
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
-from nbp.workdir import CONVERTED, adopt_config, read_config, save_labels
+from nbp.workdir import CONVERTED, read_config, save_labels
 from tests import tiny
 from tests.data.prepared import make_records
 

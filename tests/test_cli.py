@@ -10,7 +10,8 @@ import pytest
 from nbp import evaluate, sample, train
 from nbp.config import load_config
 from nbp.errors import EXIT_CHECKPOINT, EXIT_DATA, EXIT_USAGE, run_main
-from nbp.workdir import adopt_config, save_labels
+from nbp.stages import adopt_config
+from nbp.workdir import save_labels
 from tests import tiny
 
 Main = Callable[[list[str] | None], None]

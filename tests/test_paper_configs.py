@@ -12,8 +12,8 @@ from nbp.config import load_config
 from nbp.config.schema import Config
 from nbp.data.prompts import load_prompts
 from nbp.errors import ConfigError
+from nbp.stages import adopt_config
 from nbp.training.optimizer import assign_groups
-from nbp.workdir import adopt_config
 
 # all trained parameters, and those of them with weight decay
 GENERATORS = {

@@ -31,8 +31,9 @@ from nbp.config import load_config
 from nbp.config.schema import Config
 from nbp.errors import RestartError, run_main
 from nbp.report import __main__ as report
+from nbp.stages import adopt_config
 from nbp.training.checkpoint import Checkpointer
-from nbp.workdir import adopt_config, save_labels
+from nbp.workdir import save_labels
 from tests import tiny
 from tests.data import videos
 

@@ -11,7 +11,8 @@ import pytest
 from nbp.config import load_config
 from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
-from nbp.workdir import adopt_config, find_label, read_config, read_labels, save_labels
+from nbp.stages import adopt_config
+from nbp.workdir import find_label, read_config, read_labels, save_labels
 from tests import tiny
 
 LABELS = ("red square right", "red square left", "Apply_Eye-Makeup")
@@ -146,8 +147,7 @@ def test_unknown_labels_list_what_exists(text: str) -> None:
 
 
 def test_every_binding_key_is_a_key() -> None:
-    from nbp.stages import STAGES
-    from nbp.workdir import FREE
+    from nbp.stages import FREE, STAGES
 
     config = load()
     for key in {*FREE, *(group for stage in STAGES.values() for group in stage.fixes)}:

@@ -13,6 +13,7 @@ from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed
 from nbp.training.guards import GuardSpec
 
 Attention = Literal["auto", "prefix", "xla", "dense", "mosaic", "pallas", "cudnn", "splash"]
+StageName = Literal["tokenizer", "generator"]  # in their order; see `nbp.stages`
 
 
 @dataclass(frozen=True)
@@ -295,7 +296,7 @@ class Config:
     generator: GeneratorConfig
     train: TrainConfig
     seed: Seed = 0
-    stages: tuple[Literal["tokenizer", "generator"], ...] = ("tokenizer", "generator")
+    stages: tuple[StageName, ...] = ("tokenizer", "generator")
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     losses: LossesConfig = field(default_factory=LossesConfig)

@@ -23,7 +23,8 @@ from nbp.sample_files import Files, find_earlier, write_samples
 from nbp.sampling.filtering import Guidance, LogitsFilter
 from nbp.sampling.request import GUIDANCE, TEMPERATURE, SampleRequest, ScheduleRequest, add_flags
 from nbp.sampling.sampler import Samples
-from nbp.workdir import adopt_config, save_labels
+from nbp.stages import adopt_config
+from nbp.workdir import save_labels
 from tests import tiny
 from tests.data.videos import encode, make_clip
 from tests.evaluated import SMALL, SmallNetwork, save_params

@@ -31,7 +31,7 @@ def of_features() -> set[str]:
     rows = [rng.standard_normal((40, 5)) for _ in range(2)]
     spectra = [Spectra.of(rng.standard_normal((40, 6, 3))) for _ in range(2)]
     sets = [FeatureSet(row, 16, one) for row, one in zip(rows, spectra, strict=True)]
-    found = compute_statistics(*sets, tuple(STATISTICS))
+    found = compute_statistics(sets[0], sets[1], tuple(STATISTICS))
     names = set()
     for features in ("published", "random", "other"):
         for count in (40, 50):

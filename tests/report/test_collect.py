@@ -15,8 +15,8 @@ from nbp.errors import EXIT_CHECKPOINT, DataError, run_main
 from nbp.report import __main__, clips
 from nbp.report.collect import collect_page, write_page
 from nbp.report.records import KINDS
+from nbp.stages import adopt_config
 from nbp.training.metrics import MetricsTable
-from nbp.workdir import adopt_config
 from tests import tiny
 from tests.report.page_example import EVIL
 
