@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from nbp import build_data, losses
-from nbp.config.schema import Config, StageConfig
+from nbp.config.schema import Config
 from nbp.data.token_cache import TokenCache
 from nbp.data.ucf101_prompts import PADDING, find_texts
 from nbp.errors import CheckpointError
@@ -138,32 +138,13 @@ def make_mesh(
     )
 
 
-def make_optimizer_spec(stage: StageConfig, groups: tuple[ParamGroup, ...]) -> OptimizerSpec:
-    return OptimizerSpec(
-        kind=stage.optimizer,
-        learning_rate=stage.learning_rate,
-        total_steps=stage.steps,
-        warmup_steps=min(stage.warmup, stage.steps - 1),
-        schedule=stage.schedule,
-        final_fraction=stage.final_fraction,
-        b1=stage.b1,
-        b2=stage.b2,
-        weight_decay=stage.weight_decay,
-        clip_norm=stage.clip_norm or None,
-        accumulate=stage.accumulate,
-        gradients=stage.gradients,
-        ema_decay=stage.ema,
-        groups=groups,
-    )
-
-
 def make_tokenizer_task(config: Config, *, read_weights: bool = True) -> TokenizerTask:
     """With the weights of LPIPS where that is the perceptual loss; CheckpointError without them.
 
     read_weights: False puts their shapes in the place of the weights, and reads nothing.
     """
     codebook = (CODEBOOK_GROUP,) if config.tokenizer.quantizer == "vq" else ()
-    optimizer = make_optimizer_spec(config.train.tokenizer, TOKENIZER_GROUPS + codebook)
+    optimizer = OptimizerSpec.of(config.train.tokenizer, TOKENIZER_GROUPS + codebook)
     frozen = {}
     if config.losses.perceptual == "lpips" and read_weights:
         frozen["lpips"] = load_lpips(config.losses.lpips_root)
@@ -197,13 +178,12 @@ def make_adversary(config: Config, optimizer: OptimizerSpec) -> Adversary | None
     adversarial = config.adversarial
     if not adversarial.weight:
         return None
-    steps = max(1, optimizer.total_steps - max(0, adversarial.start - adversarial.warmup))
+    steps = max(1, optimizer.steps - max(0, adversarial.start - adversarial.warmup))
     own = dataclasses.replace(
         optimizer,
-        kind="adamw",
+        optimizer="adamw",
         learning_rate=adversarial.learning_rate,
-        total_steps=steps,
-        warmup_steps=min(optimizer.warmup_steps, steps - 1),
+        steps=steps,
         b1=adversarial.b1,
         b2=adversarial.b2,
         weight_decay=0.0,
@@ -233,7 +213,7 @@ def make_generator_task(
     return GeneratorTask(
         network=make_generator_network(config, labels, platform=platform),
         tokenizer=make_tokenizer_network(config),
-        optimizer=make_optimizer_spec(config.train.generator, make_generator_groups(config)),
+        optimizer=OptimizerSpec.of(config.train.generator, make_generator_groups(config)),
         frozen={} if on_tokens else {"tokenizer": tokenizer_params},
         null_probability=config.generator.null_probability,
         loss_tokens=config.memory.loss_tokens,

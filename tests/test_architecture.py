@@ -86,6 +86,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.data.ucf101_prompts",
         "nbp.protocols.published",
         "nbp.training.guards",
+        "nbp.training.optimizer",
     ),
     "nbp.report": (
         "nbp.report",

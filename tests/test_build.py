@@ -70,8 +70,8 @@ def test_the_adversary_is_that_of_the_configuration() -> None:
     assert (found.network.spec.widths, found.network.spec.dtype) == ((8, 16), jnp.bfloat16)
     # Its own Adam, with the stage's clipping, over the 80 updates that it makes.
     spec = found.optimizer
-    assert (spec.kind, spec.b1, spec.b2, spec.weight_decay) == ("adamw", 0.5, 0.9, 0)
-    assert (spec.total_steps, spec.warmup_steps, spec.clip_norm) == (80, 5, 0.5)
+    assert (spec.optimizer, spec.b1, spec.b2, spec.weight_decay) == ("adamw", 0.5, 0.9, 0)
+    assert (spec.steps, spec.warmup_steps, spec.clip_norm) == (80, 5, 0.5)
     rates = [float(make_schedule(spec)(step)) for step in (4, 79, 80)]
     assert rates[0] == pytest.approx(2e-4)
     assert rates[2] < rates[1] < 1e-6
@@ -88,7 +88,7 @@ def test_a_discriminator_that_starts_after_the_end_still_has_an_optimizer() -> N
     late = load({"adversarial.weight": "1", "adversarial.start": "1000"})
     found = build.make_tokenizer_task(late).adversary
     assert found is not None
-    assert (found.optimizer.total_steps, found.optimizer.warmup_steps) == (1, 0)
+    assert (found.optimizer.steps, found.optimizer.warmup_steps) == (1, 0)
 
 
 @pytest.mark.parametrize(

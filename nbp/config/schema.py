@@ -11,6 +11,7 @@ from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resol
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed, Share
 from nbp.training.guards import GuardSpec
+from nbp.training.optimizer import OptimizerSettings
 
 Attention = Literal["auto", "prefix", "xla", "dense", "mosaic", "pallas", "cudnn", "splash"]
 
@@ -148,32 +149,14 @@ class GeneratorConfig:
     context: Count = 5120
 
 
-@dataclass(frozen=True)
-class StageConfig:
+@dataclass(frozen=True, kw_only=True)
+class StageConfig(OptimizerSettings):
     """Optimization of one stage. One step is one update of `batch` clips.
 
-    optimizer: muon treats weight matrices as a whole and learns in fewer steps; AdamW otherwise.
-    schedule: paper is the official one, quirks included (docs/official_parity.md).
-    clip_norm: largest global gradient norm, 0 for no clipping.
-    accumulate: micro-batches per update; gradients: their mean, or their sum as in the official
-      code. ema: decay of the averaged parameters, 0 for none.
     start_from: workdir whose parameters this stage starts from; empty starts from scratch.
     """
 
-    steps: Count
     batch: Count
-    learning_rate: Positive
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    warmup: Natural = 100
-    schedule: Literal["cosine", "constant", "paper"] = "cosine"
-    final_fraction: NonNegative = 0.0
-    b1: Share = 0.9
-    b2: Share = 0.95
-    weight_decay: NonNegative = 0.01
-    clip_norm: NonNegative = 1.0
-    accumulate: Count = 1
-    gradients: Literal["mean", "sum"] = "mean"
-    ema: Share = 0.0
     start_from: str = ""
 
 

@@ -211,5 +211,5 @@ def start_state(
     params: PyTree, optimizer: OptimizerSpec, *, extra: PyTree | None = None
 ) -> TrainState:
     """The state before the first update."""
-    with_ema = optimizer.ema_decay > 0
+    with_ema = optimizer.ema > 0
     return make_state(params, make_optimizer(optimizer, params), with_ema=with_ema, extra=extra)

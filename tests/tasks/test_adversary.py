@@ -17,7 +17,15 @@ from tests.tasks.test_generator import same
 
 ADVERSARY = Adversary(
     DiscriminatorNetwork(DiscriminatorSpec((8, 16)), lax_conv),
-    OptimizerSpec(learning_rate=3e-3, total_steps=100, schedule="constant", b1=0.5, b2=0.9),
+    OptimizerSpec(
+        learning_rate=3e-3,
+        steps=100,
+        schedule="constant",
+        b1=0.5,
+        b2=0.9,
+        warmup=0,
+        weight_decay=0.0,
+    ),
     weight=0.1,
     regularizer=lecam_regularizer,
     regularizer_weight=0.01,

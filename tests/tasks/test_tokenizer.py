@@ -89,7 +89,7 @@ def test_a_moving_codebook_is_moved_by_its_statistics_alone():
     )
     network = TokenizerNetwork(spec, lax_conv)
     groups = (ParamGroup("(en|de)coder/.*"), ParamGroup("quantizer/.*", learning_rate_scale=0.0))
-    optimizer = dataclasses.replace(SPEC, ema_decay=0.9, weight_decay=0.1, groups=groups)
+    optimizer = dataclasses.replace(SPEC, ema=0.9, weight_decay=0.1, groups=groups)
     task = TokenizerTask(network, optimizer, Objective(losses.l2, quantizer_weight=0.5))
     start = jax.jit(task.init)(KEY)
     batch = {"video": draw_pixels(1, 2, 8, 8), "image": draw_pixels(3, 1, 8, 8)}

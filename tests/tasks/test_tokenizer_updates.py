@@ -36,7 +36,7 @@ SMALL = TokenizerNetwork(
 )
 DISCRIMINATOR = DiscriminatorNetwork(DiscriminatorSpec((4,)), lax_conv)
 DISCRIMINATOR_SPEC = OptimizerSpec(
-    learning_rate=1e-2, total_steps=100, b1=0.5, b2=0.9, clip_norm=None
+    learning_rate=1e-2, steps=100, b1=0.5, b2=0.9, clip_norm=0.0, warmup=0, weight_decay=0.0
 )
 # The discriminator learns from step 1 on, the tokenizer listens from step 3 on, fully from 4 on.
 ADVERSARY = Adversary(
@@ -50,7 +50,7 @@ ADVERSARY = Adversary(
 )
 GAME = TokenizerTask(
     SMALL,
-    dataclasses.replace(SPEC, clip_norm=None, ema_decay=0.5),
+    dataclasses.replace(SPEC, clip_norm=0.0, ema=0.5),
     Objective(losses.l1, structure_distance, reconstruction_weight=2.0, perceptual_weight=0.5),
     ADVERSARY,
 )

@@ -16,7 +16,7 @@ NETWORK = TokenizerNetwork(
     TokenizerSpec(widths=(4, 8), units=(1, 0), strides=((2, 2, 2),), levels=(4, 4, 4), groups=2),
     lax_conv,
 )
-SPEC = OptimizerSpec(learning_rate=1e-2, total_steps=100)
+SPEC = OptimizerSpec(learning_rate=1e-2, steps=100, warmup=0, weight_decay=0.0)
 TASK = TokenizerTask(NETWORK, SPEC, Objective(losses.l2))
 
 
