@@ -285,7 +285,9 @@ def measure_naive(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def measure_tokenizer(arguments: argparse.Namespace) -> float:
     """Seconds in which the paper's tokenizer decodes a batch of clips of 17x128x128."""
-    network = TokenizerNetwork(replace(OFFICIAL_SPEC, dtype=arguments.dtype), mixed_conv)
+    network = TokenizerNetwork(
+        dataclasses.replace(OFFICIAL_SPEC, dtype=arguments.dtype), mixed_conv
+    )
     params = jax.jit(network.init)(jax.random.key(0))
     codes = jnp.zeros((arguments.batch, *SIZES["700m"][4]), jnp.int32)
     decode = jax.jit(network.decode).lower(params, codes).compile()

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from nbp import build_data, losses
+from nbp import build_data
 from nbp.config.schema import Config
 from nbp.data.token_cache import TokenCache
 from nbp.data.ucf101_prompts import PADDING, find_texts
@@ -34,9 +34,9 @@ from nbp.nn.transformer import TransformerSpec
 from nbp.parallel import mesh
 from nbp.parallel.distributed import decide
 from nbp.shapes import PyTree
-from nbp.tasks.adversary import Adversary, lecam_regularizer, no_regularizer, r1_regularizer
+from nbp.tasks.adversary import Adversary
 from nbp.tasks.generator import GeneratorTask
-from nbp.tasks.tokenizer import Objective, TokenizerTask, lpips_distance, structure_distance
+from nbp.tasks.tokenizer import TokenizerTask
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.optimizer import OptimizerSpec, ParamGroup, find_storage
 from nbp.training.param_storage import cast_shapes_to_storage
@@ -153,20 +153,9 @@ def make_tokenizer_task(config: Config, *, read_weights: bool = True) -> Tokeniz
     return TokenizerTask(
         make_tokenizer_network(config),
         optimizer,
-        make_objective(config),
+        config.losses,
         adversary=make_adversary(config, optimizer),
         frozen=frozen,
-    )
-
-
-def make_objective(config: Config) -> Objective:
-    terms = config.losses
-    return Objective(
-        {"l1": losses.l1, "l2": losses.l2, "charbonnier": losses.charbonnier}[terms.reconstruction],
-        {"none": None, "structure": structure_distance, "lpips": lpips_distance}[terms.perceptual],
-        reconstruction_weight=terms.reconstruction_weight,
-        perceptual_weight=terms.perceptual_weight,
-        quantizer_weight=terms.quantizer_weight,
     )
 
 
@@ -190,19 +179,7 @@ def make_adversary(config: Config, optimizer: OptimizerSpec) -> Adversary | None
         groups=(ParamGroup(".*"),),
     )
     spec = DiscriminatorSpec(adversarial.widths, dtype=jnp.dtype(config.tokenizer.dtype))
-    objectives = {"hinge": losses.HINGE, "non_saturating": losses.NON_SATURATING}
-    regularizers = {"none": no_regularizer, "lecam": lecam_regularizer, "r1": r1_regularizer}
-    return Adversary(
-        DiscriminatorNetwork(spec, make_conv()),
-        own,
-        adversarial.weight,
-        objectives[adversarial.objective],
-        adaptive=adversarial.adaptive,
-        start=adversarial.start,
-        warmup=adversarial.warmup,
-        regularizer=regularizers[adversarial.regularizer],
-        regularizer_weight=adversarial.regularizer_weight,
-    )
+    return Adversary(DiscriminatorNetwork(spec, make_conv()), own, adversarial)
 
 
 def make_generator_task(

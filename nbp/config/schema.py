@@ -10,6 +10,8 @@ from nbp.data.moving_shapes import MovingShapesSpec, ShapesContent
 from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed, Share
+from nbp.tasks.adversary import AdversarySettings
+from nbp.tasks.tokenizer import Objective
 from nbp.training.guards import GuardSpec
 from nbp.training.optimizer import OptimizerSettings
 
@@ -60,50 +62,6 @@ class DataConfig:
     stall_seconds: Positive = 300.0
     bad_records: Literal["replace", "stop"] = "replace"
     moving_shapes: ShapesConfig = ShapesConfig()
-
-
-@dataclass(frozen=True)
-class LossesConfig:
-    """What the tokenizer is trained for: a weighted sum; see `nbp.losses` for each term.
-
-    perceptual: structure needs no weights (gradients and SSIM on several scales); lpips needs the
-      folder that `nbp.convert lpips` wrote, `lpips_root`.
-    quantizer: weight of the quantizer's own terms (entropy of lfq, commitment of lfq and vq).
-    """
-
-    reconstruction: Literal["l1", "l2", "charbonnier"] = "charbonnier"
-    reconstruction_weight: Positive = 1.0
-    perceptual: Literal["none", "structure", "lpips"] = "none"
-    perceptual_weight: NonNegative = 1.0
-    lpips_root: str = ""
-    quantizer_weight: NonNegative = 1.0
-
-
-@dataclass(frozen=True)
-class AdversarialConfig:
-    """The discriminator (3D PatchGAN) of the tokenizer stage; weight 0 trains without one.
-
-    adaptive: multiplies the weight by the ratio of the gradient norms of reconstruction and
-      adversarial term at the last layer (Esser et al. 2021, arXiv 2012.09841).
-    start, warmup: the term is off until step `start` and grows over `warmup` steps; the
-      discriminator itself learns from step `start - warmup` on.
-    regularizer: r1 (arXiv 1801.04406) or lecam (arXiv 2104.03310).
-    widths: channels of the convolutions; all but the last halve every axis.
-    learning_rate: peak of the discriminator's Adam, with schedule, warm-up and clipping of the
-      stage, over the updates that it makes. b1, b2: its moments.
-    """
-
-    weight: NonNegative = 0.0
-    objective: Literal["hinge", "non_saturating"] = "hinge"
-    adaptive: bool = True
-    start: Natural = 0
-    warmup: Natural = 0
-    regularizer: Literal["none", "r1", "lecam"] = "lecam"
-    regularizer_weight: NonNegative = 0.001
-    widths: tuple[Count, ...] = (64, 128, 256, 512)
-    learning_rate: Positive = 1e-4
-    b1: Share = 0.5
-    b2: Share = 0.9
 
 
 @dataclass(frozen=True)
@@ -281,8 +239,8 @@ class Config:
     stages: tuple[Literal["tokenizer", "generator"], ...] = ("tokenizer", "generator")
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    losses: LossesConfig = field(default_factory=LossesConfig)
-    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    losses: Objective = field(default_factory=Objective)
+    adversarial: AdversarySettings = field(default_factory=AdversarySettings)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)

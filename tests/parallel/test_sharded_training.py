@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from nbp import losses
 from nbp.layout import LatentGrid, Opening
 from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerNetwork, TokenizerSpec
 from nbp.nn.attention.reference import prefix_attention
@@ -93,7 +92,7 @@ def test_an_update_of_the_tokenizer_is_that_of_one_device():
         mixed_conv,
     )
     task = TokenizerTask(
-        network, OptimizerSpec(1e-2, steps=10, warmup=0, weight_decay=0.0), Objective(losses.l2)
+        network, OptimizerSpec(1e-2, steps=10, warmup=0, weight_decay=0.0), Objective("l2")
     )
     batch = {"video": RNG.integers(0, 256, (8, 3, 4, 4, 3), np.uint8)}
     params = draw_params(network, seed=1)

@@ -5,7 +5,6 @@
 import jax
 import numpy as np
 
-from nbp import losses
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import lax_conv
 from nbp.tasks.tokenizer import Objective, TokenizerTask
@@ -17,7 +16,7 @@ NETWORK = TokenizerNetwork(
     lax_conv,
 )
 SPEC = OptimizerSpec(learning_rate=1e-2, steps=100, warmup=0, weight_decay=0.0)
-TASK = TokenizerTask(NETWORK, SPEC, Objective(losses.l2))
+TASK = TokenizerTask(NETWORK, SPEC, Objective("l2"))
 
 
 def draw_pixels(*shape: int) -> np.ndarray:
