@@ -23,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure import peak_memory_mib, print_row, time_calls
-from nbp import losses
 from nbp.layout import Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.generator import GeneratorNetwork, modern_recipe
 from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerNetwork, TokenizerSpec
@@ -117,7 +116,7 @@ def find_dtype(arguments: argparse.Namespace) -> Any:
 def measure_tokenizer(size: Size, batch: int, arguments: argparse.Namespace, mesh: Any) -> None:
     """One reconstruction update."""
     network = make_tokenizer(size)
-    task = TokenizerTask(network, OptimizerSpec(1e-3, 1000), Objective(losses.l2))
+    task = TokenizerTask(network, OptimizerSpec(1e-3, 1000), Objective("l2"))
     tokens = size.tokenizer.grid(*size.clip).size
     rows = make_batch(size, batch)
     run_step("tokenizer", task, rows, tokens=tokens, arguments=arguments, mesh=mesh)

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from nbp import build_data, losses
-from nbp.config.schema import Config, StageConfig
+from nbp import build_data
+from nbp.config.schema import Config
 from nbp.data.prompts import PADDING, find_texts
 from nbp.data.token_cache import TokenCache
 from nbp.errors import CheckpointError
@@ -34,9 +34,9 @@ from nbp.nn.transformer import TransformerSpec
 from nbp.parallel import mesh
 from nbp.parallel.distributed import decide
 from nbp.shapes import PyTree
-from nbp.tasks.adversary import Adversary, lecam_regularizer, no_regularizer, r1_regularizer
+from nbp.tasks.adversary import Adversary
 from nbp.tasks.generator import GeneratorTask
-from nbp.tasks.tokenizer import Objective, TokenizerTask, lpips_distance, structure_distance
+from nbp.tasks.tokenizer import TokenizerTask
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.optimizer import OptimizerSpec, ParamGroup, find_storage
 from nbp.training.precision import cast_shapes_to_storage
@@ -138,32 +138,13 @@ def make_mesh(
     )
 
 
-def make_optimizer_spec(stage: StageConfig, groups: tuple[ParamGroup, ...]) -> OptimizerSpec:
-    return OptimizerSpec(
-        kind=stage.optimizer,
-        learning_rate=stage.learning_rate,
-        total_steps=stage.steps,
-        warmup_steps=min(stage.warmup, stage.steps - 1),
-        schedule=stage.schedule,
-        final_fraction=stage.final_fraction,
-        b1=stage.b1,
-        b2=stage.b2,
-        weight_decay=stage.weight_decay,
-        clip_norm=stage.clip_norm or None,
-        accumulate=stage.accumulate,
-        gradients=stage.gradients,
-        ema_decay=stage.ema,
-        groups=groups,
-    )
-
-
 def make_tokenizer_task(config: Config, *, read_weights: bool = True) -> TokenizerTask:
     """With the weights of LPIPS where that is the perceptual loss; CheckpointError without them.
 
     read_weights: False puts their shapes in the place of the weights, and reads nothing.
     """
     codebook = (CODEBOOK_GROUP,) if config.tokenizer.quantizer == "vq" else ()
-    optimizer = make_optimizer_spec(config.train.tokenizer, TOKENIZER_GROUPS + codebook)
+    optimizer = OptimizerSpec.of(config.train.tokenizer, TOKENIZER_GROUPS + codebook)
     frozen = {}
     if config.losses.perceptual == "lpips" and read_weights:
         frozen["lpips"] = load_lpips(config.losses.lpips_root)
@@ -172,20 +153,9 @@ def make_tokenizer_task(config: Config, *, read_weights: bool = True) -> Tokeniz
     return TokenizerTask(
         make_tokenizer_network(config),
         optimizer,
-        make_objective(config),
+        config.losses,
         adversary=make_adversary(config, optimizer),
         frozen=frozen,
-    )
-
-
-def make_objective(config: Config) -> Objective:
-    terms = config.losses
-    return Objective(
-        {"l1": losses.l1, "l2": losses.l2, "charbonnier": losses.charbonnier}[terms.reconstruction],
-        {"none": None, "structure": structure_distance, "lpips": lpips_distance}[terms.perceptual],
-        reconstruction_weight=terms.reconstruction_weight,
-        perceptual_weight=terms.perceptual_weight,
-        quantizer_weight=terms.quantizer_weight,
     )
 
 
@@ -197,32 +167,19 @@ def make_adversary(config: Config, optimizer: OptimizerSpec) -> Adversary | None
     adversarial = config.adversarial
     if not adversarial.weight:
         return None
-    steps = max(1, optimizer.total_steps - max(0, adversarial.start - adversarial.warmup))
+    steps = max(1, optimizer.steps - max(0, adversarial.start - adversarial.warmup))
     own = dataclasses.replace(
         optimizer,
-        kind="adamw",
+        optimizer="adamw",
         learning_rate=adversarial.learning_rate,
-        total_steps=steps,
-        warmup_steps=min(optimizer.warmup_steps, steps - 1),
+        steps=steps,
         b1=adversarial.b1,
         b2=adversarial.b2,
         weight_decay=0.0,
         groups=(ParamGroup(".*"),),
     )
     spec = DiscriminatorSpec(adversarial.widths, dtype=jnp.dtype(config.tokenizer.dtype))
-    objectives = {"hinge": losses.HINGE, "non_saturating": losses.NON_SATURATING}
-    regularizers = {"none": no_regularizer, "lecam": lecam_regularizer, "r1": r1_regularizer}
-    return Adversary(
-        DiscriminatorNetwork(spec, make_conv()),
-        own,
-        adversarial.weight,
-        objectives[adversarial.objective],
-        adaptive=adversarial.adaptive,
-        start=adversarial.start,
-        warmup=adversarial.warmup,
-        regularizer=regularizers[adversarial.regularizer],
-        regularizer_weight=adversarial.regularizer_weight,
-    )
+    return Adversary(DiscriminatorNetwork(spec, make_conv()), own, adversarial)
 
 
 def make_generator_task(
@@ -233,7 +190,7 @@ def make_generator_task(
     return GeneratorTask(
         network=make_generator_network(config, labels, platform=platform),
         tokenizer=make_tokenizer_network(config),
-        optimizer=make_optimizer_spec(config.train.generator, make_generator_groups(config)),
+        optimizer=OptimizerSpec.of(config.train.generator, make_generator_groups(config)),
         frozen={} if on_tokens else {"tokenizer": tokenizer_params},
         null_probability=config.generator.null_probability,
         loss_tokens=config.memory.loss_tokens,

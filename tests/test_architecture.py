@@ -84,7 +84,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.data.moving_shapes",
         "nbp.data.prompts",
         "nbp.protocols",
+        "nbp.tasks.adversary",
+        "nbp.tasks.tokenizer",
         "nbp.training.guards",
+        "nbp.training.optimizer",
     ),
     "nbp.report": (
         "nbp.report",
@@ -128,7 +131,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.build_data",
         "nbp.config",
         "nbp.data",
-        "nbp.losses",
         "nbp.metrics.label_agreement",
         "nbp.models",
         "nbp.nn",

@@ -14,11 +14,12 @@ import pytest
 from nbp import losses
 from nbp.config import from_dict, load_config, parse_overrides, to_json
 from nbp.config.parsing import convert, list_keys
-from nbp.config.schema import Config, LossesConfig
+from nbp.config.schema import Config
 from nbp.config.validation import find_objective_problems, validate
 from nbp.errors import ConfigError
 from nbp.models.lpips import LEAST_SIZE
 from nbp.ranges import Count, Positive, Share
+from nbp.tasks.tokenizer import Objective
 from tests import tiny
 
 QUICKSTART = "configs/quickstart.py"
@@ -260,7 +261,7 @@ def test_the_smallest_frames_are_those_that_the_losses_take(
     kind: Literal["structure", "lpips"], least: int
 ) -> None:
     config = load_config(tiny.CONFIG, tiny.OVERRIDES)
-    compared = LossesConfig(perceptual=kind, lpips_root="weights")
+    compared = Objective(perceptual=kind, lpips_root="weights")
     for size, fits in ((least, True), (least - 4, False)):
         data = dataclasses.replace(config.data, size=size)
         problems = find_objective_problems(dataclasses.replace(config, losses=compared, data=data))

@@ -119,7 +119,7 @@ def test_faults_of_one_process_end_the_job_as_they_should(tmp_path: Path) -> Non
     assert "restart 3" not in output
     steps = [int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdecimal()]
     assert max(steps) == 15
-    alone = toy.train(tmp_path / "alone", steps=15, task=toy.ToyTask(total_steps=toy.STEPS))
+    alone = toy.train(tmp_path / "alone", steps=15, task=toy.ToyTask(steps=toy.STEPS))
     template = jax.eval_shape(toy.ToyTask().init, jax.random.key(0))
     with Checkpointer(tmp_path / "checkpoints", read_only=True) as checkpointer:
         together = checkpointer.restore(template).state

@@ -10,7 +10,10 @@ from nbp.data.moving_shapes import MovingShapesSpec, ShapesContent
 from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed, Share
+from nbp.tasks.adversary import AdversarySettings
+from nbp.tasks.tokenizer import Objective
 from nbp.training.guards import GuardSpec
+from nbp.training.optimizer import OptimizerSettings
 
 Attention = Literal["auto", "prefix", "xla", "dense", "mosaic", "pallas", "cudnn", "splash"]
 StageName = Literal["tokenizer", "generator"]  # in their order; see `nbp.stages`
@@ -63,50 +66,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class LossesConfig:
-    """What the tokenizer is trained for: a weighted sum; see `nbp.losses` for each term.
-
-    perceptual: structure needs no weights (gradients and SSIM on several scales); lpips needs the
-      folder that `nbp.convert lpips` wrote, `lpips_root`.
-    quantizer: weight of the quantizer's own terms (entropy of lfq, commitment of lfq and vq).
-    """
-
-    reconstruction: Literal["l1", "l2", "charbonnier"] = "charbonnier"
-    reconstruction_weight: Positive = 1.0
-    perceptual: Literal["none", "structure", "lpips"] = "none"
-    perceptual_weight: NonNegative = 1.0
-    lpips_root: str = ""
-    quantizer_weight: NonNegative = 1.0
-
-
-@dataclass(frozen=True)
-class AdversarialConfig:
-    """The discriminator (3D PatchGAN) of the tokenizer stage; weight 0 trains without one.
-
-    adaptive: multiplies the weight by the ratio of the gradient norms of reconstruction and
-      adversarial term at the last layer (Esser et al. 2021, arXiv 2012.09841).
-    start, warmup: the term is off until step `start` and grows over `warmup` steps; the
-      discriminator itself learns from step `start - warmup` on.
-    regularizer: r1 (arXiv 1801.04406) or lecam (arXiv 2104.03310).
-    widths: channels of the convolutions; all but the last halve every axis.
-    learning_rate: peak of the discriminator's Adam, with schedule, warm-up and clipping of the
-      stage, over the updates that it makes. b1, b2: its moments.
-    """
-
-    weight: NonNegative = 0.0
-    objective: Literal["hinge", "non_saturating"] = "hinge"
-    adaptive: bool = True
-    start: Natural = 0
-    warmup: Natural = 0
-    regularizer: Literal["none", "r1", "lecam"] = "lecam"
-    regularizer_weight: NonNegative = 0.001
-    widths: tuple[Count, ...] = (64, 128, 256, 512)
-    learning_rate: Positive = 1e-4
-    b1: Share = 0.5
-    b2: Share = 0.9
-
-
-@dataclass(frozen=True)
 class ImagesConfig:
     """Single images that the tokenizer learns from beside the clips, as clips of one frame.
 
@@ -149,32 +108,14 @@ class GeneratorConfig:
     context: Count = 5120
 
 
-@dataclass(frozen=True)
-class StageConfig:
+@dataclass(frozen=True, kw_only=True)
+class StageConfig(OptimizerSettings):
     """Optimization of one stage. One step is one update of `batch` clips.
 
-    optimizer: muon treats weight matrices as a whole and learns in fewer steps; AdamW otherwise.
-    schedule: paper is the official one, quirks included (docs/official_parity.md).
-    clip_norm: largest global gradient norm, 0 for no clipping.
-    accumulate: micro-batches per update; gradients: their mean, or their sum as in the official
-      code. ema: decay of the averaged parameters, 0 for none.
     start_from: workdir whose parameters this stage starts from; empty starts from scratch.
     """
 
-    steps: Count
     batch: Count
-    learning_rate: Positive
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    warmup: Natural = 100
-    schedule: Literal["cosine", "constant", "paper"] = "cosine"
-    final_fraction: NonNegative = 0.0
-    b1: Share = 0.9
-    b2: Share = 0.95
-    weight_decay: NonNegative = 0.01
-    clip_norm: NonNegative = 1.0
-    accumulate: Count = 1
-    gradients: Literal["mean", "sum"] = "mean"
-    ema: Share = 0.0
     start_from: str = ""
 
 
@@ -299,8 +240,8 @@ class Config:
     stages: tuple[StageName, ...] = ("tokenizer", "generator")
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    losses: LossesConfig = field(default_factory=LossesConfig)
-    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    losses: Objective = field(default_factory=Objective)
+    adversarial: AdversarySettings = field(default_factory=AdversarySettings)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)

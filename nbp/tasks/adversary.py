@@ -8,6 +8,7 @@ both count every clip and every image alike.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import optax
 
 from nbp import losses
 from nbp.models.discriminator import DiscriminatorNetwork
+from nbp.ranges import Count, Natural, NonNegative, Positive, Share
 from nbp.shapes import Array, Bool, Float, Int, PyTree
 from nbp.training.optimizer import OptimizerSpec, make_optimizer
 
@@ -54,24 +56,53 @@ def r1_regularizer(verdicts: Verdicts) -> Float[Array, ""]:
     return losses.r1(lambda x: jnp.mean(verdicts.judge(x), axis=(1, 2, 3)), verdicts.clips)
 
 
+OBJECTIVES = {"hinge": losses.HINGE, "non_saturating": losses.NON_SATURATING}
+REGULARIZERS: dict[str, Regularizer] = {
+    "none": no_regularizer,
+    "r1": r1_regularizer,
+    "lecam": lecam_regularizer,
+}
+
+
+@dataclass(frozen=True)
+class AdversarySettings:
+    """The discriminator (3D PatchGAN) of the tokenizer stage; weight 0 trains without one.
+
+    The section `adversarial` of a configuration.
+
+    adaptive: multiplies the weight by the ratio of the gradient norms of reconstruction and
+      adversarial term at the last layer (Esser et al. 2021, arXiv 2012.09841).
+    start, warmup: the term is off until step `start` and grows over `warmup` steps; the
+      discriminator itself learns from step `start - warmup` on.
+    regularizer: r1 (arXiv 1801.04406) or lecam (arXiv 2104.03310).
+    widths: channels of the convolutions; all but the last halve every axis.
+    learning_rate: peak of the discriminator's Adam, with schedule, warm-up and clipping of the
+      stage, over the updates that it makes. b1, b2: its moments.
+    """
+
+    weight: NonNegative = 0.0
+    objective: Literal["hinge", "non_saturating"] = "hinge"
+    adaptive: bool = True
+    start: Natural = 0
+    warmup: Natural = 0
+    regularizer: Literal["none", "r1", "lecam"] = "lecam"
+    regularizer_weight: NonNegative = 0.001
+    widths: tuple[Count, ...] = (64, 128, 256, 512)
+    learning_rate: Positive = 1e-4
+    b1: Share = 0.5
+    b2: Share = 0.9
+
+
 @dataclass(frozen=True)
 class Adversary:
     """A discriminator, its optimizer, and when and how much it is listened to.
 
     optimizer: the discriminator's own; its schedule counts the discriminator's updates.
-    weight: of the adversarial term. adaptive: whether the ratio of gradients multiplies it.
-    start, warmup: see `share` and `learns`.
     """
 
     network: DiscriminatorNetwork
     optimizer: OptimizerSpec
-    weight: float
-    objective: losses.AdversarialObjective = losses.HINGE
-    adaptive: bool = True
-    start: int = 0
-    warmup: int = 0
-    regularizer: Regularizer = no_regularizer
-    regularizer_weight: float = 0.0
+    settings: AdversarySettings
 
     def init(self, key: Array) -> dict[str, PyTree]:
         """What is carried from step to step (`TrainState.extra`).
@@ -90,12 +121,13 @@ class Adversary:
 
     def share(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Share 0..1 of the weight: 0 before `start`, then rising to 1 over `warmup` steps."""
-        risen = jnp.asarray(step - self.start + 1, jnp.float32) / max(self.warmup, 1)
+        start, warmup = self.settings.start, self.settings.warmup
+        risen = jnp.asarray(step - start + 1, jnp.float32) / max(warmup, 1)
         return jnp.clip(risen, 0.0, 1.0)
 
     def learns(self, step: Int[Array, ""]) -> Bool[Array, ""]:
         """The discriminator has `warmup` steps to itself before the first one that listens."""
-        return jnp.asarray(step >= self.start - self.warmup)
+        return jnp.asarray(step >= self.settings.start - self.settings.warmup)
 
     def play(self, extra: PyTree, real: Kinds, outputs: Kinds, *, step: Array) -> PyTree:
         """What both sides learn from one set of clips and the tokenizer's outputs for them.
@@ -106,10 +138,12 @@ class Adversary:
         Before the discriminator learns nothing is computed: zeros, and the accuracy of guessing.
         """
 
+        objective = OBJECTIVES[self.settings.objective]
+
         def look() -> PyTree:
             def deceive(outputs: Kinds) -> Array:
                 model = self.network.bind(extra["discriminator"])
-                return average_kinds(lambda x: self.objective.generator(model(x)), outputs)
+                return average_kinds(lambda x: objective.generator(model(x)), outputs)
 
             loss, pixels = jax.value_and_grad(deceive)(dict(outputs))
             learn = jax.value_and_grad(self._tell_apart, has_aux=True)
@@ -132,13 +166,15 @@ class Adversary:
         model = self.network.bind(params)
         on_real = {kind: model(clips) for kind, clips in real.items()}
         on_fake = {kind: model(clips) for kind, clips in outputs.items()}
-        loss = average_kinds(self.objective.discriminator, on_real, on_fake)
+        loss = average_kinds(OBJECTIVES[self.settings.objective].discriminator, on_real, on_fake)
+
+        regularizer = REGULARIZERS[self.settings.regularizer]
 
         def regularize(clips: Array, real: Array, fake: Array) -> Array:
-            return self.regularizer(Verdicts(model, clips, real, fake, averages))
+            return regularizer(Verdicts(model, clips, real, fake, averages))
 
         penalty = average_kinds(regularize, real, on_real, on_fake)
-        return loss + self.regularizer_weight * penalty, {
+        return loss + self.settings.regularizer_weight * penalty, {
             "discriminator_loss": loss,
             "discriminator_accuracy": average_kinds(
                 losses.discriminator_accuracy, on_real, on_fake

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from nbp import losses
 from nbp.models.lpips import LpipsNetwork
 from nbp.models.tokenizer import TokenizerNetwork, scale_pixels
+from nbp.ranges import NonNegative, Positive
 from nbp.shapes import Array, Float, PyTree
 from nbp.tasks.adversary import Adversary, Kinds, average_kinds
 from nbp.training.optimizer import (
@@ -42,28 +43,38 @@ def lpips_distance(frozen: PyTree, output: Array, pixels: Array) -> Array:
     return jnp.mean(LpipsNetwork().distance(frozen["lpips"], output, pixels))
 
 
+RECONSTRUCTION = {"l1": losses.l1, "l2": losses.l2, "charbonnier": losses.charbonnier}
+PERCEPTUAL: dict[str, Perceptual] = {"structure": structure_distance, "lpips": lpips_distance}
+
+
 @dataclass(frozen=True)
 class Objective:
     """What an output is compared by: a weighted sum, without the adversarial term.
 
-    reconstruction: of (output, input), both in [0, 1]. perceptual: the same seen by features.
-    quantizer_weight: of the quantizer's own loss.
+    The section `losses` of a configuration; see `nbp.losses` for each term.
+
+    reconstruction: of output and input, both in [0, 1]. perceptual: the same seen by features.
+      structure needs no weights (gradients and SSIM on several scales); lpips needs the folder that
+      `nbp.convert lpips` wrote, `lpips_root`.
+    quantizer_weight: of the quantizer's own terms (entropy of lfq, commitment of lfq and vq).
     """
 
-    reconstruction: Callable[[Array, Array], Array]
-    perceptual: Perceptual | None = None
-    reconstruction_weight: float = 1.0
-    perceptual_weight: float = 1.0
-    quantizer_weight: float = 1.0
+    reconstruction: Literal["l1", "l2", "charbonnier"] = "charbonnier"
+    reconstruction_weight: Positive = 1.0
+    perceptual: Literal["none", "structure", "lpips"] = "none"
+    perceptual_weight: NonNegative = 1.0
+    lpips_root: str = ""
+    quantizer_weight: NonNegative = 1.0
 
     def compare(
         self, outputs: Kinds, pixels: Kinds, frozen: PyTree
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Weighted sum of the comparisons, and each of them without its weight."""
-        measures = {"reconstruction": average_kinds(self.reconstruction, outputs, pixels)}
+        reconstruction = RECONSTRUCTION[self.reconstruction]
+        measures = {"reconstruction": average_kinds(reconstruction, outputs, pixels)}
         total = self.reconstruction_weight * measures["reconstruction"]
-        if self.perceptual is not None:
-            distance = partial(self.perceptual, frozen)
+        if self.perceptual != "none":
+            distance = partial(PERCEPTUAL[self.perceptual], frozen)
             measures["perceptual"] = average_kinds(distance, outputs, pixels)
             total += self.perceptual_weight * measures["perceptual"]
         return total, measures
@@ -176,9 +187,9 @@ class TokenizerTask:
             metrics |= {"quantizer": penalty, **measures}
         if self.adversary is not None:
             game = self.adversary.play(state.extra, real, outputs, step=state.step)
-            weight = self.adversary.weight * self.adversary.share(state.step)
+            weight = self.adversary.settings.weight * self.adversary.share(state.step)
             weight *= state.extra["scale"]
-            if self.adversary.adaptive:
+            if self.adversary.settings.adaptive:
                 # Only the last layer of these backward passes is used, so the compiler drops the
                 # rest of them.
                 ends = [
@@ -211,5 +222,5 @@ def start_state(
     params: PyTree, optimizer: OptimizerSpec, *, extra: PyTree | None = None
 ) -> TrainState:
     """The state before the first update."""
-    with_ema = optimizer.ema_decay > 0
+    with_ema = optimizer.ema > 0
     return make_state(params, make_optimizer(optimizer, params), with_ema=with_ema, extra=extra)

@@ -14,6 +14,7 @@ import optax.contrib
 
 from nbp.errors import ConfigError
 from nbp.parallel.sharding import RULES, count_parts, mesh_sizes
+from nbp.ranges import Count, Natural, NonNegative, Positive, Share
 from nbp.shapes import Array, Float, Int, PyTree
 from nbp.training.precision import Storage, is_narrow, keep_masters, round_update, widen
 from nbp.training.state import TrainState
@@ -42,56 +43,70 @@ class ParamGroup:
 
 
 @dataclass(frozen=True)
-class OptimizerSpec:
-    """The update rule and all that goes with it.
+class OptimizerSettings:
+    """The update rule: keys of the sections `train.tokenizer` and `train.generator`.
 
     Attributes:
-        kind: adamw, or muon for the matrices of the groups and Adam for the rest. Both give
-            updates of about the same size at the same learning rate.
         learning_rate: peak learning rate.
-        total_steps: updates over which the schedule runs.
-        warmup_steps: updates of linear warm-up, less than `total_steps`.
-        schedule: what follows the warm-up; "paper" is the official schedule with its quirks.
-        final_fraction: learning rate at `total_steps` divided by the peak (cosine only).
-        b1, b2, eps: constants of Adam.
+        steps: updates over which the schedule runs.
+        optimizer: muon treats weight matrices as a whole and learns in fewer steps, Adam the rest;
+            AdamW otherwise. Both give updates of about the same size at the same learning rate.
+        warmup: updates of linear warm-up; at least one update follows it.
+        schedule: what follows the warm-up; paper is the official one, quirks included
+            (docs/official_parity.md).
+        final_fraction: learning rate at the end divided by the peak (cosine only).
+        b1, b2: constants of Adam.
         weight_decay: decoupled decay, multiplied by the learning rate of the moment.
-        clip_norm: largest global gradient norm; None for no clipping.
+        clip_norm: largest global gradient norm; 0 for no clipping.
         accumulate: micro-batches of one update.
         gradients: mean over the micro-batches, or their sum as in the official code.
-        ema_decay: decay of the moving average of parameters; 0 for none.
+        ema: decay of the moving average of parameters; 0 for none.
+    """
+
+    learning_rate: Positive
+    steps: Count
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    warmup: Natural = 100
+    schedule: Literal["cosine", "constant", "paper"] = "cosine"
+    final_fraction: NonNegative = 0.0
+    b1: Share = 0.9
+    b2: Share = 0.95
+    weight_decay: NonNegative = 0.01
+    clip_norm: NonNegative = 1.0
+    accumulate: Count = 1
+    gradients: Literal["mean", "sum"] = "mean"
+    ema: Share = 0.0
+
+    @property
+    def warmup_steps(self) -> int:
+        """Updates of the warm-up that there is time for."""
+        return min(self.warmup, self.steps - 1)
+
+
+@dataclass(frozen=True)
+class OptimizerSpec(OptimizerSettings):
+    """The update rule of certain parameters.
+
+    Attributes:
+        eps: constant of Adam.
         groups: every parameter path must match exactly one of them.
     """
 
-    learning_rate: float
-    total_steps: int
-    warmup_steps: int = 0
-    schedule: Literal["cosine", "constant", "paper"] = "cosine"
-    final_fraction: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.95
     eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip_norm: float | None = 1.0
-    accumulate: int = 1
-    gradients: Literal["mean", "sum"] = "mean"
-    ema_decay: float = 0.0
     groups: tuple[ParamGroup, ...] = (ParamGroup(".*"),)
-    kind: Literal["adamw", "muon"] = "adamw"
 
     def __post_init__(self) -> None:
-        if self.total_steps < 1:
-            raise ConfigError(f"optimizer.total_steps is {self.total_steps}. Use 1 or more.")
-        if not 0 <= self.warmup_steps < self.total_steps:
-            raise ConfigError(
-                f"optimizer.warmup_steps is {self.warmup_steps}, allowed are 0 to "
-                f"total_steps - 1 = {self.total_steps - 1}. Shorten the warm-up or train longer."
-            )
-        if self.accumulate < 1:
-            raise ConfigError(f"optimizer.accumulate is {self.accumulate}. Use 1 or more.")
-        if not 0.0 <= self.ema_decay < 1.0:
-            raise ConfigError(
-                f"optimizer.ema_decay is {self.ema_decay}. Use 0 (off) or a value below 1."
-            )
+        for name in ("steps", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"optimizer.{name} is {getattr(self, name)}. Use 1 or more.")
+        if not 0.0 <= self.ema < 1.0:
+            raise ConfigError(f"optimizer.ema is {self.ema}. Use 0 (off) or a value below 1.")
+
+    @classmethod
+    def of(cls, settings: OptimizerSettings, groups: tuple[ParamGroup, ...]) -> "OptimizerSpec":
+        """Settings for the parameters of `groups`; what a subclass adds to them is left out."""
+        fields = dataclasses.fields(OptimizerSettings)
+        return cls(**{field.name: getattr(settings, field.name) for field in fields}, groups=groups)
 
 
 def make_schedule(spec: OptimizerSpec) -> Callable[[Any], Array]:
@@ -112,7 +127,7 @@ def make_schedule(spec: OptimizerSpec) -> Callable[[Any], Array]:
                 step,
                 peak=peak,
                 warmup=warmup * spec.accumulate,
-                total=spec.total_steps * spec.accumulate,
+                total=spec.steps * spec.accumulate,
                 accumulate=spec.accumulate,
             )
         step = jnp.asarray(step, jnp.float32)
@@ -120,7 +135,7 @@ def make_schedule(spec: OptimizerSpec) -> Callable[[Any], Array]:
             case "constant":
                 after = jnp.full((), peak, jnp.float32)
             case "cosine":
-                part = jnp.clip((step - warmup) / (spec.total_steps - warmup), 0.0, 1.0)
+                part = jnp.clip((step - warmup) / (spec.steps - warmup), 0.0, 1.0)
                 cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * part))
                 after = peak * (spec.final_fraction + (1.0 - spec.final_fraction) * cosine)
             case _:
@@ -179,7 +194,7 @@ def make_optimizer(spec: OptimizerSpec, params: PyTree) -> optax.GradientTransfo
     index = assign_groups(spec.groups, params)
     decay = jax.tree.map(lambda i: spec.groups[i].decay, index)
     scales = jax.tree.map(lambda i: spec.groups[i].learning_rate_scale, index)
-    parts = [optax.clip_by_global_norm(spec.clip_norm)] if spec.clip_norm is not None else []
+    parts = [optax.clip_by_global_norm(spec.clip_norm)] if spec.clip_norm else []
     parts += [
         _scale_by_direction(spec, params, index),
         optax.add_decayed_weights(spec.weight_decay, mask=decay),
@@ -206,7 +221,7 @@ def _scale_by_direction(
     spec: OptimizerSpec, params: PyTree, index: PyTree
 ) -> optax.GradientTransformation:
     """The direction of an update, not yet scaled by the learning rate."""
-    if spec.kind == "adamw":
+    if spec.optimizer == "adamw":
         return optax.scale_by_adam(b1=spec.b1, b2=spec.b2, eps=spec.eps)
     axes = jax.tree.map(lambda leaf, i: _matrix_axes(spec.groups[i].matrix, leaf), params, index)
     return optax.contrib.muon(
@@ -370,7 +385,7 @@ def apply_gradients(
         state,
         step=state.step + 1,
         params=params,
-        ema=update_ema(state.ema, full, decay=spec.ema_decay, step=state.step),
+        ema=update_ema(state.ema, full, decay=spec.ema, step=state.step),
         opt_state=opt_state,
     )
     return state, metrics

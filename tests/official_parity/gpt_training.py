@@ -39,8 +39,8 @@ def check_training(case: Case, arrays: Arrays) -> list[Comparison]:
         check_sizes(config, network, codes[0])
         spec = OptimizerSpec(
             learning_rate=config["base_lr"],
-            total_steps=config["max_steps"],
-            warmup_steps=config["warmup_steps"],
+            steps=config["max_steps"],
+            warmup=config["warmup_steps"],
             schedule="paper",
             b1=config["betas"][0],
             b2=config["betas"][1],

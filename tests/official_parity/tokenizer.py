@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Golden cases of the video tokenizer and its quantizer."""
 
-import dataclasses
 import functools
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -31,7 +30,7 @@ LAYERS = {"atol": 1e-3, "rtol": 1e-3}
 def check_tokenizer(case: Case, arrays: Arrays) -> list[Comparison]:
     """Encoder and decoder layer by layer, latents, codes, pixels of the stored codes."""
     with open_case(case, arrays, "tokenizer") as (config, tolerances, read):
-        spec = dataclasses.replace(OFFICIAL_SPEC, levels=tuple(config["levels"]))
+        spec = replace(OFFICIAL_SPEC, levels=tuple(config["levels"]))
         network, fsq = TokenizerNetwork(spec, taps_conv), Fsq(spec.levels)
         video = _read_video(config, read)
         params = make_params(network)

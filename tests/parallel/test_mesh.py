@@ -87,7 +87,7 @@ AXES = {"block/kernel": ("layers", "embed", "mlp"), "block/bias": ("layers", "ml
 
 
 def make_toy_state(kernel=(3, 16, 8)):
-    spec = OptimizerSpec(1e-3, total_steps=10, ema_decay=0.9)
+    spec = OptimizerSpec(1e-3, steps=10, ema=0.9, warmup=0, weight_decay=0.0)
     params = {
         "block": {"kernel": jnp.ones(kernel), "bias": jnp.ones((3, 8))},
         "other": {"kernel": jnp.ones((3, 24)), "bias": jnp.ones(24)},

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from nbp import losses
 from nbp.layout import LatentGrid, Opening
 from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerNetwork, TokenizerSpec
 from nbp.nn.attention.reference import prefix_attention
@@ -40,7 +39,7 @@ NETWORK = make_network(
 TASK = GeneratorTask(
     NETWORK,
     TokenizerNetwork(OFFICIAL_SPEC, mixed_conv),  # not used: the batches hold codes
-    OptimizerSpec(1e-2, total_steps=10),
+    OptimizerSpec(1e-2, steps=10, warmup=0, weight_decay=0.0),
     frozen={},
     null_probability=0.3,
     loss_tokens=8,
@@ -92,7 +91,9 @@ def test_an_update_of_the_tokenizer_is_that_of_one_device():
         TokenizerSpec(widths=(8, 8), units=(0, 0), strides=((2, 2, 2),), levels=(4, 6), groups=2),
         mixed_conv,
     )
-    task = TokenizerTask(network, OptimizerSpec(1e-2, total_steps=10), Objective(losses.l2))
+    task = TokenizerTask(
+        network, OptimizerSpec(1e-2, steps=10, warmup=0, weight_decay=0.0), Objective("l2")
+    )
     batch = {"video": RNG.integers(0, 256, (8, 3, 4, 4, 3), np.uint8)}
     params = draw_params(network, seed=1)
     alone = take_step(task, params, batch, make_mesh(devices=jax.devices()[:1]))

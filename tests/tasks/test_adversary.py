@@ -11,17 +11,29 @@ import pytest
 
 from nbp.models.discriminator import DiscriminatorNetwork, DiscriminatorSpec
 from nbp.nn.conv3d import lax_conv
-from nbp.tasks.adversary import Adversary, average_kinds, lecam_regularizer
+from nbp.tasks.adversary import Adversary, AdversarySettings, average_kinds
 from nbp.training.optimizer import OptimizerSpec
 from tests.tasks.test_generator import same
 
 ADVERSARY = Adversary(
     DiscriminatorNetwork(DiscriminatorSpec((8, 16)), lax_conv),
-    OptimizerSpec(learning_rate=3e-3, total_steps=100, schedule="constant", b1=0.5, b2=0.9),
-    weight=0.1,
-    regularizer=lecam_regularizer,
-    regularizer_weight=0.01,
+    OptimizerSpec(
+        learning_rate=3e-3,
+        steps=100,
+        schedule="constant",
+        b1=0.5,
+        b2=0.9,
+        warmup=0,
+        weight_decay=0.0,
+    ),
+    AdversarySettings(weight=0.1, regularizer="lecam", regularizer_weight=0.01),
 )
+
+
+def adjust(**changes: int) -> Adversary:
+    """The adversary with other settings."""
+    settings = dataclasses.replace(ADVERSARY.settings, **changes)
+    return dataclasses.replace(ADVERSARY, settings=settings)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +46,7 @@ ADVERSARY = Adversary(
     ],
 )
 def test_the_discriminator_starts_before_it_is_listened_to(start, warmup, shares, learns):
-    adversary = dataclasses.replace(ADVERSARY, start=start, warmup=warmup)
+    adversary = adjust(start=start, warmup=warmup)
     steps = jnp.arange(len(shares))
     np.testing.assert_allclose(jax.vmap(adversary.share)(steps), shares)
     np.testing.assert_array_equal(jax.vmap(adversary.learns)(steps), np.array(learns, bool))
@@ -77,7 +89,7 @@ def test_the_discriminator_learns_to_tell_blurred_from_sharp(game):
 
 
 def test_before_it_learns_nothing_happens():
-    waiting = dataclasses.replace(ADVERSARY, start=5, warmup=2)
+    waiting = adjust(start=5, warmup=2)
     extra = jax.jit(waiting.init)(jax.random.key(0))
     clips = {"image": jnp.ones((2, 1, 8, 8, 3))}
 

@@ -32,7 +32,7 @@ NETWORK = make_network(
 TASK = GeneratorTask(
     NETWORK,
     TOKENIZER,
-    OptimizerSpec(learning_rate=1e-2, total_steps=100),
+    OptimizerSpec(learning_rate=1e-2, steps=100, warmup=0, weight_decay=0.0),
     frozen={"tokenizer": draw_params(TOKENIZER)},
 )
 ALWAYS_NULL = dataclasses.replace(TASK, null_probability=1.0)

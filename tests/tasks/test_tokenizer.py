@@ -11,14 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nbp import losses
 from nbp.models.lpips import LpipsNetwork
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import lax_conv
 from nbp.tasks.tokenizer import (
     Objective,
     TokenizerTask,
-    lpips_distance,
 )
 from nbp.training.optimizer import ParamGroup
 from tests.models.toy import random_params
@@ -89,8 +87,8 @@ def test_a_moving_codebook_is_moved_by_its_statistics_alone():
     )
     network = TokenizerNetwork(spec, lax_conv)
     groups = (ParamGroup("(en|de)coder/.*"), ParamGroup("quantizer/.*", learning_rate_scale=0.0))
-    optimizer = dataclasses.replace(SPEC, ema_decay=0.9, weight_decay=0.1, groups=groups)
-    task = TokenizerTask(network, optimizer, Objective(losses.l2, quantizer_weight=0.5))
+    optimizer = dataclasses.replace(SPEC, ema=0.9, weight_decay=0.1, groups=groups)
+    task = TokenizerTask(network, optimizer, Objective("l2", quantizer_weight=0.5))
     start = jax.jit(task.init)(KEY)
     batch = {"video": draw_pixels(1, 2, 8, 8), "image": draw_pixels(3, 1, 8, 8)}
     after, metrics = jax.jit(task.step)(start, {}, batch, KEY)
@@ -130,7 +128,7 @@ def test_lpips_is_differentiated_through_its_features(monkeypatch):
         pixels, start, way = (
             {"image": jnp.asarray(rng.random((2, 1, 16, 16, 3)))} for _ in range(3)
         )
-        objective = Objective(losses.l2, lpips_distance, perceptual_weight=3.0)
+        objective = Objective("l2", perceptual="lpips", perceptual_weight=3.0)
 
         @jax.jit
         def along(amount, frozen):

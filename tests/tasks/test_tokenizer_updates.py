@@ -17,12 +17,11 @@ from nbp.models.discriminator import DiscriminatorNetwork, DiscriminatorSpec
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import lax_conv
 from nbp.parallel.mesh import make_mesh, place_batch, place_state
-from nbp.tasks.adversary import Adversary, lecam_regularizer, r1_regularizer
+from nbp.tasks.adversary import Adversary, AdversarySettings
 from nbp.tasks.tokenizer import (
     Objective,
     TokenizerTask,
     last_kernel,
-    structure_distance,
 )
 from nbp.training.optimizer import OptimizerSpec, update_ema
 from nbp.training.state import TrainState
@@ -36,22 +35,18 @@ SMALL = TokenizerNetwork(
 )
 DISCRIMINATOR = DiscriminatorNetwork(DiscriminatorSpec((4,)), lax_conv)
 DISCRIMINATOR_SPEC = OptimizerSpec(
-    learning_rate=1e-2, total_steps=100, b1=0.5, b2=0.9, clip_norm=None
+    learning_rate=1e-2, steps=100, b1=0.5, b2=0.9, clip_norm=0.0, warmup=0, weight_decay=0.0
 )
 # The discriminator learns from step 1 on, the tokenizer listens from step 3 on, fully from 4 on.
 ADVERSARY = Adversary(
     DISCRIMINATOR,
     DISCRIMINATOR_SPEC,
-    weight=0.3,
-    start=3,
-    warmup=2,
-    regularizer=lecam_regularizer,
-    regularizer_weight=0.1,
+    AdversarySettings(weight=0.3, start=3, warmup=2, regularizer="lecam", regularizer_weight=0.1),
 )
 GAME = TokenizerTask(
     SMALL,
-    dataclasses.replace(SPEC, clip_norm=None, ema_decay=0.5),
-    Objective(losses.l1, structure_distance, reconstruction_weight=2.0, perceptual_weight=0.5),
+    dataclasses.replace(SPEC, clip_norm=0.0, ema=0.5),
+    Objective("l1", perceptual="structure", reconstruction_weight=2.0, perceptual_weight=0.5),
     ADVERSARY,
 )
 WAITING, LEARNING, LISTENING = 0, 2, 3  # steps
@@ -226,7 +221,11 @@ def test_the_adaptive_weight_takes_no_second_backward_pass():
     state, batch = jax.eval_shape(GAME.init, KEY), {"video": draw_pixels(2, 3, 8, 8)}
 
     def count(adaptive: bool) -> float:
-        adversary = dataclasses.replace(ADVERSARY, adaptive=adaptive)
+        adversary = Adversary(
+            DISCRIMINATOR,
+            DISCRIMINATOR_SPEC,
+            dataclasses.replace(ADVERSARY.settings, adaptive=adaptive),
+        )
         step = dataclasses.replace(GAME, objective=TASK.objective, adversary=adversary).step
         costs = jax.jit(step).lower(state, {}, batch, KEY).cost_analysis()
         assert costs is not None
@@ -242,15 +241,15 @@ IMAGES = {"image": draw_pixels(16, 1, 8, 8)}
 LINEAR_ADVERSARY = Adversary(
     DISCRIMINATOR,
     DISCRIMINATOR_SPEC,
-    weight=0.3,
-    objective=losses.NON_SATURATING,
-    adaptive=False,
-    regularizer=r1_regularizer,
-    regularizer_weight=0.1,
+    AdversarySettings(
+        weight=0.3,
+        objective="non_saturating",
+        adaptive=False,
+        regularizer="r1",
+        regularizer_weight=0.1,
+    ),
 )
-LINEAR = dataclasses.replace(
-    GAME, objective=Objective(losses.charbonnier), adversary=LINEAR_ADVERSARY
-)
+LINEAR = dataclasses.replace(GAME, objective=Objective("charbonnier"), adversary=LINEAR_ADVERSARY)
 
 
 @pytest.fixture(scope="module")

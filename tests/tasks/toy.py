@@ -5,7 +5,6 @@
 import jax
 import numpy as np
 
-from nbp import losses
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import lax_conv
 from nbp.tasks.tokenizer import Objective, TokenizerTask
@@ -16,8 +15,8 @@ NETWORK = TokenizerNetwork(
     TokenizerSpec(widths=(4, 8), units=(1, 0), strides=((2, 2, 2),), levels=(4, 4, 4), groups=2),
     lax_conv,
 )
-SPEC = OptimizerSpec(learning_rate=1e-2, total_steps=100)
-TASK = TokenizerTask(NETWORK, SPEC, Objective(losses.l2))
+SPEC = OptimizerSpec(learning_rate=1e-2, steps=100, warmup=0, weight_decay=0.0)
+TASK = TokenizerTask(NETWORK, SPEC, Objective("l2"))
 
 
 def draw_pixels(*shape: int) -> np.ndarray:

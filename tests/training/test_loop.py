@@ -307,7 +307,7 @@ def test_the_next_batch_is_drawn_and_placed_while_the_device_works(tmp_path, mon
 def test_another_model_in_the_same_directory_is_refused(tmp_path):
     train(tmp_path, steps=5)
     with pytest.raises(CheckpointError, match="only in the checkpoint: ema/hidden/bias"):
-        train(tmp_path, task=ToyTask(ema_decay=0.0))
+        train(tmp_path, task=ToyTask(ema=0.0))
 
 
 class FullDisk(Checkpointer):

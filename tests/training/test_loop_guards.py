@@ -183,7 +183,7 @@ class Exploding(ToyTask):
     """The targets of some batches are absurdly large."""
 
     def __init__(self, *bad):
-        super().__init__(total_steps=60, learning_rate=1e-3)
+        super().__init__(steps=60, learning_rate=1e-3)
         self.bad = jnp.asarray(bad)
 
     def step(self, state, frozen, batch, key):

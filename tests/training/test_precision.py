@@ -36,7 +36,14 @@ def make_run(storage, steps=400):
     """Many updates, each far below half of the last digit of 1.0 in bfloat16."""
     groups = (ParamGroup("w", storage=storage, decay=False), ParamGroup("b", decay=False))
     spec = OptimizerSpec(
-        1e-4, total_steps=steps, schedule="constant", clip_norm=None, groups=groups, ema_decay=0.5
+        1e-4,
+        steps=steps,
+        schedule="constant",
+        clip_norm=0.0,
+        groups=groups,
+        ema=0.5,
+        warmup=0,
+        weight_decay=0.0,
     )
     params = {"w": jnp.ones(64), "b": jnp.ones(4)}
     optimizer = make_optimizer(spec, params)

@@ -41,10 +41,10 @@ STEPS = 20
 def make_spec(**changes: Any) -> OptimizerSpec:
     values = {
         "learning_rate": 1e-2,
-        "total_steps": STEPS,
-        "warmup_steps": 3,
+        "steps": STEPS,
+        "warmup": 3,
         "weight_decay": 0.1,
-        "ema_decay": 0.9,
+        "ema": 0.9,
         "groups": (ParamGroup(".*/kernel"), ParamGroup(".*/bias", decay=False)),
     }
     return OptimizerSpec(**(values | changes))
@@ -73,7 +73,7 @@ class ToyTask:
         return make_state(
             params,
             make_optimizer(self.spec, params),
-            with_ema=self.spec.ema_decay > 0,
+            with_ema=self.spec.ema > 0,
             extra={"seen": jnp.zeros((), jnp.int32)},
         )
 
