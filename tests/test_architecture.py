@@ -139,6 +139,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.training",
     ),
     "nbp.build_sampling": (
+        "nbp.layout",
         "nbp.build",
         "nbp.build_data",
         "nbp.config",
