@@ -90,7 +90,7 @@ def make_task(config: Config, formulation: str | None) -> TokenizerTask:
     """The configuration's task, with the shapes of LPIPS in place of its weights."""
     unread = dataclasses.replace(config.losses, perceptual="none")
     task = build.make_tokenizer_task(dataclasses.replace(config, losses=unread))
-    task = dataclasses.replace(task, objective=build.make_objective(config))
+    task = dataclasses.replace(task, objective=config.losses)
     if config.losses.perceptual == "lpips":
         weights = jax.eval_shape(LpipsNetwork().init, jax.random.key(0))
         task = dataclasses.replace(task, frozen={"lpips": weights})

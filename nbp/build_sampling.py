@@ -22,9 +22,9 @@ from nbp.build import (
 from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.parallel import mesh
-from nbp.sampling.filtering import Guidance, LogitsFilter
 from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Sampler
+from nbp.sampling.settings import SamplingConfig
 from nbp.sampling.speculative import AUTOREGRESSIVE, Decoding, RelaxedJacobi, SpeculativeJacobi
 
 
@@ -46,8 +46,7 @@ def load_sampler(
     workdir: Path,
     *,
     labels: Sequence[str],
-    filtering: LogitsFilter,
-    guidance: Guidance,
+    sampling: SamplingConfig,
     decoding: Decoding = AUTOREGRESSIVE,
 ) -> tuple[Sampler, dict[str, Any]]:
     """The sampler of a trained workdir, and the provenance of its parameters."""
@@ -66,12 +65,8 @@ def load_sampler(
         trained_generator.params,
         tokenizer,
         trained_tokenizer.params,
-        filtering=filtering,
-        guidance=guidance,
+        sampling=sampling,
         decoding=decoding,
-        batch=config.sampling.batch,
-        weights=config.sampling.weights,
-        cache=config.sampling.cache,
     )
     check_tokenizer(trained_generator, trained_tokenizer)
     origin = {
@@ -83,33 +78,15 @@ def load_sampler(
     return sampler, origin
 
 
-def make_drawing(config: Config, request: SampleRequest) -> tuple[LogitsFilter, Guidance]:
-    """Filters and guidance: the request's where it has them, else the configuration's."""
-    default = config.sampling
-
-    def choose(asked: Any, configured: Any) -> Any:
-        return configured if asked is None else asked
-
-    asked = request.schedules
+def make_sampling(config: Config, changes: Mapping[str, Any] | None = None) -> SamplingConfig:
+    """The configuration's settings, some of them replaced; ConfigError where they do not fit."""
     try:
-        filtering = LogitsFilter(
-            temperature=choose(request.temperature, default.temperature),
-            top_k=choose(request.top_k, default.top_k),
-            top_p=choose(request.top_p, default.top_p),
-            temperature_end=choose(asked.temperature_end, default.temperature_end or None),
-            temperature_schedule=choose(asked.temperature_schedule, default.temperature_schedule),
-        )
-        guidance = Guidance(
-            choose(request.guidance, default.guidance),
-            choose(asked.guidance_schedule, default.guidance_schedule),
-            choose(asked.guidance_start, default.guidance_start),
-            choose(asked.guidance_end, default.guidance_end),
-        )
+        sampling = replace(config.sampling, **(changes or {}))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if guidance.scale and config.generator.prompt == "none":
+    if sampling.guidance and config.generator.prompt == "none":
         raise ConfigError("guidance needs a label-conditional model; this one has no prompt")
-    return filtering, guidance
+    return sampling
 
 
 def make_decoding(config: Config, request: SampleRequest) -> Decoding:

@@ -47,7 +47,7 @@ from nbp.build_sampling import (
     choose_given_frames,
     count_conditions,
     make_decoding,
-    make_drawing,
+    make_sampling,
     take_examples,
 )
 from nbp.config.schema import Config
@@ -92,7 +92,7 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
         find_earlier(out)
     labels = read_labels(workdir)
     request = count_conditions(config, labels, request)
-    filtering, guidance = make_drawing(config, request)
+    sampling = make_sampling(config, request.sampling)
     decoding = make_decoding(config, request)
     ids = choose_labels(config, labels, request)
     given_frames = choose_given_frames(config, request)
@@ -114,17 +114,11 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
         config,
         workdir,
         labels=labels,
-        filtering=filtering,
-        guidance=guidance,
+        sampling=sampling,
         decoding=decoding,
     )
     check_parameters({"generator": sampler.generator_params, "tokenizer": sampler.tokenizer_params})
-    sampler = replace(
-        sampler,
-        weights=request.decoder.weights or config.sampling.weights,
-        cache=request.decoder.cache or config.sampling.cache,
-        mesh=build_sampling.make_sampling_mesh(config),
-    ).laid_out()
+    sampler = replace(sampler, mesh=build_sampling.make_sampling_mesh(config)).laid_out()
     files = Files(out, names, fps=config.sampling.fps, columns=copies if copies > 1 else None)
     if long is not None:
         draw_long_videos(sampler, long, files, drawing=drawing)

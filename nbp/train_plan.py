@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from nbp import build, build_data
-from nbp.build_sampling import choose_given_frames, make_drawing
+from nbp.build_sampling import choose_given_frames, make_sampling
 from nbp.config import to_json
 from nbp.config.schema import Config, StageConfig
 from nbp.data.sources import BadVideos
@@ -86,7 +86,7 @@ def plan_training(
         make_loop_spec(config, getattr(config.train, stage))
     task = build.make_tokenizer_task(config) if "tokenizer" in config.stages else None
     if "generator" in config.stages:
-        make_drawing(config, SampleRequest(1))
+        make_sampling(config)
         choose_given_frames(config, SampleRequest(1))
     begun = distributed.decide([stage for stage in BINDING if has_begun(place, stage)])
     train, held_out = build_data.make_data(config)

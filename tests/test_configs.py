@@ -17,7 +17,7 @@ from nbp.data.ucf101_prompts import load_prompts
 from nbp.models.lpips import LpipsNetwork
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.shapes import PyTree
-from nbp.training.optimizer import make_optimizer
+from nbp.training.optimizer import OptimizerSpec, make_optimizer
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(
@@ -134,4 +134,4 @@ def test_optimizer_groups_cover_every_parameter(argument: str) -> None:
     )
     for stage, groups, network in stages:
         params = jax.eval_shape(network.init, key)
-        make_optimizer(build.make_optimizer_spec(stage, groups), params)
+        make_optimizer(OptimizerSpec.of(stage, groups), params)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a published weight file is: the configuration that its shapes and the flags imply."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

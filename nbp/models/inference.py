@@ -14,7 +14,7 @@ the compute type, in bfloat16, or as 8-bit integers with a scale for each positi
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,8 @@ from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.nn.attention.reference import cached_attention
 from nbp.nn.transformer import Transformer, TransformerSpec
 from nbp.parallel.axes import Axes, constrain, gather, make_partition_spec
+from nbp.ranges import CacheType, WeightType
 from nbp.shapes import Array, Bool, Float, Int, PyTree
-
-WeightType = Literal["compute", "int8"]
-CacheType = Literal["compute", "bfloat16", "int8"]
 
 STREAM: Axes = (None, "batch", None)  # of the residual stream
 LARGEST = 127.0  # of the 8-bit integers; -128 is not used
