@@ -26,8 +26,8 @@ from nbp.nn.attention.choose import make_attention_backend
 from nbp.nn.attention.reference import xla_attention
 from nbp.nn.conv3d import FORMULATIONS, lax_conv
 from nbp.nn.transformer import TransformerSpec
-from nbp.sampling.filtering import LogitsFilter
 from nbp.sampling.generate import generate
+from nbp.sampling.settings import SamplingConfig
 
 
 def main() -> int:
@@ -87,7 +87,7 @@ def check_decoding() -> float:
     with jax.default_matmul_precision("highest"):
         model = network.bind(params)
         drawn = generate(
-            model, jax.random.key(1), jnp.arange(2), filtering=LogitsFilter(greedy=True)
+            model, jax.random.key(1), jnp.arange(2), sampling=SamplingConfig(temperature=0.0)
         )
         logits = model(drawn)
     return float(jnp.sum(jnp.argmax(logits, axis=-1) != drawn))

@@ -19,11 +19,10 @@ import numpy as np
 
 from benchmarks.measure import print_row
 from nbp import build_data, build_sampling
-from nbp.build_sampling import make_drawing
+from nbp.build_sampling import make_sampling
 from nbp.models.generator import GeneratorNetwork
-from nbp.models.inference import InferenceModel, WeightType, bind_inference_model, pack_params
-from nbp.nn.attention.kv_cache import CacheType
-from nbp.sample import SampleRequest
+from nbp.models.inference import InferenceModel, bind_inference_model, pack_params
+from nbp.ranges import CacheType, WeightType
 from nbp.shapes import Array, PyTree
 from nbp.workdir import read_config, read_labels
 
@@ -44,9 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=32)
     arguments = parser.parse_args(argv)
     config, labels = read_config(arguments.workdir), read_labels(arguments.workdir)
-    filtering, guidance = make_drawing(config, SampleRequest(1))
+    sampling = make_sampling(config)
     sampler, origin = build_sampling.load_sampler(
-        config, arguments.workdir, labels=labels, filtering=filtering, guidance=guidance
+        config, arguments.workdir, labels=labels, sampling=sampling
     )
     network, params = sampler.generator, sampler.generator_params
     encode = jax.jit(sampler.tokenizer.encode)

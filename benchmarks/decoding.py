@@ -22,11 +22,11 @@ import numpy as np
 
 from benchmarks.measure import print_row, time_calls
 from nbp import build, build_sampling
-from nbp.build_sampling import find_levels, make_drawing
+from nbp.build_sampling import find_levels, make_sampling
 from nbp.config.schema import Config
 from nbp.layout import frames_of_latents
 from nbp.metrics.label_agreement import label_agreement
-from nbp.sample import SampleRequest, draw_for_labels
+from nbp.sample import draw_for_labels
 from nbp.sampling.sampler import Sampler
 from nbp.sampling.speculative import Autoregressive, Decoding, RelaxedJacobi, SpeculativeJacobi
 from nbp.workdir import read_config, read_labels
@@ -47,15 +47,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--decodings", nargs="+", default=DECODINGS)
     arguments = parser.parse_args(argv)
     config, labels = read_config(arguments.workdir), read_labels(arguments.workdir)
-    filtering, guidance = make_drawing(config, SampleRequest(1))
+    sampling = make_sampling(config)
     reference = None
     for name in arguments.decodings:
         sampler, origin = build_sampling.load_sampler(
             config,
             arguments.workdir,
             labels=labels,
-            filtering=filtering,
-            guidance=guidance,
+            sampling=sampling,
             decoding=make_decoding(name, config),
         )
         seed = int(name.removeprefix("plain:")) if name.startswith("plain:") else 0

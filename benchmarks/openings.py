@@ -15,10 +15,9 @@ import jax
 
 from benchmarks.measure import print_row, time_calls
 from nbp import build, build_sampling
-from nbp.build_sampling import make_drawing
+from nbp.build_sampling import make_sampling
 from nbp.metrics.label_agreement import label_agreement
 from nbp.sample import draw_for_labels
-from nbp.sampling.request import SampleRequest
 from nbp.workdir import read_config, read_labels
 
 
@@ -31,13 +30,13 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     for workdir in arguments.workdirs:
         config, labels = read_config(workdir), read_labels(workdir)
-        filtering, guidance = make_drawing(config, SampleRequest(1))
+        sampling = make_sampling(config)
         sampler, origin = build_sampling.load_sampler(
-            config, workdir, labels=labels, filtering=filtering, guidance=guidance
+            config, workdir, labels=labels, sampling=sampling
         )
         samples, names = draw_for_labels(sampler, labels, count=arguments.clips, seed=0)
         scores = label_agreement(build.make_tracker(config), samples.videos, names)
-        batch = sampler.batch
+        batch = sampling.batch
         ids = [i % len(labels) for i in range(batch)]
         times = time_calls(
             lambda sampler=sampler, ids=ids: jax.numpy.asarray(

@@ -46,8 +46,8 @@ from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerNetwork
 from nbp.nn.attention.reference import xla_attention
 from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
-from nbp.sampling.filtering import LogitsFilter
 from nbp.sampling.generate import generate
+from nbp.sampling.settings import SamplingConfig
 
 # Layers, heads, width, codes, latent grid, latent frames that are given.
 SIZES: dict[str, tuple[int, int, int, int, tuple[int, int, int], int]] = {
@@ -155,14 +155,14 @@ def measure_block(
     plan = network.plan
     params = draw_laid_out(network, arguments.weights)
     known = jnp.zeros((arguments.batch, plan.grid.size), jnp.int32)
-    filtering = LogitsFilter(
+    sampling = SamplingConfig(
         top_k=min(arguments.top_k, network.vocabulary.codes), top_p=arguments.top_p
     )
 
     def draw(params: PackedParams, key: Any) -> Any:
         decoder = bind_inference_model(network, params, stored=arguments.cache)
         ids = jnp.arange(arguments.batch)
-        return generate(decoder, key, ids, known=known, given=given, filtering=filtering)
+        return generate(decoder, key, ids, known=known, given=given, sampling=sampling)
 
     def prefill(params: PackedParams) -> Any:
         decoder = bind_inference_model(network, params, stored=arguments.cache)

@@ -26,11 +26,11 @@ from nbp.data.video.decode import read_clip
 from nbp.errors import ConfigError
 from nbp.layout import frames_of_latents
 from nbp.parallel import mesh
-from nbp.sampling.filtering import Guidance, LogitsFilter
 from nbp.sampling.finite import check_parameters
 from nbp.sampling.long_video import Slide, choose_slide
 from nbp.sampling.request import LongRequest, SampleRequest
 from nbp.sampling.sampler import Sampler
+from nbp.sampling.settings import SamplingConfig
 from nbp.sampling.speculative import AUTOREGRESSIVE, Decoding, RelaxedJacobi, SpeculativeJacobi
 from nbp.workdir import find_label
 
@@ -53,8 +53,7 @@ def load_sampler(
     workdir: Path,
     *,
     labels: Sequence[str],
-    filtering: LogitsFilter,
-    guidance: Guidance,
+    sampling: SamplingConfig,
     decoding: Decoding = AUTOREGRESSIVE,
     loaded: Trained | None = None,
 ) -> tuple[Sampler, dict[str, Any]]:
@@ -77,12 +76,8 @@ def load_sampler(
         trained_generator.params,
         tokenizer,
         trained_tokenizer.params,
-        filtering=filtering,
-        guidance=guidance,
+        sampling=sampling,
         decoding=decoding,
-        batch=config.sampling.batch,
-        weights=config.sampling.weights,
-        cache=config.sampling.cache,
     )
     check_tokenizer(trained_generator, trained_tokenizer)
     origin = {
@@ -104,8 +99,7 @@ class RequestPlan:
     """
 
     request: SampleRequest
-    filtering: LogitsFilter
-    guidance: Guidance
+    sampling: SamplingConfig
     decoding: Decoding
     ids: list[int] | None
     given_frames: int
@@ -126,11 +120,9 @@ class RequestPlan:
 def plan_request(config: Config, labels: Sequence[str], request: SampleRequest) -> RequestPlan:
     """Checks a request before anything is read or computed; ConfigError where it cannot be."""
     request = count_conditions(config, labels, request)
-    filtering, guidance = make_drawing(config, request)
     return RequestPlan(
         request,
-        filtering,
-        guidance,
+        make_sampling(config, request.sampling),
         make_decoding(config, request),
         ids=choose_labels(config, labels, request),
         given_frames=choose_given_frames(config, request),
@@ -167,48 +159,23 @@ def load_request_sampler(
         config,
         workdir,
         labels=labels,
-        filtering=plan.filtering,
-        guidance=plan.guidance,
+        sampling=plan.sampling,
         decoding=plan.decoding,
         loaded=loaded,
     )
     check_parameters({"generator": sampler.generator_params, "tokenizer": sampler.tokenizer_params})
-    chosen = plan.request.decoder
-    return replace(
-        sampler,
-        weights=chosen.weights or config.sampling.weights,
-        cache=chosen.cache or config.sampling.cache,
-        mesh=make_sampling_mesh(config),
-    ).laid_out()
+    return replace(sampler, mesh=make_sampling_mesh(config)).laid_out()
 
 
-def make_drawing(config: Config, request: SampleRequest) -> tuple[LogitsFilter, Guidance]:
-    """Filters and guidance: the request's where it has them, else the configuration's."""
-    default = config.sampling
-
-    def choose(asked: Any, configured: Any) -> Any:
-        return configured if asked is None else asked
-
-    asked = request.schedules
+def make_sampling(config: Config, changes: Mapping[str, Any] | None = None) -> SamplingConfig:
+    """The configuration's settings, some of them replaced; ConfigError where they do not fit."""
     try:
-        filtering = LogitsFilter(
-            temperature=choose(request.temperature, default.temperature),
-            top_k=choose(request.top_k, default.top_k),
-            top_p=choose(request.top_p, default.top_p),
-            temperature_end=choose(asked.temperature_end, default.temperature_end or None),
-            temperature_schedule=choose(asked.temperature_schedule, default.temperature_schedule),
-        )
-        guidance = Guidance(
-            choose(request.guidance, default.guidance),
-            choose(asked.guidance_schedule, default.guidance_schedule),
-            choose(asked.guidance_start, default.guidance_start),
-            choose(asked.guidance_end, default.guidance_end),
-        )
+        sampling = replace(config.sampling, **(changes or {}))
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if guidance.scale and config.generator.prompt == "none":
+    if sampling.guidance and config.generator.prompt == "none":
         raise ConfigError("guidance needs a label-conditional model; this one has no prompt")
-    return filtering, guidance
+    return sampling
 
 
 def make_decoding(config: Config, request: SampleRequest) -> Decoding:

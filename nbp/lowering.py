@@ -7,7 +7,7 @@ sampler of the previews, on parameters as the mesh splits them.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nbp import build
-from nbp.build_sampling import choose_given_frames, make_drawing
+from nbp.build_sampling import choose_given_frames, make_sampling
 from nbp.config.schema import Config
 from nbp.data.prompts import load_prompts
 from nbp.parallel.hlo import abstract
@@ -116,15 +116,13 @@ def _evaluation_case(task: GeneratorTask, rows: dict[str, Any], mesh: Mesh) -> C
 def _sampling_case(config: Config, task: GeneratorTask, frozen: PyTree, mesh: Mesh) -> Case:
     """The drawing of codes; their decoding is a small program of its own."""
     params, clips = _params(task, mesh), config.train.preview_clips
-    filtering, guidance = make_drawing(config, SampleRequest(1))
+    sampling = replace(make_sampling(config), weights="compute", cache="compute", batch=clips)
     sampler = Sampler(
         task.network,
         {},
         task.tokenizer,
         frozen,
-        filtering=filtering,
-        guidance=guidance,
-        batch=clips,
+        sampling=sampling,
     )
     plan = task.network.plan
     given = plan.tokens_of_frames(choose_given_frames(config, SampleRequest(1)))

@@ -45,3 +45,6 @@ NonNegative = Annotated[float, Range(0.0)]
 Share = Annotated[float, Range(0.0, high=1.0, below=True)]
 
 DType = Literal["float32", "bfloat16"]  # what a network computes in
+# What decoding keeps weights and the cache in: the type of the computation, or a coarser one.
+WeightType = Literal["compute", "int8"]
+CacheType = Literal["compute", "bfloat16", "int8"]

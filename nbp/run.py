@@ -327,14 +327,12 @@ class Run:
 
     def _find_sampler(self, plan: RequestPlan) -> Sampler:
         """One for each way of drawing, with its compiled programs; they share their parameters."""
-        chosen, default = plan.request.decoder, self.config.sampling
-        weights, cache = chosen.weights or default.weights, chosen.cache or default.cache
-        ways = {"filtering": plan.filtering, "guidance": plan.guidance, "decoding": plan.decoding}
-        key = (weights, cache, *ways.values())
+        sampling, decoding = key = (plan.sampling, plan.decoding)
         if key not in self._samplers:
-            alike = [s for s in self._samplers.values() if s.weights == weights]
+            held = self._samplers.values()
+            alike = [s for s in held if s.sampling.weights == sampling.weights]
             if alike:
-                self._samplers[key] = replace(alike[0], cache=cache, **ways)
+                self._samplers[key] = replace(alike[0], sampling=sampling, decoding=decoding)
             else:
                 self._samplers.clear()  # parameters are in memory in one form at a time
                 self._samplers[key] = load_request_sampler(

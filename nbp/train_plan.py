@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from nbp import build, build_data
-from nbp.build_sampling import choose_given_frames, make_drawing
+from nbp.build_sampling import choose_given_frames, make_sampling
 from nbp.config import to_json
 from nbp.config.schema import Config, StageConfig, StageName
 from nbp.data.sources import BadVideos
@@ -87,7 +87,7 @@ def plan_training(
         make_loop_spec(config, getattr(config.train, stage.name))
     tasks = {s.name: s.make_task(config, (), {}) for s in stages if s.follows is None}
     if any(stage.generates for stage in stages):
-        make_drawing(config, SampleRequest(1))
+        make_sampling(config)
         choose_given_frames(config, SampleRequest(1))
     begun = distributed.decide(list_begun(place))
     train, held_out = build_data.make_data(config)

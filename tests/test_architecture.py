@@ -4,6 +4,7 @@
 
 import ast
 import collections
+import itertools
 import os
 import re
 import subprocess
@@ -84,6 +85,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.data.moving_shapes",
         "nbp.data.prompts",
         "nbp.protocols",
+        "nbp.sampling.settings",
         "nbp.tasks.adversary",
         "nbp.tasks.tokenizer",
         "nbp.training.guards",
@@ -285,6 +287,35 @@ def test_dataclasses_have_at_most_20_fields(name: str) -> None:
             fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
             section = name == "nbp.config.schema"
             assert len(fields) <= 20 or section, f"{name}.{node.name} has {len(fields)} fields"
+
+
+# Dataclasses that share five field names of their own, and why they are two.
+ALIKE = {
+    ("DataConfig", "ClipRule"): "the rule of a paper may leave open what a configuration decides",
+    ("GeneratorConfig", "ConvertRequest"): "what a user says of a file, None where nothing",
+    ("GeneratorConfig", "TransformerSpec"): "a stack has no keys: remat is memory's, dtype a type",
+    ("TrainConfig", "LoopSpec"): "the loop runs one stage, and knows no other cadence",
+    ("EvaluateRequest", "Plan"): "what was asked for, and what came of it",
+    ("Sheet", "Picture"): "clips to be tiled, and a picture in a page",
+    ("GeneratorTask", "TokenizerTask"): "the protocol `Task`",
+}
+
+
+def test_no_two_dataclasses_share_five_fields() -> None:
+    fields: dict[str, set[str]] = {}
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and "dataclass" in str(
+                [ast.unparse(d) for d in node.decorator_list]
+            ):
+                own = {ast.unparse(n.target) for n in node.body if isinstance(n, ast.AnnAssign)}
+                fields[f"{name}.{node.name}"] = own
+    alike = {
+        frozenset(name.rpartition(".")[2] for name in pair)
+        for pair in itertools.combinations(fields, 2)
+        if len(fields[pair[0]] & fields[pair[1]]) >= 5
+    }
+    assert alike == {frozenset(pair) for pair in ALIKE}
 
 
 def test_a_command_is_one_whole_file() -> None:

@@ -17,8 +17,8 @@ from benchmarks.tokenizer import count_pass_flops
 from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerSpec
 from nbp.nn.attention.reference import dense_attention
-from nbp.sampling.filtering import LogitsFilter
 from nbp.sampling.generate import generate_ids
+from nbp.sampling.settings import SamplingConfig
 from tests.models.toy import draw_params, make_network
 
 
@@ -53,7 +53,7 @@ def test_the_naive_sampler_draws_what_ours_does():
         jnp.arange(2),
         known=known,
         given=4,
-        filtering=LogitsFilter(greedy=True),
+        sampling=SamplingConfig(temperature=0.0),
     )
     np.testing.assert_array_equal(naive, ours)
 

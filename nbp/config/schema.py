@@ -10,6 +10,7 @@ from nbp.data.moving_shapes import MovingShapesSpec, ShapesContent
 from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed, Share
+from nbp.sampling.settings import SamplingConfig
 from nbp.tasks.adversary import AdversarySettings
 from nbp.tasks.tokenizer import Objective
 from nbp.training.guards import GuardSpec
@@ -139,31 +140,6 @@ class TrainConfig:
     changed_data: Literal["refuse", "accept"] = "refuse"
     profile_steps: tuple[int, ...] = ()
     guards: GuardSpec = field(default_factory=GuardSpec)
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """Defaults of sampling; the flags of `nbp.sample` override them. 0 and 1 switch filters off.
-
-    temperature_end: temperature of the last pass, reached along temperature_schedule; 0 keeps the
-      temperature. guidance_schedule, guidance_start, guidance_end: see
-      `nbp.sampling.filtering.Guidance`; ramp is the official growth with the pass.
-    weights, cache: what decoding keeps them in: the type that the network computes in, or coarser.
-    """
-
-    temperature: Annotated[float, Range(0.001, high=1000.0)] = 1.0
-    temperature_end: Annotated[float, Range(0.0, high=1000.0)] = 0.0
-    temperature_schedule: Literal["constant", "linear", "cosine"] = "linear"
-    top_k: Natural = 0
-    top_p: Annotated[float, Range(0.0, above=True, high=1.0)] = 1.0
-    guidance: Annotated[float, Range(0.0, high=1000.0)] = 0.0
-    guidance_schedule: Literal["constant", "ramp", "linear", "cosine"] = "constant"
-    guidance_start: Share = 0.0
-    guidance_end: Annotated[float, Range(0.0, above=True, high=1.0)] = 1.0
-    weights: Literal["compute", "int8"] = "compute"
-    cache: Literal["compute", "bfloat16", "int8"] = "compute"
-    batch: Count = 32
-    fps: Annotated[float, Range(0.1, high=1000.0)] = 8.0
 
 
 @dataclass(frozen=True)

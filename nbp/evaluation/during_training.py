@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from nbp import build, build_data
-from nbp.build_sampling import choose_given_frames, make_drawing, take_examples
+from nbp.build_sampling import choose_given_frames, make_sampling, take_examples
 from nbp.config.schema import Config
 from nbp.data.video.encode import tile_clips
 from nbp.errors import ConfigError
@@ -83,7 +83,7 @@ class PeriodicScore:
         """
         rule = self._protocol.generation
         assert rule is not None
-        self._sampler = self._sampler or dataclasses.replace(sampler, batch=self._batch)
+        self._sampler = self._sampler or sampler.in_batches(self._batch)
         maker = dataclasses.replace(self._maker, sampler=self._sampler, params=params)
         made = maker(np.arange(self.count))
         clips = finish_clips(
@@ -283,15 +283,15 @@ def find_lpips(config: Config, task: TokenizerTask) -> LpipsScorer | None:
 
 def make_preview_sampler(config: Config, task: GeneratorTask, tokenizer_params: PyTree) -> Sampler:
     """One sampler for the whole stage: its compiled program is used at every preview."""
-    filtering, guidance = make_drawing(config, SampleRequest(1))
+    sampling = dataclasses.replace(
+        make_sampling(config), weights="compute", cache="compute", batch=config.train.preview_clips
+    )
     return Sampler(
         task.network,
         {},
         task.tokenizer,
         tokenizer_params,
-        filtering=filtering,
-        guidance=guidance,
-        batch=config.train.preview_clips,
+        sampling=sampling,
     )
 
 

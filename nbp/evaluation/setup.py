@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nbp import build, build_data, build_sampling
-from nbp.build_sampling import choose_given_frames, make_drawing
+from nbp.build_sampling import choose_given_frames, make_sampling
 from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.chunk_store import CHUNK
@@ -287,10 +287,8 @@ def load_model(config: Config, workdir: Path, protocol: Protocol, report: Report
         origin = {"tokenizer_step": trained.step, "tokenizer_sha256": trained.sha256}
         return Model(build.make_tokenizer_network(config), trained.params, None, (), origin)
     labels = read_labels(workdir)
-    filtering, guidance = make_drawing(config, SampleRequest(1))
-    sampler, origin = build_sampling.load_sampler(
-        config, workdir, labels=labels, filtering=filtering, guidance=guidance
-    )
+    sampling = make_sampling(config)
+    sampler, origin = build_sampling.load_sampler(config, workdir, labels=labels, sampling=sampling)
     if not protocol.likelihood:
         sampler = sampler.laid_out()
     return Model(sampler.tokenizer, sampler.tokenizer_params, sampler, labels, origin)
@@ -300,12 +298,11 @@ def share_sampler(plan: Plan) -> tuple[Sampler, int]:
     """The sampler on all devices of this host, and how many clips it draws at a time."""
     sampler, devices = plan.model.sampler, plan.devices
     assert sampler is not None
-    batch = devices.round_up(min(sampler.batch, CHUNK, plan.generated))
+    batch = devices.round_up(min(sampler.sampling.batch, CHUNK, plan.generated))
     shared = dataclasses.replace(
-        sampler,
+        sampler.in_batches(batch),
         generator_params=devices.copy(sampler.generator_params),
         tokenizer_params=devices.copy(sampler.tokenizer_params),
-        batch=batch,
         place=devices.place,
     )
     return shared, batch

@@ -13,7 +13,7 @@ the compute type, in bfloat16, or as 8-bit integers with a scale for each positi
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,12 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from nbp.models.generator import Generator, GeneratorNetwork
-from nbp.nn.attention.kv_cache import Cache, CacheEntry, CacheType, make_cache, quantize, write
+from nbp.nn.attention.kv_cache import Cache, CacheEntry, make_cache, quantize, write
 from nbp.nn.attention.reference import cached_attention
 from nbp.nn.transformer import Transformer
 from nbp.parallel.sharding import Axes, constrain, gather, make_partition_spec
+from nbp.ranges import CacheType, WeightType
 from nbp.shapes import Array, Bool, Float, Int, PyTree
-
-WeightType = Literal["compute", "int8"]
 
 STREAM: Axes = (None, "batch", None)  # of the residual stream
 

@@ -17,7 +17,8 @@ from nbp.layout import Phase, Schedule
 from nbp.models.generator import Generator
 from nbp.models.inference import InferenceModel, generator_of, inference_model_of
 from nbp.nn.attention.kv_cache import Cache, choose_lengths
-from nbp.sampling.filtering import PLAIN, UNGUIDED, Guidance, LogitsFilter
+from nbp.sampling.filtering import draw_tokens, guidance_weight
+from nbp.sampling.settings import PLAIN, SamplingConfig
 from nbp.shapes import Array, Bool, Float, Int
 
 
@@ -30,8 +31,7 @@ def generate(
     null: Bool[Array, "b"] | None = None,
     known: Int[Array, "b size"] | None = None,
     given: int = 0,
-    filtering: LogitsFilter = PLAIN,
-    guidance: Guidance = UNGUIDED,
+    sampling: SamplingConfig = PLAIN,
 ) -> Int[Array, "b size"]:
     """Draws clips; pure, to be jitted with everything but the arrays static.
 
@@ -48,7 +48,7 @@ def generate(
     the head covers them) are fed back unchanged and clipped at the end, as the official code does.
     """
     options: dict[str, Any] = {"prompt": prompt, "null": null, "known": known, "given": given}
-    options |= {"filtering": filtering, "guidance": guidance}
+    options["sampling"] = sampling
     return generate_checked(model, key, sample_ids, **options)[0]
 
 
@@ -72,12 +72,11 @@ def generate_ids(
     null: Bool[Array, "b"] | None = None,
     known: Int[Array, "b size"] | None = None,
     given: int = 0,
-    filtering: LogitsFilter = PLAIN,
-    guidance: Guidance = UNGUIDED,
+    sampling: SamplingConfig = PLAIN,
 ) -> Int[Array, "b size"]:
     """As `generate`, but the vocabulary ids as they were drawn and fed back."""
     options: dict[str, Any] = {"prompt": prompt, "null": null, "known": known, "given": given}
-    options |= {"filtering": filtering, "guidance": guidance}
+    options["sampling"] = sampling
     return _generate(model, key, sample_ids, **options)[0]
 
 
@@ -90,8 +89,7 @@ def _generate(
     null: Array | None = None,
     known: Array | None = None,
     given: int = 0,
-    filtering: LogitsFilter = PLAIN,
-    guidance: Guidance = UNGUIDED,
+    sampling: SamplingConfig = PLAIN,
 ) -> tuple[Int[Array, "b size"], Bool[Array, "b"]]:
     run = make_generation(
         model,
@@ -100,8 +98,7 @@ def _generate(
         prompt=prompt,
         null=null,
         given=given,
-        filtering=filtering,
-        guidance=guidance,
+        sampling=sampling,
     )
     if known is None:
         known = jnp.zeros((sample_ids.shape[0], run.model.plan.grid.size), jnp.int32)
@@ -123,21 +120,19 @@ def make_generation(
     prompt: Int[Array, "b p"] | None,
     null: Bool[Array, "b"] | None,
     given: int,
-    filtering: LogitsFilter,
-    guidance: Guidance,
+    sampling: SamplingConfig,
 ) -> "Generation":
     """One generation of the arguments of `generate`, before its first pass."""
     decoder = inference_model_of(model)
     plan, batch = decoder.model.plan, sample_ids.shape[0]
-    guided = guidance.scale != 0.0 and plan.prompt_length > 0
+    guided = sampling.guidance != 0.0 and plan.prompt_length > 0
     return Generation(
         decoder=decoder,
         schedule=plan.schedule(given),
         keys=jax.vmap(functools.partial(jax.random.fold_in, key))(sample_ids),
         prompt=_double(prompt) if guided else prompt,
         null=jnp.arange(2 * batch) >= batch if guided else null,
-        filtering=filtering,
-        guidance=guidance if guided else UNGUIDED,
+        sampling=sampling if guided else sampling.unguided,
     )
 
 
@@ -159,24 +154,29 @@ def _find_room(lengths: Sequence[int], positions: int) -> int:
 
 
 @dataclass(frozen=True)
-class Generation:
-    """What stays the same over the passes of one generation."""
+class Drawing:
+    """What stays the same over the passes of one generation. keys: one for each sample."""
 
     decoder: InferenceModel
-    schedule: Schedule
     keys: Array
     prompt: Array | None
     null: Array | None
-    filtering: LogitsFilter
-    guidance: Guidance
+    sampling: SamplingConfig
 
     @property
     def model(self) -> Generator:
         return self.decoder.model
 
+
+@dataclass(frozen=True)
+class Generation(Drawing):
+    """The passes of the plan; with guidance, prompts are given for both branches."""
+
+    schedule: Schedule
+
     def make_cache(self) -> Cache:
         """An empty cache for the first pass, with rows for the null branch where there is one."""
-        rows = len(self.keys) * (2 if self.guidance.scale else 1)
+        rows = len(self.keys) * (2 if self.sampling.guidance else 1)
         return self.decoder.make_cache(rows, _find_room(self.lengths, self.schedule.prefill))
 
     @property
@@ -250,14 +250,14 @@ class Generation:
         Also which clips had a distribution for all of them; the others get the first token.
         """
         model, plan = self.model, self.model.plan
-        rows = _double(ids) if self.guidance.scale else ids
+        rows = _double(ids) if self.sampling.guidance else ids
         x = model.embed(model.input_table(rows, self.prompt), start, fed, null=self.null)
         hidden = model.key_mask(self.prompt, self.null)
         x, cache = self.decoder.forward_cached(x, cache, start=start, k_end=k_end, key_mask=hidden)
         logits = self.guide(self.decoder.predict(x[:, fed - drawn :]), index)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, index)
         passes = self.schedule.passes
-        drawn_tokens = self.filtering.draw(keys, logits, index=index, passes=passes)
+        drawn_tokens = draw_tokens(self.sampling, keys, logits, index=index, passes=passes)
         finite = (drawn_tokens >= 0).all(1)
         new = jnp.maximum(drawn_tokens, 0) + model.output_ids.start
         token = start + fed - drawn - plan.prompt_length + plan.first
@@ -265,10 +265,10 @@ class Generation:
         return ids, cache, finite
 
     def guide(self, logits: Float[Array, "b n v"], index: Array | int) -> Float[Array, "b2 n v"]:
-        if not self.guidance.scale:
+        if not self.sampling.guidance:
             return logits
         conditional, unconditional = jnp.split(logits, 2)
-        t = self.guidance.weight(index, self.schedule.passes)
+        t = guidance_weight(self.sampling, index, self.schedule.passes)
         return (1 + t) * conditional - t * unconditional
 
 

@@ -235,8 +235,7 @@ class Rollout:
                 prompt=prompt,
                 null=null,
                 given=given,
-                filtering=sampler.filtering,
-                guidance=sampler.guidance_for(labels),
+                sampling=sampler.sampling_for(labels),
             )
             held = 0 if cache is None else settled
             start = run.make_cache() if cache is None else cache

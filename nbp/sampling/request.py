@@ -4,42 +4,36 @@
 
 import argparse
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from nbp.errors import ConfigError
 from nbp.flags import COUNT, NATURAL, SEED, SHARE, Real, Whole
+from nbp.ranges import CacheType, WeightType
+from nbp.sampling.settings import (
+    COLDEST,
+    HOTTEST,
+    STRONGEST,
+    GuidanceSchedule,
+    RampShape,
+    SamplingConfig,
+)
 
 CLIPS = Whole(1, 1_000_000)
-TEMPERATURE = Real(0.001, 1000.0)
-GUIDANCE = Real(0.0, 1000.0)
-
-
-@dataclass(frozen=True)
-class ScheduleRequest:
-    """How temperature and guidance change over the passes; None leaves it to the configuration."""
-
-    temperature_end: float | None = None
-    temperature_schedule: Literal["constant", "linear", "cosine"] | None = None
-    guidance_schedule: Literal["constant", "ramp", "linear", "cosine"] | None = None
-    guidance_start: float | None = None
-    guidance_end: float | None = None
+TEMPERATURE = Real(COLDEST, HOTTEST)
+GUIDANCE = Real(0.0, STRONGEST)
 
 
 @dataclass(frozen=True)
 class DecodingRequest:
-    """How passes are made (`nbp.sampling.speculative`), and what weights and cache are kept in.
-
-    None leaves the last two to the configuration, the others to the decoding.
-    """
+    """How passes are made (`nbp.sampling.speculative`); None leaves a number to the decoding."""
 
     decoding: Literal["plain", "jacobi", "relaxed"] = "plain"
     window: int | None = None
     radius: int | None = None
     delta: float | None = None
-    weights: Literal["compute", "int8"] | None = None
-    cache: Literal["compute", "bfloat16", "int8"] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +56,7 @@ class LongRequest:
 class SampleRequest:
     """What `nbp.sample` was asked for; None leaves a choice to the workdir's configuration.
 
+    sampling: fields of `SamplingConfig` that replace those of the configuration.
     count: conditions to draw for, in turn the labels, or held-out clips to continue.
     samples_per_condition: clips drawn for each. per_class: clips of each class, in place of both.
     label: class name or id, or several, in turn. frames: what is continued, a file, or uint8
@@ -74,13 +69,9 @@ class SampleRequest:
     unconditional: bool = False
     frames: Path | Any | None = None
     given_frames: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    guidance: float | None = None
     per_class: int | None = None
     samples_per_condition: int = 1
-    schedules: ScheduleRequest = ScheduleRequest()
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     decoder: DecodingRequest = DecodingRequest()
     long: LongRequest = LongRequest()
 
@@ -97,15 +88,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--given_frames", type=NATURAL, help="latent frames taken from --frames")
     add("--temperature", type=TEMPERATURE, help="divides the logits")
     add("--temperature_end", type=TEMPERATURE, help="temperature of the last pass")
-    add(
-        "--temperature_schedule", choices=("constant", "linear", "cosine"), help="how it gets there"
-    )
+    add("--temperature_schedule", choices=get_args(RampShape), help="how it gets there")
     add("--top_k", type=NATURAL, help="0: off")
     add("--top_p", type=Real(0.0, 1.0, above=True), help="1: off")
     add("--guidance", type=GUIDANCE, help="classifier-free guidance; 0: off")
     add(
         "--guidance_schedule",
-        choices=("constant", "ramp", "linear", "cosine"),
+        choices=get_args(GuidanceSchedule),
         help="how it changes over the passes",
     )
     add("--guidance_start", type=SHARE, help="share of the passes before guidance begins")
@@ -114,8 +103,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--window", type=COUNT, help="passes that jacobi and relaxed look at at once")
     add("--radius", type=COUNT, help="relaxed: levels that mass may move")
     add("--delta", type=SHARE, help="relaxed: share of it that may move, 0..1")
-    add("--weights", choices=("compute", "int8"), help="what decoding keeps the weights in")
-    add("--cache", choices=("compute", "bfloat16", "int8"), help="the same for keys and values")
+    add("--weights", choices=get_args(WeightType), help="what decoding keeps the weights in")
+    add("--cache", choices=get_args(CacheType), help="the same for keys and values")
     add("--seed", type=SEED, default=0, help="of all randomness; default 0")
     add("--num_frames", type=COUNT, help="length of the videos; longer than a clip: windows slide")
     add("--keep_frames", type=COUNT, help="latent frames a window keeps; default: half of them")
@@ -134,11 +123,11 @@ def make_request(arguments: argparse.Namespace) -> SampleRequest:
 
     def pick(kind: type) -> dict[str, Any]:
         names = [field.name for field in dataclasses.fields(kind)]
-        return {name: values[name] for name in names if name in values}
+        return {name: values[name] for name in names if values.get(name) is not None}
 
     return SampleRequest(
         count=count,
-        schedules=ScheduleRequest(**pick(ScheduleRequest)),
+        sampling=pick(SamplingConfig),
         decoder=DecodingRequest(**pick(DecodingRequest)),
         long=LongRequest(**pick(LongRequest)),
         **pick(SampleRequest),

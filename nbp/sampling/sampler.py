@@ -17,18 +17,11 @@ from jax.sharding import Mesh
 from nbp.errors import NonFiniteError
 from nbp.layout import latents_of_frames
 from nbp.models.generator import GeneratorNetwork
-from nbp.models.inference import (
-    InferenceModel,
-    WeightType,
-    bind_inference_model,
-    pack_params,
-    put_on_mesh,
-)
+from nbp.models.inference import InferenceModel, bind_inference_model, pack_params, put_on_mesh
 from nbp.models.tokenizer import TokenizerNetwork
-from nbp.nn.attention.kv_cache import CacheType
 from nbp.parallel.sharding import RULES, count_parts
-from nbp.sampling.filtering import PLAIN, UNGUIDED, Guidance, LogitsFilter
 from nbp.sampling.finite import check_parameters
+from nbp.sampling.settings import PLAIN, SamplingConfig
 from nbp.sampling.speculative import AUTOREGRESSIVE, Decoding, GenerationOutput
 from nbp.shapes import Array, Bool, Clips, Int, PyTree
 
@@ -77,25 +70,21 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity: it holds arrays
 class Sampler:
-    """Draws clips in batches of at most `batch`; compiles once per batch and given frames.
+    """Draws clips in batches of at most `sampling.batch`; compiles once per batch and given frames.
 
     Clip i of a request depends on (seed, i) and its own condition, not on the batch size.
     `generator_params` are as in training, or laid out for decoding (`Sampler.laid_out`), which
-    needs half the memory. weights, cache: their types, see `nbp.models.inference`. With a mesh a
-    batch is split over `data` and `fsdp`, and the work on a clip over `tensor`; without one `place`
-    puts the rows of a batch where the parameters are. floats: clips are not rounded to bytes.
+    needs half the memory. With a mesh a batch is split over `data` and `fsdp`, and the work on a
+    clip over `tensor`; without one `place` puts the rows of a batch where the parameters are.
+    floats: clips are not rounded to bytes.
     """
 
     generator: GeneratorNetwork
     generator_params: PyTree
     tokenizer: TokenizerNetwork
     tokenizer_params: PyTree
-    filtering: LogitsFilter = PLAIN
-    guidance: Guidance = UNGUIDED
+    sampling: SamplingConfig = PLAIN
     decoding: Decoding = AUTOREGRESSIVE
-    batch: int = 32
-    weights: WeightType = "compute"
-    cache: CacheType = "compute"
     mesh: Mesh | None = None
     place: Callable[[Any], Any] = np.asarray
     floats: bool = False
@@ -167,7 +156,7 @@ class Sampler:
             if values is not None and len(values) != count:
                 raise ValueError(f"{len(values)} {name} for {count} samples: give one for each")
         grids = np.zeros((count, *plan.grid.shape), np.int32) if codes is None else codes
-        size = self._round_up(min(self.batch, count))
+        size = self._round_up(min(self.sampling.batch, count))
         for start in range(0, count, size):
             ids = np.arange(start, start + size)
             rows = np.minimum(ids, count - 1)  # the last batch is filled up, then cut
@@ -201,10 +190,15 @@ class Sampler:
             "parameters are finite: lower --guidance, raise --temperature, or compute in float32"
         )
 
+    def in_batches(self, batch: int) -> "Sampler":
+        """The same with batches of at most `batch` clips."""
+        sampling = dataclasses.replace(self.sampling, batch=batch)
+        return dataclasses.replace(self, sampling=sampling)
+
     def laid_out(self) -> "Sampler":
         """The same for sampling alone, in half the memory; this one's parameters are gone."""
         params = pack_params(
-            self.generator, self.generator_params, weights=self.weights, mesh=self.mesh
+            self.generator, self.generator_params, weights=self.sampling.weights, mesh=self.mesh
         )
         tokenizer = self.tokenizer_params
         whole = jax.tree.map(lambda p: (None,) * p.ndim, tokenizer)
@@ -213,7 +207,8 @@ class Sampler:
 
     def bind(self, params: PyTree) -> InferenceModel:
         """The generator for `nbp.sampling.generate`, within a program."""
-        return bind_inference_model(self.generator, params, weights=self.weights, stored=self.cache)
+        weights, cache = self.sampling.weights, self.sampling.cache
+        return bind_inference_model(self.generator, params, weights=weights, stored=cache)
 
     def _round_up(self, batch: int) -> int:
         """The next size that the devices divide."""
@@ -263,8 +258,7 @@ class Sampler:
                 null=null,
                 known=known,
                 given=given,
-                filtering=self.filtering,
-                guidance=self.guidance_for(labels),
+                sampling=self.sampling_for(labels),
             )
 
         return jax.jit(draw)
@@ -280,6 +274,6 @@ class Sampler:
             return prompt, jnp.ones(ids.shape, bool)
         return self.generator.prompt({"label": labels}), None
 
-    def guidance_for(self, labels: Int[Array, "b"] | None) -> Guidance:
+    def sampling_for(self, labels: Int[Array, "b"] | None) -> SamplingConfig:
         """Clips without a label have no condition to be guided by."""
-        return UNGUIDED if labels is None else self.guidance
+        return self.sampling.unguided if labels is None else self.sampling

@@ -25,8 +25,9 @@ from nbp.layout import Phase
 from nbp.models.generator import Generator
 from nbp.models.inference import InferenceModel, generator_of, inference_model_of
 from nbp.sampling.brackets import COLUMNS, Rows, pick, sum_columns
-from nbp.sampling.filtering import PLAIN, UNGUIDED, Guidance, LogitsFilter
-from nbp.sampling.generate import generate_checked
+from nbp.sampling.filtering import guidance_weight, token_probabilities
+from nbp.sampling.generate import Drawing, generate_checked
+from nbp.sampling.settings import PLAIN, SamplingConfig
 from nbp.shapes import Array, Bool, Float, Int
 
 Relax = Callable[[Array, Array], Array]  # (target, law of the draft) -> the target to use instead
@@ -81,8 +82,7 @@ def decode_ahead(
     null: Bool[Array, "b"] | None = None,
     known: Int[Array, "b size"] | None = None,
     given: int = 0,
-    filtering: LogitsFilter = PLAIN,
-    guidance: Guidance = UNGUIDED,
+    sampling: SamplingConfig = PLAIN,
 ) -> GenerationOutput:
     """Draws clips in at most as many passes as the plan has; pure, as `nbp.sampling.generate`.
 
@@ -101,15 +101,14 @@ def decode_ahead(
     ids = jnp.full((batch, plan.grid.size), vocabulary.code_offset, jnp.int32)
     if known is not None:
         ids = jnp.where(kept, known + vocabulary.code_offset, ids).astype(jnp.int32)
-    guided = guidance.scale != 0.0 and plan.prompt_length > 0
+    guided = sampling.guidance != 0.0 and plan.prompt_length > 0
     run = _Run(
         decoder=decoder,
         count=plan.passes(given),
         keys=jax.vmap(functools.partial(jax.random.fold_in, key))(sample_ids),
         prompt=prompt,
         null=null,
-        filtering=filtering,
-        guidance=guidance if guided else UNGUIDED,
+        sampling=sampling if guided else sampling.unguided,
         guided=guided,
         coupled=coupled,
         relax=relax,
@@ -128,23 +127,13 @@ def decode_ahead(
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What stays the same over the passes of one generation. count: passes of the plan."""
+class _Run(Drawing):
+    """Passes that look ahead. count: passes of the plan."""
 
-    decoder: InferenceModel
     count: int
-    keys: Array
-    prompt: Array | None
-    null: Array | None
-    filtering: LogitsFilter
-    guidance: Guidance
     guided: bool
     coupled: bool
     relax: Relax | None
-
-    @property
-    def model(self) -> Generator:
-        return self.decoder.model
 
     def run_phase(
         self,
@@ -197,7 +186,7 @@ class _Run:
         fed = phase.start + n if first else n
         passes_before = index + (token - begin) // phase.width
         logits, cache = self.look(ids, state.cache, start, passes_before, fed=fed)
-        plain = self.filtering.probabilities(logits, index=passes_before, passes=self.count)
+        plain = token_probabilities(self.sampling, logits, index=passes_before, passes=self.count)
         target = plain if self.relax is None else self.relax(plain, law)
         # All of a row is NaN where it has no distribution. What is final was drawn before.
         finite = state.finite & (final | jnp.isfinite(plain[..., 0])).all(1)
@@ -249,7 +238,9 @@ class _Run:
             logits = self.decoder.predict(x[:, fed - scored :])
             if not self.guided:
                 return logits[0], cache
-            t = jnp.broadcast_to(self.guidance.weight(index, self.count), (scored,))[:, None]
+            t = jnp.broadcast_to(guidance_weight(self.sampling, index, self.count), (scored,))[
+                :, None
+            ]
             return (1 + t) * logits[0] - t * logits[1], cache
 
         one = (ids, self.prompt, self.null, cache)

@@ -47,7 +47,7 @@ def draw_filtered(
     Args:
       keys: a random key per sample; its draws depend on its own key and logits alone.
       logits: float32; one with -inf is never drawn.
-      top_k, top_p: see `nbp.sampling.filtering.LogitsFilter`.
+      top_k, top_p: see `nbp.sampling.settings.SamplingConfig`.
 
     Returns: -1 where there is no distribution: with NaN or inf among the logits, or only -inf.
     """

@@ -16,7 +16,7 @@ from nbp.config import load_config, to_json
 from nbp.errors import CheckpointError, ConfigError
 from nbp.export import PARTIAL
 from nbp.files import write_text
-from nbp.sampling.filtering import PLAIN, Guidance
+from nbp.sampling.settings import SamplingConfig
 from nbp.training.checkpoint import Checkpointer
 from nbp.workdir import read_config, read_labels, save_labels
 from tests import tiny
@@ -77,7 +77,7 @@ def test_the_average_becomes_the_parameters(workdir, tmp_path, capsys):
     config = read_config(out)
     assert config.train.tokenizer.ema == 0
     sampler, origin = build_sampling.load_sampler(
-        config, out, labels=read_labels(out), filtering=PLAIN, guidance=Guidance()
+        config, out, labels=read_labels(out), sampling=SamplingConfig()
     )
     assert origin["generator_step"] == 7
     assert sampler.sample(1, seed=0, labels=[1]).videos.shape == (1, 5, 16, 16, 3)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests to `nbp.sample` on a workdir with random weights: lengths, classes, prefixes, files."""
 
+import dataclasses
 import json
 import math
 import re
@@ -14,15 +15,15 @@ import pytest
 from PIL import Image
 
 from nbp import build, build_sampling, sample, sample_files
-from nbp.build_sampling import choose_labels, make_drawing
+from nbp.build_sampling import choose_labels, make_sampling
 from nbp.config import load_config
 from nbp.data.video.decode import probe_video, read_clip
 from nbp.errors import ConfigError
 from nbp.flags import Parser, Real, Whole
 from nbp.sample_files import Files, find_earlier, write_samples
-from nbp.sampling.filtering import Guidance, LogitsFilter
-from nbp.sampling.request import GUIDANCE, TEMPERATURE, SampleRequest, ScheduleRequest, add_flags
+from nbp.sampling.request import GUIDANCE, TEMPERATURE, SampleRequest, add_flags, make_request
 from nbp.sampling.sampler import Samples
+from nbp.sampling.settings import SamplingConfig
 from nbp.stages import adopt_config
 from nbp.workdir import save_labels
 from tests import tiny
@@ -232,18 +233,18 @@ def test_no_number_is_without_a_range():
 
 def test_the_ranges_of_flags_are_those_of_the_library():
     for value in (TEMPERATURE.low, TEMPERATURE.high):
-        assert LogitsFilter(temperature=value, temperature_end=value).temperature == value
+        assert SamplingConfig(temperature=value, temperature_end=value).temperature == value
         config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, "sampling.temperature": f"{value}"})
-        assert make_drawing(config, SampleRequest(1))[0].temperature == value
-    assert Guidance(GUIDANCE.high).scale == GUIDANCE.high
+        assert make_sampling(config).temperature == value
+    assert SamplingConfig(guidance=GUIDANCE.high).guidance == GUIDANCE.high
     bad: list[dict[str, Any]] = [{"temperature": 1e-42}, {"temperature": math.inf}]
     bad.append({"temperature_end": 1e300})
     for options in bad:
         with pytest.raises(ValueError, match="must be from 0.001 to 1000"):
-            LogitsFilter(**options)
+            SamplingConfig(**options)
     for scale in (math.nan, math.inf, -math.inf, 1e300):
         with pytest.raises(ValueError, match="guidance"):
-            Guidance(scale)
+            SamplingConfig(guidance=scale)
 
 
 def test_a_class_wins_over_a_keyword_and_over_a_number(workdir):
@@ -385,12 +386,25 @@ def test_schedules_come_from_flags_else_from_the_configuration():
         "sampling.temperature_end": "0.8",
     }
     config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, **changes})
-    filtering, guidance = make_drawing(config, SampleRequest(1))
-    assert guidance == Guidance(2.0, "ramp", 0.0, 0.5)
-    assert filtering == LogitsFilter(1.2, top_p=0.8, temperature_end=0.8)
-    asked = ScheduleRequest(0.5, "cosine", "linear", 0.25, 1.0)
-    filtering, guidance = make_drawing(config, SampleRequest(1, top_p=1.0, schedules=asked))
-    assert guidance == Guidance(2.0, "linear", 0.25, 1.0)
-    assert filtering == LogitsFilter(1.2, temperature_end=0.5, temperature_schedule="cosine")
+    assert make_sampling(config) == config.sampling
+    parser = Parser("nbp.sample")
+    add_flags(parser)
+    asked = {
+        "top_p": 1.0,
+        "temperature_end": 0.5,
+        "temperature_schedule": "cosine",
+        "guidance_schedule": "linear",
+        "guidance_start": 0.25,
+        "guidance_end": 1.0,
+        "weights": "int8",
+        "cache": "bfloat16",
+    }
+    flags = [text for name, value in asked.items() for text in (f"--{name}", str(value))]
+    request = make_request(parser.parse_args(flags))
+    assert request.sampling == asked
+    found = make_sampling(config, request.sampling)
+    assert found == dataclasses.replace(config.sampling, **asked)
+    assert (found.temperature, found.guidance, found.scheduled) == (1.2, 2.0, True)
+    assert make_request(parser.parse_args([])).sampling == {}
     plain = load_config(tiny.CONFIG, tiny.OVERRIDES)
-    assert not make_drawing(plain, SampleRequest(1))[0].scheduled
+    assert not make_sampling(plain).scheduled

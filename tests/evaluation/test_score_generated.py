@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nbp import build_data, build_sampling, evaluate, weights
-from nbp.build_sampling import make_drawing
+from nbp.build_sampling import make_sampling
 from nbp.errors import EXIT_USAGE, run_main
 from nbp.evaluation import chunk_store
 from nbp.evaluation.generation import Made, finish_clips
@@ -26,7 +26,6 @@ from nbp.nn.conv3d import taps_conv
 from nbp.protocols import PROTOCOLS
 from nbp.protocols.clip_lists import draw_clips
 from nbp.protocols.protocol import FeatureRule, GenerationRule, Storage
-from nbp.sample import SampleRequest
 from nbp.sampling.sampler import Sampler
 from nbp.workdir import read_config, read_labels
 from tests.evaluated import SMALL, SmallNetwork, add_generator, make_prepared, make_workdir
@@ -60,11 +59,9 @@ def run(workdir: Path, protocol: str, *arguments: object) -> dict[str, Any]:
 
 def load(workdir: Path) -> tuple[Sampler, Any]:
     config = read_config(workdir)
-    filtering, guidance = make_drawing(config, SampleRequest(1))
+    sampling = make_sampling(config)
     labels = read_labels(workdir)
-    sampler, _ = build_sampling.load_sampler(
-        config, workdir, labels=labels, filtering=filtering, guidance=guidance
-    )
+    sampler, _ = build_sampling.load_sampler(config, workdir, labels=labels, sampling=sampling)
     return sampler, config
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nbp import build_sampling, evaluate, weights
-from nbp.build_sampling import make_drawing
+from nbp.build_sampling import make_sampling
 from nbp.errors import run_main
 from nbp.evaluation import chunk_store
 from nbp.evaluation.generation import ClipScorer, Made, finish_clips
@@ -21,7 +21,6 @@ from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.nn.conv3d import taps_conv
 from nbp.protocols import PROTOCOLS
 from nbp.protocols.protocol import GenerationRule
-from nbp.sample import SampleRequest
 from nbp.workdir import read_config, read_labels
 from tests.evaluated import add_generator, make_workdir, save_params
 
@@ -89,11 +88,9 @@ def test_the_inception_score_is_that_of_all_clips_at_once(
     evaluate.main([*asked, "21"])
     report = json.loads(out.read_text())
     config = read_config(workdir)
-    filtering, guidance = make_drawing(config, SampleRequest(1))
+    sampling = make_sampling(config)
     names = read_labels(workdir)
-    sampler, _ = build_sampling.load_sampler(
-        config, workdir, labels=names, filtering=filtering, guidance=guidance
-    )
+    sampler, _ = build_sampling.load_sampler(config, workdir, labels=names, sampling=sampling)
     labels = [i % len(names) for i in range(21)]
     made = sampler.sample(21, seed=0, labels=labels)
     rows = ClassProbabilities(NETWORK, params)(made.videos)

@@ -12,8 +12,8 @@ import numpy as np
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.models.inference import forward_cached, pack_layers
 from nbp.nn.attention.kv_cache import make_cache
-from nbp.sampling.filtering import UNGUIDED, Guidance, LogitsFilter
 from nbp.sampling.generate import generate_ids
+from nbp.sampling.settings import SamplingConfig
 from nbp.shapes import Array, PyTree
 from nbp.tasks.generator import score
 from tests.official_parity.comparison import Comparison, compare
@@ -82,11 +82,9 @@ def check_greedy(case: Case, arrays: Arrays) -> list[Comparison]:
         start = read["prompt"]
         known = np.zeros((len(drawn), network.plan.grid.size), np.int32)
         known[:, :given] = start[:, :given] - offset if given else 0
-        filtering = LogitsFilter(temperature=config["temperature"], greedy=True)
+        sampling = SamplingConfig(temperature=0.0)
         model = network.bind(make_params(network))
-        ids = _generate(
-            network, prompt, known=known, given=given, filtering=filtering, guidance=UNGUIDED
-        )
+        ids = _generate(network, prompt, known=known, given=given, sampling=sampling)
         fed = _run_pass(model, ids, prompt, null=None)["tokens_in"]
         begin = fed[:, : network.plan.schedule(given).prefill]
         logits = _cached_logits(model, ids, prompt, null=None, given=given)
@@ -111,12 +109,13 @@ def check_guided(case: Case, arrays: Arrays) -> list[Comparison]:
         assert prompt is not None
         network = make_network(config, drawn.shape[1], prompt)
         check_sizes(config, network, drawn)
-        guidance = Guidance(config["cfg_ratio"], "ramp" if config["scale_cfg"] else "constant")
-        filtering = LogitsFilter(greedy=True)
-        known = np.zeros(drawn.shape, np.int32)
-        ids = _generate(
-            network, prompt, known=known, given=0, filtering=filtering, guidance=guidance
+        sampling = SamplingConfig(
+            temperature=0.0,
+            guidance=config["cfg_ratio"],
+            guidance_schedule="ramp" if config["scale_cfg"] else "constant",
         )
+        known = np.zeros(drawn.shape, np.int32)
+        ids = _generate(network, prompt, known=known, given=0, sampling=sampling)
         model = network.bind(make_params(network))
         branch = functools.partial(_cached_logits, model, ids, prompt, given=0)
         nulls = np.ones(len(drawn), bool)
@@ -178,8 +177,7 @@ def _generate(
     *,
     known: np.ndarray,
     given: int,
-    filtering: LogitsFilter,
-    guidance: Guidance,
+    sampling: SamplingConfig,
 ) -> np.ndarray:
     @jax.jit
     def run(params: PyTree) -> Array:
@@ -190,8 +188,7 @@ def _generate(
             prompt=None if prompt is None else jnp.asarray(prompt),
             known=jnp.asarray(known),
             given=given,
-            filtering=filtering,
-            guidance=guidance,
+            sampling=sampling,
         )
 
     return np.asarray(run(make_params(network)))

@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Filters against the definition written as a slow loop, and draws against their distribution."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nbp.sampling.filtering import PLAIN, LogitsFilter, keep_top_k, keep_top_p
+from nbp.sampling.filtering import draw_tokens, keep_top_k, keep_top_p
+from nbp.sampling.settings import PLAIN, SamplingConfig
 
 V = 12
 INF = float("inf")
@@ -89,10 +92,10 @@ def test_random_logits_in_bulk():
         assert kept == kept_by_definition(row.astype(np.float64), 7, 0.8)
 
 
-def draw(filtering: LogitsFilter, logits: np.ndarray, count: int) -> np.ndarray:
+def draw(sampling: SamplingConfig, logits: np.ndarray, count: int) -> np.ndarray:
     keys = jax.random.split(jax.random.key(0), count)
     tiled = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (count, *logits.shape))
-    return np.asarray(jax.jit(filtering.draw)(keys, tiled))
+    return np.asarray(jax.jit(functools.partial(draw_tokens, sampling))(keys, tiled))
 
 
 def assert_distribution(draws: np.ndarray, share: np.ndarray) -> None:
@@ -106,15 +109,15 @@ def assert_distribution(draws: np.ndarray, share: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    "filtering",
-    [PLAIN, LogitsFilter(temperature=0.5), LogitsFilter(temperature=3.0, top_k=5, top_p=0.8)],
+    "sampling",
+    [PLAIN, SamplingConfig(temperature=0.5), SamplingConfig(temperature=3.0, top_k=5, top_p=0.8)],
 )
-def test_draws_follow_the_filtered_distribution(filtering):
+def test_draws_follow_the_filtered_distribution(sampling):
     logits = np.random.default_rng(3).normal(size=(2, 8))
-    draws = draw(filtering, logits, 20_000)
+    draws = draw(sampling, logits, 20_000)
     for position in range(2):
-        scaled = logits[position] / filtering.temperature
-        kept = kept_by_definition(scaled, filtering.top_k, filtering.top_p)
+        scaled = logits[position] / sampling.temperature
+        kept = kept_by_definition(scaled, sampling.top_k, sampling.top_p)
         share = np.array([np.exp(x) if i in kept else 0.0 for i, x in enumerate(scaled)])
         assert_distribution(draws[:, position], share / share.sum())
     # Positions of a block are drawn independently of each other.
@@ -126,16 +129,17 @@ def test_draws_follow_the_filtered_distribution(filtering):
 def test_greedy_takes_the_largest():
     logits = np.random.default_rng(4).normal(size=(3, 5, 7)).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), 3)
-    drawn = LogitsFilter(greedy=True, temperature=2.0).draw(keys, logits)
+    drawn = draw_tokens(SamplingConfig(temperature=0.0), keys, logits)
     np.testing.assert_array_equal(drawn, logits.argmax(-1))
-    almost_greedy = LogitsFilter(top_k=1).draw(keys, logits)
+    almost_greedy = draw_tokens(SamplingConfig(top_k=1), keys, logits)
     np.testing.assert_array_equal(almost_greedy, logits.argmax(-1))
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"temperature": 0.0}, "temperature 0.0: must be from 0.001 to 1000"),
+        ({"temperature": 1e-4}, "temperature 0.0001: must be from 0.001 to 1000"),
+        ({"temperature": 0.0, "temperature_end": 1.0}, "temperature_end 1.0: temperature 0 has"),
         ({"temperature": float("nan")}, "temperature nan"),
         ({"top_k": -1}, "top_k -1: must be 0"),
         ({"top_p": 0.0}, "top_p 0.0: must be above 0"),
@@ -144,4 +148,4 @@ def test_greedy_takes_the_largest():
 )
 def test_senseless_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        LogitsFilter(**options)
+        SamplingConfig(**options)

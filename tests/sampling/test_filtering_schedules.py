@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from nbp.layout import LatentGrid, Opening
-from nbp.sampling.filtering import Guidance, LogitsFilter, Ramp
+from nbp.sampling.filtering import Ramp, draw_tokens, guidance_weight
 from nbp.sampling.generate import generate
+from nbp.sampling.settings import SamplingConfig
 from tests.models.toy import LABELS, draw_params, make_network, reference_logits
 
 PASSES = 5
@@ -30,8 +31,11 @@ def test_ramps_reach_their_ends():
 
 
 def test_guidance_grows_or_stays_and_keeps_to_its_passes():
-    def weights(*options: Any) -> list[float]:
-        return [float(Guidance(2.0, *options).weight(i, PASSES)) for i in range(PASSES)]
+    def weights(schedule: Any = "constant", start: float = 0.0, end: float = 1.0) -> list[float]:
+        sampling = SamplingConfig(
+            guidance=2.0, guidance_schedule=schedule, guidance_start=start, guidance_end=end
+        )
+        return [float(guidance_weight(sampling, i, PASSES)) for i in range(PASSES)]
 
     assert weights() == [2.0] * 5
     assert weights("ramp") == [0.0, 2.0, 4.0, 6.0, 8.0]
@@ -44,20 +48,25 @@ def test_guidance_grows_or_stays_and_keeps_to_its_passes():
 @pytest.mark.parametrize("bounds", [(-0.1, 1.0), (0.5, 0.5), (0.0, 1.1), (math.nan, 1.0)])
 def test_impossible_intervals_are_refused(bounds):
     with pytest.raises(ValueError, match="0 <= start < end <= 1"):
-        Guidance(1.0, "constant", *bounds)
+        SamplingConfig(guidance=1.0, guidance_start=bounds[0], guidance_end=bounds[1])
 
 
-@pytest.mark.parametrize("end", [0.0, -1.0])
+@pytest.mark.parametrize("end", [1e-4, -1.0])
 def test_impossible_temperatures_are_refused(end):
     with pytest.raises(ValueError, match="temperature_end .* must be from 0.001"):
-        LogitsFilter(temperature_end=end)
+        SamplingConfig(temperature_end=end)
 
 
 @pytest.mark.parametrize(
     "guidance",
-    [Guidance(1.5, "linear"), Guidance(1.5, "cosine"), Guidance(2.0, "constant", 0.3, 0.7)],
+    [
+        {"guidance": 1.5, "guidance_schedule": "linear"},
+        {"guidance": 1.5, "guidance_schedule": "cosine"},
+        {"guidance": 2.0, "guidance_start": 0.3, "guidance_end": 0.7},
+    ],
 )
 def test_scheduled_guidance_blends_two_full_passes(guidance):
+    sampling = SamplingConfig(temperature=0.0, **guidance)
     network = make_network(LatentGrid(2, 2, 2), (1, 1, 2), Opening("bov"), prompt=1)
     params = draw_params(network, seed=3)
     prompt = np.random.default_rng(1).integers(0, LABELS, (2, 1), np.int32)
@@ -66,7 +75,7 @@ def test_scheduled_guidance_blends_two_full_passes(guidance):
     for index in range(plan.passes()):
         conditional = reference_logits(network, params, ids, prompt)
         null = reference_logits(network, params, ids, prompt, null=True)
-        t = float(guidance.weight(index, plan.passes()))
+        t = float(guidance_weight(sampling, index, plan.passes()))
         new = slice(2 * index, 2 * index + 2)
         ids[:, new] = ((1 + t) * conditional - t * null)[:, new].argmax(-1) + offset
 
@@ -77,8 +86,7 @@ def test_scheduled_guidance_blends_two_full_passes(guidance):
             jax.random.key(0),
             jnp.arange(2),
             prompt=jnp.asarray(prompt),
-            filtering=LogitsFilter(greedy=True),
-            guidance=guidance,
+            sampling=sampling,
         )
 
     np.testing.assert_array_equal(draw(params), ids - offset)
@@ -88,7 +96,7 @@ def test_scheduled_guidance_blends_two_full_passes(guidance):
 def test_each_pass_draws_at_its_own_temperature(shape, hottest):
     """Three passes of one token whose logits are the same: the shares tell the temperature."""
     ends = (4.0, 0.25) if hottest == 0 else (0.25, 4.0)
-    filtering = LogitsFilter(
+    sampling = SamplingConfig(
         temperature=ends[0], temperature_end=ends[1], temperature_schedule=shape
     )
     logits = np.log(np.array([0.6, 0.3, 0.1]))
@@ -97,7 +105,7 @@ def test_each_pass_draws_at_its_own_temperature(shape, hottest):
 
     @jax.jit
     def draw(index, keys):
-        return filtering.draw(keys, rows, index=index, passes=3)[:, 0]
+        return draw_tokens(sampling, keys, rows, index=index, passes=3)[:, 0]
 
     for index, middle in enumerate((ends[0], (ends[0] + ends[1]) / 2, ends[1])):
         share = np.exp(logits / middle) / np.exp(logits / middle).sum()
@@ -107,5 +115,5 @@ def test_each_pass_draws_at_its_own_temperature(shape, hottest):
 
 
 def test_equal_ends_are_no_schedule():
-    assert not LogitsFilter(temperature=0.8, temperature_end=0.8).scheduled
-    assert LogitsFilter(temperature=0.8, temperature_end=0.9).scheduled
+    assert not SamplingConfig(temperature=0.8, temperature_end=0.8).scheduled
+    assert SamplingConfig(temperature=0.8, temperature_end=0.9).scheduled

@@ -14,21 +14,22 @@ import pytest
 from nbp.layout import LatentGrid, Opening, Phase
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.inference import bind_inference_model, pack_params
-from nbp.sampling.filtering import PLAIN, UNGUIDED, Guidance, LogitsFilter
+from nbp.sampling.filtering import guidance_weight
 from nbp.sampling.generate import cut_phases, generate
+from nbp.sampling.settings import PLAIN, SamplingConfig
 from tests.models.toy import LABELS, draw_params, make_network, reference_logits
 
 GRID = LatentGrid(3, 2, 2)
-GREEDY = LogitsFilter(greedy=True)
+GREEDY = SamplingConfig(temperature=0.0)
 BATCH = 2
 
 
-def make_run(network: GeneratorNetwork, *, filtering: LogitsFilter = GREEDY, **options: Any):
+def make_run(network: GeneratorNetwork, *, sampling: SamplingConfig = GREEDY, **options: Any):
     """`generate` with static `options`, compiled once: (params, ids, seed, traced arguments)."""
 
     @jax.jit
     def draw(params, key, ids, arrays):
-        return generate(network.bind(params), key, ids, filtering=filtering, **arrays, **options)
+        return generate(network.bind(params), key, ids, sampling=sampling, **arrays, **options)
 
     def run(params, *, ids=(0, 1), seed=0, **arrays) -> np.ndarray:
         arrays = {name: a for name, a in arrays.items() if a is not None}
@@ -38,7 +39,7 @@ def make_run(network: GeneratorNetwork, *, filtering: LogitsFilter = GREEDY, **o
 
 
 def decode_by_hand(
-    network, params, *, prompt, known, given=0, guidance=UNGUIDED, null=False
+    network, params, *, prompt, known, given=0, sampling=PLAIN, null=False
 ) -> np.ndarray:
     """Greedy vocabulary ids: every pass forgets everything and runs the full sequence again."""
     plan, vocabulary = network.plan, network.vocabulary
@@ -51,8 +52,8 @@ def decode_by_hand(
     for index in range(total):
         width = 1 if done < held else size
         logits = reference_logits(network, params, ids, prompt, null=null)
-        if guidance.scale:
-            t = guidance.scale * (index if guidance.schedule == "ramp" else 1)
+        if sampling.guidance:
+            t = sampling.guidance * (index if sampling.guidance_schedule == "ramp" else 1)
             unconditional = reference_logits(network, params, ids, prompt, null=True)
             logits = (1 + t) * logits - t * unconditional
         new = slice(done - plan.first, done - plan.first + width)
@@ -134,11 +135,12 @@ def prompted():
     return network, draw_params(network, seed=3), *draw_conditions(network, seed=3)
 
 
-@pytest.mark.parametrize("guidance", [Guidance(1.5), Guidance(0.75, "ramp")])
-def test_guidance_blends_two_full_passes(prompted, guidance):
+@pytest.mark.parametrize("scale, schedule", [(1.5, "constant"), (0.75, "ramp")])
+def test_guidance_blends_two_full_passes(prompted, scale, schedule):
+    sampling = SamplingConfig(temperature=0.0, guidance=scale, guidance_schedule=schedule)
     network, params, prompt, known = prompted
-    expected = decode_by_hand(network, params, prompt=prompt, known=known, guidance=guidance)
-    drawn = make_run(network, guidance=guidance)(params, prompt=prompt)
+    expected = decode_by_hand(network, params, prompt=prompt, known=known, sampling=sampling)
+    drawn = make_run(network, sampling=sampling)(params, prompt=prompt)
     np.testing.assert_array_equal(drawn, to_codes(network, expected))
     plain = decode_by_hand(network, params, prompt=prompt, known=known)
     assert np.any(expected != plain), "a case in which guidance matters"
@@ -163,8 +165,10 @@ def test_padding_stays_hidden_from_every_pass():
 
 
 def test_guidance_weights():
-    assert [Guidance(0.5).weight(i, 8) for i in (0, 1, 7)] == [0.5, 0.5, 0.5]
-    assert [Guidance(0.5, "ramp").weight(i, 8) for i in (0, 1, 7)] == [0.0, 0.5, 3.5]
+    constant = SamplingConfig(guidance=0.5)
+    assert [guidance_weight(constant, i, 8) for i in (0, 1, 7)] == [0.5, 0.5, 0.5]
+    ramp = SamplingConfig(guidance=0.5, guidance_schedule="ramp")
+    assert [guidance_weight(ramp, i, 8) for i in (0, 1, 7)] == [0.0, 0.5, 3.5]
 
 
 @pytest.mark.parametrize("block", [(1, 1, 1), (1, 1, 2)])
@@ -176,7 +180,7 @@ def test_clips_follow_the_distribution_of_the_model(block):
     share = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     expected = share[range(16), 0, pairs[:, 0]] * share[range(16), 1, pairs[:, 1]]
     count = 20_000
-    run = make_run(network, filtering=LogitsFilter(temperature=1.5))
+    run = make_run(network, sampling=SamplingConfig(temperature=1.5))
     drawn = run(params, ids=range(count))
     found = np.bincount(drawn[:, 0] * 4 + drawn[:, 1], minlength=16)
     statistic = ((found - count * expected) ** 2 / (count * expected)).sum()
@@ -188,7 +192,7 @@ def test_a_clip_does_not_depend_on_its_batch(prompted):
     prompt = np.array([[0, 1], [2, 3], [4, 0]], np.int32)
     known = np.random.default_rng(5).integers(0, 11, (3, GRID.size), np.int32)
 
-    run = make_run(network, filtering=PLAIN, given=4)
+    run = make_run(network, sampling=PLAIN, given=4)
 
     def draw(rows, *, ids, seed=0):
         return run(params, ids=ids, seed=seed, prompt=prompt[rows], known=known[rows])
@@ -217,7 +221,7 @@ def test_phases_are_cut_where_the_cache_grows():
 def test_a_cache_that_grows_draws_the_same(monkeypatch):
     network = make_network(GRID, (1, 1, 2), Opening("hybrid"))
     params = draw_params(network, seed=4)
-    whole = make_run(network, filtering=PLAIN)(params)
+    whole = make_run(network, sampling=PLAIN)(params)
     lengths = []
 
     def choose(length: int) -> tuple[int, ...]:
@@ -225,7 +229,7 @@ def test_a_cache_that_grows_draws_the_same(monkeypatch):
         return (2, 5, length)
 
     monkeypatch.setattr("nbp.sampling.generate.choose_lengths", choose)
-    np.testing.assert_array_equal(make_run(network, filtering=PLAIN)(params), whole)
+    np.testing.assert_array_equal(make_run(network, sampling=PLAIN)(params), whole)
     assert set(lengths) == {network.plan.length}
 
 

@@ -14,9 +14,10 @@ import pytest
 from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import taps_conv
-from nbp.sampling.filtering import Guidance, LogitsFilter
+from nbp.sampling.filtering import guidance_weight
 from nbp.sampling.long_video import Piece, Rollout, Slide, choose_slide, window_key
 from nbp.sampling.sampler import Sampler
+from nbp.sampling.settings import SamplingConfig
 from tests.models.toy import draw_params, make_network, reference_logits
 
 TOKENIZER = TokenizerNetwork(
@@ -35,8 +36,7 @@ def sampler() -> Sampler:
         draw_params(NETWORK),
         TOKENIZER,
         draw_params(TOKENIZER),
-        filtering=LogitsFilter(greedy=True),
-        batch=3,
+        sampling=SamplingConfig(temperature=0.0, batch=3),
     )
 
 
@@ -100,11 +100,12 @@ def test_moved_codes_are_one_stream(sampler, kind, keep):
     assert differ(videos, np.asarray(whole)) <= 1
 
 
+RAMP = {"guidance": 0.5, "guidance_schedule": "ramp"}
 CASES = [
-    (LatentGrid(3, 2, 2), (1, 1, 2), Opening("hybrid", 2), "modern", 1, Guidance(1.5)),
-    (LatentGrid(4, 1, 2), (1, 1, 2), Opening("prefix"), "paper", 0, Guidance()),
-    (LatentGrid(6, 1, 2), (2, 1, 1), Opening("bov"), "modern", 1, Guidance()),
-    (LatentGrid(4, 1, 2), (1, 1, 1), Opening("hybrid", 1), "paper", 1, Guidance(0.5, "ramp")),
+    (LatentGrid(3, 2, 2), (1, 1, 2), Opening("hybrid", 2), "modern", 1, {"guidance": 1.5}),
+    (LatentGrid(4, 1, 2), (1, 1, 2), Opening("prefix"), "paper", 0, {}),
+    (LatentGrid(6, 1, 2), (2, 1, 1), Opening("bov"), "modern", 1, {}),
+    (LatentGrid(4, 1, 2), (1, 1, 1), Opening("hybrid", 1), "paper", 1, RAMP),
 ]
 
 
@@ -125,8 +126,7 @@ def test_cached_decoding_is_the_full_pass_after_slides(
         params,
         TOKENIZER,
         draw_params(TOKENIZER),
-        filtering=LogitsFilter(greedy=True),
-        guidance=guidance,
+        sampling=SamplingConfig(temperature=0.0, **guidance),
     )
     labels = [1, 3] if prompt else None
     given = depth if opening.kind == "prefix" else 0
@@ -150,14 +150,16 @@ def test_cached_decoding_is_the_full_pass_after_slides(
         codes = np.asarray(network.to_sequence(window_tokens))
         ids = codes + network.vocabulary.code_offset
         logits = reference_logits(network, params, ids, prompts)
-        if guidance.scale:
+        if guidance:
             null = reference_logits(network, params, ids, prompts, null=True)
             index = np.zeros(grid.size)
             schedule = network.plan.schedule(kept)
             for number in range(schedule.passes):
                 width = network.plan.block_size
                 index[kept + number * width : kept + (number + 1) * width] = number
-            t = np.array([float(guidance.weight(i, schedule.passes)) for i in index])
+            t = np.array(
+                [float(guidance_weight(sampler.sampling, i, schedule.passes)) for i in index]
+            )
             t = t[network.plan.first :, None]
             logits = (1 + t) * logits - t * null
         found = logits[:, kept - network.plan.first :].argmax(-1)
@@ -185,7 +187,7 @@ def test_a_kept_cache_is_the_one_that_a_fresh_pass_makes(sampler):
 
 def test_any_number_of_frames_and_clips(sampler):
     """Lengths between windows, a last batch that is not full, fewer frames than a clip."""
-    small = dataclasses.replace(sampler, batch=2)
+    small = sampler.in_batches(2)
     rollout = Rollout(small, Slide(2))
     whole = join(rollout.sample(3, 12, seed=1, labels=LABELS), 3)
     for frames, latents in ((12, 7), (8, 5), (7, 4), (4, 3), (1, 1)):
@@ -201,7 +203,7 @@ def test_windows_draw_anew(sampler):
     keys += [window_key(key, i) for i in range(1, 5)]
     assert len({tuple(np.asarray(jax.random.key_data(k)).tolist()) for k in keys}) == len(keys)
     assert window_key(key, 0) is key
-    drawing = dataclasses.replace(sampler, filtering=LogitsFilter(temperature=2.0))
+    drawing = dataclasses.replace(sampler, sampling=SamplingConfig(temperature=2.0, batch=3))
     params = jax.tree.map(np.zeros_like, drawing.generator_params)
     uniform = dataclasses.replace(drawing, generator_params=params)
     _, tokens = join(Rollout(uniform, Slide(1, "codes")).sample(1, 31, seed=0, labels=[0]), 1)

@@ -14,6 +14,7 @@ from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import taps_conv
 from nbp.parallel.mesh import make_mesh
 from nbp.sampling.sampler import Sampler
+from nbp.sampling.settings import SamplingConfig
 from tests.models.toy import draw_params, make_network
 
 TOKENIZER = TokenizerNetwork(
@@ -30,7 +31,7 @@ def sampler() -> Sampler:
     params = draw_params(NETWORK)
     row = NETWORK.vocabulary.prompt_offset + 3
     params["null_prompt"] = params["tokens"][row][None]  # no condition means label 3
-    return Sampler(NETWORK, params, TOKENIZER, draw_params(TOKENIZER), batch=2)
+    return Sampler(NETWORK, params, TOKENIZER, draw_params(TOKENIZER), SamplingConfig(batch=2))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_samples_are_clips_and_their_tokens(sampler, labelled):
 
 
 def test_a_clip_depends_on_seed_number_and_condition_alone(sampler, labelled):
-    larger = dataclasses.replace(sampler, batch=3).sample(3, seed=5, labels=LABELS)
+    larger = sampler.in_batches(3).sample(3, seed=5, labels=LABELS)
     np.testing.assert_array_equal(larger.tokens, labelled.tokens)
     fewer = sampler.sample(1, seed=5, labels=LABELS[:1])
     np.testing.assert_array_equal(fewer.tokens, labelled.tokens[:1])
@@ -131,7 +132,8 @@ def test_a_mesh_draws_the_same(sampler, labelled, tensor):
 
 
 def test_coarse_weights_and_cache_draw_nearly_the_same(sampler):
-    fine = dataclasses.replace(sampler, batch=40)
-    rough = dataclasses.replace(fine, weights="int8", cache="int8")
+    fine = sampler.in_batches(40)
+    coarse = SamplingConfig(batch=40, weights="int8", cache="int8")
+    rough = dataclasses.replace(fine, sampling=coarse)
     one, other = (each.sample(40, seed=5, labels=[2] * 40).tokens for each in (fine, rough))
     assert 0.5 < np.mean(one == other) < 1

@@ -12,8 +12,8 @@ import pytest
 from nbp.layout import Box, LatentGrid, Opening
 from nbp.models.generator import GeneratorNetwork
 from nbp.sampling import speculative
-from nbp.sampling.filtering import PLAIN, UNGUIDED, Guidance, LogitsFilter
 from nbp.sampling.generate import generate
+from nbp.sampling.settings import PLAIN, SamplingConfig
 from nbp.sampling.speculative import decode_ahead
 from tests.models.toy import LABELS, draw_params, make_network, reference_logits
 
@@ -38,17 +38,17 @@ def make_run(network: GeneratorNetwork, **options: Any):
     return run
 
 
-def filter_by_hand(logits: np.ndarray, filtering: LogitsFilter) -> np.ndarray:
+def filter_by_hand(logits: np.ndarray, sampling: SamplingConfig) -> np.ndarray:
     """Probabilities of one token after temperature, top-k and top-p, one code after the other."""
-    scaled = logits / filtering.temperature
+    scaled = logits / sampling.temperature
     order = sorted(range(len(scaled)), key=lambda i: -scaled[i])
-    if filtering.top_k:
-        order = [i for i in order if scaled[i] >= scaled[order[filtering.top_k - 1]]]
+    if sampling.top_k:
+        order = [i for i in order if scaled[i] >= scaled[order[sampling.top_k - 1]]]
     weights = np.exp(scaled[order] - scaled.max())
     weights /= weights.sum()
     found, before = np.zeros(len(scaled)), 0.0
     for i, weight in zip(order, weights, strict=True):
-        if before <= filtering.top_p:
+        if before <= sampling.top_p:
             found[i] = weight
         before += weight
     return found / found.sum()
@@ -60,17 +60,16 @@ def enumerate_clips(
     *,
     prompt: np.ndarray | None,
     given: tuple[int, ...],
-    filtering: LogitsFilter,
-    guidance: Guidance,
+    sampling: SamplingConfig,
 ) -> np.ndarray:
     """Probability of every clip, by teacher forcing in float64, in the order of `to_number`."""
     clips = np.array(list(itertools.product(range(CODES), repeat=network.plan.grid.size)))
     ids = clips + network.vocabulary.code_offset
     prompts = None if prompt is None else np.repeat(prompt[:1], len(clips), axis=0)
     logits = reference_logits(network, params, ids, prompts)
-    if guidance.scale:
+    if sampling.guidance:
         null = reference_logits(network, params, ids, prompts, null=True)
-        logits = (1 + guidance.scale) * logits - guidance.scale * null
+        logits = (1 + sampling.guidance) * logits - sampling.guidance * null
     probability = np.ones(len(clips))
     for token in range(network.plan.first, network.plan.grid.size):
         for i, clip in enumerate(clips):
@@ -78,7 +77,7 @@ def enumerate_clips(
                 probability[i] *= clip[token] == given[token]
             else:
                 row = logits[i, token - network.plan.first]
-                probability[i] *= filter_by_hand(row, filtering)[clip[token]]
+                probability[i] *= filter_by_hand(row, sampling)[clip[token]]
     for token in range(min(network.plan.first, len(given))):
         probability *= clips[:, token] == given[token]
     np.testing.assert_allclose(probability.sum(), 1)
@@ -108,8 +107,7 @@ def draw_and_compare(
     grid: LatentGrid = SMALL,
     prompted: bool = False,
     given: tuple[int, ...] = (),
-    filtering: LogitsFilter = PLAIN,
-    guidance: Guidance = UNGUIDED,
+    sampling: SamplingConfig = PLAIN,
     seed: int = 0,
     **options: Any,
 ) -> tuple[float, float]:
@@ -123,13 +121,9 @@ def draw_and_compare(
         known = np.zeros((COUNT, grid.size), np.int32)
         known[:, : len(given)] = given
         arrays["known"] = known
-    run = make_run(
-        network, window=3, given=len(given), filtering=filtering, guidance=guidance, **options
-    )
+    run = make_run(network, window=3, given=len(given), sampling=sampling, **options)
     drawn, passes = run(params, range(COUNT), seed=seed, **arrays)
-    expected = enumerate_clips(
-        network, params, prompt=prompt, given=given, filtering=filtering, guidance=guidance
-    )
+    expected = enumerate_clips(network, params, prompt=prompt, given=given, sampling=sampling)
     assert passes.max() <= network.plan.passes(len(given))
     return measure_misfit(drawn, expected), passes.mean() / network.plan.passes(len(given))
 
@@ -144,9 +138,9 @@ CASES: dict[str, dict[str, Any]] = {
     "row, drafts drawn anew": ROW | {"coupled": False},
     "hybrid": HYBRID,
     "prefix": TOKEN | {"opening": Opening("prefix"), "given": (2,)},
-    "top_k": TOKEN | {"filtering": LogitsFilter(1.3, top_k=2)},
-    "top_p": HYBRID | {"filtering": LogitsFilter(top_p=0.7)},
-    "guided": TOKEN | {"prompted": True, "guidance": Guidance(0.7)},
+    "top_k": TOKEN | {"sampling": SamplingConfig(1.3, top_k=2)},
+    "top_p": HYBRID | {"sampling": SamplingConfig(top_p=0.7)},
+    "guided": TOKEN | {"prompted": True, "sampling": SamplingConfig(guidance=0.7)},
 }
 
 
@@ -192,13 +186,14 @@ GREEDY_CASES = [
 def test_without_chance_it_is_plain_decoding(block, opening, recipe, prompt_length, given):
     network = make_network(GRID, block, opening, recipe=recipe, prompt=prompt_length)
     params = draw_params(network, seed=1)
-    filtering = LogitsFilter(top_k=1) if recipe == "modern" else LogitsFilter(greedy=True)
+    only: dict[str, Any] = {"top_k": 1} if recipe == "modern" else {"temperature": 0.0}
+    # With a ramp one pass sees several weights.
+    sampling = SamplingConfig(**only, guidance=0.5, guidance_schedule="ramp")
     rng = np.random.default_rng(0)
     arrays: dict[str, Any] = {"known": rng.integers(0, 11, (3, GRID.size), np.int32)}
     if prompt_length:
         arrays["prompt"] = rng.integers(0, LABELS, (3, prompt_length), np.int32)
-    guidance = Guidance(0.5, schedule="ramp")  # one pass sees several weights
-    options = {"given": given, "filtering": filtering, "guidance": guidance}
+    options = {"given": given, "sampling": sampling}
     plain = jax.jit(
         lambda params: generate(
             network.bind(params), jax.random.key(0), np.arange(3), **arrays, **options
@@ -217,7 +212,7 @@ def test_an_easy_model_takes_a_pass_for_each_window():
     params["transformer"]["layers"]["proj"]["kernel"] *= 0
     params["tokens"] *= 0
     for coupled in (True, False):
-        run = make_run(network, window=4, coupled=coupled, filtering=LogitsFilter(top_k=3))
+        run = make_run(network, window=4, coupled=coupled, sampling=SamplingConfig(top_k=3))
         _, passes = run(params, range(50))
         # One token, with three drafts behind it; then these and one more; and so on: 5 in 2 passes.
         np.testing.assert_array_equal(passes, 6)
@@ -234,7 +229,7 @@ def test_a_clip_does_not_depend_on_its_batch():
     params = draw_params(network, seed=3)
     prompt = np.array([[0, 1], [2, 3], [4, 0]], np.int32)
     known = np.random.default_rng(5).integers(0, 11, (3, GRID.size), np.int32)
-    run = make_run(network, window=3, given=4, guidance=Guidance(0.5))
+    run = make_run(network, window=3, given=4, sampling=SamplingConfig(guidance=0.5))
 
     def draw(rows, *, ids, seed=0):
         return run(params, ids, seed=seed, prompt=prompt[rows], known=known[rows])

@@ -14,8 +14,8 @@ from nbp.errors import NonFiniteError
 from nbp.layout import LatentGrid, Opening
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import taps_conv
-from nbp.sampling.filtering import LogitsFilter
 from nbp.sampling.sampler import Sampler
+from nbp.sampling.settings import SamplingConfig
 from nbp.sampling.speculative import Autoregressive, Decoding, RelaxedJacobi, SpeculativeJacobi
 from tests.models.toy import draw_params, make_network
 
@@ -38,7 +38,7 @@ COUNT = 20_000
 @pytest.fixture(scope="module")
 def sampler() -> Sampler:
     params, tokenizer_params = draw_params(NETWORK), draw_params(TOKENIZER)
-    return Sampler(NETWORK, params, TOKENIZER, tokenizer_params, batch=2)
+    return Sampler(NETWORK, params, TOKENIZER, tokenizer_params, SamplingConfig(batch=2))
 
 
 @pytest.mark.parametrize("decoding", DECODINGS, ids=repr)
@@ -56,7 +56,7 @@ def test_each_draws_clips_and_counts_passes(sampler, decoding):
 
 
 def test_greedy_clips_are_the_same_in_fewer_passes(sampler):
-    greedy = dataclasses.replace(sampler, filtering=LogitsFilter(greedy=True))
+    greedy = dataclasses.replace(sampler, sampling=SamplingConfig(temperature=0.0, batch=2))
     plain = greedy.sample(2, seed=0, labels=[1, 2])
     ahead = dataclasses.replace(greedy, decoding=SpeculativeJacobi(3)).sample(
         2, seed=0, labels=[1, 2]
@@ -78,7 +78,7 @@ def test_weights_that_are_not_finite_are_named_by_every_decoding(sampler, decodi
         sampler,
         generator_params=params,
         decoding=decoding,
-        filtering=LogitsFilter(greedy=greedy, top_p=1.0 if greedy else 0.9),
+        sampling=SamplingConfig(temperature=0.0) if greedy else SamplingConfig(top_p=0.9),
     )
     with pytest.raises(NonFiniteError, match=f"the generator's weights .* in {name}"):
         broken.sample(3, seed=0, labels=[0, 4, 2])

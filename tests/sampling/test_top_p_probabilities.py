@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from nbp.sampling.filtering import LogitsFilter, keep_top_k, keep_top_p
+from nbp.sampling.filtering import draw_tokens, keep_top_k, keep_top_p, token_probabilities
+from nbp.sampling.settings import SamplingConfig
 from nbp.sampling.top_p import filter_probabilities
 
 V = 300
@@ -53,14 +54,14 @@ def test_of_ties_the_lower_index_stays():
 
 def test_filters_give_the_probabilities_of_their_draws():
     logits = np.random.default_rng(1).normal(size=(1, 3, V)).astype(np.float32) * 3
-    filtering = LogitsFilter(temperature=0.7, top_k=9, top_p=0.9)
-    expected = np.asarray(filtering.probabilities(logits))[0]
+    sampling = SamplingConfig(temperature=0.7, top_k=9, top_p=0.9)
+    expected = np.asarray(token_probabilities(sampling, logits))[0]
     keys = jax.random.split(jax.random.key(0), 1_000)
-    draws = filtering.draw(keys, np.repeat(logits, 1_000, axis=0))
+    draws = draw_tokens(sampling, keys, np.repeat(logits, 1_000, axis=0))
     for token in range(3):
         found = np.bincount(np.asarray(draws)[:, token], minlength=V) / 1_000
         assert np.abs(found - expected[token]).sum() / 2 < 0.08
         assert (found[expected[token] == 0] == 0).all()
-    greedy = np.asarray(LogitsFilter(greedy=True).probabilities(logits))
+    greedy = np.asarray(token_probabilities(SamplingConfig(temperature=0.0), logits))
     np.testing.assert_array_equal(greedy[0].argmax(-1), logits[0].argmax(-1))
     assert greedy.sum() == 3

@@ -3,15 +3,14 @@
 """The cache of keys and values: allocated once, written in place, in the compute type or 8 bits."""
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from nbp.nn.transformer import TransformerSpec
+from nbp.ranges import CacheType
 from nbp.shapes import Array, Float
-
-CacheType = Literal["compute", "bfloat16", "int8"]
 
 LARGEST = 127.0  # of the 8-bit integers; -128 is not used
 
