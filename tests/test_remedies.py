@@ -93,7 +93,7 @@ def test_flags_in_messages_exist() -> None:
 def test_commands_in_messages_exist() -> None:
     for place, text in MESSAGES:
         for module in re.findall(r"python -m ([a-z]\w*(?:\.\w+)*)", text):
-            assert module.removeprefix("nbp.") in (*COMMANDS, "nbp"), (place, module)
+            assert module.removeprefix("nbp.") in (*COMMANDS, "nbp", "COMMAND"), (place, module)
 
 
 def test_what_messages_tell_to_set_is_a_key_or_a_flag() -> None:
