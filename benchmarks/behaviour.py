@@ -11,7 +11,7 @@
     flags     options of every command, as its help shows them: metavars, choices, defaults
     trained   `configs/quickstart.py:smoke`, trained into DIR/run: metrics, arrays of checkpoints,
               samples, the evaluation's report, names of all files
-    made      a prepared set and a token cache of ten small videos: their files
+    made      a prepared set and a token cache of ten small videos (those of the older DIR): files
     refusals  exit code and line of commands that must fail, and what they leave behind
     use       what is drawn, scored, encoded and trained with copies of all that DIR now holds
     older     the same with copies from an older DIR: what another version wrote is still read
@@ -163,8 +163,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def observe(folder: Path, older: Path | None) -> dict[str, Any]:
     """The record, as the text of this module has it."""
-    for n in range(10):  # two classes of five videos, 12 frames of 40 x 32 pixels
-        encode(folder / "videos" / "ab"[n % 2] / f"{n}.mkv", make_clip(12, 32, 40, seed=n))
+    if older is not None:
+        shutil.copytree(older / "videos", folder / "videos")
+    for n in range(10 if older is None else 0):  # 12 frames of 40 x 32 pixels, without random marks
+        path, clip = folder / "videos" / "ab"[n % 2] / f"{n}.mkv", make_clip(12, 32, 40, seed=n)
+        encode(path, clip, options={"fflags": "+bitexact"})
     record: dict[str, Any] = {
         "configs": resolve_configs(),
         "flags": {name: read_flags(start(folder, name, "--help").stdout) for name in COMMANDS},
