@@ -412,7 +412,7 @@ def test_the_notebook_runs_top_to_bottom(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1800,  # a minute where nothing else runs
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "(4, 9, 32, 32, 3) uint8" in done.stdout
