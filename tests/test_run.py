@@ -72,7 +72,7 @@ def unchecked(method: Any) -> Any:
 
 def python(code: str, **options: Any) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, **options
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, **options
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -431,7 +431,7 @@ def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "nbp", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         **{"cwd": ROOT, **options},
     )
 
