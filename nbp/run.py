@@ -40,7 +40,7 @@ from nbp.evaluate import make_parser as make_evaluate_parser
 from nbp.evaluation.result import write_report
 from nbp.evaluation.score_reconstruction import Devices
 from nbp.flags import Parser
-from nbp.models.network import fill_batch
+from nbp.models.network import map_batches
 from nbp.report.collect import write_page
 from nbp.runtime import keep_compiled
 from nbp.sample_files import check_room
@@ -362,12 +362,8 @@ class Run:
         """A program of the tokenizer over rows, in batches of one size."""
         devices, params = self._placed
         batch = devices.round_up(min(self.config.sampling.batch, len(rows)))
-        parts = []
-        for start in range(0, len(rows), batch):
-            part = rows[start : start + batch]
-            found = program(params, devices.place(fill_batch(part, batch)))
-            parts.append(np.asarray(found)[: len(part)])
-        return np.concatenate(parts)
+        run = functools.partial(program, params)
+        return np.concatenate(map_batches(run, rows, size=batch, place=devices.place, dtype=None))
 
 
 def _take_frames(frames: Any) -> Path | np.ndarray | None:

@@ -30,7 +30,7 @@ from nbp.evaluation.during_training import (
 from nbp.lowering import Case, generator_cases, tokenizer_cases
 from nbp.shapes import PyTree
 from nbp.training.optimizer import ParamGroup
-from nbp.workdir import CONVERTED, _flatten, list_begun, read_config
+from nbp.workdir import CONVERTED, list_begun, read_config
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def make_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
     return [case for s in list_stages(config) for case in s.make_cases(config, mesh, classes)]
 
 
-# Keys inside the groups that a stage fixes (`nbp.stages`) which describe the machine or the amount
-# of evaluation, not the model.
+# Keys inside the groups that a stage fixes which describe the machine or the amount of evaluation,
+# not the model.
 FREE = (
     "data.root",
     "data.workers",
@@ -175,3 +175,17 @@ def adopt_config(config: Config, workdir: Path, report: Callable[[str], None]) -
         sides = "; ".join(f"{key} {a!r} -> {b!r}" for key, (a, b) in list(changed.items())[:12])
         report(f"configuration changed: {sides}")
     files.write_text(workdir / "config.json", to_json(config))
+
+
+def _flatten(config: Config) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            flat[prefix] = value
+
+    walk("", dataclasses.asdict(config))
+    return flat

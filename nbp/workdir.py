@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder of one experiment: its resolved configuration, its labels, its stages."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -113,20 +112,6 @@ def _move_old_keys(values: dict[str, Any]) -> dict[str, Any]:
 
 def _as_group(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _flatten(config: Config) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else key, inner)
-        else:
-            flat[prefix] = value
-
-    walk("", dataclasses.asdict(config))
-    return flat
 
 
 RESUMED = "resumed_from.json"
@@ -240,7 +225,7 @@ def _copy_stage(source: Path, workdir: Path, stage: str, steps: Sequence[int]) -
     raise CheckpointError(f"{folder} has no whole checkpoint to resume from")
 
 
-def list_begun(workdir: Path) -> list["StageName"]:
+def list_begun(workdir: Path) -> list[StageName]:
     """The stages that have a checkpoint, in their order."""
 
     return [stage for stage in get_args(StageName) if has_begun(workdir, stage)]

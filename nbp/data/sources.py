@@ -25,7 +25,7 @@ import numpy as np
 from nbp.data.video.decode import VideoInfo, probe_video, resample_frames, too_short
 from nbp.data.video.notes import list_notes
 from nbp.errors import DataError
-from nbp.files import VideoError, escape_name
+from nbp.files import VideoError, escape_name, open_part
 
 VIDEO_SUFFIXES = (".avi", ".gif", ".mkv", ".mov", ".mp4", ".webm")
 
@@ -158,9 +158,8 @@ class BadVideos:
         writer.writerow(self.COLUMNS)
         writer.writerows(map(escape_name, (e.path, e.reason, e.detail)) for e in self)
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")
-        part.write_text(text.getvalue(), encoding="utf-8")
-        os.replace(part, self.file)
+        with open_part(self.file) as part:
+            part.write_text(text.getvalue(), encoding="utf-8")
 
     def summarize(self) -> str:
         """For example "3 corrupt, 1 zero bytes"."""

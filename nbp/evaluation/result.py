@@ -3,12 +3,12 @@
 """The report of an evaluation as a JSON file."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nbp.errors import ConfigError
+from nbp.files import write_text
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -26,7 +26,4 @@ def read_report(path: Path) -> dict[str, Any]:
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
     """Writes a report as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:60]}.tmp")  # a name may have 255 bytes
-    temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(report, indent=2) + "\n")

@@ -47,15 +47,19 @@ def fill_batch(rows: Array, size: int) -> Array:
 
 
 def map_batches(
-    function: Callable[..., Array], *arrays: Array, size: int, place: Callable[[Array], Any]
+    function: Callable[..., Array],
+    *arrays: Array,
+    size: int,
+    place: Callable[[Array], Any],
+    dtype: Any = np.float64,
 ) -> list[np.ndarray]:
-    """`function` of `size` rows of every array at a time, as float64; [] for no rows.
+    """`function` of `size` rows of every array at a time; [] for no rows.
 
-    place: puts a batch where the function computes.
+    place: puts a batch where the function computes. dtype: of what it gives; None for its own.
     """
     results = []
     for start in range(0, len(arrays[0]), size):
         pieces = [rows[start : start + size] for rows in arrays]
         values = function(*(place(fill_batch(rows, size)) for rows in pieces))
-        results.append(np.asarray(values, np.float64)[: len(pieces[0])])
+        results.append(np.asarray(values, dtype)[: len(pieces[0])])
     return results

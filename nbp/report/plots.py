@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nbp.errors import DataError
+from nbp.files import open_part
 from nbp.layout import latent_borders
 from nbp.metrics.drift import Drift
 from nbp.metrics.score_table import find_score
@@ -100,9 +101,7 @@ def write_curves_png(
         )
     if title:
         figure.suptitle(title, fontsize=11)
-    temporary = Path(png_path).with_name(f"{Path(png_path).name}.tmp")
-    figure.savefig(temporary, dpi=110, format="png")
-    os.replace(temporary, png_path)
+    _save(figure, Path(png_path))
 
 
 def arrange_panels(table: MetricsTable) -> tuple[list[Panel], dict[str, list[int]]]:
@@ -222,6 +221,5 @@ def write_drift_curves(path: Path, drift: Drift, *, title: str) -> None:
 
 def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=110, format="png")
-    os.replace(temporary, path)
+    with open_part(path) as part:
+        figure.savefig(part, dpi=110, format="png")

@@ -38,7 +38,7 @@ def generate(
     Sample i depends on (key, sample_ids[i]) and its own condition alone, not on its batch.
 
     Args:
-      model: a `Decoder`, or a generator of which one is made: a copy of the layers.
+      model: an `InferenceModel`, or a generator of which one is made: a copy of the layers.
       key: root random key. sample_ids: a number per clip; equal numbers draw equal noise.
       prompt: raw prompt ids; null: samples to draw without their condition.
       known: codes in generation order, of which the first `given` are kept as they are.

@@ -208,13 +208,16 @@ class Rollout:
         missing = self.plan.grid.t - codes.shape[1]
         return np.pad(codes, ((0, 0), (0, missing), (0, 0), (0, 0)))
 
-    @functools.cache  # noqa: B019 - lives as long as the compiled programs
     def anchored_program(self, given: int) -> Any:
         """(parameters, key, ids, labels or None, known codes, cache or None) -> codes, cache and
         which clips had finite logits.
 
         With a cache, which is consumed, the positions that its anchor settles are not fed again.
         """
+        make = functools.partial(self._make_anchored_program, given)
+        return self.sampler.keep_program(("anchored", given), make)
+
+    def _make_anchored_program(self, given: int) -> Any:
         sampler, plan = self.sampler, self.plan
         settled = plan.settled(plan.tokens_of_frames(plan.block[0]))
 

@@ -236,13 +236,16 @@ class Sampler:
 
         Gives a `GenerationOutput`.
         """
-        if given not in self._programs:
-            self._programs[given] = self._make_program(given)
-        return self._programs[given]
+        return self.keep_program(("drawn", given), lambda: self._make_program(given))
+
+    def keep_program(self, key: Any, make: Callable[[], Any]) -> Any:
+        """The compiled program of this key, made once; it goes when the sampler goes."""
+        if key not in self._programs:
+            self._programs[key] = make()
+        return self._programs[key]
 
     @functools.cached_property
-    def _programs(self) -> dict[int, Any]:
-        """Compiled programs by given tokens; they and the parameters go when the sampler goes."""
+    def _programs(self) -> dict[Any, Any]:
         return {}
 
     def _make_program(self, given: int) -> Any:

@@ -4,7 +4,7 @@
 
 Every pass feeds the tokens of several of the plan's passes at once, the later ones as drafts that
 the pass before has drawn (arXiv 2410.01699). A draft is kept or drawn again such that it has the
-distribution which this pass gives (`nbp.sampling.speculative`). The first block that is not final
+distribution which this pass gives (`accept`). The first block that is not final
 becomes final with every pass, because all before it is; the next one as well when all drafts of
 that block were kept, since its logits were then computed from final tokens; and so on.
 
@@ -57,7 +57,7 @@ class State(NamedTuple):
     """Clips between two passes.
 
     ids: vocabulary ids, final below `done`, then drafts, then guesses.
-    cache: as of `Decoder.make_cache`, with an axis of clips before the others.
+    cache: as of `InferenceModel.make_cache`, with an axis of clips before the others.
     law: what the tokens from `base` on were drawn from; zeros where there is no draft.
     """
 
@@ -402,7 +402,7 @@ class Autoregressive:
 
 @dataclass(frozen=True)
 class SpeculativeJacobi:
-    """Speculative Jacobi decoding: the same distribution as `Plain` (`nbp.sampling.speculative`).
+    """Speculative Jacobi decoding: the same distribution as `Autoregressive`.
 
     window: passes of the plan that one pass looks at. 1 draws as the plan does.
     coupled: see `decode_ahead`; False is the published algorithm (arXiv 2410.01699), slower.
@@ -429,9 +429,9 @@ class SpeculativeJacobi:
 
 @dataclass(frozen=True)
 class RelaxedJacobi:
-    """`Jacobi` that also keeps drafts for the sake of codes near them (idea: arXiv 2410.03355).
+    """`SpeculativeJacobi` that also keeps drafts for codes near them (idea: arXiv 2410.03355).
 
-    levels: of the digits of a code (`nbp.sampling.speculative.NearCodes`). radius: how far, in
+    levels: of the digits of a code (`NearCodes`). radius: how far, in
     levels, mass may move between codes. delta: the largest share of a token's distribution that may
     move, 0..1: its total-variation distance from the exact one, given what was drawn before.
     """

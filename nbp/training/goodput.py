@@ -16,8 +16,8 @@ from typing import Literal
 import jax
 
 from nbp.errors import ConfigError
+from nbp.files import write_text
 from nbp.shapes import PyTree
-from nbp.training import integrity
 
 Purpose = Literal["start", "compile", "step", "input", "evaluation", "checkpoint", "lost"]
 PURPOSES: tuple[Purpose, ...] = (
@@ -84,7 +84,7 @@ class Goodput:
         if self._path is not None:
             seconds = {name: round(value, 3) for name, value in self.seconds.items()}
             saved = {"step": self._reached, "updates": self._updates, "seconds": seconds}
-            integrity.write_json(self._path, {**saved, "goodput": round(self.share, 4)})
+            write_text(self._path, json.dumps({**saved, "goodput": round(self.share, 4)}))
 
     def describe(self) -> str:
         """One line, e.g. `goodput 81% of 1,240 s: step 1,004, input 12, compile 60`."""

@@ -16,6 +16,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from nbp.errors import CheckpointError, ConfigError
+from nbp.files import write_text
 from nbp.locks import NAME, Held, Lock, lock_file
 from nbp.parallel.distributed import decide
 
@@ -85,17 +86,7 @@ def write_manifest(directory: Path) -> None:
         path.relative_to(directory).as_posix(): [path.stat().st_size, _hash_file(path)]
         for path in files
     }
-    write_json(directory / MANIFEST, {"format": FORMAT, "files": entries})
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a small file whole or not at all, and durably."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_text(directory / MANIFEST, json.dumps({"format": FORMAT, "files": entries}))
 
 
 def read_manifest(directory: Path) -> dict[str, Any] | None:

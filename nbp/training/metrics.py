@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from nbp.files import open_part
 from nbp.shapes import UInt8
 
 # What a console line shows, where present; everything is in the table.
@@ -79,9 +80,8 @@ class MetricsTable:
 
     def _rewrite(self) -> None:
         rows = [self.rows[step] | {"step": str(step)} for step in sorted(self.rows)]
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        temporary.write_text(self._format(rows, header=True))
-        os.replace(temporary, self.path)
+        with open_part(self.path) as part:
+            part.write_text(self._format(rows, header=True))
 
 
 class WindowMeter:

@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from nbp.errors import CheckpointError, DivergedError, NonFiniteError
+from nbp.files import write_text
 from nbp.parallel.mesh import make_state_shardings, place_state
 from nbp.shapes import Array
 from nbp.training import integrity
@@ -206,7 +207,7 @@ class RollbackManager:
 
     def _write_journal(self) -> None:
         if jax.process_index() == 0:
-            integrity.write_json(self._path, [dataclasses.asdict(e) for e in self.entries])
+            write_text(self._path, json.dumps([dataclasses.asdict(e) for e in self.entries]))
 
     def _report(self, entry: Rollback, *, softened: bool) -> None:
         weaker = f" and the adversarial weight scaled by {entry.soften:g}" if softened else ""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nbp.sampling import top_p as topk_topp
+from nbp.sampling import top_p
 from nbp.sampling.top_p import (
     Draws,
     draw_filtered,
@@ -186,7 +186,7 @@ def test_rows_without_a_distribution_are_told_and_hold_up_no_other(top_k, top_p)
 
 def test_the_bound_of_draws_gives_a_token_that_is_kept(monkeypatch):
     """A bound of one draw, which is never enough: the first token follows."""
-    monkeypatch.setattr(topk_topp, "MOST_DRAWS", 1)
+    monkeypatch.setattr(top_p, "MOST_DRAWS", 1)
     logits = np.zeros((1, 64, 500), np.float32)
     logits[..., 77] = 0.01  # the only one of top-k
     drawn = draw_filtered(jax.random.split(jax.random.key(0), 1), logits, top_k=1, top_p=0.5)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Video files that are written: of whole clips, and frame by frame where memory is short."""
 
-from contextlib import AbstractContextManager
+import contextlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,22 +54,18 @@ class _Writer:
 
     def __enter__(self: W) -> W:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._part: AbstractContextManager[Path] = open_part(self.path)
-        self._target = self._part.__enter__()
-        try:
+        with contextlib.ExitStack() as stack:
+            self._target = stack.enter_context(open_part(self.path))
             self._open(self._target)
-        except BaseException as error:
-            self._part.__exit__(type(error), error, error.__traceback__)
-            raise
+            stack.push(self._finish)
+            self._opened = stack.pop_all()
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            self._close(complete=kind is None)
-        except BaseException as failure:
-            self._part.__exit__(type(failure), failure, failure.__traceback__)
-            raise
-        self._part.__exit__(kind, error, trace)
+        self._opened.__exit__(kind, error, trace)
+
+    def _finish(self, kind: Any, error: Any, trace: Any) -> None:
+        self._close(complete=kind is None)
 
     def _open(self, target: Path) -> None:
         raise AssertionError("a kind of file opens its own")
