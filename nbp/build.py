@@ -193,6 +193,7 @@ def make_generator_task(
         optimizer=OptimizerSpec.of(config.train.generator, make_generator_groups(config)),
         frozen={} if on_tokens else {"tokenizer": tokenizer_params},
         null_probability=config.generator.null_probability,
+        corruption=config.corruption,
         loss_tokens=config.memory.loss_tokens,
     )
 

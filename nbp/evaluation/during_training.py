@@ -298,13 +298,16 @@ def make_preview_sampler(config: Config, task: GeneratorTask, tokenizer_params: 
 def generator_evaluators(
     config: Config, task: GeneratorTask, clips: Validation, *, sampler: Sampler
 ) -> StageEvaluators:
-    """Held-out bits per token and accuracy; previews show samples of the first held-out labels."""
+    """Held-out bits per token, of all and of each latent frame, and accuracy.
+
+    Previews show samples of the first held-out labels.
+    """
     measure_batch = jax.jit(task.evaluate)
     given = choose_given_frames(config, SampleRequest(1))
 
     def measure(state: TrainState) -> dict[str, float]:
         counter = CodeCounter(config.tokenizer.make_quantizer().codes)
-        sums: dict[str, float] = {}
+        sums: dict[str, np.ndarray] = {}
         total = 0
         for batch in clips.batches():
             count = len(batch["label"])
@@ -313,9 +316,12 @@ def generator_evaluators(
             counter.add(np.asarray(tokens))
             total += count
             for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * count
+                sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64) * count
         means = {name: value / total for name, value in sums.items()}
-        return {**means, "unigram_bits": counter.result()["unigram_bits"]}
+        frames = means.pop("bits_grid").mean((1, 2))
+        means |= {f"bits_frame_{t}": bits for t, bits in enumerate(frames) if np.isfinite(bits)}
+        means["unigram_bits"] = counter.result()["unigram_bits"]
+        return {name: float(value) for name, value in means.items()}
 
     def preview(state: TrainState) -> np.ndarray:
         batch = clips.batches()[0]

@@ -250,7 +250,7 @@ class Likelihood:
         )
         self._evaluate = jax.jit(task.evaluate)
         self._params = sampler.generator_params
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, np.ndarray] = {}
         self._count = 0
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> None:
@@ -258,9 +258,14 @@ class Likelihood:
         metrics, _ = self._evaluate(self._params, {}, batch)
         count = len(batch["codes"])
         for name, value in metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value) * count
+            self._sums[name] = self._sums.get(name, 0.0) + np.asarray(value, np.float64) * count
         self._count += count
 
     def result(self) -> dict[str, float]:
-        """Means over clips."""
-        return {name: total / self._count for name, total in self._sums.items()}
+        """Means over clips and tokens."""
+        means = {name: total / self._count for name, total in self._sums.items()}
+        return {name: float(value) for name, value in means.items() if name != "bits_grid"}
+
+    def bits_grid(self) -> Float[np.ndarray, "T H W"]:
+        """Bits of each token of the grid, means over clips; NaN where nothing is predicted."""
+        return self._sums["bits_grid"] / self._count

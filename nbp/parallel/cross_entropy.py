@@ -76,6 +76,37 @@ def chunked_cross_entropy(
     return Scores(*(total / targets.size for total in sums))
 
 
+def token_losses(
+    hidden: Float[Array, "b n d"],
+    kernel: Float[Array, "d v"],
+    targets: Int[Array, "b n"],
+    key: Array,
+    *,
+    tokens: int = 1024,
+    from_class: int = 0,
+) -> tuple[Float[Array, "b n"], Int[Array, "b n"]]:
+    """Negative log-likelihood of each target in nats, and a class drawn from the same logits.
+
+    For measuring, without gradients; arguments as in `chunked_cross_entropy`. from_class: classes
+    below are never drawn.
+    """
+    whole = kernel.astype(hidden.dtype)
+    b, n = targets.shape
+
+    def score(piece: tuple[Array, ...]) -> tuple[Array, Array]:
+        x, target, number = piece
+        logits = constrain(_make_logits(x, whole), ("batch", None, "vocabulary"))
+        picked = jnp.take_along_axis(logits, target[..., None], axis=-1)[..., 0]
+        allowed = jnp.where(jnp.arange(logits.shape[-1]) < from_class, -jnp.inf, logits)
+        drawn = jax.random.categorical(jax.random.fold_in(key, number), allowed)
+        return jax.nn.logsumexp(logits, axis=-1) - picked, drawn.astype(targets.dtype)
+
+    pieces = _cut(hidden, targets, tokens)[:2]
+    nats, drawn = jax.lax.map(score, (*pieces, jnp.arange(len(pieces[0]))))
+    join = lambda rows: jnp.moveaxis(rows, 0, 1).reshape(b, -1)[:, :n]  # noqa: E731
+    return join(nats), join(drawn)
+
+
 def look_up(table: Float[Array, "v d"], ids: Int[Array, "b n"]) -> Float[Array, "b n d"]:
     """Rows of a table whose columns lie in pieces on the devices of `fsdp`.
 

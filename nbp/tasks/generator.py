@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from nbp import losses
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
-from nbp.parallel.cross_entropy import chunked_cross_entropy
+from nbp.parallel.cross_entropy import chunked_cross_entropy, token_losses
 from nbp.parallel.sharding import Axes
-from nbp.shapes import Array, Int, PyTree
+from nbp.shapes import Array, Float, Int, PyTree
+from nbp.tasks.corrupted_context import CorruptedContext
 from nbp.tasks.tokenizer import start_state
 from nbp.training.optimizer import (
     OptimizerSpec,
@@ -36,7 +37,7 @@ class GeneratorTask:
 
     frozen: {"tokenizer": parameters}, or {} where every batch holds codes. null_probability: share
     of clips whose prompt is replaced by the null condition (for guidance). loss_tokens: tokens of a
-    device whose logits exist at one time.
+    device whose logits exist at one time. corruption: what replaces codes that training reads.
     """
 
     network: GeneratorNetwork
@@ -45,6 +46,7 @@ class GeneratorTask:
     frozen: PyTree
     null_probability: float = 0.0
     loss_tokens: int = 1024
+    corruption: CorruptedContext | None = None
     begin: Callable[[TrainState], TrainState] | None = None
     name: Literal["generator"] = "generator"
 
@@ -89,20 +91,40 @@ class GeneratorTask:
             null = None
             if prompt is not None:
                 null = jax.random.bernoulli(null_key, self.null_probability, codes.shape[:1])
-            model = self.network.bind(params)
-            return score(model, codes, prompt, null=null, key=drop_key, tokens=self.loss_tokens)
+            read = None
+            if self.corruption is not None:
+                read = self.corruption(codes, jax.random.fold_in(key, CORRUPTION))
+            model, tokens = self.network.bind(params), self.loss_tokens
+            return score(model, codes, prompt, read=read, null=null, key=drop_key, tokens=tokens)
 
         return update(self.optimizer, loss_fn, state, batch=batch, key=key)
 
     def evaluate(
         self, params: PyTree, frozen: PyTree, batch: Mapping[str, Array]
     ) -> tuple[dict[str, Array], Int[Array, "b T H W"]]:
-        """The step's measures without dropout or null conditions, and the codes of the clips."""
+        """The step's measures on clean codes, without dropout or null conditions, and the codes.
+
+        Also bits_self_drawn: bits per token where every code that is read is drawn by the model
+        itself, each after the true ones before its block; and bits_grid [T H W], the bits of each
+        place of the grid, NaN where nothing is predicted. All are means over the clips.
+        """
         grids = self.codes(frozen, batch)
         codes = self.network.to_sequence(grids)
         model, prompt = self.network.bind(params), self.network.prompt(batch)
         loss, metrics = score(model, codes, prompt, tokens=self.loss_tokens)
+        nats, drawn = draw_context(model, codes, prompt, jax.random.key(0), self.loss_tokens)
+        again, _ = score(model, codes, prompt, read=drawn, tokens=self.loss_tokens)
+        plan = self.network.plan
+        places = jnp.full(plan.grid.size, jnp.nan)
+        places = places.at[plan.first :].set(nats.mean(0) / losses.NATS_PER_BIT)
+        metrics |= {
+            "bits_self_drawn": again / losses.NATS_PER_BIT,
+            "bits_grid": places[plan.inverse_order].reshape(plan.grid.shape),
+        }
         return {"loss": loss, **metrics}, grids
+
+
+CORRUPTION = 2  # beside the two keys that a step's own is split into
 
 
 def score(
@@ -110,12 +132,16 @@ def score(
     codes: Int[Array, "b size"],
     prompt: Int[Array, "b p"] | None,
     *,
+    read: Int[Array, "b size"] | None = None,
     null: Array | None = None,
     key: Array | None = None,
     tokens: int = 1024,
 ) -> tuple[Array, dict[str, Array]]:
-    """Loss in nats per scored token, and its companions (accuracies are shares 0..1)."""
-    hidden = model.hidden_states(codes, prompt, null=null, key=key)
+    """Loss in nats per scored token, and its companions (accuracies are shares 0..1).
+
+    read: codes that the model reads in the place of the true ones, which it predicts.
+    """
+    hidden = model.hidden_states(codes if read is None else read, prompt, null=null, key=key)
     kernel = model.head.kernel[...]
     scores = chunked_cross_entropy(hidden, kernel, model.targets(codes), tokens=tokens)
     return scores.loss, {
@@ -123,6 +149,22 @@ def score(
         "accuracy": scores.accuracy,
         "accuracy_top5": scores.accuracy_top5,
     }
+
+
+def draw_context(
+    model: Generator,
+    codes: Int[Array, "b size"],
+    prompt: Int[Array, "b p"] | None,
+    key: Array,
+    tokens: int,
+) -> tuple[Float[Array, "b n"], Int[Array, "b size"]]:
+    """Nats of each scored token, and codes drawn from the same predictions, given ones kept."""
+    hidden = model.hidden_states(codes, prompt)
+    outside = model.vocabulary.code_offset - model.output_ids.start  # ids that are no codes
+    nats, drawn = token_losses(
+        hidden, model.head.kernel[...], model.targets(codes), key, tokens=tokens, from_class=outside
+    )
+    return nats, jnp.concatenate([codes[:, : model.plan.first], drawn - outside], axis=1)
 
 
 def update(
