@@ -1,14 +1,208 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The report of an evaluation as a JSON file."""
+"""The result of an evaluation, and its JSON: the report that `nbp.evaluate` writes.
 
+A row of a list in it is a dict that JSON holds as it is; its type says what a reader may rely on.
+"""
+
+import dataclasses
 import json
-from collections.abc import Mapping
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
-from nbp.errors import ConfigError
+from nbp.errors import ConfigError, DataError
 from nbp.files import write_text
+
+
+class ProtocolRecord(TypedDict):
+    """Of all fields of a `Protocol`, those that are read."""
+
+    name: str
+    version: int
+    clips: Sequence[dict[str, Any]]
+
+
+class WorstClip(TypedDict):
+    """A clip that was reproduced worst: PSNR in dB, its picture below the report."""
+
+    index: int
+    psnr: float
+    label: NotRequired[str]
+    path: NotRequired[str]  # of a real video
+    error: NotRequired[str]  # in place of both: why it could not be read again
+    file: str
+
+
+class CodeUse(TypedDict):
+    """Use of the codes. curve: the share of tokens of the k/64 most frequent codes."""
+
+    codes: int
+    used: int
+    usage: float
+    perplexity: float
+    curve: list[float]
+
+
+class Drawing(TypedDict):
+    """How clips were generated. seconds_of: parts of this run's seconds."""
+
+    clips: int
+    seed: int
+    passes: int
+    seconds: float
+    seconds_of: dict[str, float]
+    clips_per_second: float
+    frames_per_second: float
+
+
+class ClassScores(TypedDict):
+    """Means over the generated clips of a class; None where not measured."""
+
+    label: str
+    count: int
+    feature_distance: float | None
+    label_agreement: float | None
+
+
+class RepeatScore(TypedDict):
+    """A repeat of the protocol. real: fingerprint of its real clips."""
+
+    seed: int
+    score: str
+    value: float
+    real: str | None
+
+
+class Leaks(TypedDict):
+    """See `nbp.evaluation.leakage`."""
+
+    checked: str
+    train_test_names: list[str]
+    train_test_count: NotRequired[int]
+    prepared: NotRequired[dict[str, int]]
+    duplicates: list[list[str]]
+    duplicate_clips: int
+
+
+@dataclass(frozen=True)
+class GeneratedResult:
+    """What a report says of generated clips beside their scores.
+
+    reference: the real clips that they were compared with, None without features.
+    generated_psnr_per_frame: dB, where first frames were given.
+    """
+
+    generation: Drawing
+    reference: dict[str, Any] | None
+    per_class: list[ClassScores]
+    repeats: list[RepeatScore]
+    generated_psnr_per_frame: list[float] | None
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What one protocol gave for a workdir, and all that fixes the numbers.
+
+    protocol: all fields of its record. complete: whether nothing of it is missing; deviations says
+    what. data: which clips, and how they were read. features, lpips, c3d: the weights, None where
+    none were used. generated: conditions of generated clips under the names of older reports.
+    averaged: whether parameters are moving averages. psnr_per_frame: dB.
+    generated_set: None where no clips were generated.
+    """
+
+    protocol: ProtocolRecord
+    complete: bool
+    deviations: list[str]
+    workdir: str
+    config: str
+    held_out_clips: int
+    data: dict[str, Any]
+    features: dict[str, Any] | None
+    lpips: dict[str, Any] | None
+    c3d: dict[str, Any] | None
+    seed: int
+    sampling: dict[str, Any]
+    generated: dict[str, Any]
+    checkpoints: dict[str, Any]
+    averaged: bool
+    averaged_generator: bool
+    versions: dict[str, str]
+    device: str
+    processes: int
+    seconds: float
+    scores: dict[str, float]
+    leaks: Leaks
+    psnr_per_frame: list[float]
+    worst: list[WorstClip]
+    code_usage: dict[str, CodeUse]
+    generated_set: GeneratedResult | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a dict for JSON; what was not measured or used has no key in it."""
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if found["c3d"] is None:
+            del found["c3d"]
+        made = found.pop("generated_set")
+        if made is None:
+            return found
+        found |= {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
+        if made.generated_psnr_per_frame is None:
+            del found["generated_psnr_per_frame"]
+        return found
+
+    @classmethod
+    def from_json(cls, report: Mapping[str, Any]) -> "EvaluationResult":
+        """The result that a report holds; DataError names what is missing or of another type.
+
+        Keys that are not known are left out.
+        """
+        made = None
+        if "generation" in report:
+            values = {"generated_psnr_per_frame": None, **report}
+            made = GeneratedResult(**_take_fields(GeneratedResult, values))
+        return cls(**_take_fields(cls, {"c3d": None, **report, "generated_set": made}))
+
+
+def _take_fields(kind: type, values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Those values that a dataclass or TypedDict names, each of the type that it says."""
+    found = {}
+    optional = getattr(kind, "__optional_keys__", ())
+    for name, hint in typing.get_type_hints(kind).items():
+        if name in values:
+            _check_type(values[name], hint, f"{path}{name}")
+            found[name] = values[name]
+        elif name not in optional:
+            raise DataError(f"{path}{name} is missing")
+    return found
+
+
+def _check_type(value: Any, hint: Any, path: str) -> None:
+    """DataError where a value of JSON is not what a type says."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:  # of one type and None
+        if value is not None:
+            _check_type(value, next(t for t in inner if t is not types.NoneType), path)
+    elif typing.is_typeddict(hint) and isinstance(value, dict):
+        _take_fields(hint, value, f"{path}.")
+    elif origin is dict and isinstance(value, dict):
+        for name, item in value.items():
+            _check_type(item, inner[1], f"{path}.{name}")
+    elif origin in (list, Sequence) and isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            _check_type(item, inner[0], f"{path}[{i}]")
+    elif hint is not Any and not _is_plain(value, hint):
+        raise DataError(f"{path} is a {type(value).__name__}")
+
+
+def _is_plain(value: Any, hint: Any) -> bool:
+    """Whether a value is of a class; a whole number is a float as well, true is no number."""
+    if hint is float and type(value) is int:
+        return value.bit_length() < 1024  # more is beyond all floats
+    return type(value) is hint
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -24,6 +218,6 @@ def read_report(path: Path) -> dict[str, Any]:
     return report
 
 
-def write_report(path: Path, report: Mapping[str, Any]) -> None:
+def write_report(path: Path, result: EvaluationResult) -> None:
     """Writes a report as JSON, whole or not at all."""
-    write_text(path, json.dumps(report, indent=2) + "\n")
+    write_text(path, json.dumps(result.to_json(), indent=2) + "\n")
