@@ -35,7 +35,7 @@ if __name__ == "__main__":
 
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,7 @@ from nbp.runtime import keep_compiled, keep_freed_memory
 from nbp.sample_files import Files, Recording, check_room, find_earlier, write_samples
 from nbp.sampling.long_video import Rollout, Slide
 from nbp.sampling.request import SampleRequest, make_request
-from nbp.sampling.sampler import Sampler, Samples
+from nbp.sampling.sampler import Sampler
 from nbp.weights import Features, load_features
 from nbp.workdir import read_config, read_labels
 
@@ -103,14 +103,6 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
         planned = config.plan.passes(config.plan.tokens_of_frames(plan.given_frames))
         print(f"{samples.passes.mean():.1f} passes per clip on average; the plan has {planned}")
     return names
-
-
-def draw_for_labels(
-    sampler: Sampler, labels: Sequence[str], *, count: int, seed: int
-) -> tuple[Samples, list[str]]:
-    """`count` clips with all labels in turn, and the label of each."""
-    ids = [i % len(labels) for i in range(count)]
-    return sampler.sample(count, seed=seed, labels=ids), [labels[i] for i in ids]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
 from nbp.evaluation.during_training import Validation, tokenizer_evaluators
 from nbp.evaluation.setup import EvaluationSetup
 from nbp.interop.reading import open_tensors
-from nbp.metrics.fvd import FeatureExtractor, frechet_video_distance
+from nbp.metrics.fvd import FeatureExtractor
 from nbp.metrics.psnr_ssim import gms_per_frame, psnr_per_clip, psnr_per_frame
 from nbp.metrics.score_table import find_score
 from nbp.models.i3d import I3dNetwork, I3dSpec
@@ -42,6 +42,7 @@ from tests.evaluated import (
     save_params,
 )
 from tests.interop.torch_files import write_torch
+from tests.metrics.features import frechet
 
 SHAPES = {"data.frames": "9", "data.size": "32", "data.validation_clips": "11"}
 
@@ -128,7 +129,7 @@ def test_scores_of_a_tokenizer_alone_are_those_of_all_clips_at_once(
     extract = FeatureExtractor(
         network, weights.draw_i3d(network), FeatureRule("any", "videogpt"), batch=11
     )
-    want = frechet_video_distance(extract(clips), extract(outputs))
+    want = frechet(extract(clips), extract(outputs))
     # The pass extracts from pixels that are not yet rounded to bytes, but cut off to them.
     assert scores["rfvd_random_features"] == pytest.approx(want, rel=0.02)
     assert "rfvd" not in scores
