@@ -23,10 +23,11 @@ from nbp.data.sources import BadVideos
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.during_training import PeriodicScore
 from nbp.evaluation.setup import STANDARD, EvaluationSetup
+from nbp.files import check_writable_folder
 from nbp.init_from import check_start, look_for_start
 from nbp.parallel import distributed
 from nbp.parallel.mesh import check_batch
-from nbp.places import refuse_inside, require_writable
+from nbp.places import ELSEWHERE, refuse_inside
 from nbp.protocols import find_protocol
 from nbp.sampling.request import SampleRequest
 from nbp.stages import STAGES, compare_config, list_stages
@@ -154,7 +155,7 @@ def check_places(config: Config, workdir: Path) -> None:
     for stage in config.stages:
         folders += [stage, f"{stage}/checkpoints", f"{stage}/previews"]
     for folder in folders:
-        require_writable(workdir / folder)
+        check_writable_folder(workdir / folder, ELSEWHERE)
 
 
 def check_devices(config: Config) -> None:
