@@ -317,6 +317,27 @@ def test_a_list_that_is_damaged_removes_nothing_elsewhere(tmp_path, listed):
     assert (tmp_path / "precious").read_text() == "mine"
 
 
+@pytest.mark.parametrize("prefix", [".samples-", ".arrays-"])
+def test_what_a_killed_process_left_goes_with_the_next_set(tmp_path, prefix):
+    """A folder that is in use has a lock, which ends with its process."""
+    with sample_files.hidden_folder(tmp_path, prefix) as used:
+        (used / "half.mp4").write_bytes(b"half")
+        left = tmp_path / f"{prefix}killed"
+        (left / "deep").mkdir(parents=True)
+        (left / "deep" / "0000-a.mp4").write_bytes(b"half")
+        with sample_files.hidden_folder(tmp_path, prefix) as other:
+            assert set(tmp_path.iterdir()) == {used, other}
+            assert not list(other.iterdir())
+        assert (used / "half.mp4").is_file()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_set_clears_what_was_left(tmp_path):
+    (tmp_path / ".samples-killed").mkdir()
+    write_samples(make_samples(1), Files(tmp_path, ["a"], fps=8.0))
+    assert list_names(tmp_path) == {"0000-a.mp4", "grid.gif", "samples.npz", "samples.json"}
+
+
 def test_an_interrupted_set_leaves_the_earlier_one(tmp_path, monkeypatch):
     write_samples(make_samples(2), Files(tmp_path, ["a", "b"], fps=8.0))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
