@@ -57,23 +57,25 @@ from nbp.sample_files import Files, Recording, check_room, find_earlier, write_s
 from nbp.sampling.long_video import Rollout, Slide
 from nbp.sampling.request import SampleRequest, make_request
 from nbp.sampling.sampler import Sampler
-from nbp.weights import Features, load_features
+from nbp.weights import Features, MakeI3d, load_features, make_i3d
 from nbp.workdir import read_config, read_labels
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command. argv: its arguments; default: those of the process."""
+def main(argv: list[str] | None = None, *, i3d: MakeI3d = make_i3d) -> None:
+    """The command. argv: its arguments; default: those of the process. i3d: network of features."""
     arguments = make_parser().parse_args(argv)
 
     distributed.initialize()
 
     out = arguments.out or arguments.workdir / "samples"
-    names = sample_workdir(arguments.workdir, out, make_request(arguments))
+    names = sample_workdir(arguments.workdir, out, make_request(arguments), i3d=i3d)
     if distributed.is_main():
         print(f"{len(names)} clips in {out} (grid.gif shows all of them)")
 
 
-def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str]:
+def sample_workdir(
+    workdir: Path, out: Path, request: SampleRequest, *, i3d: MakeI3d = make_i3d
+) -> list[str]:
     """Draws `request.count` clips into `out`; returns the name of each clip's condition."""
     keep_freed_memory()
     keep_compiled()
@@ -83,7 +85,7 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
         find_earlier(out)
     labels = read_labels(workdir)
     plan = plan_request(config, labels, request)
-    long = plan_long_videos(config, plan)
+    long = plan_long_videos(config, plan, i3d)
     frames = request.long.num_frames or config.data.frames
     if is_main():  # before anything of this size is made
         streamed = long is not None
@@ -114,7 +116,7 @@ class LongPlan:
     features: Features | None
 
 
-def plan_long_videos(config: Config, plan: RequestPlan) -> LongPlan | None:
+def plan_long_videos(config: Config, plan: RequestPlan, i3d: MakeI3d) -> LongPlan | None:
     """What is drawn of long videos, with the features asked for; None where a clip has all."""
     request, slide = plan.request.long, plan.slide
     if slide is None or request.num_frames is None:
@@ -127,6 +129,7 @@ def plan_long_videos(config: Config, plan: RequestPlan) -> LongPlan | None:
         frames=config.data.frames,
         place=jnp.asarray,
         copy=lambda params: params,
+        make_network=i3d,
     )
     return LongPlan(request.num_frames, slide, features)
 

@@ -31,7 +31,7 @@ from nbp.sampling.sampler import Samples
 from nbp.shapes import Clips
 
 GRID_SIDE = 160  # least height of one clip in a GIF grid: small clips are enlarged
-GRID_PIXELS = 2**26  # of all frames of a GIF of long videos: of more frames every second, third ...
+GRID_PIXELS = 2**26  # of all frames of a GIF of long videos
 MOST_GRID_PIXELS = 2**29  # of all frames of a GIF of clips: of more clips the first ones
 GIF_SIDE = 2**16 - 1  # the largest width or height that a GIF can have
 GAP = 2  # pixels between the clips of a grid
@@ -43,12 +43,16 @@ VIDEO = re.compile(r"([0-9]{4,})-[^/]*\.mp4")
 
 @dataclass(frozen=True)
 class Files:
-    """Where clips go. names: what each shows; columns: of the grid, None for a square one."""
+    """Where clips go. names: what each shows; columns: of the grid, None for a square one.
+
+    grid_pixels: of all frames of the grid of long videos; of more every second, third ... is in it.
+    """
 
     out: Path
     names: Sequence[str]
     fps: float
     columns: int | None = None
+    grid_pixels: int = GRID_PIXELS
 
     @property
     def videos(self) -> list[str]:
@@ -317,7 +321,7 @@ class Recording:
         shown, columns = choose_shown(n, columns, frame=self.videos.shape[2:4], frames=1)
         grid = tile_clips(self.videos[shown, :1], columns=columns)
         scale = min(choose_scale(n, height), GIF_SIDE // max(grid.shape[1:3]))
-        every = -(-frames * grid[0, ..., 0].size * scale**2 // GRID_PIXELS)
+        every = -(-frames * grid[0, ..., 0].size * scale**2 // self.files.grid_pixels)
         fps = self.files.fps / every
         with GifWriter(self.folder / GRID, fps=fps, scale=scale) as writer:
             for frame in range(0, frames, every):
