@@ -70,10 +70,12 @@ from nbp.evaluation.real_pixels import list_losses
 from nbp.evaluation.reference_set import Reference
 from nbp.evaluation.result import (
     CodeUse,
+    Conditions,
     Drawing,
     EvaluationResult,
     Leaks,
     ProtocolRecord,
+    UsedWeights,
     WorstClip,
     write_report,
 )
@@ -201,8 +203,9 @@ def evaluate_protocols(
     for i, plan in enumerate(plans):
         made = generated.get(i)
         result = finish(plan, made, leaks[i], report)
-        seconds = round(result.seconds + shared * (made is not None), 1)
-        results.append(dataclasses.replace(result, seconds=seconds))
+        seconds = round(result.conditions.seconds + shared * (made is not None), 1)
+        conditions = dataclasses.replace(result.conditions, seconds=seconds)
+        results.append(dataclasses.replace(result, conditions=conditions))
     return results
 
 
@@ -258,17 +261,12 @@ def finish(
         problems.append(f"{clips.missing} of {clips.rule.videos} videos are missing")
     problems += list_deviations(count, complete, clips.replaced, features=other)
     provenance = clips.provenance()
-    return EvaluationResult(
-        protocol=cast(ProtocolRecord, dataclasses.asdict(protocol)),
-        complete=not problems,
-        deviations=problems + list_losses(protocol, provenance["prepared"]),
+    conditions = Conditions(
         workdir=plan.request.workdir.name,
         config=plan.config.name,
         held_out_clips=count,
         data=provenance,
-        features=None if features is None else features.origin,
-        lpips=plan.lpips[1],
-        c3d=plan.c3d[1],
+        weights=UsedWeights(features and features.origin, plan.lpips[1], plan.c3d[1]),
         seed=plan.seed,
         sampling=dataclasses.asdict(plan.config.sampling),
         generated={} if generated is None else describe_speed(generated.result.generation),
@@ -279,12 +277,18 @@ def finish(
         device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         processes=jax.process_count(),
         seconds=round(time.time() - started, 1),
+    )
+    return EvaluationResult(
+        protocol=cast(ProtocolRecord, dataclasses.asdict(protocol)),
+        complete=not problems,
+        deviations=problems + list_losses(protocol, provenance["prepared"]),
+        conditions=conditions,
         scores=scores,
         leaks=leaks,
         psnr_per_frame=psnr_per_frame,
         worst=worst,
         code_usage=code_usage,
-        generated_set=None if generated is None else generated.result,
+        generated_set=generated and generated.result,
     )
 
 
@@ -384,7 +388,7 @@ def write_and_tell(workdir: Path, results: Sequence[EvaluationResult], out: Path
         protocol = found.protocol
         place = out or report_path(workdir, protocol["name"])
         write_report(place, found)
-        title = f"{found.config}, protocol {protocol['name']} v{protocol['version']}"
+        title = f"{found.conditions.config}, protocol {protocol['name']} v{protocol['version']}"
         print(format_table(title, found.scores))
         for deviation in found.deviations:
             print(f"not the whole protocol: {deviation}")

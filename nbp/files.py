@@ -136,14 +136,15 @@ def _try_place(place: Path) -> None:
         readonly = os.statvfs(place).f_flag & os.ST_RDONLY
         why = "the file system is read-only" if readonly else f"no right to write in {place}"
         raise PermissionError(errno.EACCES, why)
-    if shutil.disk_usage(place).free < LEAST_FREE:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     before = os.stat(place)
     handle, name = tempfile.mkstemp(prefix=".nbp-", suffix=".tmp", dir=place)
     os.close(handle)
     os.unlink(name)
     with contextlib.suppress(OSError):  # not the owner's, who alone may set times
         os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
+    usage = shutil.disk_usage(place)
+    if usage.total and usage.free < LEAST_FREE:  # file systems without a size tell nothing
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def check_writable_file(path: Path, remedy: str = "Name another file.") -> None:

@@ -366,6 +366,7 @@ def test_shipped_configurations_are_found_from_anywhere(
     assert [load_config(name, {"data.root": "x"}) for name in names] == expected
     told = capsys.readouterr().err.splitlines()
     assert [line.rpartition("shipped/")[2] for line in told] == [n.split(":")[0] for n in names]
+    (tmp_path / "configs").mkdir()
     write(tmp_path / "configs" / "quickstart.py", "def get_config(): return {}")
     with pytest.raises(ConfigError, match="has no variants"):  # what lies here comes first
         load_config("configs/quickstart.py:smoke", {})

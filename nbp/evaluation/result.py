@@ -12,10 +12,12 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 from nbp.errors import ConfigError, DataError
 from nbp.files import write_text
+
+T = TypeVar("T")
 
 
 class ProtocolRecord(TypedDict):
@@ -104,26 +106,27 @@ class GeneratedResult:
 
 
 @dataclass(frozen=True)
-class EvaluationResult:
-    """What one protocol gave for a workdir, and all that fixes the numbers.
+class UsedWeights:
+    """Where the weights of networks come from, None where none were used."""
 
-    protocol: all fields of its record. complete: whether nothing of it is missing; deviations says
-    what. data: which clips, and how they were read. features, lpips, c3d: the weights, None where
-    none were used. generated: conditions of generated clips under the names of older reports.
-    averaged: whether parameters are moving averages. psnr_per_frame: dB.
-    generated_set: None where no clips were generated.
+    features: dict[str, Any] | None
+    lpips: dict[str, Any] | None
+    c3d: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which a result was found.
+
+    data: which clips, and how they were read. generated: conditions of generated clips under the
+    names of older reports. averaged: whether parameters are moving averages.
     """
 
-    protocol: ProtocolRecord
-    complete: bool
-    deviations: list[str]
     workdir: str
     config: str
     held_out_clips: int
     data: dict[str, Any]
-    features: dict[str, Any] | None
-    lpips: dict[str, Any] | None
-    c3d: dict[str, Any] | None
+    weights: UsedWeights
     seed: int
     sampling: dict[str, Any]
     generated: dict[str, Any]
@@ -134,6 +137,21 @@ class EvaluationResult:
     device: str
     processes: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What one protocol gave for a workdir, and all that fixes the numbers.
+
+    In JSON the fields of the records inside stand among its own. protocol: all fields of its
+    record. complete: whether nothing of it is missing; deviations says what. psnr_per_frame: dB.
+    generated_set: None where no clips were generated.
+    """
+
+    protocol: ProtocolRecord
+    complete: bool
+    deviations: list[str]
+    conditions: Conditions
     scores: dict[str, float]
     leaks: Leaks
     psnr_per_frame: list[float]
@@ -143,16 +161,7 @@ class EvaluationResult:
 
     def to_json(self) -> dict[str, Any]:
         """The report as a dict for JSON; what was not measured or used has no key in it."""
-        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if found["c3d"] is None:
-            del found["c3d"]
-        made = found.pop("generated_set")
-        if made is None:
-            return found
-        found |= {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
-        if made.generated_psnr_per_frame is None:
-            del found["generated_psnr_per_frame"]
-        return found
+        return _flatten(self)
 
     @classmethod
     def from_json(cls, report: Mapping[str, Any]) -> "EvaluationResult":
@@ -160,24 +169,47 @@ class EvaluationResult:
 
         Keys that are not known are left out.
         """
-        made = None
-        if "generation" in report:
-            values = {"generated_psnr_per_frame": None, **report}
-            made = GeneratedResult(**_take_fields(GeneratedResult, values))
-        return cls(**_take_fields(cls, {"c3d": None, **report, "generated_set": made}))
+        made = _build(GeneratedResult, report) if "generation" in report else None
+        return dataclasses.replace(_build(cls, report), generated_set=made)
 
 
-def _take_fields(kind: type, values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Those values that a dataclass or TypedDict names, each of the type that it says."""
-    found = {}
-    optional = getattr(kind, "__optional_keys__", ())
-    for name, hint in typing.get_type_hints(kind).items():
-        if name in values:
-            _check_type(values[name], hint, f"{path}{name}")
-            found[name] = values[name]
-        elif name not in optional:
-            raise DataError(f"{path}{name} is missing")
+OPTIONAL = ("c3d", "generated_set", "generated_psnr_per_frame")  # no key in JSON where None
+
+
+def _flatten(record: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= _flatten(value)
+        elif value is not None or field.name not in OPTIONAL:
+            found[field.name] = value
     return found
+
+
+def _build(kind: type[T], report: Mapping[str, Any]) -> T:
+    """A record, and those inside, from the values of their fields."""
+    values: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            values[name] = _build(typing.cast(type, hint), report)
+        elif name in report:
+            _check_type(report[name], hint, name)
+            values[name] = report[name]
+        elif name in OPTIONAL:
+            values[name] = None
+        else:
+            raise DataError(f"{name} is missing")
+    return kind(**values)
+
+
+def _check_row(row: Mapping[str, Any], kind: Any, path: str) -> None:
+    """DataError where a dict lacks a key of a TypedDict, or has a value of another type."""
+    for name, hint in typing.get_type_hints(kind).items():
+        if name in row:
+            _check_type(row[name], hint, f"{path}.{name}")
+        elif name in kind.__required_keys__:
+            raise DataError(f"{path}.{name} is missing")
 
 
 def _check_type(value: Any, hint: Any, path: str) -> None:
@@ -187,7 +219,7 @@ def _check_type(value: Any, hint: Any, path: str) -> None:
         if value is not None:
             _check_type(value, next(t for t in inner if t is not types.NoneType), path)
     elif typing.is_typeddict(hint) and isinstance(value, dict):
-        _take_fields(hint, value, f"{path}.")
+        _check_row(value, hint, path)
     elif origin is dict and isinstance(value, dict):
         for name, item in value.items():
             _check_type(item, inner[1], f"{path}.{name}")

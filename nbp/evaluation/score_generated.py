@@ -55,12 +55,19 @@ class Generated:
     distances: np.ndarray | None
 
 
+class DrawingTime(NamedTuple):
+    """Seconds that a set of clips took in this run, and parts of them."""
+
+    seconds: float
+    seconds_of: dict[str, float]
+
+
 class MadeSet(NamedTuple):
     """One set of generated clips: its rows, how it was drawn, and its real set."""
 
     arrays: Arrays
     maker: ClipGenerator
-    speed: dict[str, Any]
+    speed: DrawingTime
     reference: Reference | None
 
 
@@ -159,7 +166,7 @@ def score_group(plans: Sequence[Plan], report: Report) -> list[Generated]:
 
 def generate_set(
     plans: Sequence[Plan], maker: ClipGenerator, repeat: int, report: Report
-) -> list[tuple[Arrays, dict[str, Any]]]:
+) -> list[tuple[Arrays, DrawingTime]]:
     """The rows of all clips for each plan, from its chunks, and how long they took."""
     measures = [make_measure(plan) for plan in plans]
     stores = [open_store(plan, maker.seed, repeat) for plan in plans]
@@ -171,7 +178,7 @@ def generate_set(
 
     unit = f"generated clips{f' (repeat {repeat + 1})' if repeat else ''}"
     fill_stores(stores, make, unit=unit, report=report)
-    speed = {"seconds": round(time.monotonic() - began, 1), "seconds_of": count_seconds(measures)}
+    speed = DrawingTime(round(time.monotonic() - began, 1), count_seconds(measures))
     return [(store.load_all(), speed) for store in stores]
 
 
@@ -288,7 +295,8 @@ def summarize(plan: Plan, sets: Sequence[MadeSet], conditions: RealClips | None)
         "clips": plan.generated,
         "seed": maker.seed,
         "passes": passes,
-        **speed,
+        "seconds": speed.seconds,
+        "seconds_of": speed.seconds_of,
         "clips_per_second": _rate(plan.generated, float(first["seconds"].sum())),
         "frames_per_second": _rate(frames, float(first["seconds"].sum())),
     }
@@ -385,7 +393,7 @@ def describe_classes(
         agreement = arrays["agreement"][here, 0].mean() if "agreement" in arrays else None
         rows.append(
             {
-                "label": names[label],
+                "label": names[int(label)],
                 "count": int(here.sum()),
                 "feature_distance": _round(None if distances is None else distances[here].mean()),
                 "label_agreement": _round(agreement),

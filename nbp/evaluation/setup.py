@@ -178,10 +178,8 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
     clips = open_clips(reading, protocol, find_limit(request, protocol, model))
     if model.sampler is not None and (given or protocol.likelihood or _pairs(protocol)):
         check_classes(config, protocol, model.labels, clips.label_names)
-    if features is not None and len(clips.rows) < 2:
-        raise ConfigError("a Frechet distance needs at least 2 clips: --clips 2 or more")
     generated = count_generated(request, protocol, model, config=model_config, clips=clips)
-    if generated == 1 and features is not None:
+    if features is not None and (len(clips.rows) < 2 or generated == 1):
         raise ConfigError("a Frechet distance needs at least 2 clips: --clips 2 or more")
     check_classifier(request, protocol, model_config, generated=generated)
     classifier, classifier_origin = load_c3d(request.c3d, make_network=setup.c3d, **on_devices)

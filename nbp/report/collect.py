@@ -153,7 +153,7 @@ def list_facts(
         if table.rows:
             facts[stage] = f"{max(table.rows):,} updates"
     if reports:
-        last = reports[-1]
+        last = reports[-1].conditions
         facts["scored on"] = last.device
         facts["versions"] = ", ".join(f"{k} {v}" for k, v in last.versions.items())
     if shown.clips:
@@ -230,7 +230,7 @@ def list_drawing(reports: list[EvaluationResult]) -> list[Speed]:
                 found.append(Speed(what, float(value), unit, source))
             parts = drawn["seconds_of"].items()
             found += [Speed(f"time of {name}", float(value), "s", source) for name, value in parts]
-        found.append(Speed("whole evaluation", float(result.seconds), "s", source))
+        found.append(Speed("whole evaluation", float(result.conditions.seconds), "s", source))
     return found
 
 

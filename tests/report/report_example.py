@@ -26,8 +26,8 @@ REPORT: dict[str, Any] = {
     "versions": {"nbp": "0.1"},
     "device": "1 x cpu",
     "processes": 1,
-    "seconds": 12,
-    "scores": {"psnr": 29.5, "label_agreement": 1},
+    "seconds": 12.0,
+    "scores": {"psnr": 29.5, "label_agreement": 1.0},
     "leaks": {
         "checked": "file names",
         "train_test_names": ["v_1"],
@@ -35,7 +35,7 @@ REPORT: dict[str, Any] = {
         "duplicates": [["a", "b"]],
         "duplicate_clips": 2,
     },
-    "psnr_per_frame": [30, 28.5, 29.0, 28.0, 27.5],
+    "psnr_per_frame": [30.0, 28.5, 29.0, 28.0, 27.5],
     "worst": [{"index": 1, "psnr": 20.5, "label": "red", "file": "worst/moving-shapes/gone.mp4"}],
     "code_usage": {
         "real": {
@@ -43,7 +43,7 @@ REPORT: dict[str, Any] = {
             "used": 4,
             "usage": 0.25,
             "perplexity": 3.5,
-            "curve": [0.5, 0.75, 1, 1],
+            "curve": [0.5, 0.75, 1.0, 1.0],
         }
     },
     "generation": {
@@ -52,7 +52,7 @@ REPORT: dict[str, Any] = {
         "passes": 5,
         "seconds": 3.5,
         "seconds_of": {"draw": 2.5},
-        "clips_per_second": 4,
+        "clips_per_second": 4.0,
         "frames_per_second": 40.0,
     },
     "reference": None,
