@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from nbp.errors import ConfigError
+from nbp.errors import NbpError
 from nbp.files import check_writable_folder
 
 
@@ -32,7 +32,7 @@ def keep_compiled() -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         check_writable_folder(folder)
-    except (OSError, ConfigError):
+    except (OSError, NbpError):
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
 

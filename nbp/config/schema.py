@@ -9,6 +9,7 @@ from nbp.data import prompts
 from nbp.data.moving_shapes import MovingShapesSpec, ShapesContent
 from nbp.layout import Box, LatentGrid, Opening, Partition, SequencePlan, Vocabulary, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
+from nbp.nn.attention.choose import Choice as AttentionChoice
 from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed, Share
 from nbp.sampling.settings import SamplingConfig
 from nbp.tasks.adversary import AdversarySettings
@@ -17,7 +18,6 @@ from nbp.tasks.tokenizer import Objective
 from nbp.training.guards import GuardSpec
 from nbp.training.optimizer import OptimizerSettings
 
-Attention = Literal["auto", "prefix", "xla", "dense", "mosaic", "pallas", "cudnn", "splash"]
 StageName = Literal["tokenizer", "generator"]  # in their order; see `nbp.stages`
 
 
@@ -110,7 +110,7 @@ class GeneratorConfig:
     null_probability: Share = 0.1
     dropout: Share = 0.0
     dtype: DType = "float32"
-    attention: Attention = "auto"
+    attention: AttentionChoice = "auto"
     context: Count = 5120
     corruption: CorruptionSettings = field(default_factory=CorruptionSettings)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ from nbp.data.video.encode import tile_clips, write_video
 from nbp.errors import DataError
 from nbp.evaluation.real_clips import RealClips
 from nbp.evaluation.real_pixels import score_pixels
+from nbp.evaluation.result import WorstClip
 from nbp.metrics.fvd import FeatureExtractor
 from nbp.metrics.lpips import LpipsScorer
 from nbp.metrics.reconstruction import (
@@ -103,7 +104,7 @@ class Measures:
 
     frames: the first frames, on which PSNR, SSIM and GMS are computed; None all.
     real: features of the clips, in their order, where they are known already.
-    also: called with "codes" and "label" of each batch.
+    also: called with "codes" and "label" of each batch. shown: clips that are kept for a picture.
     """
 
     frames: int | None = None
@@ -111,6 +112,7 @@ class Measures:
     real: Float[np.ndarray, "n d"] | None = None
     lpips: LpipsScorer | None = None
     also: Callable[[Rows], None] | None = None
+    shown: int = SHOWN
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ def score_reconstruction(
         worst.add(rows["index"].tolist(), psnr.tolist(), video, outputs)
         counter.add(codes)
         if not shown:
-            shown.append((video[:SHOWN].copy(), outputs[:SHOWN].copy()))
+            few = measures.shown
+            shown.append((video[:few].copy(), outputs[:few].copy()))
         for _ in range(count):
             progress.step()
 
@@ -188,7 +191,7 @@ def score_reconstruction(
 
 def write_reconstruction(
     found: Reconstructed, clips: RealClips, out: Path, *, name: str, fps: float, stride: int
-) -> list[dict[str, Any]]:
+) -> list[WorstClip]:
     """Writes pictures into the folder `out`; returns what the worst clips are, from the worst on.
 
     reconstructions.gif: clips beside their reconstructions. frames-NAME.png: PSNR over the frames.
@@ -213,13 +216,13 @@ def write_reconstruction(
 
 def _write_worst(
     bad: BadClip, folder: Path, clips: RealClips, *, place: int, fps: float
-) -> dict[str, Any]:
+) -> WorstClip:
     file = folder / f"{place:02d}-clip-{bad.index}-psnr-{bad.psnr:.2f}.mp4"
     picture = tile_clips(bad.triple, columns=3)
     scale = max(1, GRID_SIDE // bad.clip.shape[1])
     write_video(file, picture.repeat(scale, axis=1).repeat(scale, axis=2), fps=fps)
     shown = {"index": bad.index, "psnr": round(bad.psnr, 4), **clips.describe(bad.index)}
-    return {**shown, "file": str(Path(*file.parts[-3:]))}
+    return cast(WorstClip, {**shown, "file": str(Path(*file.parts[-3:]))})
 
 
 def list_deviations(

@@ -215,14 +215,6 @@ class Transformer(nnx.Module):
         x, _ = jax.lax.scan(step, constrain(x, STREAM), (stacked, keys))
         return self.norm(x)
 
-    def unstack(self) -> list[Block]:
-        """The layers one by one."""
-        graph, stacked = nnx.split(self.layers)
-        return [
-            nnx.merge(graph, jax.tree.map(lambda p, i=i: p[i], stacked))
-            for i in range(self.spec.layers)
-        ]
-
     def _gather_layer(self, layer: Block) -> Block:
         """A layer off the stack, its parameters whole on every device."""
         graph, state = nnx.split(layer)

@@ -58,19 +58,6 @@ def test_scanned_layers_are_the_layers_one_by_one(transformer, inputs, full_pass
     np.testing.assert_allclose(full_pass, expected, atol=2e-5)
 
 
-def test_unstacked_layers_are_slices_of_the_stack(transformer):
-    stacked = nnx.to_pure_dict(nnx.state(transformer.layers))
-    layers = transformer.unstack()
-    assert len(layers) == SPEC.layers
-    for i, layer in enumerate(layers):
-        for one, other in zip(
-            jax.tree.leaves(nnx.to_pure_dict(nnx.state(layer))),
-            jax.tree.leaves(stacked),
-            strict=True,
-        ):
-            np.testing.assert_array_equal(one, other[i])
-
-
 @pytest.mark.parametrize("groups", [1, 2, "prefill and one", "uneven"])
 def test_extending_the_cache_block_by_block_is_the_full_pass(
     transformer, inputs, full_pass, groups
