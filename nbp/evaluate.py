@@ -75,6 +75,7 @@ from nbp.evaluation.result import (
     EvaluationResult,
     Leaks,
     ProtocolRecord,
+    TokenBits,
     UsedWeights,
     WorstClip,
     write_report,
@@ -241,10 +242,11 @@ def finish(
     scores: dict[str, float] = {}
     psnr_per_frame: list[float] = []
     worst: list[WorstClip] = []
+    token_bits: TokenBits | None = None
     code_usage: dict[str, CodeUse] = {}
     problems: list[str] = []
     if protocol.reconstruction:
-        found, scores = reconstruct(plan, generated and generated.reference, report)
+        found, scores, token_bits = reconstruct(plan, generated and generated.reference, report)
         psnr_per_frame = [round(value, 4) for value in found.psnr_per_frame]
         code_usage["real"] = describe_codes(found.codes)
         worst = write_pictures(plan, found)
@@ -288,13 +290,14 @@ def finish(
         psnr_per_frame=psnr_per_frame,
         worst=worst,
         code_usage=code_usage,
+        token_bits=token_bits,
         generated_set=generated and generated.result,
     )
 
 
 def reconstruct(
     plan: Plan, reference: Reference | None, report: Report
-) -> tuple[Reconstructed, dict[str, float]]:
+) -> tuple[Reconstructed, dict[str, float], TokenBits | None]:
     """One pass of the tokenizer over the real clips, with the generator's likelihood of them."""
     sampler, clips, features = plan.model.sampler, plan.clips, plan.features
     likelihood = None
@@ -318,9 +321,9 @@ def reconstruct(
             features=features.kind,
         )
         scores = {name: found.rfvd, **scores}
-    if likelihood is not None:
-        scores |= likelihood.result()
-    return found, scores
+    if likelihood is None:
+        return found, scores, None
+    return found, scores | likelihood.result(), likelihood.token_bits()
 
 
 def write_pictures(plan: Plan, found: Reconstructed) -> list[WorstClip]:

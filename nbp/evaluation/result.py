@@ -61,6 +61,17 @@ class Drawing(TypedDict):
     frames_per_second: float
 
 
+class TokenBits(TypedDict):
+    """Bits of each place of the latent grid, means over the real clips.
+
+    plan: fields of the `SequencePlan` of the generator. bits: [T][H][W], None where nothing is
+    predicted.
+    """
+
+    plan: dict[str, Any]
+    bits: list[list[list[float | None]]]
+
+
 class ClassScores(TypedDict):
     """Means over the generated clips of a class; None where not measured."""
 
@@ -145,7 +156,8 @@ class EvaluationResult:
 
     In JSON the fields of the records inside stand among its own. protocol: all fields of its
     record. complete: whether nothing of it is missing; deviations says what. psnr_per_frame: dB.
-    generated_set: None where no clips were generated.
+    token_bits: None where no likelihood was measured. generated_set: None where no clips were
+    generated.
     """
 
     protocol: ProtocolRecord
@@ -157,6 +169,7 @@ class EvaluationResult:
     psnr_per_frame: list[float]
     worst: list[WorstClip]
     code_usage: dict[str, CodeUse]
+    token_bits: TokenBits | None
     generated_set: GeneratedResult | None
 
     def to_json(self) -> dict[str, Any]:
@@ -173,7 +186,12 @@ class EvaluationResult:
         return dataclasses.replace(_build(cls, report), generated_set=made)
 
 
-OPTIONAL = ("c3d", "generated_set", "generated_psnr_per_frame")  # no key in JSON where None
+OPTIONAL = (
+    "c3d",
+    "token_bits",
+    "generated_set",
+    "generated_psnr_per_frame",
+)  # no key in JSON where None
 
 
 def _flatten(record: Any) -> dict[str, Any]:

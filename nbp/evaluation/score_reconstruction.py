@@ -5,6 +5,7 @@
 While one batch is scored on the host, the next is encoded and decoded on the devices.
 """
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from nbp.data.video.encode import tile_clips, write_video
 from nbp.errors import DataError
 from nbp.evaluation.real_clips import RealClips
 from nbp.evaluation.real_pixels import score_pixels
-from nbp.evaluation.result import WorstClip
+from nbp.evaluation.result import TokenBits, WorstClip
 from nbp.metrics.fvd import FeatureExtractor
 from nbp.metrics.lpips import LpipsScorer
 from nbp.metrics.reconstruction import (
@@ -253,6 +254,7 @@ class Likelihood:
         )
         self._evaluate = jax.jit(task.evaluate)
         self._params = sampler.generator_params
+        self._plan = sampler.generator.plan
         self._sums: dict[str, np.ndarray] = {}
         self._count = 0
 
@@ -269,6 +271,8 @@ class Likelihood:
         means = {name: total / self._count for name, total in self._sums.items()}
         return {name: float(value) for name, value in means.items() if name != "bits_grid"}
 
-    def bits_grid(self) -> Float[np.ndarray, "T H W"]:
-        """Bits of each token of the grid, means over clips; NaN where nothing is predicted."""
-        return self._sums["bits_grid"] / self._count
+    def token_bits(self) -> TokenBits:
+        """Means over clips at each place of the grid."""
+        bits = self._sums["bits_grid"] / self._count
+        kept = np.where(np.isfinite(bits), bits, None).tolist()
+        return {"plan": dataclasses.asdict(self._plan), "bits": kept}

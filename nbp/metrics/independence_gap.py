@@ -8,12 +8,13 @@ total correlation that the tokens of a block have left: what no model can have t
 independently, and what refinement or a joint head could win back.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from nbp.layout import SequencePlan
+from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.shapes import Float
 
 
@@ -29,10 +30,12 @@ class IndependenceGap:
     per_frame: Float[np.ndarray, "T"]
     per_place: Float[np.ndarray, "B"]
 
-    def to_json(self) -> dict[str, Any]:
-        """The same as lists, with None for what there is not."""
-        frames = [float(x) if np.isfinite(x) else None for x in self.per_frame]
-        return {"bits": self.bits, "per_frame": frames, "per_place": self.per_place.tolist()}
+    def __str__(self) -> str:
+        frames, places = (
+            ", ".join(f"{x:.3f}" if np.isfinite(x) else "-" for x in part)
+            for part in (self.per_frame, self.per_place)
+        )
+        return f"{self.bits:.4f} bits per token (frames {frames}; places of a block {places})"
 
 
 def independence_gap(
@@ -60,3 +63,28 @@ def independence_gap(
         per_frame = np.bincount(frame, gap[drawn], minlength=plan.grid.t) / counts
     per_place = gap[drawn].reshape(-1, plan.block_size).mean(0)
     return IndependenceGap(float(gap[drawn].mean()), per_frame, per_place)
+
+
+def compare_token_bits(one: Mapping[str, Any], other: Mapping[str, Any]) -> IndependenceGap | None:
+    """The gap of two evaluations, whichever is of token blocks; None where neither or both are.
+
+    Each is what an evaluation notes as `token_bits` (`nbp.evaluation.result.TokenBits`).
+    """
+    plans = [read_plan(record["plan"]) for record in (one, other)]
+    grids = [np.array(record["bits"], float) for record in (one, other)]  # None becomes NaN
+    if plans[0].block_size == 1:
+        plans, grids = plans[::-1], grids[::-1]
+    if plans[0].block_size == 1 or plans[1].block_size > 1 or plans[0].grid != plans[1].grid:
+        return None
+    return independence_gap(plans[0], *grids)
+
+
+def read_plan(fields: Mapping[str, Any]) -> SequencePlan:
+    """The plan whose fields were written as JSON."""
+    return SequencePlan(
+        LatentGrid(**fields["grid"]),
+        tuple(fields["block"]),
+        Opening(**fields["opening"]),
+        fields["prompt_length"],
+        fields["partition"],
+    )
