@@ -249,7 +249,8 @@ class SequencePlan:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Short stable name of the geometry; equal plans have equal fingerprints."""
-        text = repr(dataclasses.astuple(self))
+        fields = dataclasses.astuple(self)  # boxes have the names that they had without a choice
+        text = repr(fields[:-1] if self.partition == "box" else fields)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     # Arrays --------------------------------------------------------------------------------

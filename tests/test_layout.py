@@ -482,7 +482,7 @@ def test_plans_are_values():
     ]
     assert make() == make()
     assert hash(make()) == hash(make())
-    assert make().fingerprint == make().fingerprint
+    assert make().fingerprint == make().fingerprint == "10cdb36182096281", "checkpoints name it"
     assert len(set(variants)) == len({plan.fingerprint for plan in variants}) == len(variants)
 
 
