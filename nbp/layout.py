@@ -240,6 +240,11 @@ class SequencePlan:
         """Tokens drawn one by one (length of the token-by-token part of a hybrid opening)."""
         return self.opening.blocks * self.block_size if self.opening.kind == "hybrid" else 0
 
+    @property
+    def first_joint(self) -> int:
+        """Index of the first token that is drawn together with others; `grid.size` without any."""
+        return self.grid.size if self.block_size == 1 else max(self.first, self.narrow)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Short stable name of the geometry; equal plans have equal fingerprints."""

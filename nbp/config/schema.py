@@ -12,6 +12,7 @@ from nbp.models.tokenizer import TokenizerSpec
 from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed, Share
 from nbp.sampling.settings import SamplingConfig
 from nbp.tasks.adversary import AdversarySettings
+from nbp.tasks.draft import DraftObjective
 from nbp.tasks.tokenizer import Objective
 from nbp.training.guards import GuardSpec
 from nbp.training.optimizer import OptimizerSettings
@@ -91,6 +92,8 @@ class GeneratorConfig:
       else prefix); mosaic and cudnn need bfloat16. xla and dense compute hidden scores too and
       keep them.
     context: rows of the position table (paper recipe).
+    draft: whether blocks can be refined in several passes (docs/blocks.md). A trained generator can
+      get or lose it. draft_training: how it is learned.
     """
 
     layers: Count
@@ -107,6 +110,8 @@ class GeneratorConfig:
     dtype: DType = "float32"
     attention: Attention = "auto"
     context: Count = 5120
+    draft: bool = False
+    draft_training: DraftObjective = DraftObjective()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from nbp.models.tokenizer import TokenizerNetwork
 from nbp.parallel.cross_entropy import chunked_cross_entropy
 from nbp.parallel.sharding import Axes
 from nbp.shapes import Array, Int, PyTree
+from nbp.tasks.draft import DraftObjective, Drafts, make_drafts, score_drafts, score_one_by_one
 from nbp.tasks.tokenizer import start_state
 from nbp.training.optimizer import (
     OptimizerSpec,
@@ -27,6 +28,8 @@ from nbp.training.optimizer import (
 from nbp.training.precision import cast_to_storage
 from nbp.training.state import TrainState
 
+DRAFTS = 0xD4AF7  # the stream of random keys of drafts
+
 
 @dataclass(frozen=True)
 class GeneratorTask:
@@ -36,7 +39,8 @@ class GeneratorTask:
 
     frozen: {"tokenizer": parameters}, or {} where every batch holds codes. null_probability: share
     of clips whose prompt is replaced by the null condition (for guidance). loss_tokens: tokens of a
-    device whose logits exist at one time.
+    device whose logits exist at one time. draft: how a network with the draft channel learns it;
+    None trains it, like any other, without drafts.
     """
 
     network: GeneratorNetwork
@@ -45,6 +49,7 @@ class GeneratorTask:
     frozen: PyTree
     null_probability: float = 0.0
     loss_tokens: int = 1024
+    draft: DraftObjective | None = None
     begin: Callable[[TrainState], TrainState] | None = None
     name: Literal["generator"] = "generator"
 
@@ -78,30 +83,55 @@ class GeneratorTask:
     def step(
         self, state: TrainState, frozen: PyTree, batch: Mapping[str, Array], key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        """One update. Metrics: loss (nats per token), bits_per_token, accuracy, accuracy_top5."""
+        """One update. Metrics: loss (nats per token), bits_per_token, accuracy, accuracy_top5.
+
+        With drafts see `score_drafts`.
+        """
 
         def loss_fn(
             params: PyTree, batch: Mapping[str, Array], key: Array
         ) -> tuple[Array, dict[str, Array]]:
             null_key, drop_key = jax.random.split(key)
+            tokens = self.loss_tokens
             codes = self.network.to_sequence(self.codes(frozen, batch))
             prompt = self.network.prompt(batch)
             null = None
             if prompt is not None:
                 null = jax.random.bernoulli(null_key, self.null_probability, codes.shape[:1])
             model = self.network.bind(params)
-            return score(model, codes, prompt, null=null, key=drop_key, tokens=self.loss_tokens)
+            if self.draft is None:
+                return score(model, codes, prompt, null=null, key=drop_key, tokens=tokens)
+            drafts = self.make_drafts(self.draft, codes, key)
+            options: dict[str, Any] = {"null": null, "key": drop_key, "tokens": tokens}
+            return score_drafts(model, codes, prompt, drafts, **options)
 
         return update(self.optimizer, loss_fn, state, batch=batch, key=key)
+
+    def make_drafts(
+        self, objective: DraftObjective, codes: Int[Array, "b size"], key: Array
+    ) -> Drafts:
+        """The drafts of a step, whose key this is."""
+        stream = jax.random.fold_in(key, DRAFTS)
+        hidden = self.network.vocabulary.codes
+        return make_drafts(objective, self.network.plan, codes, hidden=hidden, key=stream)
 
     def evaluate(
         self, params: PyTree, frozen: PyTree, batch: Mapping[str, Array]
     ) -> tuple[dict[str, Array], Int[Array, "b T H W"]]:
-        """The step's measures without dropout or null conditions, and the codes of the clips."""
+        """The step's measures without dropout or null conditions, and the codes of the clips.
+
+        Every draft is hidden. With the draft channel draft_bits_per_token is of `score_one_by_one`,
+        the same places for the same number of clips.
+        """
         grids = self.codes(frozen, batch)
         codes = self.network.to_sequence(grids)
         model, prompt = self.network.bind(params), self.network.prompt(batch)
         loss, metrics = score(model, codes, prompt, tokens=self.loss_tokens)
+        if self.network.draft:
+            key = jax.random.key(DRAFTS)
+            metrics["draft_bits_per_token"] = score_one_by_one(
+                model, codes, prompt, tokens=self.loss_tokens, key=key
+            )
         return {"loss": loss, **metrics}, grids
 
 
