@@ -111,7 +111,7 @@ class GeneratorConfig:
     attention: Attention = "auto"
     context: Count = 5120
     draft: bool = False
-    draft_training: DraftObjective = DraftObjective()
+    draft_training: DraftObjective = field(default_factory=DraftObjective)
 
 
 @dataclass(frozen=True, kw_only=True)
