@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
                 "workdir": workdir.name,
                 "block": list(config.block),
                 "opening": f"{config.opening.kind} {config.opening.blocks} blocks",
-                "passes": config.plan.passes(),
+                "passes": round(float(samples.passes.mean()), 2),
                 **{k: round(v, 3) for k, v in scores.items() if k.endswith("agreement")},
                 "batch": batch,
                 **times,

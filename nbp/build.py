@@ -51,7 +51,7 @@ GENERATOR_GROUPS = (
     ParamGroup("transformer/.*qkv/kernel", matrix="joined"),
     ParamGroup("transformer/.*(proj|up|down)/kernel", matrix="dense"),
     ParamGroup("head/kernel"),
-    ParamGroup("tokens", decay=False),
+    ParamGroup("tokens|drafts", decay=False),
     ParamGroup(".*(bias|scale)|null_prompt|positions/.*", decay=False),
 )
 
@@ -113,6 +113,7 @@ def make_generator_network(
         make_recipe(config, platform),
         texts=find_texts(labels) if text else None,
         padding=PADDING if text and generator.padding == "hidden" else None,
+        draft=generator.draft,
     )
 
 
@@ -195,6 +196,7 @@ def make_generator_task(
         null_probability=config.generator.null_probability,
         corruption=config.corruption,
         loss_tokens=config.memory.loss_tokens,
+        draft=config.generator.draft_training if config.generator.draft else None,
     )
 
 
@@ -233,7 +235,7 @@ def load_trained(
     template = jax.eval_shape(network.init, jax.random.key(0))
     if groups and not ema:  # averages are always float32
         template = cast_shapes_to_storage(template, find_storage(groups, template))
-    with Checkpointer(directory, read_only=True) as checkpointer:
+    with Checkpointer(directory, read_only=True, optional=network.optional) as checkpointer:
         params = checkpointer.restore_params(template, use_ema=ema, step=step)
         step = decide(checkpointer.latest_step()) if step is None else step
         assert step is not None

@@ -21,9 +21,11 @@ def make_parser() -> Parser:
             "--workdir runs/quickstart --protocol moving-shapes --features random-i3d",
             "--workdir runs/ucf101 --data data/ucf101 --protocol nbp-ucf\n"
             "--features runs/features_ts --statistics kvd,precision",
+            "--workdir runs/frames --protocol moving-shapes\n"
+            "--config.sampling.refinements=8 --out refined.json",
             "--compare runs/a/report/nbp-ucf.json runs/b/report/nbp-ucf.json",
         ),
-        overrides="data",
+        overrides="data sampling",
     )
     parser.add_argument("--workdir", type=Path, help="trained or converted")
     parser.add_argument("--protocol", action="append", default=[], help="see docs/protocols.md")

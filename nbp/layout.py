@@ -246,6 +246,11 @@ class SequencePlan:
         """Tokens drawn one by one (length of the token-by-token part of a hybrid opening)."""
         return self.opening.blocks * self.block_size if self.opening.kind == "hybrid" else 0
 
+    @property
+    def first_joint(self) -> int:
+        """Index of the first token that is drawn together with others; `grid.size` without any."""
+        return self.grid.size if self.block_size == 1 else max(self.first, self.narrow)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Short stable name of the geometry; equal plans have equal fingerprints."""
@@ -451,19 +456,22 @@ def _halton_order(height: int, width: int) -> Int[np.ndarray, "places"]:
     order: dict[int, None] = {}
     number = 0
     while len(order) < height * width:
-        row, column = _mirror(number, 2, height), _mirror(number, 3, width)
-        order[row * width + column] = None
+        (a, halves), (b, thirds) = radical_inverse(number, 2), radical_inverse(number, 3)
+        order[a * height // halves * width + b * width // thirds] = None
         number += 1
     return np.array(list(order))
 
 
-def _mirror(number: int, base: int, size: int) -> int:
-    """Van der Corput's sequence in 0..size-1: the digits of `number` mirrored at the point."""
+def radical_inverse(number: int, base: int) -> tuple[int, int]:
+    """The digits of `number` mirrored at the point, in [0, 1): numerator and denominator.
+
+    Of all numbers this is van der Corput's sequence, of several bases Halton's.
+    """
     value, scale = 0, 1
     while number:
         number, digit = divmod(number, base)
         value, scale = value * base + digit, scale * base
-    return value * size // scale
+    return value, scale
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

@@ -235,7 +235,10 @@ def train_stage(
     }
     with (
         Checkpointer(
-            directory / "checkpoints", keep=config.train.keep, verified=verified
+            directory / "checkpoints",
+            keep=config.train.keep,
+            verified=verified,
+            optional=task.network.optional,
         ) as checkpointer,
         drawn_curves(config, workdir, task.name),
         MetricsWriter(

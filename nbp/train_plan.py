@@ -210,7 +210,8 @@ def check_stage(
             check_start(start, name, task.network)
         return None
     template = jax.eval_shape(task.init, jax.random.key(0))
-    with Checkpointer(directory, read_only=True, report=lambda text: None) as checkpointer:
+    options: dict[str, Any] = {"optional": task.network.optional, "report": lambda text: None}
+    with Checkpointer(directory, read_only=True, **options) as checkpointer:
         found = checkpointer.check(template, step=step)
     stage = getattr(config.train, name)
     entries = read_journal(directory / JOURNAL)

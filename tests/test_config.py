@@ -227,6 +227,16 @@ def test_every_key_can_be_overridden_by_its_own_value() -> None:
             "6 widths halve the frame 5 times, and data.size is 16. Use fewer widths",
         ),
         ({"sampling.temperature": "0"}, "sampling.temperature: 0 must be at least 0.001"),
+        ({"sampling.refinements": "2"}, "need a model with the draft channel"),
+        (
+            {"generator.draft": "True", "generator.block": "token"},
+            "generator.draft: no block is drawn at once",
+        ),
+        (
+            {"generator.draft": "True", "train.generator.accumulate": "8"},
+            "generator.draft needs micro-batches of 2 clips or more",
+        ),
+        ({"generator.draft_training.share": "1.0"}, "share: 1.0 must be above 0 and below 1"),
         ({"sampling.top_p": "1.5"}, "sampling.top_p: 1.5 must be above 0 and at most 1"),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",

@@ -14,6 +14,7 @@ from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed
 from nbp.sampling.settings import SamplingConfig
 from nbp.tasks.adversary import AdversarySettings
 from nbp.tasks.corrupted_context import CorruptedContext, CorruptionSettings
+from nbp.tasks.draft import DraftObjective
 from nbp.tasks.tokenizer import Objective
 from nbp.training.guards import GuardSpec
 from nbp.training.optimizer import OptimizerSettings
@@ -95,6 +96,8 @@ class GeneratorConfig:
       keep them.
     context: rows of the position table (paper recipe).
     corruption: wrong codes among those that are read in training.
+    draft: whether blocks can be refined in several passes (docs/blocks.md). A trained generator can
+      get or lose it. draft_training: how it is learned.
     """
 
     layers: Count
@@ -113,6 +116,8 @@ class GeneratorConfig:
     attention: AttentionChoice = "auto"
     context: Count = 5120
     corruption: CorruptionSettings = field(default_factory=CorruptionSettings)
+    draft: bool = False
+    draft_training: DraftObjective = field(default_factory=DraftObjective)
 
 
 @dataclass(frozen=True, kw_only=True)

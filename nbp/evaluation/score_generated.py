@@ -100,6 +100,10 @@ def group_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
     return [members for _, members in groups]
 
 
+# Keys of `sampling` that change nothing while a block takes one pass.
+REFINING = ("refinements", "commit", "entropy_bound", "confidence_noise")
+
+
 def describe_clips(plan: Plan, repeat: int) -> dict[str, Any]:
     """What decides which clips are generated: plans that agree in this can share them.
 
@@ -108,7 +112,8 @@ def describe_clips(plan: Plan, repeat: int) -> dict[str, Any]:
     rule = plan.protocol.generation
     assert rule is not None
     settings = dataclasses.asdict(plan.model_config.sampling)
-    drawing = {name: value for name, value in settings.items() if name not in ("batch", "fps")}
+    aside = {"batch", "fps"} | (set() if settings["refinements"] > 1 else set(REFINING))
+    drawing = {name: value for name, value in settings.items() if name not in aside}
     paired = follows_real(plan)
     return {
         "model": plan.model.origin,
@@ -286,7 +291,9 @@ def summarize(plan: Plan, sets: Sequence[MadeSet], conditions: RealClips | None)
         scores[name] = float(np.mean(first[name], dtype=np.float64))
     per_frame = first.get("psnr_per_frame")
     plan_of_blocks = plan.model_config.plan
-    passes = plan_of_blocks.passes(plan_of_blocks.tokens_of_frames(plan.given))
+    passes: float = plan_of_blocks.passes(plan_of_blocks.tokens_of_frames(plan.given))
+    if plan.model_config.sampling.refinements > 1:  # each clip takes its own number
+        passes = round(float(first["passes"].mean()), 2)
     frames = plan.generated * plan.model_config.data.frames
     curve = None
     if per_frame is not None:

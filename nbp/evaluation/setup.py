@@ -3,6 +3,7 @@
 """All that an evaluation needs, found and checked before anything is computed."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from nbp import build, build_data, build_sampling
 from nbp.build_sampling import choose_given_frames, make_sampling
+from nbp.config import from_dict, to_json
+from nbp.config.parsing import set_override
 from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.chunk_store import CHUNK
@@ -71,6 +74,7 @@ class EvaluateRequest:
     clips: generated clips where the protocol generates some, else clips to score, which then are
       not all that the protocol wants. seed: of the generated clips, by default the protocol's.
     data, overrides: other clips than the configured ones; needed after training from tokens.
+    Keys of `sampling` draw otherwise.
     features, lpips, c3d: folders that `nbp.convert` wrote, or `random-i3d`. statistics: names of
     `nbp.metrics.feature_statistics`. folder: of pictures and clips to look at, by default the
     workdir's `report`. cache: folder for features, by default in that one.
@@ -155,10 +159,11 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
     """
     setup = request.setup
     find_protocol(request.protocol, known=setup.protocols)
-    trained_on = read_config(request.workdir)
-    config = build_data.change_data(trained_on, request.data, request.overrides, report=report)
+    drawing, reading_keys = split_overrides(request.overrides)
+    trained_on = change_sampling(read_config(request.workdir), drawing)
+    config = build_data.change_data(trained_on, request.data, reading_keys, report=report)
     protocol = find_protocol(request.protocol, config.data.kind, known=setup.protocols)
-    protocol, reading = choose_rule(protocol, config, request.overrides)
+    protocol, reading = choose_rule(protocol, config, reading_keys)
     model_config = choose_model_config(trained_on, reading)
     given = check_generation(model_config, protocol, request)
     if request.clips is not None and request.clips < 1:
@@ -227,6 +232,26 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
         given=given,
         generated=generated,
     )
+
+
+def split_overrides(overrides: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Keys of `sampling`, and all others."""
+    drawing = {key: text for key, text in overrides.items() if key.startswith("sampling.")}
+    return drawing, {key: text for key, text in overrides.items() if key not in drawing}
+
+
+def change_sampling(config: Config, overrides: Mapping[str, str]) -> Config:
+    """The configuration with keys of `sampling` overridden; ConfigError names every mistake."""
+    values = json.loads(to_json(config))
+    problems = []
+    for key, text in overrides.items():
+        try:
+            set_override(values, Config, key, text=text)
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return from_dict(values) if overrides else config
 
 
 def _pairs(protocol: Protocol) -> bool:

@@ -52,8 +52,8 @@ def independence_gap(
     """
     if blocks.shape != plan.grid.shape or tokens.shape != plan.grid.shape:
         raise ValueError(f"grids {blocks.shape}, {tokens.shape}: the plan has {plan.grid.shape}")
-    first = max(plan.narrow, plan.first)
-    if first >= plan.grid.size or plan.block_size == 1:
+    first = plan.first_joint
+    if first >= plan.grid.size:
         raise ValueError("no token is drawn in a block with others, so there is no gap")
     gap = (blocks - tokens).reshape(-1)
     drawn = plan.order[first:]

@@ -58,6 +58,8 @@ _RECORDS = (
           "bits"),
     Score("bits_self_drawn", "the same behind codes that the generator draws itself", "lower",
           "bits", headline=False),
+    Score("draft_bits_per_token", "the same where the tokens of a block come one by one", "lower",
+          "bits"),
     Score("ssim", "structural similarity", "higher", digits=4),
     Score("lpips", "learned perceptual distance", "lower", digits=4),
     Score("psnr_worst", "PSNR of the worst clip", "higher", "dB", 2),

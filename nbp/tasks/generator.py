@@ -13,10 +13,15 @@ import jax.numpy as jnp
 from nbp import losses
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
-from nbp.parallel.cross_entropy import chunked_cross_entropy, token_losses
+from nbp.parallel.cross_entropy import (
+    chunked_cross_entropy,
+    draw_classes,
+    weighted_cross_entropy,
+)
 from nbp.parallel.sharding import Axes
 from nbp.shapes import Array, Float, Int, PyTree
 from nbp.tasks.corrupted_context import CorruptedContext
+from nbp.tasks.draft import DraftObjective, Drafts, make_drafts, score_drafts, score_one_by_one
 from nbp.tasks.tokenizer import start_state
 from nbp.training.optimizer import (
     OptimizerSpec,
@@ -28,6 +33,9 @@ from nbp.training.optimizer import (
 from nbp.training.precision import cast_to_storage
 from nbp.training.state import TrainState
 
+DRAFTS = 0xD4AF7  # the stream of random keys of drafts
+CORRUPTION = 0xC0DE5  # and that of corrupted context
+
 
 @dataclass(frozen=True)
 class GeneratorTask:
@@ -38,6 +46,8 @@ class GeneratorTask:
     frozen: {"tokenizer": parameters}, or {} where every batch holds codes. null_probability: share
     of clips whose prompt is replaced by the null condition (for guidance). loss_tokens: tokens of a
     device whose logits exist at one time. corruption: what replaces codes that training reads.
+    draft: how a network with the draft channel learns it; None trains it, like any other, without
+    drafts.
     """
 
     network: GeneratorNetwork
@@ -47,6 +57,7 @@ class GeneratorTask:
     null_probability: float = 0.0
     loss_tokens: int = 1024
     corruption: CorruptedContext | None = None
+    draft: DraftObjective | None = None
     begin: Callable[[TrainState], TrainState] | None = None
     name: Literal["generator"] = "generator"
 
@@ -80,39 +91,59 @@ class GeneratorTask:
     def step(
         self, state: TrainState, frozen: PyTree, batch: Mapping[str, Array], key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        """One update. Metrics: loss (nats per token), bits_per_token, accuracy, accuracy_top5."""
+        """One update. Metrics: loss (nats per token), bits_per_token, accuracy, accuracy_top5.
+
+        With drafts see `score_drafts`.
+        """
 
         def loss_fn(
             params: PyTree, batch: Mapping[str, Array], key: Array
         ) -> tuple[Array, dict[str, Array]]:
             null_key, drop_key = jax.random.split(key)
+            tokens = self.loss_tokens
             codes = self.network.to_sequence(self.codes(frozen, batch))
             prompt = self.network.prompt(batch)
             null = None
             if prompt is not None:
                 null = jax.random.bernoulli(null_key, self.null_probability, codes.shape[:1])
-            read = None
+            read = codes
             if self.corruption is not None:
                 read = self.corruption(codes, jax.random.fold_in(key, CORRUPTION))
-            model, tokens = self.network.bind(params), self.loss_tokens
-            return score(model, codes, prompt, read=read, null=null, key=drop_key, tokens=tokens)
+            model = self.network.bind(params)
+            options: dict[str, Any] = {"read": read, "null": null, "key": drop_key}
+            if self.draft is None:
+                return score(model, codes, prompt, tokens=tokens, **options)
+            drafts = self.make_drafts(self.draft, codes, key)
+            return score_drafts(model, codes, prompt, drafts, tokens=tokens, **options)
 
         return update(self.optimizer, loss_fn, state, batch=batch, key=key)
+
+    def make_drafts(
+        self, objective: DraftObjective, codes: Int[Array, "b size"], key: Array
+    ) -> Drafts:
+        """The drafts of a step, whose key this is."""
+        stream = jax.random.fold_in(key, DRAFTS)
+        hidden = self.network.vocabulary.codes
+        return make_drafts(objective, self.network.plan, codes, hidden=hidden, key=stream)
 
     def evaluate(
         self, params: PyTree, frozen: PyTree, batch: Mapping[str, Array]
     ) -> tuple[dict[str, Array], Int[Array, "b T H W"]]:
         """The step's measures on clean codes, without dropout or null conditions, and the codes.
 
-        Also bits_self_drawn: bits per token where every code that is read is drawn by the model
-        itself, each after the true ones before its block; and bits_grid [T H W], the bits of each
-        place of the grid, NaN where nothing is predicted. All are means over the clips.
+        Every draft is hidden. With the draft channel draft_bits_per_token is of `score_one_by_one`,
+        the same places for the same number of clips. bits_self_drawn: bits per token where every
+        code that is read is drawn by the model itself, each after the true ones before its block.
+        bits_grid [T H W]: bits of each place of the grid, NaN where nothing is predicted. All are
+        means over the clips.
         """
         grids = self.codes(frozen, batch)
         codes = self.network.to_sequence(grids)
         model, prompt = self.network.bind(params), self.network.prompt(batch)
         loss, metrics = score(model, codes, prompt, tokens=self.loss_tokens)
-        nats, drawn = draw_context(model, codes, prompt, jax.random.key(0), self.loss_tokens)
+        nats, drawn = draw_context(
+            model, codes, prompt, tokens=self.loss_tokens, key=jax.random.key(CORRUPTION)
+        )
         again, _ = score(model, codes, prompt, read=drawn, tokens=self.loss_tokens)
         plan = self.network.plan
         places = jnp.full(plan.grid.size, jnp.nan)
@@ -121,10 +152,12 @@ class GeneratorTask:
             "bits_self_drawn": again / losses.NATS_PER_BIT,
             "bits_grid": places[plan.inverse_order].reshape(plan.grid.shape),
         }
+        if self.network.draft:
+            key = jax.random.key(DRAFTS)
+            metrics["draft_bits_per_token"] = score_one_by_one(
+                model, codes, prompt, tokens=self.loss_tokens, key=key
+            )
         return {"loss": loss, **metrics}, grids
-
-
-CORRUPTION = 2  # beside the two keys that a step's own is split into
 
 
 def score(
@@ -155,16 +188,17 @@ def draw_context(
     model: Generator,
     codes: Int[Array, "b size"],
     prompt: Int[Array, "b p"] | None,
-    key: Array,
+    *,
     tokens: int,
+    key: Array,
 ) -> tuple[Float[Array, "b n"], Int[Array, "b size"]]:
     """Nats of each scored token, and codes drawn from the same predictions, given ones kept."""
-    hidden = model.hidden_states(codes, prompt)
+    states, kernel = model.hidden_states(codes, prompt), model.head.kernel[...]
+    targets = model.targets(codes)
+    found = weighted_cross_entropy(states, kernel, targets, jnp.ones(targets.shape), tokens=tokens)
     outside = model.vocabulary.code_offset - model.output_ids.start  # ids that are no codes
-    nats, drawn = token_losses(
-        hidden, model.head.kernel[...], model.targets(codes), key, tokens=tokens, from_class=outside
-    )
-    return nats, jnp.concatenate([codes[:, : model.plan.first], drawn - outside], axis=1)
+    drawn = draw_classes(states, kernel, key, tokens=tokens, first=outside) - outside
+    return found.nats, jnp.concatenate([codes[:, : model.plan.first], drawn], axis=1)
 
 
 def update(

@@ -13,7 +13,7 @@ from nbp.config import load_config
 from nbp.errors import ConfigError
 from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.tasks.corrupted_context import CorruptedContext, CorruptionSettings
-from nbp.tasks.generator import draw_context, score
+from nbp.tasks.generator import CORRUPTION, draw_context, score
 from tests import tiny
 from tests.models.toy import draw_params, reference_logits
 from tests.tasks.test_generator import BATCH, NETWORK, TASK, same
@@ -114,11 +114,12 @@ def test_bits_of_each_place_and_behind_drawn_codes():
 
     model = NETWORK.bind(params)
     repeat = [np.repeat(rows[:1], 20_000, 0) for rows in (codes, prompt)]
-    _, drawn = draw_context(model, *repeat, jax.random.key(5), 4096)
+    _, drawn = draw_context(model, *repeat, tokens=4096, key=jax.random.key(5))
     share = np.stack([np.bincount(column, minlength=12) for column in np.asarray(drawn).T]) / 20_000
     np.testing.assert_allclose(share, np.exp(logs[0]), atol=0.02)
 
-    _, drawn = draw_context(model, codes, prompt, jax.random.key(0), TASK.loss_tokens)
+    key = jax.random.key(CORRUPTION)
+    _, drawn = draw_context(model, codes, prompt, tokens=TASK.loss_tokens, key=key)
     read = np.asarray(drawn) + NETWORK.vocabulary.code_offset
     logits = reference_logits(NETWORK, params, read, prompt)
     logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
