@@ -23,13 +23,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.measure import print_row, time_calls
+from benchmarks.measure import draw_for_labels, print_row, time_calls
 from nbp import build, build_sampling
 from nbp.build_sampling import find_levels, make_sampling
 from nbp.config.schema import Config
 from nbp.layout import frames_of_latents
 from nbp.metrics.label_agreement import label_agreement
-from nbp.sample import draw_for_labels
 from nbp.sampling.sampler import Sampler
 from nbp.sampling.speculative import Autoregressive, Decoding, RelaxedJacobi, SpeculativeJacobi
 from nbp.workdir import read_config, read_labels

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.measure import print_row, time_calls
+from benchmarks.measure import draw_for_labels, print_row, time_calls
 from nbp import build, build_sampling
 from nbp.build_sampling import make_sampling
 from nbp.metrics.label_agreement import label_agreement
-from nbp.sample import draw_for_labels
 from nbp.workdir import read_config, read_labels
 
 

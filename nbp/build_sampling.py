@@ -223,17 +223,12 @@ def make_decoding(config: Config, request: SampleRequest) -> Decoding:
 
 def find_levels(config: Config) -> tuple[int, ...]:
     """Levels of the digits of a code: neighbours are near each other. Else ConfigError."""
-    spec = config.tokenizer
-    match spec.quantizer:
-        case "fsq":
-            return spec.levels
-        case "lfq":
-            return (2,) * spec.make_quantizer().channels
-        case _:
-            raise ConfigError(
-                f"--decoding relaxed needs codes that are near each other, as those of fsq and lfq;"
-                f" this tokenizer has {spec.quantizer}. Use --decoding jacobi."
-            )
+    if not (digits := config.tokenizer.digits):
+        raise ConfigError(
+            "--decoding relaxed needs codes that are near each other, as those of fsq and lfq; "
+            f"this tokenizer has {config.tokenizer.quantizer}. Use --decoding jacobi."
+        )
+    return digits
 
 
 def count_conditions(

@@ -287,11 +287,11 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="nbp-evaluate-") as folder:
             if not write:
                 request = replace(request, folder=Path(folder))
-            report = evaluate_workdir(request, log or (lambda text: None))
+            result = evaluate_workdir(request, log or (lambda text: None))
         if write:
-            write_report(report_path(self.workdir, protocol), report)
+            write_report(report_path(self.workdir, protocol), result)
             write_page(self.workdir)
-        return report
+        return result.to_json()
 
     def _name_labels(self, labels: Any) -> str | tuple[str, ...] | None:
         """Names and ids as the flag has them; an id is one, whatever classes are called."""

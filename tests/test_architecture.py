@@ -82,6 +82,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.config",
         "nbp.layout",
         "nbp.models.tokenizer",
+        "nbp.nn.attention.choose",
         "nbp.data.moving_shapes",
         "nbp.data.prompts",
         "nbp.protocols",

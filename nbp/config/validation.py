@@ -31,6 +31,8 @@ def validate(config: Config) -> None:
     if not problems:
         check("generator.block", lambda: config.block)
         check("generator.opening", lambda: config.plan)
+    if not problems:
+        check("generator.corruption", lambda: config.corruption)
     generator, data = config.generator, config.data
     require(
         generator.width % generator.heads == 0,

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -253,7 +252,7 @@ def choose_labels_of(
     return np.arange(count) % classes
 
 
-def count_seconds(measures: Sequence[ClipScorer]) -> Mapping[str, Any]:
+def count_seconds(measures: Sequence[ClipScorer]) -> dict[str, float]:
     """Seconds of this run by part, summed over protocols that share their clips."""
     draw = max((m.seconds_of.get("draw", 0.0) for m in measures), default=0.0)
     features = sum(m.seconds_of.get("features", 0.0) for m in measures)

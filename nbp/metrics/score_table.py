@@ -56,6 +56,8 @@ _RECORDS = (
     Score("psnr", "peak signal-to-noise ratio, mean over clips", "higher", "dB", 2),
     Score("bits_per_token", "bits that the generator needs for a code of a real clip", "lower",
           "bits"),
+    Score("bits_self_drawn", "the same behind codes that the generator draws itself", "lower",
+          "bits", headline=False),
     Score("draft_bits_per_token", "the same where the tokens of a block come one by one", "lower",
           "bits"),
     Score("ssim", "structural similarity", "higher", digits=4),

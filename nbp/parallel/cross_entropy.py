@@ -106,6 +106,31 @@ def weighted_cross_entropy(
     return TokenScores(total / weights.sum(), nats, hit, hit_top5)
 
 
+def draw_classes(
+    hidden: Float[Array, "b n d"],
+    kernel: Float[Array, "d v"],
+    key: Array,
+    *,
+    tokens: int = 1024,
+    first: int = 0,
+) -> Int[Array, "b n"]:
+    """A class for each position, drawn from softmax(hidden @ kernel) of the classes from `first`.
+
+    Other arguments as in `chunked_cross_entropy`. The compiler divides the work on a mesh.
+    """
+    whole, (b, n, _) = kernel.astype(hidden.dtype), hidden.shape
+
+    def draw(piece: tuple[Array, Array]) -> Array:
+        x, number = piece
+        logits = constrain(_make_logits(x, whole), ("batch", None, "vocabulary"))
+        logits = jnp.where(jnp.arange(logits.shape[-1]) < first, -jnp.inf, logits)
+        return jax.random.categorical(jax.random.fold_in(key, number), logits).astype(jnp.int32)
+
+    nothing = jnp.zeros((b, n))
+    pieces = _cut(hidden, nothing, nothing, tokens)[0]
+    return _uncut(jax.lax.map(draw, (pieces, jnp.arange(len(pieces)))), n)
+
+
 def look_up(table: Float[Array, "v d"], ids: Int[Array, "b n"]) -> Float[Array, "b n d"]:
     """Rows of a table whose columns lie in pieces on the devices of `fsdp`.
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nbp.layout import SequencePlan
+from nbp.layout import SequencePlan, radical_inverse
 from nbp.sampling.settings import SamplingConfig
 from nbp.shapes import Array, Bool, Float, Int
 
@@ -245,17 +245,8 @@ def disperse(plan: SequencePlan) -> tuple[int, ...]:
     free = list(range(len(points)))
     order = []
     for i in range(1, len(points) + 1):
-        target = np.array([radical_inverse(i, base) for base in (5, 2, 3)])
+        fractions = [radical_inverse(i, base) for base in (5, 2, 3)]
+        target = np.array([part / whole for part, whole in fractions])
         distance = np.square(points[free] - target).sum(-1)
         order.append(free.pop(int(np.argmin(distance))))
     return tuple(order)
-
-
-def radical_inverse(index: int, base: int) -> float:
-    """The digits of `index` behind the point in reverse, in [0, 1)."""
-    value, scale = 0.0, 1.0
-    while index:
-        scale /= base
-        value += index % base * scale
-        index //= base
-    return value

@@ -104,16 +104,18 @@ def score_drafts(
     prompt: Int[Array, "b p"] | None,
     drafts: Drafts,
     *,
+    read: Int[Array, "b size"],
     null: Array | None,
     key: Array,
     tokens: int,
 ) -> tuple[Array, dict[str, Array]]:
     """The loss, a mean over all hidden tokens in nats, and its companions.
 
+    read: codes that the model reads in the place of the true ones, which it predicts.
     bits_per_token and the accuracies are of the plain clips, draft_bits_per_token is of the hidden
     tokens of the others.
     """
-    states = model.hidden_states(codes, prompt, null=null, drafts=drafts.ids, key=key)
+    states = model.hidden_states(read, prompt, null=null, drafts=drafts.ids, key=key)
     kernel, targets = model.head.kernel[...], model.targets(codes)
     weights = drafts.hidden.astype(jnp.float32)
     found = weighted_cross_entropy(states, kernel, targets, weights, tokens=tokens)

@@ -102,7 +102,7 @@ def test_scores_are_those_of_the_hidden_tokens():
 
     def run(params, drafts):
         model = NETWORK.bind(params)
-        options = {"null": None, "key": None, "tokens": 8}
+        options = {"read": CODES, "null": None, "key": None, "tokens": 8}
         return score_drafts(model, CODES, PROMPT, Drafts(*drafts), **options)
 
     loss, metrics = jax.jit(run)(params, drafts)
