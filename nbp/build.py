@@ -195,6 +195,8 @@ def make_generator_task(
         frozen={} if on_tokens else {"tokenizer": tokenizer_params},
         null_probability=config.generator.null_probability,
         corruption=config.corruption,
+        further=config.further_plans,
+        further_share=config.generator.blocks_share,
         loss_tokens=config.memory.loss_tokens,
         draft=config.generator.draft_training if config.generator.draft else None,
     )

@@ -25,7 +25,7 @@ from nbp.config.schema import Config
 from nbp.data.masks import keep_cells, keep_ends
 from nbp.data.video.decode import read_clip
 from nbp.errors import ConfigError
-from nbp.layout import frames_of_latents
+from nbp.layout import Box, frames_of_latents
 from nbp.parallel import mesh
 from nbp.sampling.finite import check_parameters
 from nbp.sampling.long_video import Slide, choose_slide
@@ -39,6 +39,20 @@ NO_DRAFTS = (
     "this model has no draft channel: train with --config.generator.draft=True, from its own "
     "weights with --config.train.generator.start_from=WORKDIR"
 )
+
+
+def draw_in_block(config: Config, block: str | Box = "") -> Config:
+    """The configuration as `block` of a request says, else `sampling.block`: its model draws so.
+
+    Raises ConfigError where the model was not trained with that block.
+    """
+    wanted = block or config.sampling.block
+    try:
+        return config.with_block(wanted) if wanted else config
+    except ValueError as error:
+        raise ConfigError(
+            f"sampling in {error}. Train it with more: --config.generator.blocks"
+        ) from error
 
 
 def make_sampling_mesh(config: Config) -> Mesh | None:

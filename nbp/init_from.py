@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nbp import build
 from nbp.config.schema import Config, StageName
 from nbp.errors import CheckpointError
 from nbp.files import read_json, write_text
+from nbp.models.generator import GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import lax_conv
 from nbp.shapes import Array, PyTree
@@ -137,7 +139,10 @@ def check_start(start: Start, stage: StageName, network: Any) -> None:
     if isinstance(network, TokenizerNetwork) and network.spec.taps != other.spec.taps:
         compare_specs(other.spec, network.spec)
     else:
-        _check(fit_optional(shapes, network, start, report=False), network, start)
+        shapes = fit_optional(shapes, network, start, report=False)
+        _check(
+            jax.eval_shape(lambda params: fit_ids(params, other, network), shapes), network, start
+        )
 
 
 def read_params(start: Start, stage: StageName, network: Any) -> PyTree:
@@ -154,7 +159,31 @@ def read_params(start: Start, stage: StageName, network: Any) -> PyTree:
     params = fit_optional(jax.tree.map(np.asarray, trained.params), network, start)
     if isinstance(network, TokenizerNetwork) and network.spec.taps != other.spec.taps:
         return inflate(params, other.spec, network.spec)
+    params = jax.tree.map(np.asarray, fit_ids(params, other, network))
     return _check(params, network, start)
+
+
+def fit_ids(params: PyTree, source: Any, target: Any) -> PyTree:
+    """Parameters of a `source` generator with the special ids of a `target` of other blocks.
+
+    The number of special ids follows from the block (`SequencePlan.special_count`), those of prompt
+    and codes stand behind them. Special ids that both know keep their embedding, more ones begin as
+    in a new generator. What else differs stays as it is.
+    """
+    if not isinstance(source, GeneratorNetwork) or not isinstance(target, GeneratorNetwork):
+        return params
+    old, new = source.vocabulary, target.vocabulary
+    if old.special == new.special or (old.prompt, old.codes) != (new.prompt, new.codes):
+        return params
+    fresh, kept = target.init(jax.random.key(0)), min(old.special, new.special)
+    tokens, head = params["tokens"], params["head"]["kernel"]
+    tokens = jnp.concatenate(
+        [tokens[:kept], fresh["tokens"][kept : new.special], tokens[old.special :]]
+    )
+    if head.shape[1] == old.size:  # it covers all ids
+        middle = fresh["head"]["kernel"][:, kept : new.special]
+        head = jnp.concatenate([head[:, :kept], middle, head[:, old.special :]], axis=1)
+    return {**params, "tokens": tokens, "head": {**params["head"], "kernel": head}}
 
 
 def fit_optional(params: PyTree, network: Any, start: Start, *, report: bool = True) -> PyTree:

@@ -251,6 +251,14 @@ class SequencePlan:
         """Index of the first token that is drawn together with others; `grid.size` without any."""
         return self.grid.size if self.block_size == 1 else max(self.first, self.narrow)
 
+    @property
+    def name(self) -> str:
+        """Of its block: token, row, frame, else the sides, as 1x2x4."""
+        for name in ("token", "row", "frame"):
+            if self.block == resolve_block(name, self.grid):
+                return name
+        return "x".join(map(str, self.block))
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Short stable name of the geometry; equal plans have equal fingerprints."""

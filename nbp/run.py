@@ -30,10 +30,12 @@ from nbp import build
 from nbp.build_sampling import (
     RequestPlan,
     describe_array,
+    draw_in_block,
     load_request_sampler,
     plan_request,
     read_drawing,
 )
+from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluate import evaluate_workdir, make_requests, report_path
 from nbp.evaluate import make_parser as make_evaluate_parser
@@ -75,6 +77,7 @@ class SampleOptions(TypedDict, total=False):
     keep_frames: int | None
     slide: Literal["reencode", "codes"] | None
     anchor: bool
+    block: str | None
     refinements: int | None
     commit: Literal["entropy", "confidence", "order"] | None
     entropy_bound: float | None
@@ -319,12 +322,13 @@ class Run:
 
     def _draw(self, request: SampleRequest) -> Video:
         """The videos that `nbp.sample` would write."""
-        plan = plan_request(self.config, self.labels, request)
+        config = draw_in_block(self.config, request.sampling.get("block", ""))
+        plan = plan_request(config, self.labels, request)
         count, size = plan.count, self.config.data.size
         frames = request.long.num_frames or self.config.data.frames
         check_room(self.workdir, count=count, frames=frames, size=size, streamed=False)
-        drawing = read_drawing(self.config, plan)
-        sampler = self._find_sampler(plan)
+        drawing = read_drawing(config, plan)
+        sampler = self._find_sampler(config, plan)
         if plan.slide is None:
             return sampler.sample(count, **drawing).videos[:, :frames]
         videos = np.empty((count, frames, *self.shape[1:]), np.uint8)
@@ -333,18 +337,21 @@ class Run:
             videos[rows, piece.frame : piece.frame + piece.videos.shape[1]] = piece.videos
         return videos
 
-    def _find_sampler(self, plan: RequestPlan) -> Sampler:
+    def _find_sampler(self, config: Config, plan: RequestPlan) -> Sampler:
         """One for each way of drawing, with its compiled programs; they share their parameters."""
         sampling, decoding = key = (plan.sampling, plan.decoding)
         if key not in self._samplers:
             held = self._samplers.values()
             alike = [s for s in held if s.sampling.weights == sampling.weights]
             if alike:
-                self._samplers[key] = replace(alike[0], sampling=sampling, decoding=decoding)
+                network = build.make_generator_network(config, self.labels)
+                self._samplers[key] = replace(
+                    alike[0], generator=network, sampling=sampling, decoding=decoding
+                )
             else:
                 self._samplers.clear()  # parameters are in memory in one form at a time
                 self._samplers[key] = load_request_sampler(
-                    self.config, self.workdir, self.labels, plan, loaded=self._tokenizer
+                    config, self.workdir, self.labels, plan, loaded=self._tokenizer
                 )
         return self._samplers[key]
 

@@ -41,7 +41,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from nbp.build_sampling import RequestPlan, load_request_sampler, plan_request, read_drawing
+from nbp.build_sampling import (
+    RequestPlan,
+    draw_in_block,
+    load_request_sampler,
+    plan_request,
+    read_drawing,
+)
 from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.files import check_writable_folder, write_text
@@ -79,7 +85,7 @@ def sample_workdir(
     """Draws `request.count` clips into `out`; returns the name of each clip's condition."""
     keep_freed_memory()
     keep_compiled()
-    config = read_config(workdir)
+    config = draw_in_block(read_config(workdir), request.sampling.get("block", ""))
     if is_main():
         check_writable_folder(out, "Name another with --out DIR.")
         find_earlier(out)

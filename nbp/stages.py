@@ -136,6 +136,11 @@ FREE = (
     "tokenizer.remat",
     # The table of drafts is zero where it is new, which changes nothing.
     "generator.draft",
+    # What updates are about from now on; shapes and sampling do not know of it.
+    "generator.corruption.share",
+    "generator.corruption.codes",
+    "generator.corruption.over_time",
+    "generator.blocks_share",
     "generator.draft_training.share",
     "generator.draft_training.schedule",
 )

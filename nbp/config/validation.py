@@ -33,6 +33,9 @@ def validate(config: Config) -> None:
         check("generator.opening", lambda: config.plan)
     if not problems:
         check("generator.corruption", lambda: config.corruption)
+        check("generator.blocks", lambda: config.further_plans)
+    if not problems:
+        problems += find_block_problems(config)
     generator, data = config.generator, config.data
     require(
         generator.width % generator.heads == 0,
@@ -84,6 +87,26 @@ def validate(config: Config) -> None:
         )
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def find_block_problems(config: Config) -> list[str]:
+    """What is wrong with several blocks in one run, and with the one that is drawn in."""
+    problems = []
+    plans = (config.plan, *config.further_plans)
+    names = [plan.name for plan in plans]
+    if len(set(names)) < len(names):
+        problems.append(f"generator.blocks: {', '.join(names)}: name each block once")
+    if config.generator.draft and any(p.first_joint >= p.grid.size for p in plans[1:]):
+        problems.append(
+            "generator.blocks: a block of one token has nothing to refine: leave out token, or "
+            "generator.draft"
+        )
+    if config.sampling.block:
+        try:
+            config.with_block(config.sampling.block)
+        except ValueError as error:
+            problems.append(f"sampling.block: {error}")
+    return problems
 
 
 def find_draft_problems(config: Config) -> list[str]:

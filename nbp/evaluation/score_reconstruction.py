@@ -42,7 +42,6 @@ from nbp.report.plots import write_frame_curve
 from nbp.sample_files import GRID_SIDE, write_grid
 from nbp.sampling.sampler import Sampler
 from nbp.shapes import Clips, Float, PyTree
-from nbp.tasks.generator import GeneratorTask
 
 SHOWN = 8  # clips in a side-by-side GIF
 WORST = 8  # clips written because they were reproduced worst
@@ -246,11 +245,9 @@ class Likelihood:
     """Means over clips of a generator's measures on their codes."""
 
     def __init__(self, config: Config, sampler: Sampler, labels: tuple[str, ...]) -> None:
-        task = GeneratorTask(
-            network=sampler.generator,
-            tokenizer=sampler.tokenizer,
-            optimizer=build.make_generator_task(config, labels, {}).optimizer,
-            frozen={},  # the codes are there already
+        # The tokenizer is not asked: the codes are there already.
+        task = dataclasses.replace(
+            build.make_generator_task(config, labels, {}), network=sampler.generator, frozen={}
         )
         self._evaluate = jax.jit(task.evaluate)
         self._params = sampler.generator_params

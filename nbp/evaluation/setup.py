@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nbp import build, build_data, build_sampling
-from nbp.build_sampling import choose_given_frames, make_sampling
+from nbp.build_sampling import choose_given_frames, draw_in_block, make_sampling
 from nbp.config import from_dict, to_json
 from nbp.config.parsing import set_override
 from nbp.config.schema import Config
@@ -160,7 +160,7 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
     setup = request.setup
     find_protocol(request.protocol, known=setup.protocols)
     drawing, reading_keys = split_overrides(request.overrides)
-    trained_on = change_sampling(read_config(request.workdir), drawing)
+    trained_on = draw_in_block(change_sampling(read_config(request.workdir), drawing))
     config = build_data.change_data(trained_on, request.data, reading_keys, report=report)
     protocol = find_protocol(request.protocol, config.data.kind, known=setup.protocols)
     protocol, reading = choose_rule(protocol, config, reading_keys)

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from nbp.errors import ConfigError
 from nbp.flags import COUNT, NATURAL, SEED, SHARE, Real, Whole
+from nbp.layout import Box
 from nbp.ranges import CacheType, WeightType
 from nbp.sampling.settings import (
     COLDEST,
@@ -110,6 +111,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--guidance_start", type=SHARE, help="share of the passes before guidance begins")
     add("--guidance_end", type=SHARE, help="share of the passes after which it is off")
+    add("--block", type=read_block, help="one that the model was trained with: row, frame, 1,2,4")
     add("--refinements", type=COUNT, help="passes over a block at most; needs the draft channel")
     add("--commit", choices=get_args(CommitKind), help="which draws a pass over a block accepts")
     add("--entropy_bound", type=BOUND, help="commit entropy: nats that are accepted at once")
@@ -126,6 +128,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--slide", choices=("reencode", "codes"), help="how it keeps them; default: reencode")
     add("--anchor", action="store_true", help="codes, and the first latent frame stays for good")
     add("--features", default="", help="DIR or random-i3d: FVD in the drift report")
+
+
+def read_block(text: str) -> str | Box:
+    """The name of a block, or its sides: "1,2,4", with or without brackets."""
+    sides = text.strip("() ").split(",")
+    if len(sides) == 3 and all(side.strip().isdecimal() for side in sides):
+        t, h, w = (int(side) for side in sides)
+        return (t, h, w)
+    return text
 
 
 def make_request(arguments: argparse.Namespace) -> SampleRequest:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from nbp.layout import Box
 from nbp.ranges import CacheType, Count, Natural, NonNegative, Range, Share, WeightType
 
 COLDEST, HOTTEST = 1e-3, 1e3  # temperatures
@@ -34,6 +35,8 @@ class SamplingConfig:
       index of the pass (ramp), as the official code intended (REFERENCE 3.3).
     guidance_start, guidance_end: shares of the passes, 0..1; t is 0 in the passes outside, which
       are those with index / passes below the start or not below the end.
+    block: one of those that the model was trained with (`generator.block`, `generator.blocks`);
+      empty is the first.
     refinements: passes over each block that is drawn at once, at most; more than 1 needs a model
       with the draft channel (docs/blocks.md). A block ends when all of its tokens are accepted.
     commit: which draws a pass accepts (`nbp.sampling.refinement`): those of lowest entropy, those
@@ -53,6 +56,7 @@ class SamplingConfig:
     guidance_schedule: GuidanceSchedule = "constant"
     guidance_start: Share = 0.0
     guidance_end: Annotated[float, Range(0.0, above=True, high=1.0)] = 1.0
+    block: str | Box = ""
     refinements: Count = 1
     commit: CommitKind = "entropy"
     entropy_bound: NonNegative = 0.1

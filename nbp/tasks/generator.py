@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from nbp import losses
+from nbp.layout import SequencePlan
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.parallel.cross_entropy import (
@@ -34,7 +35,8 @@ from nbp.training.precision import cast_to_storage
 from nbp.training.state import TrainState
 
 DRAFTS = 0xD4AF7  # the stream of random keys of drafts
-CORRUPTION = 0xC0DE5  # and that of corrupted context
+CORRUPTION = 0xC0DE5  # that of corrupted context
+BLOCKS = 0xB10C5  # that of the choice among several blocks
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class GeneratorTask:
     of clips whose prompt is replaced by the null condition (for guidance). loss_tokens: tokens of a
     device whose logits exist at one time. corruption: what replaces codes that training reads.
     draft: how a network with the draft channel learns it; None trains it, like any other, without
-    drafts.
+    drafts. further: plans of other blocks that the same parameters learn: with the chance
+    further_share an update is of one of them.
     """
 
     network: GeneratorNetwork
@@ -58,6 +61,8 @@ class GeneratorTask:
     loss_tokens: int = 1024
     corruption: CorruptedContext | None = None
     draft: DraftObjective | None = None
+    further: tuple[SequencePlan, ...] = ()
+    further_share: float = 0.0
     begin: Callable[[TrainState], TrainState] | None = None
     name: Literal["generator"] = "generator"
 
@@ -68,8 +73,13 @@ class GeneratorTask:
 
     @property
     def flops_per_clip(self) -> float:
-        """See `GeneratorNetwork.flops_per_clip`; encoding clips in the step is not counted."""
-        return self.network.flops_per_clip
+        """See `GeneratorNetwork.flops_per_clip`; encoding clips in the step is not counted.
+
+        The mean over the blocks of updates.
+        """
+        main, *others = (task.network.flops_per_clip for task in self.each_block())
+        share = self.further_share if others else 0.0
+        return (1.0 - share) * main + share * sum(others) / max(1, len(others))
 
     @property
     def axes(self) -> dict[str, Axes]:
@@ -88,35 +98,61 @@ class GeneratorTask:
             return batch["codes"].astype(jnp.int32)
         return self.tokenizer.encode(frozen["tokenizer"], batch["video"])
 
+    def each_block(self) -> list["GeneratorTask"]:
+        """The tasks of the network's own plan and of each further one."""
+        tasks = [dataclasses.replace(self, further=())]
+        for plan in self.further:
+            network = dataclasses.replace(self.network, plan=plan)
+            corruption = self.corruption and dataclasses.replace(self.corruption, plan=plan)
+            tasks.append(dataclasses.replace(tasks[0], network=network, corruption=corruption))
+        return tasks
+
     def step(
         self, state: TrainState, frozen: PyTree, batch: Mapping[str, Array], key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         """One update. Metrics: loss (nats per token), bits_per_token, accuracy, accuracy_top5.
 
-        With drafts see `score_drafts`.
+        With drafts see `score_drafts`. Of several blocks each micro-batch is of one.
         """
+        tasks = self.each_block()
 
         def loss_fn(
             params: PyTree, batch: Mapping[str, Array], key: Array
         ) -> tuple[Array, dict[str, Array]]:
-            null_key, drop_key = jax.random.split(key)
-            tokens = self.loss_tokens
-            codes = self.network.to_sequence(self.codes(frozen, batch))
-            prompt = self.network.prompt(batch)
-            null = None
-            if prompt is not None:
-                null = jax.random.bernoulli(null_key, self.null_probability, codes.shape[:1])
-            read = codes
-            if self.corruption is not None:
-                read = self.corruption(codes, jax.random.fold_in(key, CORRUPTION))
-            model = self.network.bind(params)
-            options: dict[str, Any] = {"read": read, "null": null, "key": drop_key}
-            if self.draft is None:
-                return score(model, codes, prompt, tokens=tokens, **options)
-            drafts = self.make_drafts(self.draft, codes, key)
-            return score_drafts(model, codes, prompt, drafts, tokens=tokens, **options)
+            if len(tasks) == 1:
+                return tasks[0].loss(params, frozen, batch, key)
+            index = self.choose_block(jax.random.fold_in(key, BLOCKS))
+            losses = [task.loss for task in tasks]
+            return jax.lax.switch(index, losses, params, frozen, batch, key)
 
         return update(self.optimizer, loss_fn, state, batch=batch, key=key)
+
+    def choose_block(self, key: Array) -> Int[Array, ""]:
+        """Which of `each_block` is trained: 0 for the network's own plan."""
+        share_key, block_key = jax.random.split(key)
+        other = jax.random.randint(block_key, (), 1, len(self.further) + 1)
+        return jnp.where(jax.random.bernoulli(share_key, self.further_share), other, 0)
+
+    def loss(
+        self, params: PyTree, frozen: PyTree, batch: Mapping[str, Array], key: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """What a step lowers, with its metrics, in the blocks of the network's own plan."""
+        null_key, drop_key = jax.random.split(key)
+        tokens = self.loss_tokens
+        codes = self.network.to_sequence(self.codes(frozen, batch))
+        prompt = self.network.prompt(batch)
+        null = None
+        if prompt is not None:
+            null = jax.random.bernoulli(null_key, self.null_probability, codes.shape[:1])
+        read = codes
+        if self.corruption is not None:
+            read = self.corruption(codes, jax.random.fold_in(key, CORRUPTION))
+        model = self.network.bind(params)
+        options: dict[str, Any] = {"read": read, "null": null, "key": drop_key}
+        if self.draft is None:
+            return score(model, codes, prompt, tokens=tokens, **options)
+        drafts = self.make_drafts(self.draft, codes, key)
+        return score_drafts(model, codes, prompt, drafts, tokens=tokens, **options)
 
     def make_drafts(
         self, objective: DraftObjective, codes: Int[Array, "b size"], key: Array
@@ -134,8 +170,8 @@ class GeneratorTask:
         Every draft is hidden. With the draft channel draft_bits_per_token is of `score_one_by_one`,
         the same places for the same number of clips. bits_self_drawn: bits per token where every
         code that is read is drawn by the model itself, each after the true ones before its block.
-        bits_grid [T H W]: bits of each place of the grid, NaN where nothing is predicted. All are
-        means over the clips.
+        bits_grid [T H W]: bits of each place of the grid, NaN where nothing is predicted.
+        bits_NAME_blocks: bits per token in further blocks. All are means over the clips.
         """
         grids = self.codes(frozen, batch)
         codes = self.network.to_sequence(grids)
@@ -152,6 +188,10 @@ class GeneratorTask:
             "bits_self_drawn": again / losses.NATS_PER_BIT,
             "bits_grid": places[plan.inverse_order].reshape(plan.grid.shape),
         }
+        for task in self.each_block()[1:]:
+            codes = task.network.to_sequence(grids)
+            found = score(task.network.bind(params), codes, prompt, tokens=self.loss_tokens)[1]
+            metrics[f"bits_{task.network.plan.name}_blocks"] = found["bits_per_token"]
         if self.network.draft:
             key = jax.random.key(DRAFTS)
             metrics["draft_bits_per_token"] = score_one_by_one(
