@@ -17,7 +17,7 @@ from nbp import __version__
 from nbp.errors import ConfigError, run_main
 
 COMMANDS = ("train", "sample", "evaluate", "report")
-COMMANDS += ("prepare", "encode", "convert", "export", "precompile")
+COMMANDS += ("prepare", "encode", "convert", "export", "precompile", "sweep", "fit")
 
 
 def main(argv: list[str] | None = None) -> None:
