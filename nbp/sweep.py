@@ -60,7 +60,6 @@ from nbp.config.sweep import (
     SweepSpec,
     Training,
     find_protocol_name,
-    flatten,
     load_sweep,
     resolve_run,
     resolve_tokenizer,
@@ -73,23 +72,20 @@ from nbp.places import require_writable
 from nbp.protocols import find_protocol
 from nbp.report.sweep_page import write_page
 from nbp.report.sweep_table import (
+    describe_evaluation,
+    list_changes,
     list_rows,
     read_record,
     read_scores,
     read_training,
+    same_settings,
     write_record,
     write_table,
 )
 from nbp.runtime import CommandFailed, CommandRunner
-from nbp.stages import FREE, compare_config
+from nbp.stages import compare_config
 from nbp.training.metrics import format_duration
 from nbp.workdir import copy_stage, has_begun, list_steps, read_config, read_labels
-
-# What may change of a finished run: it describes the machine, what is shown, or what comes later.
-UNFIXED = (*FREE, "name", "train.log_every", "train.checkpoint_every", "train.keep")
-UNFIXED += ("train.evaluate_every", "train.preview_every", "train.preview_clips")
-UNFIXED += ("train.profile_steps",)
-LATER = ("sampling.", "evaluation.", "mesh.")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -149,25 +145,12 @@ class Sweep:
     def list_dials(self, job: Training) -> list[str]:
         """The dials that are not scored yet, or were with other settings."""
         known = self.record(job).get("evaluations", {})
-        return [
-            name
-            for name, config in job.dials.items()
-            if known.get(name, {}).get("settings") != self.describe_evaluation(config)
-        ]
+        now = {name: self.settings(config) for name, config in job.dials.items()}
+        return [n for n in now if n not in known or not same_settings(known[n], now[n])]
 
-    def describe_evaluation(self, config: Config) -> dict[str, Any]:
-        """What decides on the scores of a trained run, as JSON has it."""
-        sampling = dataclasses.asdict(config.sampling)
-        settings = {
-            "protocol": self.protocol,
-            "data": self.spec.data,
-            "features": self.spec.features or config.evaluation.features,
-            "clips": config.evaluation.clips,
-            "given_frames": config.evaluation.given_frames,
-            "opening": dataclasses.asdict(config.opening),
-            "sampling": {k: v for k, v in sampling.items() if k not in ("batch", "fps")},
-        }
-        return json.loads(json.dumps(settings))
+    def settings(self, config: Config) -> dict[str, Any]:
+        """What decides on the scores of a trained run with a dial."""
+        return describe_evaluation(self.spec, self.protocol, config)
 
 
 # What would be done ------------------------------------------------------------------------------
@@ -210,12 +193,7 @@ def check_unchanged(sweep: Sweep, job: Training) -> None:
     if not record:
         compare_config(job.config, folder)
         return
-    old, new = flatten(record["config"]), flatten(json.loads(to_json(job.config)))
-    sides = [
-        f"{key} was {value!r}, now {new.get(key)!r}"
-        for key, value in old.items()
-        if value != new.get(key) and key not in UNFIXED and not key.startswith(LATER)
-    ]
+    sides = list_changes(record, job.config)
     if job.run is not None and record["tokenizer"] != sweep.spec.tokenizer:
         sides.append(f"tokenizer was {record['tokenizer']!r}, now {sweep.spec.tokenizer!r}")
     if sides:
@@ -345,9 +323,9 @@ def make(sweep: Sweep, job: Training, runner: CommandRunner, handle: int | None)
             value = getattr(sweep.spec, flag)
             words += [f"--{flag}", value] if value else []
         runner.run("evaluate", words, log, inherited=handle)
-        settings = sweep.describe_evaluation(job.dials[dial])
+        found = {"settings": sweep.settings(job.dials[dial])}
         record = sweep.record(job)
-        record["evaluations"][dial] = {"settings": settings, **read_scores(view, sweep.protocol)}
+        record["evaluations"][dial] = {**found, **read_scores(view, sweep.protocol)}
         write_record(folder, record)
 
 

@@ -102,6 +102,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.config",
         "nbp.data.video",
         "nbp.flags",
+        "nbp.sampling.settings",
         "nbp.workdir",
         "nbp.build",
     ),

@@ -323,18 +323,15 @@ def find_optimum(fit: Fit, compute: float, cost: "Cost") -> Optimum:
     tokens = compute / cost(sizes)
     rows = np.stack([sizes, tokens], axis=-1)
 
-    def search(law: Law) -> tuple[np.ndarray, np.ndarray]:
-        losses = law(rows)
-        places = np.argmin(losses, axis=-1)
-        return places, np.take_along_axis(losses, places[..., None], -1)[..., 0]
-
-    (place, loss), (places, losses) = search(fit.law), search(fit.draws)
-    best = rows[int(place)]
+    place = int(np.argmin(fit.law(rows)))
+    of_draws = fit.draws(rows)
+    places, losses = np.argmin(of_draws, axis=1), of_draws.min(axis=1)
+    best = rows[place]
     return Optimum(
         compute,
         Interval.of(sizes[place], sizes[places]),
         Interval.of(tokens[place], tokens[places]),
-        Interval.of(float(loss), losses),
+        Interval.of(float(fit.law(best[None])[0]), losses),
         extrapolated=not fit.covers(best[None]),
     )
 

@@ -7,6 +7,7 @@ A record is written when a run is trained, and again after each of its evaluatio
 """
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -18,15 +19,24 @@ import numpy as np
 
 from nbp import __version__
 from nbp.build import stage_directory
+from nbp.config import from_dict, to_json
+from nbp.config.parsing import convert
 from nbp.config.schema import Config
-from nbp.config.sweep import DEFAULT, SweepRun
-from nbp.errors import CheckpointError, DataError
+from nbp.config.sweep import DEFAULT, SweepRun, SweepSpec, flatten
+from nbp.errors import CheckpointError, ConfigError, DataError
 from nbp.files import read_json, write_text
 from nbp.metrics.score_table import find_place
+from nbp.sampling.settings import SamplingConfig
+from nbp.stages import FREE
 from nbp.training.metrics import MetricsTable
 
 RECORD = "run.json"
 TABLE = "sweep.json"
+# What may change of a finished run: it describes the machine, what is shown, or what comes later.
+UNFIXED = (*FREE, "name", "train.log_every", "train.checkpoint_every", "train.keep")
+UNFIXED += ("train.evaluate_every", "train.preview_every", "train.preview_clips")
+UNFIXED += ("train.profile_steps",)
+LATER = ("sampling.", "evaluation.", "mesh.")
 # Columns of a row that are numbers, in the order of the CSV file; its scores follow.
 AMOUNTS = ("training_flops", "parameters", "updates", "tokens", "training_seconds")
 COLUMNS = ("passes", "seconds_per_clip", "clips", *AMOUNTS)
@@ -52,7 +62,7 @@ class Row:
     overrides: Mapping[str, Any]
     dial_overrides: Mapping[str, Any]
     scores: Mapping[str, float]
-    passes: int | None
+    passes: float | None
     seconds_per_clip: float | None
     clips: int | None
     training_flops: float
@@ -85,6 +95,47 @@ def read_record(folder: Path) -> dict[str, Any]:
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Writes a record, whole or not at all."""
     write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def list_changes(record: Mapping[str, Any], config: Config) -> list[str]:
+    """In which keys a finished run was trained otherwise than `config` says, in words.
+
+    Keys that are newer than the record had their default.
+    """
+    try:
+        before = from_dict(record["config"])
+    except ConfigError as error:
+        return [f"its configuration cannot be read ({error})"]
+    old, new = (flatten(json.loads(to_json(c))) for c in (before, config))
+    return [
+        f"{key} was {value!r}, now {new[key]!r}"
+        for key, value in old.items()
+        if value != new[key] and key not in UNFIXED and not key.startswith(LATER)
+    ]
+
+
+def describe_evaluation(sweep: SweepSpec, protocol: str, config: Config) -> dict[str, Any]:
+    """What decides on the scores of a trained run that is drawn from as `config` says, for JSON."""
+    settings = {
+        "protocol": protocol,
+        "data": sweep.data,
+        "features": sweep.features or config.evaluation.features,
+        "clips": config.evaluation.clips,
+        "given_frames": config.evaluation.given_frames,
+        "opening": dataclasses.asdict(config.opening),
+        "sampling": dataclasses.asdict(dataclasses.replace(config.sampling, batch=1, fps=1.0)),
+    }
+    return json.loads(json.dumps(settings))
+
+
+def same_settings(evaluation: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a recorded evaluation had these settings; keys newer than it had their default."""
+    try:
+        known = dict(evaluation["settings"])
+        sampling = convert(SamplingConfig, known["sampling"])
+    except (KeyError, TypeError, ConfigError):
+        return False
+    return {**known, "sampling": json.loads(json.dumps(dataclasses.asdict(sampling)))} == settings
 
 
 def read_training(folder: Path, config: Config, amount: Mapping[str, Any]) -> dict[str, Any]:

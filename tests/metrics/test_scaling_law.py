@@ -101,20 +101,20 @@ def test_a_run_that_went_wrong_hardly_counts() -> None:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_intervals_cover_the_truth_as_often_as_they_say(seeds: int) -> None:
-    """95% intervals, of 80 sets of data: at least 70 (of 80 trials, 1% chance below 70 at 93%)."""
+    """95% intervals, of 30 sets of data: at 93% fewer than 24 would come once in 100 times."""
     x = np.repeat(COMPUTE, seeds)[:, None]
     covered = np.zeros(2, int)
-    for trial in range(80):
+    for trial in range(30):
         losses = make_losses(OF_COMPUTE, x, noise=0.01, seed=100 + trial)
-        fit = fit_law(x, losses, draws=120, seed=trial)
+        fit = fit_law(x, losses, draws=60, seed=trial)
         exponent = Interval.of(fit.law.exponents[0], fit.draws.exponents[:, 0])
         covered[0] += exponent.low <= 0.12 <= exponent.high
         inside = predict(fit, np.array([3e15]), seed=trial)
         covered[1] += inside.low <= make_losses(
             OF_COMPUTE, np.array([[3e15]]), noise=0.01, seed=900 + trial
         )[0] <= inside.high  # fmt: skip
-    assert covered[0] >= 70
-    assert covered[1] >= 68
+    assert covered[0] >= 24
+    assert covered[1] >= 24
 
 
 def test_the_bootstrap_can_be_repeated() -> None:
