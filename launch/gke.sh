@@ -94,12 +94,12 @@ if [[ -n $sweep ]]; then
   [[ $engine == jobset ]] || fail "--sweep is for --engine jobset"
   [[ $sweep -ge 1 ]] || fail "--sweep needs a number from 1"
   [[ $# -eq 2 ]] || fail "--sweep takes FILE and WORKDIR; overrides stand in the file"
-  command=nbp.sweep flags=("$1" --workdir "$2") check=--dry_run
+  command=nbp.sweep flags=("$1" --workdir "$2") check=--dry_run distributed='"off"' # no boolean
   # shellcheck disable=SC2016 # each pod's own shell puts its number in
   training=(bash -c 'exec "$@" --index "$JOB_COMPLETION_INDEX"' sweep)
   training+=(python -u -m nbp.sweep "${flags[@]}" --of "$sweep")
 else
-  command=nbp.train flags=(--config "$1" --workdir "$2" "${@:3}") check=--check
+  command=nbp.train flags=(--config "$1" --workdir "$2" "${@:3}") check=--check distributed=auto
   training=(python -u -m nbp.train "${flags[@]}")
 fi
 
@@ -213,7 +213,7 @@ $(restarting)
                     privileged: true
                   env:
                     - name: NBP_DISTRIBUTED
-                      value: auto
+                      value: $distributed
                   command:
 YAML
   for argument in "${training[@]}"; do

@@ -6,6 +6,7 @@ A new objective is a new file in `nbp/tasks/`, its section `train.NAME` in `nbp/
 its construction in `nbp/build.py` and a record here.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -245,7 +245,7 @@ def run_sweep(sweep: Sweep, share: Sequence[Training]) -> None:
     say(f"{sum(job not in todo for job in share)} of {len(share)} runs are finished")
     costs = {job.name: 0.0 if sweep.record(job) else measure(sweep, job)["flops"] for job in todo}
     failures: dict[str, CommandFailed] = {}
-    done = seconds = 0.0
+    pace: list[tuple[float, float]] = []
     with CommandRunner(sweep.workdir / "compiled", say) as runner:
         for number, job in enumerate(todo, 1):
             began = time.monotonic()
@@ -258,11 +258,9 @@ def run_sweep(sweep: Sweep, share: Sequence[Training]) -> None:
                 if job is sweep.teacher:  # no other could begin
                     break
                 continue
-            done += costs[job.name]
-            seconds += time.monotonic() - began
-            left = sum(costs[other.name] for other in todo[number:])
-            eta = f"  ETA {format_duration(left * seconds / done)}" if done else ""
-            say(f"{number}/{len(todo)} {job.name}  {describe_scores(sweep, job)}{eta}")
+            pace.append((costs[job.name], time.monotonic() - began))
+            left = format_duration(estimate_left(pace, [costs[o.name] for o in todo[number:]]))
+            say(f"{number}/{len(todo)} {job.name}  {describe_scores(sweep, job)}  ETA {left}")
             tabulate(sweep, failures, runner)
         rows = tabulate(sweep, failures, runner)
     if rows:
@@ -275,6 +273,18 @@ def run_sweep(sweep: Sweep, share: Sequence[Training]) -> None:
         )
         error.exit_code = failure.code if 0 < failure.code < 128 else 1
         raise error
+
+
+def estimate_left(pace: Sequence[tuple[float, float]], costs: Sequence[float]) -> float:
+    """Seconds for trainings of these operations, after some of (operations, seconds).
+
+    In proportion to the operations, but none is quicker than the quickest: starting and scoring
+    take their time as well.
+    """
+    operations, seconds = (sum(values) for values in zip(*pace, strict=True))
+    rate = seconds / operations if operations else 0.0
+    least = min(time for _, time in pace)
+    return sum(max(least, cost * rate) for cost in costs)
 
 
 @contextlib.contextmanager

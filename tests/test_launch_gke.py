@@ -270,6 +270,7 @@ def test_a_sweep_is_one_job_whose_pods_have_a_share_each(tmp_path: Path) -> None
     assert (failed["action"], failed["onExitCodes"]["operator"]) == ("FailIndex", "NotIn")
     assert set(failed["onExitCodes"]["values"]) == {42, *range(127, 256)}
     [container] = job["template"]["spec"]["containers"]
+    assert {"name": "NBP_DISTRIBUTED", "value": "off"} in container["env"], "each works alone"
     command = [*container["command"][:2], container["command"][2].replace("exec", "printf '%s|'")]
     shown = subprocess.run(
         [*command, *container["command"][3:]],

@@ -24,7 +24,7 @@ from nbp.shapes import Array, Float, Int
 NARROW, WIDTH = 1e-3, 1.345  # of the Huber loss of log L: at least, and in deviations
 LOWEST = 20.0  # log E is at most so far below the log of the least loss
 LEAST_EXPONENT, LARGEST_EXPONENT = 1e-3, 10.0
-FLAT, ALIKE = 1e-12, 0.01  # what counts as converged; relative difference that is none
+FLAT, ALIKE = 1e-9, 0.01  # what counts as converged; relative difference that is none
 ITERATIONS = 200
 CENTRE, WHOLE = (16.0, 84.0), (2.5, 97.5)  # percentiles: an error, an interval
 DISTINCT = 3  # values of each axis, without which constant and power cannot be told apart
@@ -189,40 +189,45 @@ def _minimize(
     axes = logs.shape[1]
     low, high = _limits(targets, axes)
     packed = np.clip(starts, low, high)
+    cost = _huber(targets - _predict(logs, packed), width)
     damping = np.full(len(packed), 1e-2)
-
-    def measure(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        residuals = targets - _predict(logs, packed)
-        size = np.abs(residuals)
-        limit = width[:, None]
-        return residuals, np.where(size <= limit, size**2 / 2, limit * (size - limit / 2)).sum(1)
-
-    residuals, cost = measure(packed)
+    active = np.arange(len(packed))
     for _ in range(ITERATIONS):
-        terms = _terms(logs, packed)
-        shares = np.exp(terms - np.logaddexp.reduce(terms, axis=1, keepdims=True))
-        slopes = -shares[:, 1:] * np.exp(packed[:, 1 + axes :, None]) * logs.T[None]
+        here = packed[active]
+        terms = _terms(logs, here)
+        total = np.logaddexp.reduce(terms, axis=1, keepdims=True)
+        shares = np.exp(terms - total)
+        slopes = -shares[:, 1:] * np.exp(here[:, 1 + axes :, None]) * logs.T[None]
         jacobian = np.concatenate([shares, slopes], axis=1)  # [b, 1 + 2k, n]
-        weights = np.minimum(1.0, width[:, None] / np.maximum(np.abs(residuals), 1e-300))
-        weighted = jacobian * weights[:, None]
-        gradient = np.einsum("bpn,bn->bp", weighted, residuals)
-        matrix = np.einsum("bpn,bqn->bpq", weighted, jacobian)
-        diagonal = np.einsum("bpp->bp", matrix)
-        ridge = damping[:, None] * (diagonal + 1e-9 * diagonal.max(1, keepdims=True) + 1e-12)
-        steps = np.linalg.solve(
-            matrix + ridge[:, :, None] * np.eye(matrix.shape[1]), gradient[..., None]
+        residuals = targets[active] - total[:, 0]
+        limits = width[active, None]
+        weighted = (
+            jacobian * np.minimum(1.0, limits / np.maximum(np.abs(residuals), 1e-300))[:, None]
         )
-        tried = np.clip(packed + np.clip(steps[..., 0], -2.0, 2.0), low, high)
-        left, lower = measure(tried)
-        better = lower < cost
-        gained = np.where(better, cost - lower, 0.0)
-        packed = np.where(better[:, None], tried, packed)
-        residuals = np.where(better[:, None], left, residuals)
-        cost = np.where(better, lower, cost)
-        damping = np.clip(np.where(better, damping / 4, damping * 6), 1e-9, 1e9)
-        if np.all((gained <= FLAT * (cost + FLAT)) & ((damping >= 1e3) | better)):
+        matrix = weighted @ jacobian.swapaxes(1, 2)
+        diagonal = np.einsum("bpp->bp", matrix)
+        ridge = diagonal + 1e-9 * diagonal.max(axis=1, keepdims=True) + 1e-12
+        damped = matrix + (damping[active, None] * ridge)[:, :, None] * np.eye(matrix.shape[1])
+        steps = np.linalg.solve(damped, weighted @ residuals[:, :, None])[..., 0]
+        tried = np.clip(here + np.clip(steps, -2.0, 2.0), low[active], high[active])
+        lower = _huber(targets[active] - _predict(logs, tried), width[active])
+        better = lower < cost[active]
+        gained = np.where(better, cost[active] - lower, 0.0)
+        packed[active] = np.where(better[:, None], tried, here)
+        cost[active] = np.where(better, lower, cost[active])
+        factor = np.where(better, 0.25, 6.0)
+        damping[active] = np.clip(damping[active] * factor, 1e-9, 1e9)
+        over = (gained <= FLAT * (cost[active] + FLAT)) & (better | (damping[active] >= 1e3))
+        active = active[~over]
+        if not len(active):
             break
     return packed, cost
+
+
+def _huber(residuals: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """The Huber loss of each row: residuals [b n], width [b]."""
+    size, limit = np.abs(residuals), width[:, None]
+    return np.where(size <= limit, size**2 / 2, limit * (size - limit / 2)).sum(axis=1)
 
 
 def _limits(targets: np.ndarray, axes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -62,7 +62,7 @@ class Row:
     overrides: Mapping[str, Any]
     dial_overrides: Mapping[str, Any]
     scores: Mapping[str, float]
-    passes: float | None
+    passes: int | float | None
     seconds_per_clip: float | None
     clips: int | None
     training_flops: float

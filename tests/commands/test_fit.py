@@ -53,7 +53,7 @@ def make_row(
         passes=31,
         seconds_per_clip=0.1,
         clips=256,
-        training_flops=6 * n * d,
+        training_flops=float(6 * n * d),
         parameters=int(n),
         updates=10,
         tokens=int(d),

@@ -148,6 +148,13 @@ def test_a_sweep_trains_the_tokenizer_once_and_scores_every_dial(
     assert has_begun(view, "tokenizer")
 
 
+def test_the_time_left_follows_the_operations_but_not_below_the_quickest_run() -> None:
+    assert sweep.estimate_left([(10.0, 5.0)], [10.0, 20.0]) == pytest.approx(15.0)
+    assert sweep.estimate_left([(0.0, 4.0), (10.0, 6.0)], [1.0, 30.0]) == pytest.approx(34.0)
+    assert sweep.estimate_left([(0.0, 4.0)], [10.0, 10.0]) == pytest.approx(8.0)
+    assert sweep.estimate_left([(1.0, 4.0)], []) == 0
+
+
 def test_what_is_finished_is_kept_when_the_list_grows(tmp_path: Path, commands: Commands) -> None:
     out = str(tmp_path / "out")
     sweep.main([write_sweep(tmp_path), "--workdir", out])
