@@ -284,7 +284,7 @@ def estimate_left(pace: Sequence[tuple[float, float]], costs: Sequence[float]) -
     operations, seconds = (sum(values) for values in zip(*pace, strict=True))
     rate = seconds / operations if operations else 0.0
     least = min(time for _, time in pace)
-    return sum(max(least, cost * rate) for cost in costs)
+    return sum((max(least, cost * rate) for cost in costs), 0.0)
 
 
 @contextlib.contextmanager

@@ -72,6 +72,12 @@ class Fit:
         """The residuals with mean 0, widened for the parameters that were fitted to them."""
         return _widen(self.residuals, 1 + 2 * len(self.low))
 
+    def draw_noise(self, count: int, *, seed: int) -> Float[np.ndarray, "b m"]:
+        """How `count` further runs may scatter, in log loss, for each draw of the bootstrap."""
+        rng, draws = np.random.default_rng(seed), len(self.draws.constant)
+        sizes = _draw_sizes(rng, len(self.residuals) - 1 - 2 * len(self.low), draws)
+        return rng.choice(self.spread, (draws, count)) * sizes[:, None]
+
     def covers(self, x: Float[Array, "n k"]) -> bool:
         """Whether all points lie in the data's range: else the law is extrapolated."""
         rows = np.asarray(x, float)
@@ -258,8 +264,7 @@ def _bootstrap(
     count, parameters = len(residuals), len(best)
     free = max(count - parameters, 1)
     spread = _widen(residuals, parameters)
-    # As in Student's t: the size of the scatter is known as well as `free` values tell it.
-    sizes = np.minimum(np.sqrt(free / rng.chisquare(free, draws)), 5.0)
+    sizes = _draw_sizes(rng, free, draws)
     noise = spread[rng.integers(count, size=(draws, count))] * sizes[:, None]
     targets = _predict(logs, best[None]) + noise
     # From the law itself, and from others far from it.
@@ -270,6 +275,11 @@ def _bootstrap(
     found, cost = _minimize(logs, repeated, np.tile(starts, (draws, 1)), widths)
     chosen = np.argmin(cost.reshape(draws, -1), axis=1)
     return found.reshape(draws, len(starts), -1)[np.arange(draws), chosen]
+
+
+def _draw_sizes(rng: np.random.Generator, free: int, draws: int) -> np.ndarray:
+    """Factors of a scatter that is known as well as `free` values tell it, as in Student's t."""
+    return np.minimum(np.sqrt(free / rng.chisquare(free, draws)), 5.0)
 
 
 def _unpack(packed: np.ndarray, centre: np.ndarray) -> Law:
@@ -286,8 +296,7 @@ def _unpack(packed: np.ndarray, centre: np.ndarray) -> Law:
 def predict(fit: Fit, x: Float[Array, "k"], *, seed: int = 0) -> Interval:
     """The loss of a run that the law has not seen; its interval holds the scatter of one run."""
     row = np.asarray(x, float)[None]
-    rng = np.random.default_rng(seed)
-    noise = rng.choice(fit.spread, len(fit.draws.constant))
+    noise = fit.draw_noise(1, seed=seed)[:, 0]
     return Interval.of(float(fit.law(row)[0]), fit.draws(row)[:, 0] * np.exp(noise))
 
 
@@ -394,7 +403,7 @@ def compute_multiplier(
     rng = np.random.default_rng(seed)
     draws = len(baseline.draws.constant)
     rows = rng.integers(len(cost), size=(draws, len(cost)))
-    noise = rng.choice(baseline.spread, rows.shape)
+    noise = baseline.draw_noise(len(cost), seed=seed + 1)
     many = baseline.draws.invert(values[rows] * np.exp(noise)) / cost[rows]
     means = np.exp(np.mean(np.log(many), axis=1))
     return Multiplier(
