@@ -117,8 +117,8 @@ def say(text: str) -> None:
 @dataclass(frozen=True)
 class Sweep:
     """A checked sweep. argument: the file that it was read from. tokenizer: the workdir whose
-    tokenizer all generators have, None where each run trains its own. teacher: the training of it,
-    None where it is trained already.
+    tokenizer all generators have, None where each run trains its own. first: the training of that
+    tokenizer, None where it is there already.
     """
 
     spec: SweepSpec
@@ -127,7 +127,7 @@ class Sweep:
     protocol: str
     runs: tuple[Training, ...]
     tokenizer: Path | None
-    teacher: Training | None
+    first: Training | None
 
     def folder(self, job: Training) -> Path:
         return self.workdir / "tokenizer" if job.run is None else self.workdir / "runs" / job.name
@@ -139,8 +139,7 @@ class Sweep:
     def list_work(self, share: Sequence[Training]) -> list[Training]:
         """The trainings of a share, the tokenizer's first where it is still needed."""
         needed = not all(self.record(job) for job in share)
-        first = [self.teacher] if self.teacher is not None and needed else []
-        return [*first, *share]
+        return [self.first, *share] if self.first is not None and needed else list(share)
 
     def list_dials(self, job: Training) -> list[str]:
         """The dials that are not scored yet, or were with other settings."""
@@ -163,10 +162,10 @@ def plan_sweep(argument: str, workdir: Path) -> Sweep:
     """
     spec, runs = load_sweep(argument)
     protocol = find_protocol_name(spec)
-    teacher, tokenizer, trained = None, None, None
+    first, tokenizer, trained = None, None, None
     if not spec.tokenizer:
-        teacher, tokenizer = resolve_tokenizer(spec), workdir / "tokenizer"
-        trained = teacher.config
+        first, tokenizer = resolve_tokenizer(spec), workdir / "tokenizer"
+        trained = first.config
     elif spec.tokenizer != OWN:
         tokenizer = Path(spec.tokenizer).expanduser()
         trained = read_config(tokenizer)
@@ -181,8 +180,8 @@ def plan_sweep(argument: str, workdir: Path) -> Sweep:
                 "or a prepared dataset, data=DIR"
             )
         find_protocol(protocol, None if kind == "tokens" else kind)
-    sweep = Sweep(spec, argument, workdir, protocol, jobs, tokenizer, teacher)
-    for job in jobs if teacher is None else (teacher, *jobs):
+    sweep = Sweep(spec, argument, workdir, protocol, jobs, tokenizer, first)
+    for job in jobs if first is None else (first, *jobs):
         check_unchanged(sweep, job)
     return sweep
 
@@ -194,8 +193,9 @@ def check_unchanged(sweep: Sweep, job: Training) -> None:
         compare_config(job.config, folder)
         return
     sides = list_changes(record, job.config)
-    if job.run is not None and record["tokenizer"] != sweep.spec.tokenizer:
-        sides.append(f"tokenizer was {record['tokenizer']!r}, now {sweep.spec.tokenizer!r}")
+    before = record.get("tokenizer", "")
+    if job.run is not None and before != sweep.spec.tokenizer:
+        sides.append(f"tokenizer was {before!r}, now {sweep.spec.tokenizer!r}")
     if sides:
         raise CheckpointError(
             f"{job.name} is finished, with other settings: {'; '.join(sides[:6])}. What is "
@@ -255,7 +255,7 @@ def run_sweep(sweep: Sweep, share: Sequence[Training]) -> None:
             except CommandFailed as failure:
                 failures[job.name] = failure
                 say(f"{job.name} failed with {failure}")
-                if job is sweep.teacher:  # no other could begin
+                if job is sweep.first:  # no other could begin
                     break
                 continue
             pace.append((costs[job.name], time.monotonic() - began))

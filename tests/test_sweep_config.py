@@ -87,14 +87,14 @@ def test_dials_are_configurations_of_the_same_model() -> None:
 
 def test_the_tokenizer_is_trained_alone_and_shared() -> None:
     spec = make(overrides={"tokenizer.groups": 2}, seeds=(5, 6))
-    teacher = resolve_tokenizer(spec)
-    assert (teacher.config.stages, teacher.config.seed) == (("tokenizer",), 5)
+    shared = resolve_tokenizer(spec)
+    assert (shared.config.stages, shared.config.seed) == (("tokenizer",), 5)
     run = list_runs(spec)[1]
-    resolve_run(spec, run, "", teacher.config)
+    resolve_run(spec, run, "", shared.config)
     runs = {"wide": {"overrides": {"tokenizer.widths": (8, 16, 32)}}}
     run = list_runs(make(runs=runs))[0]
     with pytest.raises(ConfigError, match=r"wide-s0: all runs share one tokenizer.*widths"):
-        resolve_run(make(runs=runs), run, "", teacher.config)
+        resolve_run(make(runs=runs), run, "", shared.config)
     own = make(runs=runs, tokenizer="own")
     assert resolve_run(own, run, "", None).config.stages == ("tokenizer", "generator")
 
@@ -196,7 +196,7 @@ def test_shipped_sweeps_are_in_order(argument: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(ROOT)
     spec, runs = load_sweep(argument)
     protocol = find_protocol_name(spec)
-    teacher = resolve_tokenizer(spec)
+    shared = resolve_tokenizer(spec)
     for run in runs:
-        assert resolve_run(spec, run, protocol, teacher.config).dials
+        assert resolve_run(spec, run, protocol, shared.config).dials
     assert len(list_variants()) >= 4
