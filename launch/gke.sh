@@ -42,15 +42,11 @@ example:
 TEXT
 }
 
-say() { echo "gke.sh: $1" >&2; }
-fail() {
-  say "$1"
-  exit "${2:-2}"
-}
+# shellcheck source=launch/cloud.sh
+source "$(dirname "${BASH_SOURCE[0]}")/cloud.sh"
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 name='' type='' cluster='' zone=${CLOUDSDK_COMPUTE_ZONE-} project=${CLOUDSDK_CORE_PROJECT-} image=''
-engine=jobset claim='' queue='' sweep='' restarts=50 grace=120 poll=30 build=true delete=false dry_run=false
+engine=jobset claim='' queue='' sweep='' restarts=50 grace=120 poll=30 build=true
 while [[ $# -gt 0 ]]; do
   case $1 in
     --no-build) build=false ;;
@@ -94,27 +90,16 @@ if [[ -n $sweep ]]; then
   [[ $engine == jobset ]] || fail "--sweep is for --engine jobset"
   [[ $sweep -ge 1 ]] || fail "--sweep needs a number from 1"
   [[ $# -eq 2 ]] || fail "--sweep takes FILE and WORKDIR; overrides stand in the file"
-  command=nbp.sweep flags=("$1" --workdir "$2") check=--dry_run distributed='"off"' # no boolean
+  look=(nbp.sweep "$1" --workdir "$2" --dry_run) distributed='"off"' # quoted, it is no boolean
   # shellcheck disable=SC2016 # each pod's own shell puts its number in
   training=(bash -c 'exec "$@" --index "$JOB_COMPLETION_INDEX"' sweep)
-  training+=(python -u -m nbp.sweep "${flags[@]}" --of "$sweep")
+  training+=(python -u -m nbp.sweep "$1" --workdir "$2" --of "$sweep")
 else
-  command=nbp.train flags=(--config "$1" --workdir "$2" "${@:3}") check=--check distributed=auto
-  training=(python -u -m nbp.train "${flags[@]}")
+  look=(nbp.train --config "$1" --workdir "$2" --check "${@:3}") distributed=auto
+  training=(python -u -m nbp.train --config "$1" --workdir "$2" "${@:3}")
 fi
 
-# Looks at flags and configuration before a machine is asked for, where this project can run here.
-# Folders that the configuration names are not looked at: they are those of the hosts.
-check() {
-  local code=0 text
-  text=$(cd "$root" && "${PYTHON:-python}" -m "$command" "${flags[@]}" "$check" 2>&1 </dev/null) || code=$?
-  case $code in
-    0) ;;
-    2) fail "${text##*$'\n'}; nothing was created" ;;
-    *) say "the configuration is not checked: ${PYTHON:-python} cannot run $command here (PYTHON names another)" ;;
-  esac
-}
-check
+check "${look[@]}"
 
 # What a slice of the type consists of: accelerator and topology as labels of GKE, hosts, chips.
 describe_type() {
@@ -259,22 +244,6 @@ YAML
   fi
 }
 
-# Prints a command so that a shell would read it back.
-show() {
-  local line
-  line=$(printf '%q ' "$@")
-  echo "${line% }"
-}
-
-# The one place that runs a command of the cloud.
-run() {
-  if $dry_run; then
-    show "$@"
-  else
-    "$@"
-  fi
-}
-
 place=(--cluster "$cluster" --zone "$zone" --project "$project")
 pods="jobset.sigs.k8s.io/jobset-name=$name"
 case $engine in
@@ -282,38 +251,8 @@ case $engine in
   xpk) removal=(xpk workload delete "${place[@]}" --workload "$name" --force) ;;
 esac
 
-scratch=$(mktemp -d)
-touched=false child=''
-leave() {
-  local code=$?
-  trap '' INT TERM
-  [[ -z $child ]] || kill -- "-$child" 2>/dev/null || true
-  if $touched; then
-    if $delete; then
-      run "${removal[@]}" || say "NOT DELETED, it may still run: $(show "${removal[@]}")"
-    elif ! $dry_run; then
-      say "the workload $name is still there; to delete it: $(show "${removal[@]}")"
-    fi
-  fi
-  rm -rf "$scratch"
-  exit "$code"
-}
-trap leave EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# Runs a command that may take long, so that a signal to this script is heard meanwhile. It has a
-# process group of its own, in which all that it has started can be ended.
-await() {
-  local code=0
-  set -m
-  "$@" </dev/null &
-  set +m
-  child=$!
-  wait "$child" || code=$?
-  child=''
-  return "$code"
-}
+risk=run left="the workload $name is still there"
+tidy_at_end
 
 # Builds the image, pushes it, and puts its name with the hash of its contents into `pinned`.
 publish() {

@@ -75,6 +75,12 @@ class SampleOptions(TypedDict, total=False):
     keep_frames: int | None
     slide: Literal["reencode", "codes"] | None
     anchor: bool
+    refinements: int | None
+    commit: Literal["entropy", "confidence", "order"] | None
+    entropy_bound: float | None
+    confidence_noise: float | None
+    mask: str | Path | np.ndarray | None
+    between: tuple[str | Path | Video, str | Path | Video] | None
 
 
 class EvaluateOptions(TypedDict, total=False):
@@ -178,6 +184,7 @@ class Run:
                 f"{self.workdir}"
             )
         given = _take_frames(frames)
+        anywhere = {name: options.pop(name, None) for name in ("mask", "between")}
         if isinstance(given, np.ndarray) and given.ndim == 5 and options.get("per_class") is None:
             num = len(given) if num is None else num
         flags = {
@@ -192,6 +199,7 @@ class Run:
         }
         arguments = _read_flags(flags)
         arguments.frames, arguments.label = given, self._name_labels(labels)
+        arguments.mask, arguments.between = anywhere["mask"], anywhere["between"]
         return self._draw(make_request(arguments))
 
     def encode(self, video: Video) -> Codes:
@@ -256,7 +264,7 @@ class Run:
           protocol: its name.
           clips: clips to generate, or else to score. Default: the protocol's or configuration's.
           seed: of the generated clips. Default: the protocol's.
-          overrides: keys of `data` for other clips, such as {"data.fps": 8}.
+          overrides: keys of `data` for other clips, such as {"data.fps": 8}, and of `sampling`.
           write: whether report, pictures and features are written into the workdir's `report`, as
             by the command, and the page made anew. Otherwise the workdir stays as it is, and
             pictures and features are gone afterwards (unless `cache` names a folder for these).
@@ -279,11 +287,11 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="nbp-evaluate-") as folder:
             if not write:
                 request = replace(request, folder=Path(folder))
-            report = evaluate_workdir(request, log or (lambda text: None))
+            result = evaluate_workdir(request, log or (lambda text: None))
         if write:
-            write_report(report_path(self.workdir, protocol), report)
+            write_report(report_path(self.workdir, protocol), result)
             write_page(self.workdir)
-        return report
+        return result.to_json()
 
     def _name_labels(self, labels: Any) -> str | tuple[str, ...] | None:
         """Names and ids as the flag has them; an id is one, whatever classes are called."""

@@ -124,7 +124,7 @@ def make_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
 
 
 # Keys inside the groups that a stage fixes which describe the machine or the amount of evaluation,
-# not the model.
+# not what was learned.
 FREE = (
     "data.root",
     "data.workers",
@@ -134,6 +134,10 @@ FREE = (
     "data.validation_split",
     "tokenizer.dtype",
     "tokenizer.remat",
+    # The table of drafts is zero where it is new, which changes nothing.
+    "generator.draft",
+    "generator.draft_training.share",
+    "generator.draft_training.schedule",
 )
 # Keys that say where clips come from: after a stage is trained, the next may read its clips from
 # another place or in another form, such as the tokens that the trained tokenizer made of them.

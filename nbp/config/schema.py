@@ -7,16 +7,18 @@ from typing import Annotated, Literal
 
 from nbp.data import prompts
 from nbp.data.moving_shapes import MovingShapesSpec, ShapesContent
-from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
+from nbp.layout import Box, LatentGrid, Opening, Partition, SequencePlan, Vocabulary, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
+from nbp.nn.attention.choose import Choice as AttentionChoice
 from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed, Share
 from nbp.sampling.settings import SamplingConfig
 from nbp.tasks.adversary import AdversarySettings
+from nbp.tasks.corrupted_context import CorruptedContext, CorruptionSettings
+from nbp.tasks.draft import DraftObjective
 from nbp.tasks.tokenizer import Objective
 from nbp.training.guards import GuardSpec
 from nbp.training.optimizer import OptimizerSettings
 
-Attention = Literal["auto", "prefix", "xla", "dense", "mosaic", "pallas", "cudnn", "splash"]
 StageName = Literal["tokenizer", "generator"]  # in their order; see `nbp.stages`
 
 
@@ -82,7 +84,9 @@ class ImagesConfig:
 class GeneratorConfig:
     """The next-block generator.
 
-    block: token, row, frame or a box (bt, bh, bw) that divides the latent grid.
+    block: token, row, frame or a box (bt, bh, bw) that divides the latent grid. partition: whether
+      a block is this box, or as many places of the frame that lie apart (strided, halton); see
+      `nbp.layout.SequencePlan.order`.
     opening: prefix, bov or hybrid; opening_blocks: length of hybrid's token-by-token part in
       blocks, or "frame" for the blocks that cover the first latent frame.
     prompt: none, label (class id) or text (of a UCF101 class name, 8 ids); null_probability: share
@@ -91,6 +95,9 @@ class GeneratorConfig:
       else prefix); mosaic and cudnn need bfloat16. xla and dense compute hidden scores too and
       keep them.
     context: rows of the position table (paper recipe).
+    corruption: wrong codes among those that are read in training.
+    draft: whether blocks can be refined in several passes (docs/blocks.md). A trained generator can
+      get or lose it. draft_training: how it is learned.
     """
 
     layers: Count
@@ -98,6 +105,7 @@ class GeneratorConfig:
     width: Count
     recipe: Literal["modern", "paper"] = "modern"
     block: str | Box = "row"
+    partition: Partition = "box"
     opening: Literal["prefix", "bov", "hybrid"] = "hybrid"
     opening_blocks: int | Literal["frame"] = 1
     prompt: Literal["none", "label", "text"] = "none"
@@ -105,8 +113,11 @@ class GeneratorConfig:
     null_probability: Share = 0.1
     dropout: Share = 0.0
     dtype: DType = "float32"
-    attention: Attention = "auto"
+    attention: AttentionChoice = "auto"
     context: Count = 5120
+    corruption: CorruptionSettings = field(default_factory=CorruptionSettings)
+    draft: bool = False
+    draft_training: DraftObjective = field(default_factory=DraftObjective)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +261,25 @@ class Config:
     def plan(self) -> SequencePlan:
         lengths = {"none": 0, "label": 1, "text": prompts.LENGTH}
         prompt = lengths[self.generator.prompt]
-        return SequencePlan(self.grid, self.block, self.opening, prompt)
+        partition = self.generator.partition
+        return SequencePlan(self.grid, self.block, self.opening, prompt, partition)
+
+    @property
+    def corruption(self) -> CorruptedContext | None:
+        """What replaces codes that the generator reads in training, if anything.
+
+        Never those of the latent frames that `evaluation.given_frames` gives when sampling.
+        """
+        settings, plan = self.generator.corruption, self.plan
+        if not settings.share:
+            return None
+        return CorruptedContext(
+            settings,
+            plan,
+            self.tokenizer.make_quantizer().codes,
+            levels=self.tokenizer.digits,
+            given=plan.tokens_of_frames(self.evaluation.given_frames),
+        )
 
     def vocabulary(self, classes: int) -> Vocabulary:
         """The ids of a model trained with `classes` labels."""
