@@ -245,7 +245,7 @@ def run_sweep(sweep: Sweep, share: Sequence[Training]) -> None:
     say(f"{sum(job not in todo for job in share)} of {len(share)} runs are finished")
     costs = {job.name: 0.0 if sweep.record(job) else measure(sweep, job)["flops"] for job in todo}
     failures: dict[str, CommandFailed] = {}
-    pace: list[tuple[float, float]] = []
+    pace: list[tuple[float, float, float]] = []
     with CommandRunner(sweep.workdir / "compiled", say) as runner:
         for number, job in enumerate(todo, 1):
             began = time.monotonic()
@@ -258,7 +258,8 @@ def run_sweep(sweep: Sweep, share: Sequence[Training]) -> None:
                 if job is sweep.first:  # no other could begin
                     break
                 continue
-            pace.append((costs[job.name], time.monotonic() - began))
+            updates = sweep.record(job)["training"]["seconds"] if costs[job.name] else 0.0
+            pace.append((costs[job.name], updates or 0.0, time.monotonic() - began))
             left = format_duration(estimate_left(pace, [costs[o.name] for o in todo[number:]]))
             say(f"{number}/{len(todo)} {job.name}  {describe_scores(sweep, job)}  ETA {left}")
             tabulate(sweep, failures, runner)
@@ -275,16 +276,16 @@ def run_sweep(sweep: Sweep, share: Sequence[Training]) -> None:
         raise error
 
 
-def estimate_left(pace: Sequence[tuple[float, float]], costs: Sequence[float]) -> float:
-    """Seconds for trainings of these operations, after some of (operations, seconds).
+def estimate_left(pace: Sequence[tuple[float, float, float]], costs: Sequence[float]) -> float:
+    """Seconds for trainings of these operations, after some of (operations, seconds of their
+    updates, seconds in all).
 
-    In proportion to the operations, but none is quicker than the quickest: starting and scoring
-    take their time as well.
+    Updates take time by their operations; starting, compiling and scoring take as long as they did.
     """
-    operations, seconds = (sum(values) for values in zip(*pace, strict=True))
-    rate = seconds / operations if operations else 0.0
-    least = min(time for _, time in pace)
-    return sum((max(least, cost * rate) for cost in costs), 0.0)
+    operations, updates, _ = (sum(values) for values in zip(*pace, strict=True))
+    rate = updates / operations if operations else 0.0
+    aside = sum(max(0.0, whole - part) for _, part, whole in pace) / len(pace)
+    return sum((aside + cost * rate for cost in costs), 0.0)
 
 
 @contextlib.contextmanager

@@ -148,11 +148,14 @@ def test_a_sweep_trains_the_tokenizer_once_and_scores_every_dial(
     assert has_begun(view, "tokenizer")
 
 
-def test_the_time_left_follows_the_operations_but_not_below_the_quickest_run() -> None:
-    assert sweep.estimate_left([(10.0, 5.0)], [10.0, 20.0]) == pytest.approx(15.0)
-    assert sweep.estimate_left([(0.0, 4.0), (10.0, 6.0)], [1.0, 30.0]) == pytest.approx(34.0)
-    assert sweep.estimate_left([(0.0, 4.0)], [10.0, 10.0]) == pytest.approx(8.0)
-    assert sweep.estimate_left([(1.0, 4.0)], []) == 0
+def test_the_time_left_is_that_of_updates_and_of_all_beside_them() -> None:
+    """Updates of 10 operations took 2 s in a run of 5 s."""
+    one = [(10.0, 2.0, 5.0)]
+    assert sweep.estimate_left(one, [10.0, 20.0]) == pytest.approx(5.0 + 7.0)
+    resumed = [*one, (10.0, 2.0, 1.0)]  # most of its updates are older than this start
+    assert sweep.estimate_left(resumed, [10.0]) == pytest.approx(2.0 + 3.0 / 2)
+    assert sweep.estimate_left([(0.0, 0.0, 4.0)], [10.0, 10.0]) == pytest.approx(8.0)
+    assert sweep.estimate_left(one, []) == 0
 
 
 def test_what_is_finished_is_kept_when_the_list_grows(tmp_path: Path, commands: Commands) -> None:
