@@ -65,10 +65,9 @@ from nbp.config.sweep import (
     resolve_tokenizer,
 )
 from nbp.errors import CheckpointError, ConfigError, NbpError
-from nbp.files import write_text
+from nbp.files import check_writable_folder, write_text
 from nbp.lowering import measure_training
 from nbp.parallel import distributed
-from nbp.places import require_writable
 from nbp.protocols import find_protocol
 from nbp.report.sweep_page import write_page
 from nbp.report.sweep_table import (
@@ -239,7 +238,7 @@ def run_sweep(sweep: Sweep, share: Sequence[Training]) -> None:
     A run that fails does not keep the others from being made. Raises NbpError with the exit code of
     the first one in the end, Preempted where the process was told to stop.
     """
-    require_writable(sweep.workdir)
+    check_writable_folder(sweep.workdir, "Name another with --workdir DIR.")
     work = sweep.list_work(share)
     todo = [job for job in work if not sweep.record(job) or sweep.list_dials(job)]
     say(f"{sum(job not in todo for job in share)} of {len(share)} runs are finished")
