@@ -5,7 +5,7 @@
     python -m nbp.sweep configs/sweeps/blocks.py --workdir runs/blocks
 
 The row model is also drawn from with shorter openings, which take fewer passes, and everything
-without top-p. Three seeds of each; on two CPU cores some two hours. `:smoke` shows that all runs.
+without top-p. Three seeds of each. `:smoke` shows that all runs.
 """
 
 from typing import Any

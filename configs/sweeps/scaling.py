@@ -6,7 +6,7 @@
     python -m nbp.fit runs/scaling --baseline row --against token --out runs/scaling/fit
 
 Each size is trained anew for each budget, as the learning rate has to fall in it. `:small` has
-small models on clips of 5 frames, 16 x 16 pixels: two CPU cores show in half an hour how it works.
+small models on clips of 5 frames, 16 x 16 pixels, to see on two CPU cores how it works.
 """
 
 from typing import Any
