@@ -104,6 +104,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.config",
         "nbp.data.video",
         "nbp.flags",
+        "nbp.sampling.settings",
         "nbp.workdir",
         "nbp.build",
     ),
@@ -156,6 +157,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 # Commands, and what serves several of them, may import all but other commands...
 COMMANDS = ("train", "sample", "evaluate", "prepare", "encode", "convert", "precompile", "export")
+COMMANDS += ("sweep", "fit")
 # ...except the one that ends with the work of two others, and the library's face.
 CALLED = {"nbp.train": ("nbp.sample", "nbp.evaluate"), "nbp.run": ("nbp.evaluate",)}
 
