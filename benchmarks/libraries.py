@@ -1,0 +1,371 @@
+# Copyright 2026 The NBP Authors
+# SPDX-License-Identifier: Apache-2.0
+"""What we write by hand beside what a library has for it: equal numbers? as fast? as safe?
+
+    python -m benchmarks.libraries [--only schedules accumulation loader checkpoint safetensors]
+
+The numbers behind the table in docs/architecture.md ("By hand"). `safetensors` needs the package
+of this name, which is none of our dependencies. Each section prints lines of JSON.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optax import microbatching
+
+from benchmarks.measure import peak_memory_mib, print_row, time_calls
+from nbp.errors import CheckpointError
+from nbp.interop.reading import open_tensors
+from nbp.training.optimizer import (
+    OptimizerSpec,
+    average_micro_batches,
+    make_schedule,
+    update_ema,
+)
+
+MIB = 2**20
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints the lines of the chosen sections."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--save", nargs=3, metavar=("WAY", "DIR", "MIB"), help="saves once, here")
+    arguments = parser.parse_args(argv)
+    if arguments.save:
+        way, folder, size = arguments.save
+        print(json.dumps(save_once(way, Path(folder), int(size))))
+        return
+    for name in arguments.only:
+        SECTIONS[name]()
+
+
+# optax -------------------------------------------------------------------------------------------
+
+
+def compare_schedules() -> None:
+    """Schedule, and average of parameters: how often optax's differ in their last digits."""
+    for warmup, total in ((100, 10_000), (5000, 300_000)):
+        spec = OptimizerSpec(3e-4, total, warmup=warmup, final_fraction=0.1)
+        theirs = optax.join_schedules(
+            [
+                optax.linear_schedule(spec.learning_rate / warmup, spec.learning_rate, warmup - 1),
+                optax.cosine_decay_schedule(spec.learning_rate, total - warmup, alpha=0.1),
+            ],
+            [warmup],
+        )
+        steps = jnp.arange(total)
+        report_difference(
+            "schedule", jax.jit(make_schedule(spec))(steps), jax.jit(jax.vmap(theirs))(steps)
+        )
+    rng = np.random.default_rng(0)
+    old, new = (jnp.asarray(rng.normal(size=MIB), jnp.float32) for _ in range(2))
+    step = jnp.asarray(5000)
+    ours = jax.jit(lambda *trees: update_ema(*trees, decay=0.999, step=step))
+    theirs = jax.jit(lambda old, new: optax.incremental_update(new, old, 1.0 - 0.999))
+    report_difference("ema", ours(old, new), theirs(old, new))
+
+
+def report_difference(what: str, ours: Any, theirs: Any) -> None:
+    """The share of float32 numbers that differ, and by how many of their last digits at most."""
+    ours, theirs = (np.asarray(x, np.float32) for x in (ours, theirs))
+    apart = np.abs(ours - theirs) / np.spacing(np.maximum(np.abs(ours), np.abs(theirs)))
+    row = {"what": what, "numbers": ours.size, "differ": round(float(np.mean(ours != theirs)), 4)}
+    print_row("libraries", row | {"last_digits": round(float(apart.max()), 1)})
+
+
+def compare_accumulation(*, width: int = 512, batch: int = 64, parts: int = 8) -> None:
+    """Gradients over micro-batches: ours, and optax's with the number of the part as a row."""
+    rng = np.random.default_rng(0)
+    params = [jnp.asarray(rng.normal(size=(width, width)) / width**0.5, jnp.float32)] * 4
+    rows = {"x": jnp.asarray(rng.normal(size=(batch, 16, width)), jnp.float32)}
+    key = jax.random.key(1)
+
+    def loss(params: Any, rows: Any, key: Any) -> Any:
+        x = rows["x"] + 0.1 * jax.random.normal(key, rows["x"].shape)
+        for weight in params:
+            x = jnp.tanh(x @ weight)
+        return jnp.mean(x**2)
+
+    gradients = jax.value_and_grad(loss)
+
+    def ours(params: Any, rows: Any) -> Any:
+        return average_micro_batches(
+            lambda rows, key: gradients(params, rows, key), batch=rows, key=key, accumulate=parts
+        )
+
+    def theirs(params: Any, rows: Any) -> Any:
+        def one(rows: Any, part: Any) -> Any:
+            return gradients(params, rows, jax.random.fold_in(key, part[0]))
+
+        run = microbatching.microbatch(
+            one, (0, 1), batch // parts, microbatching.AccumulationType.MEAN
+        )
+        return run(rows, jnp.arange(batch) % parts)
+
+    found = {}
+    for name, run in {"ours": ours, "optax": theirs}.items():
+        compiled = jax.jit(run).lower(params, rows).compile()
+        found[name] = compiled(params, rows)
+        times = time_calls(lambda call=compiled: call(params, rows), repeats=7)
+        memory = compiled.memory_analysis()
+        made = round(memory.temp_size_in_bytes / MIB, 1) if memory else None
+        print_row("libraries", {"what": "accumulation", "by": name, **times, "temporary_mib": made})
+    for one, other in zip(*map(jax.tree.leaves, found.values()), strict=True):
+        report_difference("accumulation", one, other)
+
+
+# grain -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Clips of the paper's size that cost next to nothing to make."""
+
+    label_names = ("only",)
+    fingerprint = "noise"
+
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"video": np.full((17, 128, 128, 3), index % 256, np.uint8), "label": np.int32(0)}
+
+
+def compare_loader(*, batch: int = 16, batches: int = 40) -> None:
+    """Seconds to the first batch, by where it starts; and stacking in shared memory."""
+    from nbp.data import pipeline
+
+    spec = pipeline.PipelineSpec(batch, 0, workers=1)
+    for workers in (0, 2):
+        for position in (0, 10**9):
+            began = time.perf_counter()
+            few = pipeline.PipelineSpec(batch, 0, workers=workers)
+            with pipeline.BatchStream(Noise(), (), few, start_batch=position) as stream:
+                next(stream)
+                seconds = time.perf_counter() - began
+            row = {"what": "first batch", "workers": workers, "position": position}
+            print_row("libraries", row | {"seconds": round(seconds, 2)})
+    ours = pipeline._stack_examples
+    for name, stack in {"ours": ours, "grain": None, "ours again": ours}.items():
+        before = set(os.listdir("/dev/shm"))
+        swap = mock.patch.object(pipeline, "_stack_examples", stack)
+        with swap, pipeline.BatchStream(Noise(), (), spec) as stream:
+            next(stream)
+            began = time.perf_counter()
+            for _ in range(batches):
+                next(stream)
+            rate = batches / (time.perf_counter() - began)
+        time.sleep(1)
+        left = set(os.listdir("/dev/shm")) - before
+        size = sum((Path("/dev/shm") / name).stat().st_size for name in left)
+        row = {"what": "stacking", "by": name, "batches_per_s": round(rate, 1)}
+        print_row("libraries", row | {"files_left": len(left), "mib_left": round(size / MIB, 1)})
+        for path in left:
+            (Path("/dev/shm") / path).unlink()
+
+
+# orbax -------------------------------------------------------------------------------------------
+
+WAYS = ("ours", "default", "options", "v1")
+
+
+def compare_checkpoints(*, mib: int = 512) -> None:
+    """Saving numpy arrays: peak of memory and time, each way in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="nbp-libraries-") as folder:
+        for way in WAYS:
+            path = Path(folder) / way
+            command = [sys.executable, "-m", "benchmarks.libraries", "--save", way, str(path)]
+            done = subprocess.run(
+                [*command, str(mib)], check=True, stdout=subprocess.PIPE, text=True
+            )
+            row = json.loads(done.stdout.splitlines()[-1])
+            print_row("libraries", {"what": "checkpoint", "by": way, "mib": mib, **row})
+            shutil.rmtree(path)
+
+
+def save_once(way: str, folder: Path, mib: int) -> dict[str, Any]:
+    """Saves arrays that do not compress; what that took beside them."""
+    from nbp.training.checkpoint import set_up_orbax
+
+    bits = np.random.default_rng(0).integers(0, 2**30, mib * MIB // 4, np.int32)
+    tree = {str(i): part for i, part in enumerate(bits.reshape(8, 64, -1))}
+    if way == "ours":
+        set_up_orbax()
+    save = {"v1": save_v1, "options": save_with_options}.get(way, save_plainly)
+    save(folder / "warm", {"a": np.zeros(9, np.float32)})
+    before, began = peak_memory_mib(), time.perf_counter()
+    save(folder / "run", tree)
+    seconds = time.perf_counter() - began
+    size = sum(path.stat().st_size for path in (folder / "run").rglob("*") if path.is_file())
+    return {
+        "seconds": round(seconds, 2),
+        "more_memory_mib": round(peak_memory_mib() - before),
+        "files_mib": round(size / MIB),
+    }
+
+
+def save_plainly(folder: Path, tree: Any) -> None:
+    """As orbax does it, or as our handler does, where that is set up."""
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager(folder) as manager:
+        manager.save(0, args=ocp.args.StandardSave(tree))
+
+
+def save_with_options(folder: Path, tree: Any) -> None:
+    """By orbax's public options alone."""
+    import orbax.checkpoint as ocp
+
+    from nbp.training.checkpoint import PIECE
+
+    handler = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    ocp.type_handlers.register_type_handler(np.ndarray, handler, override=True)
+    pieces = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=PIECE), tree)
+    with ocp.CheckpointManager(folder) as manager:
+        manager.save(0, args=ocp.args.StandardSave(tree, save_args=pieces))
+
+
+def save_v1(folder: Path, tree: Any) -> None:
+    """By the interface that is to replace the one that we use, with files of today's kind."""
+    import orbax.checkpoint.experimental.v1 as ocp
+
+    from nbp.training.checkpoint import PIECE
+
+    context = ocp.Context()
+    context.memory.deepcopy_host_arrays = False
+    context.memory.write_concurrent_bytes = 2 * PIECE
+    context.array.saving.storage_options.chunk_byte_size = PIECE
+    context.array.saving.use_zarr3 = False
+    with ocp.training.Checkpointer(folder, context=context) as checkpointer:
+        checkpointer.save(0, tree)
+
+
+# safetensors -------------------------------------------------------------------------------------
+
+
+def pack(header: str | bytes, data: bytes = b"", *, length: int | None = None) -> bytes:
+    """A file of this format."""
+    text = header if isinstance(header, bytes) else header.encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def describe(*, dtype: str = "U8", shape: str = "[4]", offsets: str = "[0,4]") -> str:
+    return f'{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}'
+
+
+def list_files() -> Iterator[tuple[str, bytes]]:
+    """Damaged and hostile files by name; the first two are good."""
+    one = describe()
+    yield "good", pack(f'{{"w":{one}}}', bytes(4))
+    yield "good, of an empty tensor", pack(f'{{"w":{describe(shape="[0]", offsets="[0,0]")}}}')
+    yield "empty", b""
+    yield "header longer than the file", pack("{}", length=1 << 60)
+    yield "header that is no JSON", pack("{" * 99)
+    yield "header nested deeply", pack('{"w":' + "[" * 100_000 + "]" * 100_000 + "}")
+    yield "header that is no UTF-8", pack(b'{"\xff\xfe":1}')
+    yield "tensor twice", pack(f'{{"w":{one},"w":{one}}}', bytes(4))
+    second = describe(offsets="[4,8]")
+    yield "tensor twice, at two places", pack(f'{{"w":{one},"w":{second}}}', bytes(8))
+    yield "two tensors in the same bytes", pack(f'{{"v":{one},"w":{one}}}', bytes(4))
+    yield "hole between tensors", pack(f'{{"v":{one},"w":{describe(offsets="[8,12]")}}}', bytes(12))
+    yield "bytes after the last tensor", pack(f'{{"w":{one}}}', bytes(99))
+    yield "data cut off", pack(f'{{"w":{one}}}', bytes(3))
+    yield "offsets that turn back", pack(f'{{"w":{describe(offsets="[4,0]")}}}', bytes(4))
+    yield "negative offset", pack(f'{{"w":{describe(offsets="[-4,0]")}}}', bytes(4))
+    yield "fractional offsets", pack(f'{{"w":{describe(offsets="[0.0,4.0]")}}}', bytes(4))
+    yield "negative side", pack(f'{{"w":{describe(shape="[-4]")}}}', bytes(4))
+    yield (
+        "sides whose product overflows",
+        pack(f'{{"w":{describe(shape="[4611686018427387904,4,4]")}}}', bytes(4)),
+    )
+    yield "sides that do not fill the bytes", pack(f'{{"w":{describe(shape="[3]")}}}', bytes(4))
+    yield "unknown type", pack(f'{{"w":{describe(dtype="X9")}}}', bytes(4))
+    name = "n" * 5000 + "\\n" * 5000
+    yield (
+        "name of 10,000 letters and lines",
+        pack(f'{{"{name}":{describe(shape="[5]")}}}', bytes(4)),
+    )
+
+
+def compare_safetensors() -> None:
+    """Damaged files, each read by both; then the time to open many tensors and to read one."""
+    if importlib.util.find_spec("safetensors") is None:
+        raise SystemExit("this section needs another package: pip install safetensors")
+    import safetensors
+    from safetensors.numpy import save_file
+
+    def ours(path: Path) -> list[Any]:
+        return [tensor.read() for tensor in open_tensors(path).tensors.values()]
+
+    def theirs(path: Path) -> list[Any]:
+        with safetensors.safe_open(path, "numpy") as file:
+            names = file.keys()
+            return [file.get_tensor(name) for name in names]
+
+    with tempfile.TemporaryDirectory(prefix="nbp-libraries-") as folder:
+        path = Path(folder) / "x.safetensors"
+        for name, content in list_files():
+            path.write_bytes(content)
+            row = {by: read(run, path) for by, run in (("ours", ours), ("safetensors", theirs))}
+            print_row("libraries", {"what": "hostile file", "name": name, **row})
+        save_file({f"layer.{i}.w": np.zeros(4, np.float32) for i in range(10_000)}, path)
+        large = Path(folder) / "large.safetensors"
+        save_file({"w": np.random.default_rng(0).random((256, MIB // 8))}, large)
+        for by, run in (("ours", ours), ("safetensors", theirs)):
+            row = {"what": "safetensors", "by": by}
+            row["seconds_of_10000_tensors"] = measure(lambda run=run: run(path))
+            row["seconds_of_256_mib"] = measure(lambda run=run: run(large))
+            print_row("libraries", row)
+
+
+def read(run: Callable[[Path], Any], path: Path) -> str:
+    """What came of it: one line."""
+    try:
+        return f"read: {len(run(path))} tensors"
+    except CheckpointError as error:
+        lines, text = str(error).count("\n") + 1, str(error).replace(str(path), "FILE")
+        return f"{lines} line: {text[:90]}"
+    except BaseException as error:  # panics of Rust are no Exceptions
+        lines, text = str(error).count("\n") + 1, str(error).replace(str(path), "FILE")
+        return f"{lines} line, {type(error).__name__}: {text[:90]}"
+
+
+def measure(run: Callable[[], Any]) -> float:
+    """The median second of five calls."""
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    return round(statistics.median(seconds), 3)
+
+
+SECTIONS: dict[str, Callable[[], None]] = {
+    "schedules": compare_schedules,
+    "accumulation": compare_accumulation,
+    "loader": compare_loader,
+    "checkpoint": compare_checkpoints,
+    "safetensors": compare_safetensors,
+}
+
+if __name__ == "__main__":
+    main()
