@@ -41,6 +41,10 @@ REASONS = (
 MAX_BYTES = 16 * 2**30
 MAX_PIXELS = 2**26  # 8192 x 8192
 MAX_FRAMES = 10**6
+# Marks of a file that are no UTF-8 do not matter. PyAV reads them since version 19, raised before.
+LENIENT: dict[str, Any] = (
+    {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+)
 
 
 @dataclass(frozen=True)
@@ -314,7 +318,7 @@ def _open_track(name: str) -> Iterator[_Track]:
             demuxer = containers.recognize(head)
             if demuxer is None:
                 raise VideoError(name, "not a video", containers.explain_refusal(head))
-            with av.open(file, format=demuxer, metadata_errors="ignore") as container:
+            with av.open(file, format=demuxer, **LENIENT) as container:
                 stream = containers.choose_track(container.streams.video)
                 if stream is None:
                     raise VideoError(name, "no video stream")
