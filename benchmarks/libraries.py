@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,16 @@ from optax import microbatching
 from benchmarks.measure import peak_memory_mib, print_row, time_calls
 from nbp.errors import CheckpointError
 from nbp.interop.reading import open_tensors
+from nbp.layout import LatentGrid, Opening, SequencePlan, Vocabulary
+from nbp.models.generator import GeneratorNetwork, paper_recipe
+from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
+from nbp.nn.attention.reference import prefix_attention
+from nbp.nn.conv3d import mixed_conv
+from nbp.nn.transformer import TransformerSpec
+from nbp.tasks import tokenizer as tokenizer_task
+from nbp.tasks.generator import GeneratorTask
+from nbp.tasks.tokenizer import Objective, TokenizerTask
+from nbp.training import optimizer
 from nbp.training.optimizer import (
     OptimizerSpec,
     average_micro_batches,
@@ -90,49 +101,61 @@ def report_difference(what: str, ours: Any, theirs: Any) -> None:
     print_row("libraries", row | {"most": float(f"{apart:.2g}")})
 
 
-def compare_accumulation(*, width: int = 512, batch: int = 64, parts: int = 8) -> None:
-    """Gradients over micro-batches: ours, and optax's with the number of the part as a row."""
+def average_by_optax(function: Any, *, batch: Any, key: Any, accumulate: int = 1) -> Any:
+    """`average_micro_batches` by optax; the number of a micro-batch, for its key, is a row."""
+
+    def one(rows: Any, part: Any) -> Any:
+        return jax.tree.map(
+            lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)),
+            function(rows, jax.random.fold_in(key, part[0])),
+        )
+
+    clips = len(jax.tree.leaves(dict(batch))[0])
+    mean = microbatching.AccumulationType.MEAN
+    run = microbatching.microbatch(one, (0, 1), clips // accumulate, mean)
+    return run(dict(batch), jnp.arange(clips) % accumulate)
+
+
+def make_tasks(accumulate: int) -> Iterator[tuple[str, Any, Any]]:
+    """A generator and a tokenizer, small, each with a batch."""
+    spec = OptimizerSpec(1e-3, 10, warmup=0, accumulate=accumulate)
+    plan = SequencePlan(LatentGrid(3, 8, 8), (1, 1, 8), Opening("hybrid"))
+    parts = paper_recipe(prefix_attention, context=plan.length)
+    network = GeneratorNetwork(TransformerSpec(2, 4, 128), plan, Vocabulary(1000), parts)
+    tokenizer = TokenizerNetwork(TokenizerSpec((8, 8), (0, 0), ((2, 2, 2),), (4, 6), 2), mixed_conv)
     rng = np.random.default_rng(0)
-    params = [jnp.asarray(rng.normal(size=(width, width)) / width**0.5, jnp.float32)] * 4
-    rows = {"x": jnp.asarray(rng.normal(size=(batch, 16, width)), jnp.float32)}
-    key = jax.random.key(1)
+    codes = {"codes": rng.integers(0, 1000, (16, 3, 8, 8), np.int32)}
+    yield "generator", GeneratorTask(network, tokenizer, spec, {}), codes
+    clips = {"video": rng.integers(0, 256, (8, 3, 8, 8, 3), np.uint8)}
+    yield "tokenizer", TokenizerTask(tokenizer, spec, Objective("l2")), clips
 
-    def loss(params: Any, rows: Any, key: Any) -> Any:
-        x = rows["x"] + 0.1 * jax.random.normal(key, rows["x"].shape)
-        for weight in params:
-            x = jnp.tanh(x @ weight)
-        return jnp.mean(x**2)
 
-    gradients = jax.value_and_grad(loss)
+def compare_accumulation(*, accumulate: int = 4) -> None:
+    """Updates over micro-batches by our loop and by optax's: time, memory, gradients."""
+    for name, task, batch in make_tasks(accumulate):
+        state = task.init(jax.random.key(0))
+        compiled = {}
+        for by, average in {"ours": average_micro_batches, "optax": average_by_optax}.items():
+            with (
+                mock.patch.object(optimizer, "average_micro_batches", average),
+                mock.patch.object(tokenizer_task, "average_micro_batches", average),
+            ):
+                lowered = jax.jit(task.step).lower(state, {}, batch, jax.random.key(1))
+                compiled[by] = lowered.compile()
 
-    def ours(params: Any, rows: Any) -> Any:
-        return average_micro_batches(
-            lambda rows, key: gradients(params, rows, key), batch=rows, key=key, accumulate=parts
-        )
+        def step(run: Any, state: Any = state, batch: Any = batch) -> Any:
+            return run(state, {}, batch, jax.random.key(1))
 
-    def theirs(params: Any, rows: Any) -> Any:
-        def one(rows: Any, part: Any) -> Any:
-            return gradients(params, rows, jax.random.fold_in(key, part[0]))
-
-        run = microbatching.microbatch(
-            one, (0, 1), batch // parts, microbatching.AccumulationType.MEAN
-        )
-        return run(rows, jnp.arange(batch) % parts)
-
-    compiled = {
-        name: jax.jit(run).lower(params, rows).compile()
-        for name, run in {"ours": ours, "optax": theirs}.items()
-    }
-    for name, run in 3 * list(compiled.items()):  # in turns: a shared machine has slow minutes
-        times = time_calls(lambda call=run: call(params, rows), repeats=5)
-        memory = run.memory_analysis()
-        made = round(memory.temp_size_in_bytes / MIB, 1) if memory else None
-        print_row("libraries", {"what": "accumulation", "by": name, **times, "temporary_mib": made})
-    found = [
-        np.concatenate([np.ravel(x) for x in jax.tree.leaves(run(params, rows))])
-        for run in compiled.values()
-    ]
-    report_difference("accumulation", *found)
+        for by, run in 2 * list(compiled.items()):  # in turns: a shared machine has slow minutes
+            times = time_calls(lambda call=run: step(call), repeats=3)
+            memory = run.memory_analysis()
+            made = round(memory.temp_size_in_bytes / MIB, 1) if memory else None
+            row = {"what": f"update of the {name}", "by": by, **times, "temporary_mib": made}
+            print_row("libraries", row)
+        # The first moment of Adam: the gradient times a constant.
+        found = [jax.tree.leaves(step(run)[0].opt_state[1].mu) for run in compiled.values()]
+        ours, theirs = (np.concatenate([np.ravel(x) for x in leaves]) for leaves in found)
+        report_difference(f"gradient of the {name}", ours, theirs)
 
 
 # grain -------------------------------------------------------------------------------------------
