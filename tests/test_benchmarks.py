@@ -122,7 +122,6 @@ def test_both_ways_of_the_cross_entropy_have_the_same_loss(monkeypatch, capsys):
     plain, chunked = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (plain["tokens_at_a_time"], chunked["tokens_at_a_time"]) == (0, 158)
     assert chunked["loss"] == pytest.approx(plain["loss"], rel=1e-5)
-    assert chunked["temporary_mib"] < plain["temporary_mib"]
 
 
 def test_a_section_that_fails_or_lasts_does_not_stop_the_others(tmp_path, monkeypatch, capfd):
