@@ -9,24 +9,26 @@ the share of clips that show their label, passes per clip (mean and largest; a b
 largest), code statistics to compare with plain sampling, and the time of generation alone after
 compilation. `plain:1` is plain sampling with another seed, which shows what chance does to the
 statistics. `jacobi:4` has a window of 4 passes, `anew:4` too but draws all drafts behind a
-rejected one anew, `relaxed:4:0.1:1` moves at most a share of 0.1 within radius 1.
+rejected one anew, `relaxed:4:0.1:1` moves at most a share of 0.1 within radius 1. `refine:8` draws
+each block in at most 8 passes (models with the draft channel), `refine:8:entropy:0.5`,
+`refine:8:confidence:1` and `refine:8:order` by the rule of that name.
 """
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.measure import print_row, time_calls
+from benchmarks.measure import draw_for_labels, print_row, time_calls
 from nbp import build, build_sampling
 from nbp.build_sampling import find_levels, make_sampling
 from nbp.config.schema import Config
 from nbp.layout import frames_of_latents
 from nbp.metrics.label_agreement import label_agreement
-from nbp.sample import draw_for_labels
 from nbp.sampling.sampler import Sampler
 from nbp.sampling.speculative import Autoregressive, Decoding, RelaxedJacobi, SpeculativeJacobi
 from nbp.workdir import read_config, read_labels
@@ -54,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
             config,
             arguments.workdir,
             labels=labels,
-            sampling=sampling,
+            sampling=replace(sampling, **find_changes(name)),
             decoding=make_decoding(name, config),
         )
         seed = int(name.removeprefix("plain:")) if name.startswith("plain:") else 0
@@ -88,6 +90,8 @@ def make_decoding(name: str, config: Config) -> Decoding:
     match kind, numbers:
         case "plain", [] | [_]:
             return Autoregressive()
+        case "refine", [_] | [_, _] | [_, _, _]:
+            return Autoregressive()
         case "jacobi", [window]:
             return SpeculativeJacobi(int(window))
         case "anew", [window]:
@@ -95,7 +99,23 @@ def make_decoding(name: str, config: Config) -> Decoding:
         case "relaxed", [window, delta, radius]:
             return RelaxedJacobi(find_levels(config), int(window), int(radius), float(delta))
         case _:
-            raise SystemExit(f"{name}: use plain, jacobi:N, anew:N or relaxed:N:DELTA:RADIUS")
+            raise SystemExit(
+                f"{name}: use plain, jacobi:N, anew:N, relaxed:N:DELTA:RADIUS or refine:N"
+            )
+
+
+def find_changes(name: str) -> dict[str, Any]:
+    """The settings of `refine:PASSES[:RULE[:NUMBER]]`; nothing for other names."""
+    kind, *values = name.split(":")
+    if kind != "refine":
+        return {}
+    changes: dict[str, Any] = {"refinements": int(values[0])}
+    if values[1:]:
+        changes["commit"] = values[1]
+    if values[2:]:
+        numbers = {"entropy": "entropy_bound", "confidence": "confidence_noise"}
+        changes[numbers[values[1]]] = float(values[2])
+    return changes
 
 
 def count_codes(tokens: np.ndarray, codes: int) -> np.ndarray:

@@ -9,12 +9,14 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from nbp.sampling.sampler import Sampler, Samples
 
 
 def time_calls(call: Callable[[], Any], *, repeats: int) -> dict[str, float]:
@@ -30,6 +32,14 @@ def time_calls(call: Callable[[], Any], *, repeats: int) -> dict[str, float]:
         "seconds_min": round(min(seconds), 5),
         "seconds_max": round(max(seconds), 5),
     }
+
+
+def draw_for_labels(
+    sampler: Sampler, labels: Sequence[str], *, count: int, seed: int
+) -> tuple[Samples, list[str]]:
+    """`count` clips with all labels in turn, and the label of each."""
+    ids = [i % len(labels) for i in range(count)]
+    return sampler.sample(count, seed=seed, labels=ids), [labels[i] for i in ids]
 
 
 def describe_machine() -> dict[str, Any]:

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.measure import print_row, time_calls
+from benchmarks.measure import draw_for_labels, print_row, time_calls
 from nbp import build, build_sampling
 from nbp.build_sampling import make_sampling
 from nbp.metrics.label_agreement import label_agreement
-from nbp.sample import draw_for_labels
 from nbp.workdir import read_config, read_labels
 
 
@@ -50,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
                 "workdir": workdir.name,
                 "block": list(config.block),
                 "opening": f"{config.opening.kind} {config.opening.blocks} blocks",
-                "passes": config.plan.passes(),
+                "passes": round(float(samples.passes.mean()), 2),
                 **{k: round(v, 3) for k, v in scores.items() if k.endswith("agreement")},
                 "batch": batch,
                 **times,

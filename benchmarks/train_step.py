@@ -26,7 +26,7 @@ from benchmarks.measure import peak_memory_mib, print_row, time_calls
 from nbp.layout import Opening, SequencePlan, Vocabulary, resolve_block
 from nbp.models.generator import GeneratorNetwork, modern_recipe
 from nbp.models.tokenizer import OFFICIAL_SPEC, TokenizerNetwork, TokenizerSpec
-from nbp.nn.attention.choose import Name, make_attention_backend
+from nbp.nn.attention.choose import Choice, make_attention_backend
 from nbp.nn.conv3d import mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.parallel.chips import measure_mfu
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--virtual", type=int, help="devices to make of the processor")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: by backend")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="none")
-    parser.add_argument("--attention", choices=("auto", *get_args(Name)), default="auto")
+    parser.add_argument("--attention", choices=get_args(Choice), default="auto")
     parser.add_argument(
         "--steps", nargs="*", default=("codes", "clips"), choices=("codes", "clips")
     )

@@ -37,15 +37,11 @@ example:
 TEXT
 }
 
-say() { echo "gke.sh: $1" >&2; }
-fail() {
-  say "$1"
-  exit "${2:-2}"
-}
+# shellcheck source=launch/cloud.sh
+source "$(dirname "${BASH_SOURCE[0]}")/cloud.sh"
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 name='' type='' cluster='' zone=${CLOUDSDK_COMPUTE_ZONE-} project=${CLOUDSDK_CORE_PROJECT-} image=''
-engine=jobset claim='' queue='' restarts=50 grace=120 poll=30 build=true delete=false dry_run=false
+engine=jobset claim='' queue='' restarts=50 grace=120 poll=30 build=true
 while [[ $# -gt 0 ]]; do
   case $1 in
     --no-build) build=false ;;
@@ -87,18 +83,6 @@ done
 [[ $2 == /* ]] || fail "WORKDIR $2: name an absolute path on storage that all hosts share"
 training=(python -u -m nbp.train --config "$1" --workdir "$2" "${@:3}")
 
-# Looks at flags and configuration before a machine is asked for, where this project can run here.
-# Folders that the configuration names are not looked at: they are those of the hosts.
-check() {
-  local code=0 text
-  text=$(cd "$root" && "${PYTHON:-python}" -m nbp.train --config "$1" --workdir "$2" --check "${@:3}" 2>&1 </dev/null) ||
-    code=$?
-  case $code in
-    0) ;;
-    2) fail "${text##*$'\n'}; nothing was created" ;;
-    *) say "the configuration is not checked: ${PYTHON:-python} cannot run nbp.train here (PYTHON names another)" ;;
-  esac
-}
 check "$@"
 
 # What a slice of the type consists of: accelerator and topology as labels of GKE, hosts, chips.
@@ -218,22 +202,6 @@ YAML
   [[ -z $claim ]] || printf '                - name: data\n                  persistentVolumeClaim:\n                    claimName: %s\n' "$claim"
 }
 
-# Prints a command so that a shell would read it back.
-show() {
-  local line
-  line=$(printf '%q ' "$@")
-  echo "${line% }"
-}
-
-# The one place that runs a command of the cloud.
-run() {
-  if $dry_run; then
-    show "$@"
-  else
-    "$@"
-  fi
-}
-
 place=(--cluster "$cluster" --zone "$zone" --project "$project")
 pods="jobset.sigs.k8s.io/jobset-name=$name"
 case $engine in
@@ -241,38 +209,8 @@ case $engine in
   xpk) removal=(xpk workload delete "${place[@]}" --workload "$name" --force) ;;
 esac
 
-scratch=$(mktemp -d)
-touched=false child=''
-leave() {
-  local code=$?
-  trap '' INT TERM
-  [[ -z $child ]] || kill -- "-$child" 2>/dev/null || true
-  if $touched; then
-    if $delete; then
-      run "${removal[@]}" || say "NOT DELETED, it may still run: $(show "${removal[@]}")"
-    elif ! $dry_run; then
-      say "the workload $name is still there; to delete it: $(show "${removal[@]}")"
-    fi
-  fi
-  rm -rf "$scratch"
-  exit "$code"
-}
-trap leave EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# Runs a command that may take long, so that a signal to this script is heard meanwhile. It has a
-# process group of its own, in which all that it has started can be ended.
-await() {
-  local code=0
-  set -m
-  "$@" </dev/null &
-  set +m
-  child=$!
-  wait "$child" || code=$?
-  child=''
-  return "$code"
-}
+risk=run left="the workload $name is still there"
+tidy_at_end
 
 # Builds the image, pushes it, and puts its name with the hash of its contents into `pinned`.
 publish() {

@@ -37,15 +37,11 @@ example:
 TEXT
 }
 
-say() { echo "tpu_pod.sh: $1" >&2; }
-fail() {
-  say "$1"
-  exit "${2:-2}"
-}
+# shellcheck source=launch/cloud.sh
+source "$(dirname "${BASH_SOURCE[0]}")/cloud.sh"
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 name='' type='' zone=${CLOUDSDK_COMPUTE_ZONE-} project=${CLOUDSDK_CORE_PROJECT-} runtime='' nfs=''
-setup='' restarts=50 poll=30 internal_ip=false delete=false dry_run=false request=()
+setup='' restarts=50 poll=30 internal_ip=false request=()
 while [[ $# -gt 0 ]]; do
   case $1 in
     --spot) request+=(--spot) ;;
@@ -92,18 +88,6 @@ if [[ -z $runtime ]]; then
     *) fail "--type $type: name its software with --runtime" ;;
   esac
 fi
-# Looks at flags and configuration before a machine is asked for, where this project can run here.
-# Folders that the configuration names are not looked at: they are those of the hosts.
-check() {
-  local code=0 text
-  text=$(cd "$root" && "${PYTHON:-python}" -m nbp.train --config "$1" --workdir "$2" --check "${@:3}" 2>&1 </dev/null) ||
-    code=$?
-  case $code in
-    0) ;;
-    2) fail "${text##*$'\n'}; nothing was created" ;;
-    *) say "the configuration is not checked: ${PYTHON:-python} cannot run nbp.train here (PYTHON names another)" ;;
-  esac
-}
 check "$@"
 $dry_run || command -v gcloud >/dev/null || fail "gcloud is not installed; nothing was created"
 files=(nbp configs launch requirements.txt)
@@ -118,54 +102,8 @@ node=(gcloud compute tpus tpu-vm)
 removal=("${tpu[@]}" delete "$name" "${place[@]}" --force --quiet)
 training=(python -u -m nbp.train --config "$1" --workdir "$2" "${@:3}")
 
-# Prints a command so that a shell would read it back.
-show() {
-  local line
-  line=$(printf '%q ' "$@")
-  echo "${line% }"
-}
-
-# The one place that runs a command of the cloud.
-run() {
-  if $dry_run; then
-    show "$@"
-  else
-    "$@"
-  fi
-}
-
-scratch=$(mktemp -d)
-touched=false child=''
-leave() {
-  local code=$?
-  trap '' INT TERM
-  [[ -z $child ]] || kill -- "-$child" 2>/dev/null || true
-  if $touched; then
-    if $delete; then
-      run "${removal[@]}" || say "NOT DELETED, it may still be billed: $(show "${removal[@]}")"
-    elif ! $dry_run; then
-      say "$name may still exist and be billed; to delete it: $(show "${removal[@]}")"
-    fi
-  fi
-  rm -rf "$scratch"
-  exit "$code"
-}
-trap leave EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# Runs a command that may take long, so that a signal to this script is heard meanwhile. It has a
-# process group of its own, in which all that it has started can be ended.
-await() {
-  local code=0
-  set -m
-  "$@" </dev/null &
-  set +m
-  child=$!
-  wait "$child" || code=$?
-  child=''
-  return "$code"
-}
+risk='be billed' left="$name may still exist and be billed"
+tidy_at_end
 
 # Runs tpu_host.sh with the arguments after the first on worker $1, a number or "all".
 on_host() {

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from nbp import __version__
 from nbp.errors import ConfigError, run_main
+from nbp.flags import Parser
 
 COMMANDS = ("train", "sample", "evaluate", "report")
 COMMANDS += ("prepare", "encode", "convert", "export", "precompile")
@@ -36,6 +37,7 @@ def dispatch(argv: list[str] | None) -> None:
     elif name == "--version":
         print(f"nbp {__version__}")
     elif name in COMMANDS:
+        Parser.console = Path(sys.argv[0]).name == "nbp"
         sys.argv[1:] = arguments
         # Its first lines read the flags, before JAX is imported.
         runpy.run_module(f"nbp.{name}", run_name="__main__", alter_sys=True)

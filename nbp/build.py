@@ -25,7 +25,7 @@ from nbp.errors import CheckpointError
 from nbp.metrics.label_agreement import ShapeTracker
 from nbp.models.discriminator import DiscriminatorNetwork, DiscriminatorSpec
 from nbp.models.generator import GeneratorNetwork, Recipe, modern_recipe, paper_recipe
-from nbp.models.lpips import LpipsNetwork
+from nbp.models.lpips import VGG16, LpipsNetwork
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.nn.attention.choose import make_attention_backend
 from nbp.nn.attention.reference import AttentionBackend
@@ -51,7 +51,7 @@ GENERATOR_GROUPS = (
     ParamGroup("transformer/.*qkv/kernel", matrix="joined"),
     ParamGroup("transformer/.*(proj|up|down)/kernel", matrix="dense"),
     ParamGroup("head/kernel"),
-    ParamGroup("tokens", decay=False),
+    ParamGroup("tokens|drafts", decay=False),
     ParamGroup(".*(bias|scale)|null_prompt|positions/.*", decay=False),
 )
 
@@ -113,6 +113,7 @@ def make_generator_network(
         make_recipe(config, platform),
         texts=find_texts(labels) if text else None,
         padding=PADDING if text and generator.padding == "hidden" else None,
+        draft=generator.draft,
     )
 
 
@@ -149,7 +150,7 @@ def make_tokenizer_task(config: Config, *, read_weights: bool = True) -> Tokeniz
     if config.losses.perceptual == "lpips" and read_weights:
         frozen["lpips"] = load_lpips(config.losses.lpips_root)
     elif config.losses.perceptual == "lpips":
-        frozen["lpips"] = jax.eval_shape(LpipsNetwork().init, jax.random.key(0))
+        frozen["lpips"] = jax.eval_shape(VGG16.init, jax.random.key(0))
     return TokenizerTask(
         make_tokenizer_network(config),
         optimizer,
@@ -193,7 +194,11 @@ def make_generator_task(
         optimizer=OptimizerSpec.of(config.train.generator, make_generator_groups(config)),
         frozen={} if on_tokens else {"tokenizer": tokenizer_params},
         null_probability=config.generator.null_probability,
+        corruption=config.corruption,
+        further=config.further_plans,
+        further_share=config.generator.blocks_share,
         loss_tokens=config.memory.loss_tokens,
+        draft=config.generator.draft_training if config.generator.draft else None,
     )
 
 
@@ -232,7 +237,7 @@ def load_trained(
     template = jax.eval_shape(network.init, jax.random.key(0))
     if groups and not ema:  # averages are always float32
         template = cast_shapes_to_storage(template, find_storage(groups, template))
-    with Checkpointer(directory, read_only=True) as checkpointer:
+    with Checkpointer(directory, read_only=True, optional=network.optional) as checkpointer:
         params = checkpointer.restore_params(template, use_ema=ema, step=step)
         step = decide(checkpointer.latest_step()) if step is None else step
         assert step is not None
@@ -246,7 +251,7 @@ def load_tokenizer(config: Config, workdir: Path) -> Trained:
     return load_trained(workdir, "tokenizer", network=network, ema=config.train.tokenizer.ema > 0)
 
 
-def load_lpips(root: str | Path) -> PyTree:
+def load_lpips(root: str | Path, network: LpipsNetwork = VGG16) -> PyTree:
     """The parameters of LPIPS in a folder of `nbp.convert lpips`; CheckpointError without them."""
     if not (stage_directory(Path(root), "lpips") / "checkpoints").is_dir():
         raise CheckpointError(
@@ -254,7 +259,7 @@ def load_lpips(root: str | Path) -> PyTree:
             f"nbp.convert lpips --source vgg16-397923af.pth --linear vgg.pth --out {root}. "
             "Training also goes without weights: --config.losses.perceptual=structure"
         )
-    return load_trained(Path(root), "lpips", network=LpipsNetwork(), ema=False).params
+    return load_trained(Path(root), "lpips", network=network, ema=False).params
 
 
 def check_tokenizer(generator: Trained, tokenizer: Trained) -> None:

@@ -20,17 +20,21 @@ from nbp.config.parsing import set_override
 from nbp.config.schema import Config, StageConfig
 from nbp.data.augmentation import Transform, choose_spatial, make_clip_transforms
 from nbp.data.images import (
+    IMAGE_SUFFIXES,
     MixedStream,
     TakeFrame,
     join_fingerprints,
     make_image_transforms,
+    read_image,
     scan_images,
 )
+from nbp.data.masks import parse_box
 from nbp.data.moving_shapes import MovingShapes, MovingShapesSpec
 from nbp.data.pipeline import BatchStream, PipelineSpec, make_fingerprint
 from nbp.data.records import VERSION, RecordSource, make_record_transforms
 from nbp.data.sources import BadVideos, FolderSpec, scan_folder
 from nbp.data.token_cache import PROVENANCE, TokenCache, open_cache
+from nbp.data.video.decode import read_clip
 from nbp.errors import ConfigError, DataError
 from nbp.files import read_json
 
@@ -155,6 +159,74 @@ def make_spatial(config: Config) -> tuple[Transform, ...]:
     """The spatial policy alone, for clips that are already decoded."""
     resize, cut = choose_spatial(config.data.spatial, config.data.size, training=False)
     return (resize, *cut)
+
+
+def fit_frames(config: Config, frames: np.ndarray) -> np.ndarray:
+    """Frames of any size as those of a clip: uint8 [t size size 3]."""
+    for transform in make_spatial(config):
+        frames = transform({"video": frames}, np.random.default_rng(0))["video"]
+    return frames
+
+
+def read_part(config: Config, source: Any, frames: int, *, last: bool = False) -> np.ndarray:
+    """The first or last frames of a video file or array, or an image so often: of a clip's size.
+
+    Raises ConfigError for an array of another form, DataError for a file that cannot be read.
+    """
+    if not isinstance(source, Path | str):
+        found = np.asarray(source)
+        found = found[None] if found.ndim == 3 else found
+        if found.dtype != np.uint8 or found.ndim != 4 or found.shape[-1] != 3:
+            raise ConfigError(f"frames: {found.dtype} {list(found.shape)}; give uint8 [t h w 3]")
+    elif Path(source).suffix.lower() in IMAGE_SUFFIXES:
+        found = read_image(source)[None]
+    else:
+        start = 1.0 - 1e-9 if last else 0.0  # of all possible ones
+        found = read_clip(source, frames=frames, fps=config.data.fps or None, start=start)
+    if len(found) == 1:
+        found = np.repeat(found, frames, axis=0)
+    if len(found) < frames:
+        raise ConfigError(f"frames: {len(found)} frames are given, {frames} are needed")
+    return fit_frames(config, found[-frames:] if last else found[:frames])
+
+
+def join_ends(config: Config, ends: tuple[Any, Any], frames: int) -> np.ndarray:
+    """A clip from the last `frames` frames of one video to the first ones of another.
+
+    Of that one as many as a latent frame has; its first frame stands in the gap, so that the codes
+    of its end are those of something that stood there before.
+    """
+    behind = config.tokenizer.stride[0]
+    before = read_part(config, ends[0], frames, last=True)
+    after = read_part(config, ends[1], behind)
+    gap = np.repeat(after[:1], config.data.frames - frames - behind, axis=0)
+    return np.concatenate([before, gap, after])
+
+
+def read_mask(config: Config, mask: Any) -> np.ndarray:
+    """What of a clip is drawn anew: bool [t size size].
+
+    mask: `box:X0,Y0,X1,Y1`, `outside:...` (see `parse_box`), the white pixels of an image or video
+    file, or bool [h w] or [t h w]. Raises ConfigError for a box or array that does not fit.
+    """
+    frames, size = config.data.frames, config.data.size
+    whole = (frames, size, size)
+    if isinstance(mask, str):
+        try:
+            box = parse_box(mask, size=size)
+        except ValueError as error:
+            raise ConfigError(f"--mask {error}") from error
+        if box is not None:
+            return np.broadcast_to(box, whole)
+    if not isinstance(mask, Path | str):
+        found = np.asarray(mask)
+        if found.dtype != bool or found.shape not in (whole[1:], whole):
+            raise ConfigError(
+                f"mask: {found.dtype} {list(found.shape)}; give bool {list(whole[1:])} or "
+                f"{list(whole)}"
+            )
+        return np.broadcast_to(found, whole)
+    return read_part(config, mask, frames).mean(-1) > 127
 
 
 def make_training_stream(

@@ -22,9 +22,10 @@ from nbp.build import (
     make_tokenizer_network,
 )
 from nbp.config.schema import Config
+from nbp.data.masks import keep_cells, keep_ends
 from nbp.data.video.decode import read_clip
 from nbp.errors import ConfigError
-from nbp.layout import frames_of_latents
+from nbp.layout import Box, frames_of_latents
 from nbp.parallel import mesh
 from nbp.sampling.finite import check_parameters
 from nbp.sampling.long_video import Slide, choose_slide
@@ -33,6 +34,25 @@ from nbp.sampling.sampler import Sampler
 from nbp.sampling.settings import SamplingConfig
 from nbp.sampling.speculative import AUTOREGRESSIVE, Decoding, RelaxedJacobi, SpeculativeJacobi
 from nbp.workdir import find_label
+
+NO_DRAFTS = (
+    "this model has no draft channel: train with --config.generator.draft=True, from its own "
+    "weights with --config.train.generator.start_from=WORKDIR"
+)
+
+
+def draw_in_block(config: Config, block: str | Box = "") -> Config:
+    """The configuration as `block` of a request says, else `sampling.block`: its model draws so.
+
+    Raises ConfigError where the model was not trained with that block.
+    """
+    wanted = block or config.sampling.block
+    try:
+        return config.with_block(wanted) if wanted else config
+    except ValueError as error:
+        raise ConfigError(
+            f"sampling in {error}. Train it with more: --config.generator.blocks"
+        ) from error
 
 
 def make_sampling_mesh(config: Config) -> Mesh | None:
@@ -120,6 +140,7 @@ class RequestPlan:
 def plan_request(config: Config, labels: Sequence[str], request: SampleRequest) -> RequestPlan:
     """Checks a request before anything is read or computed; ConfigError where it cannot be."""
     request = count_conditions(config, labels, request)
+    check_given_anywhere(config, request)
     return RequestPlan(
         request,
         make_sampling(config, request.sampling),
@@ -133,7 +154,8 @@ def plan_request(config: Config, labels: Sequence[str], request: SampleRequest) 
 def read_drawing(config: Config, plan: RequestPlan) -> dict[str, Any]:
     """The arguments of `Sampler.sample` and `Rollout.sample` for a request, but the counts."""
     copies = plan.request.samples_per_condition
-    conditions = read_conditions(config, plan.request) if plan.given_frames else {}
+    anywhere = plan.request.mask is not None or plan.request.between is not None
+    conditions = read_conditions(config, plan.request) if plan.given_frames or anywhere else {}
     return {
         **{name: rows.repeat(copies, 0) for name, rows in conditions.items()},
         "seed": plan.request.seed,
@@ -175,6 +197,8 @@ def make_sampling(config: Config, changes: Mapping[str, Any] | None = None) -> S
         raise ConfigError(str(error)) from error
     if sampling.guidance and config.generator.prompt == "none":
         raise ConfigError("guidance needs a label-conditional model; this one has no prompt")
+    if sampling.refinements > 1 and not config.generator.draft:
+        raise ConfigError(f"refinements {sampling.refinements}: {NO_DRAFTS}")
     return sampling
 
 
@@ -188,6 +212,12 @@ def make_decoding(config: Config, request: SampleRequest) -> Decoding:
         if name not in takes[chosen.decoding]:
             fitting = " or ".join(kind for kind, names in takes.items() if name in names)
             raise ConfigError(f"--{name} is for --decoding {fitting}, not {chosen.decoding}")
+    refinements = make_sampling(config, request.sampling).refinements
+    if refinements > 1 and chosen.decoding != "plain":
+        raise ConfigError(
+            f"--decoding {chosen.decoding} draws each block in one pass, not {refinements}: use "
+            "--refinements 1"
+        )
     levels = find_levels(config) if chosen.decoding == "relaxed" else ()
     if request.long.anchor and chosen.decoding != "plain":
         raise ConfigError(f"--anchor draws pass by pass: leave out --decoding {chosen.decoding}")
@@ -207,17 +237,12 @@ def make_decoding(config: Config, request: SampleRequest) -> Decoding:
 
 def find_levels(config: Config) -> tuple[int, ...]:
     """Levels of the digits of a code: neighbours are near each other. Else ConfigError."""
-    spec = config.tokenizer
-    match spec.quantizer:
-        case "fsq":
-            return spec.levels
-        case "lfq":
-            return (2,) * spec.make_quantizer().channels
-        case _:
-            raise ConfigError(
-                f"--decoding relaxed needs codes that are near each other, as those of fsq and lfq;"
-                f" this tokenizer has {spec.quantizer}. Use --decoding jacobi."
-            )
+    if not (digits := config.tokenizer.digits):
+        raise ConfigError(
+            "--decoding relaxed needs codes that are near each other, as those of fsq and lfq; "
+            f"this tokenizer has {config.tokenizer.quantizer}. Use --decoding jacobi."
+        )
+    return digits
 
 
 def count_conditions(
@@ -304,7 +329,9 @@ def choose_given_frames(config: Config, request: SampleRequest) -> int:
     needed += -needed % plan.block[0]
     configured = max(config.evaluation.given_frames, needed)
     given = request.given_frames
-    if given is None:
+    if request.between is not None or (given is None and request.mask is not None):
+        given = needed
+    elif given is None:
         given = configured if request.frames is None else max(configured, plan.block[0])
     try:
         plan.schedule(plan.tokens_of_frames(given))
@@ -324,18 +351,67 @@ def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndar
     data = config.data
     fps = data.fps or None
     stride = config.tokenizer.stride[0]
+    if request.between is not None:
+        first = request.given_frames or 1
+        clips = build_data.join_ends(config, request.between, frames_of_latents(first, stride))
+        return repeat_rows(request.count, clips=clips[None], kept=keep_ends(config.grid, first))
     needed = frames_of_latents(choose_given_frames(config, request), stride)
+    needed = needed if request.mask is None else data.frames
     if isinstance(request.frames, Path):
         clip = read_clip(request.frames, frames=needed, fps=fps, start=0.0)
-        for transform in build_data.make_spatial(config):
-            clip = transform({"video": clip}, np.random.default_rng(0))["video"]
-        clips = clip[None]
+        clips = build_data.fit_frames(config, clip)[None]
     else:
         clips = check_given(config, request, needed=needed)[:, :needed]
     # The tokenizer is causal: what stands behind the given frames cannot change their codes.
     padding = np.repeat(clips[:, -1:], data.frames - needed, axis=1)
     clips = np.concatenate([clips, padding], axis=1)
-    return {"clips": np.broadcast_to(clips, (request.count, *clips.shape[1:])).copy()}
+    if request.mask is None:
+        return repeat_rows(request.count, clips=clips)
+    kept = keep_cells(build_data.read_mask(config, request.mask), config.grid, stride=stride)
+    if kept.all() or not kept.any():
+        rest = "every cell is kept" if kept.all() else "no cell is kept"
+        raise ConfigError(f"--mask: {rest}; a cell of {stride} frames is kept as a whole or not")
+    return repeat_rows(request.count, clips=clips, kept=kept)
+
+
+def repeat_rows(
+    count: int, *, clips: np.ndarray, kept: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """`count` clips of one [1 t h w c] or as many, and their kept cells [T H W] where there are."""
+    rows = {"clips": np.broadcast_to(clips, (count, *clips.shape[1:])).copy()}
+    return rows if kept is None else {**rows, "kept": np.repeat(kept[None], count, 0)}
+
+
+def check_given_anywhere(config: Config, request: SampleRequest) -> None:
+    """ConfigError where tokens cannot be given as `mask` or `between` ask."""
+    flag = "--mask" if request.mask is not None else "--between"
+    if request.mask is None and request.between is None:
+        return
+    if not config.generator.draft:
+        raise ConfigError(f"{flag}: {NO_DRAFTS}")
+    frames = request.long.num_frames
+    if frames is not None and frames > config.data.frames:
+        raise ConfigError(
+            f"{flag} is about one clip of {config.data.frames} frames: no more frames"
+        )
+    if request.decoder.decoding != "plain":
+        raise ConfigError(f"{flag}: leave out --decoding {request.decoder.decoding}")
+    if request.mask is not None:
+        if request.frames is None:
+            raise ConfigError("--mask: name the video of which the rest is kept: --frames FILE")
+        build_data.read_mask(config, request.mask)
+    if request.between is None:
+        return
+    if request.frames is not None or request.mask is not None:
+        raise ConfigError("--between names both videos: leave out --frames and --mask")
+    plan = config.plan
+    if plan.block[0] < plan.grid.t or plan.first_joint:
+        raise ConfigError(
+            "--between: a token does not know the blocks behind it, so the gap would not know its "
+            f"end: this needs a model with generator.block=({plan.grid.t}, h, w) and opening=bov"
+        )
+    if (request.given_frames or 1) > plan.grid.t - 2:
+        raise ConfigError(f"--between: {plan.grid.t} latent frames leave no gap between the given")
 
 
 def check_given(config: Config, request: SampleRequest, *, needed: int) -> np.ndarray:

@@ -56,10 +56,10 @@ from nbp.config import parse_overrides
 from nbp.config.schema import Config
 from nbp.data.token_cache import CacheWriter, TokenExample
 from nbp.errors import ConfigError, DataError
-from nbp.files import VideoError
+from nbp.files import VideoError, check_writable_folder
 from nbp.parallel import distributed
 from nbp.parallel.mesh import make_mesh, place_batch, place_state
-from nbp.places import explain, refuse_inside, require_writable
+from nbp.places import ELSEWHERE, explain, refuse_inside
 from nbp.progress import Progress, parse_shard
 from nbp.shapes import Clip, PyTree
 from nbp.workdir import read_config
@@ -138,7 +138,7 @@ def encode_workdir(request: EncodeRequest, report: Report) -> Path:
     config = build_data.change_data(before, request.data, request.overrides, report=report)
     if config.data.kind == "folder":
         refuse_inside(request.out, "--out", config.data.root, "the videos")
-    require_writable(request.out)
+    check_writable_folder(request.out, ELSEWHERE)
     trained = build.load_tokenizer(config, request.workdir)
     train, held_out = build_data.make_data(config)
     names = choose_names(config)

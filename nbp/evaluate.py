@@ -21,9 +21,11 @@ def make_parser() -> Parser:
             "--workdir runs/quickstart --protocol moving-shapes --features random-i3d",
             "--workdir runs/ucf101 --data data/ucf101 --protocol nbp-ucf\n"
             "--features runs/features_ts --statistics kvd,precision",
+            "--workdir runs/frames --protocol moving-shapes\n"
+            "--config.sampling.refinements=8 --out refined.json",
             "--compare runs/a/report/nbp-ucf.json runs/b/report/nbp-ucf.json",
         ),
-        overrides="data",
+        overrides="data sampling",
     )
     parser.add_argument("--workdir", type=Path, help="trained or converted")
     parser.add_argument("--protocol", action="append", default=[], help="see docs/protocols.md")
@@ -56,7 +58,7 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -67,10 +69,21 @@ from nbp.errors import ConfigError
 from nbp.evaluation.gallery import Gallery, update_listing, write_gallery
 from nbp.evaluation.leakage import describe_leaks, find_duplicates, find_leaks
 from nbp.evaluation.real_pixels import list_losses
-from nbp.evaluation.result import write_report
+from nbp.evaluation.reference_set import Reference
+from nbp.evaluation.result import (
+    CodeUse,
+    Conditions,
+    Drawing,
+    EvaluationResult,
+    Leaks,
+    ProtocolRecord,
+    TokenBits,
+    UsedWeights,
+    WorstClip,
+    write_report,
+)
 from nbp.evaluation.score_generated import (
     Generated,
-    Reference,
     can_generate,
     describe_codes,
     find_gallery_clips,
@@ -87,7 +100,13 @@ from nbp.evaluation.score_reconstruction import (
     score_reconstruction,
     write_reconstruction,
 )
-from nbp.evaluation.setup import EvaluateRequest, Plan, plan_evaluation
+from nbp.evaluation.setup import (
+    STANDARD,
+    EvaluateRequest,
+    EvaluationSetup,
+    Plan,
+    plan_evaluation,
+)
 from nbp.files import check_writable_file, check_writable_folder
 from nbp.metrics.feature_statistics import parse_statistics
 from nbp.metrics.score_table import name_fvd
@@ -101,7 +120,7 @@ from nbp.sample_files import write_grid
 from nbp.sampling.finite import check_parameters
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, *, setup: EvaluationSetup = STANDARD) -> None:
     """The command. argv: its arguments; default: those of the process."""
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
@@ -119,19 +138,22 @@ def main(argv: list[str] | None = None) -> None:
 
     distributed.initialize()
 
-    requests = make_requests(arguments, parse_overrides(rest))
+    requests = make_requests(arguments, parse_overrides(rest), setup=setup)
     say = distributed.is_main()
-    reports = evaluate_protocols(
+    results = evaluate_protocols(
         requests, lambda text: print(f"[evaluate] {text}", flush=True) if say else None
     )
     if say:
-        write_and_tell(arguments.workdir, reports, arguments.out)
+        write_and_tell(arguments.workdir, results, arguments.out)
         if not arguments.out:  # it shows what lies in WORKDIR/report
             print(f"to look at: {write_page(arguments.workdir)}")
 
 
 def make_requests(
-    arguments: argparse.Namespace, overrides: Mapping[str, str]
+    arguments: argparse.Namespace,
+    overrides: Mapping[str, str],
+    *,
+    setup: EvaluationSetup = STANDARD,
 ) -> list[EvaluateRequest]:
     """The requests of parsed flags, one for each protocol."""
     shared = {
@@ -139,20 +161,23 @@ def make_requests(
         for name in ("workdir", "clips", "seed", "data", "features", "lpips", "c3d", "cache")
     }
     shared |= {"statistics": parse_statistics(arguments.statistics), "overrides": overrides}
+    shared["setup"] = setup
     return [EvaluateRequest(protocol=name, **shared) for name in arguments.protocol]
 
 
 Report = Callable[[str], None]
 
 
-def evaluate_workdir(request: EvaluateRequest, report: Report) -> dict[str, Any]:
+def evaluate_workdir(request: EvaluateRequest, report: Report) -> EvaluationResult:
     """Scores the workdir under one protocol; see `evaluate_protocols`."""
     (found,) = evaluate_protocols([request], report)
     return found
 
 
-def evaluate_protocols(requests: Sequence[EvaluateRequest], report: Report) -> list[dict[str, Any]]:
-    """Scores one workdir; returns a report each: protocol, provenance, conditions, scores.
+def evaluate_protocols(
+    requests: Sequence[EvaluateRequest], report: Report
+) -> list[EvaluationResult]:
+    """Scores one workdir; returns a result each: protocol, provenance, conditions, scores.
 
     Also writes into `workdir/report`: pictures (see `write_reconstruction`), clips to look at (see
     `nbp.evaluation.gallery`), features (see `nbp.evaluation.chunk_store`). Everything that can be
@@ -177,15 +202,14 @@ def evaluate_protocols(requests: Sequence[EvaluateRequest], report: Report) -> l
         for plan, found in zip(group, score_group(group, report), strict=True):
             generated[plans.index(plan)] = found
     shared = (time.time() - began) / max(1, len(generating))
-    reports = []
+    results = []
     for i, plan in enumerate(plans):
         made = generated.get(i)
-        report_of_plan = finish(plan, made, leaks[i], report)
-        report_of_plan["seconds"] = round(
-            report_of_plan["seconds"] + shared * (made is not None), 1
-        )
-        reports.append(report_of_plan)
-    return reports
+        result = finish(plan, made, leaks[i], report)
+        seconds = round(result.conditions.seconds + shared * (made is not None), 1)
+        conditions = dataclasses.replace(result.conditions, seconds=seconds)
+        results.append(dataclasses.replace(result, conditions=conditions))
+    return results
 
 
 def check_places(request: EvaluateRequest) -> None:
@@ -202,34 +226,36 @@ def check_model(plan: Plan) -> None:
     check_parameters(stages | ({} if sampler is None else {"generator": sampler.generator_params}))
 
 
-def check_leaks(plan: Plan, report: Report) -> dict[str, Any]:
+def check_leaks(plan: Plan, report: Report) -> Leaks:
     """What is known of leaks beforehand, told at once."""
     found = {**find_leaks(plan.clips), "duplicates": [], "duplicate_clips": 0}
     for line in describe_leaks(found, split=plan.clips.rule.split):
         report(line)
-    return found
+    return cast(Leaks, found)
 
 
 def finish(
-    plan: Plan, generated: Generated | None, leaks: dict[str, Any], report: Report
-) -> dict[str, Any]:
-    """Scores the reconstructions where the protocol does, and puts the report together."""
+    plan: Plan, generated: Generated | None, leaks: Leaks, report: Report
+) -> EvaluationResult:
+    """Scores the reconstructions where the protocol does, and puts the result together."""
     started = time.time()
     protocol, clips, features = plan.protocol, plan.clips, plan.features
     count = len(clips.rows)
     scores: dict[str, float] = {}
-    entries: dict[str, Any] = {"psnr_per_frame": [], "worst": [], "code_usage": {}}
+    psnr_per_frame: list[float] = []
+    worst: list[WorstClip] = []
+    token_bits: TokenBits | None = None
+    code_usage: dict[str, CodeUse] = {}
     problems: list[str] = []
     if protocol.reconstruction:
-        found, scores = reconstruct(plan, generated and generated.reference, report)
-        entries["psnr_per_frame"] = [round(value, 4) for value in found.psnr_per_frame]
-        entries["code_usage"]["real"] = describe_codes(found.codes)
-        entries["worst"] = write_pictures(plan, found)
+        found, scores, token_bits = reconstruct(plan, generated and generated.reference, report)
+        psnr_per_frame = [round(value, 4) for value in found.psnr_per_frame]
+        code_usage["real"] = describe_codes(found.codes)
+        worst = write_pictures(plan, found)
     if generated is not None:
         problems += list_problems(plan)
         scores = {**generated.scores, **scores} if features else {**scores, **generated.scores}
-        usage = {**entries["code_usage"], **generated.entries["code_usage"]}
-        entries |= {**generated.entries, "code_usage": usage}
+        code_usage["generated"] = generated.code_use
         if generated.reference is not None:
             find_copies(plan, generated, leaks, report)
         show(plan, generated)
@@ -239,36 +265,41 @@ def finish(
         problems.append(f"{clips.missing} of {clips.rule.videos} videos are missing")
     problems += list_deviations(count, complete, clips.replaced, features=other)
     provenance = clips.provenance()
-    return {
-        "protocol": dataclasses.asdict(protocol),
-        "complete": not problems,
-        "deviations": problems + list_losses(protocol, provenance["prepared"]),
-        "workdir": plan.request.workdir.name,
-        "config": plan.config.name,
-        "held_out_clips": count,
-        "data": provenance,
-        "features": None if features is None else features.origin,
-        "lpips": plan.lpips[1],
-        **({} if plan.c3d[1] is None else {"c3d": plan.c3d[1]}),
-        "seed": plan.seed,
-        "sampling": dataclasses.asdict(plan.config.sampling),
-        "generated": {} if generated is None else describe_speed(generated.entries["generation"]),
-        "checkpoints": plan.model.origin,
-        "averaged": plan.config.train.tokenizer.ema > 0,
-        "averaged_generator": plan.config.train.generator.ema > 0,
-        "versions": {"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "processes": jax.process_count(),
-        "seconds": round(time.time() - started, 1),
-        "scores": scores,
-        "leaks": leaks,
-        **entries,
-    }
+    conditions = Conditions(
+        workdir=plan.request.workdir.name,
+        config=plan.config.name,
+        held_out_clips=count,
+        data=provenance,
+        weights=UsedWeights(features and features.origin, plan.lpips[1], plan.c3d[1]),
+        seed=plan.seed,
+        sampling=dataclasses.asdict(plan.config.sampling),
+        generated={} if generated is None else describe_speed(generated.result.generation),
+        checkpoints=plan.model.origin,
+        averaged=plan.config.train.tokenizer.ema > 0,
+        averaged_generator=plan.config.train.generator.ema > 0,
+        versions={"nbp": __version__, "jax": jax.__version__, "numpy": np.__version__},
+        device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        processes=jax.process_count(),
+        seconds=round(time.time() - started, 1),
+    )
+    return EvaluationResult(
+        protocol=cast(ProtocolRecord, dataclasses.asdict(protocol)),
+        complete=not problems,
+        deviations=problems + list_losses(protocol, provenance["prepared"]),
+        conditions=conditions,
+        scores=scores,
+        leaks=leaks,
+        psnr_per_frame=psnr_per_frame,
+        worst=worst,
+        code_usage=code_usage,
+        token_bits=token_bits,
+        generated_set=generated and generated.result,
+    )
 
 
 def reconstruct(
     plan: Plan, reference: Reference | None, report: Report
-) -> tuple[Reconstructed, dict[str, float]]:
+) -> tuple[Reconstructed, dict[str, float], TokenBits | None]:
     """One pass of the tokenizer over the real clips, with the generator's likelihood of them."""
     sampler, clips, features = plan.model.sampler, plan.clips, plan.features
     likelihood = None
@@ -280,6 +311,7 @@ def reconstruct(
         real=None if reference is None else reference.set.features,
         lpips=plan.lpips[0],
         also=likelihood,
+        shown=plan.setup.shown,
     )
     found = score_reconstruction(clips, plan.codec, measures, report)
     scores = dict(found.scores)
@@ -291,12 +323,12 @@ def reconstruct(
             features=features.kind,
         )
         scores = {name: found.rfvd, **scores}
-    if likelihood is not None:
-        scores |= likelihood.result()
-    return found, scores
+    if likelihood is None:
+        return found, scores, None
+    return found, scores | likelihood.result(), likelihood.token_bits()
 
 
-def write_pictures(plan: Plan, found: Reconstructed) -> list[dict[str, Any]]:
+def write_pictures(plan: Plan, found: Reconstructed) -> list[WorstClip]:
     return write_reconstruction(
         found,
         plan.clips,
@@ -307,12 +339,12 @@ def write_pictures(plan: Plan, found: Reconstructed) -> list[dict[str, Any]]:
     )
 
 
-def find_copies(plan: Plan, generated: Generated, leaks: dict[str, Any], report: Report) -> None:
+def find_copies(plan: Plan, generated: Generated, leaks: Leaks, report: Report) -> None:
     """Adds equal real clips to what is known of leaks, and tells of them."""
     reference = generated.reference
     assert reference is not None
     pairs, count = find_duplicates(plan.clips, reference.hashes, distinct=reference.distinct)
-    leaks |= {"duplicates": pairs, "duplicate_clips": count}
+    leaks["duplicates"], leaks["duplicate_clips"] = pairs, count
     for line in describe_leaks({"duplicates": pairs, "duplicate_clips": count}, split=""):
         report(line)
 
@@ -340,7 +372,7 @@ def show(plan: Plan, generated: Generated) -> None:
     update_listing(folder / "clips.json", plan.protocol.name, rows)
 
 
-def describe_speed(generation: dict[str, Any]) -> dict[str, Any]:
+def describe_speed(generation: Drawing) -> dict[str, Any]:
     """The conditions of generated clips under the names that older reports have."""
     return {
         "clips": generation["clips"],
@@ -355,14 +387,14 @@ def report_path(workdir: Path, protocol: Protocol | str) -> Path:
     return workdir / "report" / f"{name}.json"
 
 
-def write_and_tell(workdir: Path, reports: Sequence[dict[str, Any]], out: Path | None) -> None:
+def write_and_tell(workdir: Path, results: Sequence[EvaluationResult], out: Path | None) -> None:
     """Writes the reports, `out` in place of the default, and prints their tables."""
-    for found in reports:
-        protocol = found["protocol"]
+    for found in results:
+        protocol = found.protocol
         place = out or report_path(workdir, protocol["name"])
         write_report(place, found)
-        title = f"{found['config']}, protocol {protocol['name']} v{protocol['version']}"
-        print(format_table(title, found["scores"]))
-        for deviation in found["deviations"]:
+        title = f"{found.conditions.config}, protocol {protocol['name']} v{protocol['version']}"
+        print(format_table(title, found.scores))
+        for deviation in found.deviations:
             print(f"not the whole protocol: {deviation}")
         print(f"written to {place}")

@@ -41,8 +41,8 @@ from nbp import __version__, build, locks
 from nbp.config import to_json
 from nbp.config.schema import Config, StageName
 from nbp.errors import CheckpointError, ConfigError, NbpError
-from nbp.files import write_text
-from nbp.places import Claim, explain, new_folders, require_writable
+from nbp.files import check_writable_folder, write_text
+from nbp.places import ELSEWHERE, Claim, explain, new_folders
 from nbp.stages import STAGES
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
@@ -85,7 +85,7 @@ def export_workdir(
         raise CheckpointError(f"{workdir} holds nothing that is trained")
     finished = (out / "config.json").is_file() and not (out / PARTIAL).exists()
     if not finished:
-        require_writable(out)
+        check_writable_folder(out, ELSEWHERE)
         _list_leftovers(out)
     labels = read_labels(workdir) if (workdir / "labels.json").is_file() else ()
     loaded = {

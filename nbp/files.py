@@ -9,6 +9,7 @@ import fcntl
 import itertools
 import json
 import os
+import shutil
 import stat
 import tempfile
 import threading
@@ -17,9 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nbp.errors import ConfigError, DataError, RestartError
+from nbp.errors import FULL, ConfigError, DataError, RestartError
 
 LONGEST_NAME = 255  # bytes of a file's name on every common file system
+# Bytes below which a disk counts as full: not even a configuration and a lock would be safe.
+LEAST_FREE = 2**20
 LONGEST_PART = 200  # bytes of it that a temporary name beside it keeps
 
 
@@ -106,27 +109,42 @@ def cut_name(name: str, longest: int) -> str:
 def check_writable_folder(folder: Path, remedy: str = "Name another folder.") -> None:
     """Makes sure that files can be made in `folder`, or it itself; leaves nothing behind.
 
-    Tried, not looked up: neither permissions nor the name of a file system tell for certain.
-    Raises ConfigError, in one line that ends with the remedy.
+    Rights are looked up, which tells why there are none, and then it is tried: neither permissions
+    nor the name of a file system tell for certain. Raises ConfigError, in one line that ends with
+    the remedy, or RestartError for a full disk.
     """
     try:
-        place = folder.absolute()
-        while not os.path.lexists(place):
-            if len(os.fsencode(place.name)) > LONGEST_NAME:
-                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-            place = place.parent
-        if not os.path.isdir(place):
-            raise NotADirectoryError(errno.ENOTDIR, f"{place} is no folder")
-        before = os.stat(place)
-        handle, name = tempfile.mkstemp(prefix=".nbp-", suffix=".tmp", dir=place)
-        os.close(handle)
-        os.unlink(name)
-        with contextlib.suppress(OSError):  # not the owner's, who alone may set times
-            os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
+        _try_place(Path(os.path.abspath(folder)))
     except (OSError, ValueError) as error:
+        what = f"cannot {'write into' if os.path.isdir(folder) else 'make'} the folder {folder}"
+        if getattr(error, "errno", None) in FULL:
+            raise RestartError(f"{what}: the disk is full. Free space and start again") from error
         why = getattr(error, "strerror", None) or str(error)
-        what = "write into" if os.path.isdir(folder) else "make"
-        raise ConfigError(f"cannot {what} the folder {folder}: {why}. {remedy}") from error
+        raise ConfigError(f"{what}: {why}. {remedy}") from error
+
+
+def _try_place(place: Path) -> None:
+    """Makes a file in a folder, or in the nearest above it that is there, and removes it."""
+    while not os.path.lexists(place):
+        if len(os.fsencode(place.name)) > LONGEST_NAME:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        place = place.parent
+    if not os.path.isdir(place):
+        kind = "a file" if os.path.exists(place) else "a link to nothing"
+        raise NotADirectoryError(errno.ENOTDIR, f"{place} is {kind}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        readonly = os.statvfs(place).f_flag & os.ST_RDONLY
+        why = "the file system is read-only" if readonly else f"no right to write in {place}"
+        raise PermissionError(errno.EACCES, why)
+    before = os.stat(place)
+    handle, name = tempfile.mkstemp(prefix=".nbp-", suffix=".tmp", dir=place)
+    os.close(handle)
+    os.unlink(name)
+    with contextlib.suppress(OSError):  # not the owner's, who alone may set times
+        os.utime(place, ns=(before.st_atime_ns, before.st_mtime_ns))
+    usage = shutil.disk_usage(place)
+    if usage.total and usage.free < LEAST_FREE:  # file systems without a size tell nothing
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def check_writable_file(path: Path, remedy: str = "Name another file.") -> None:

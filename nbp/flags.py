@@ -46,11 +46,14 @@ class Parser(argparse.ArgumentParser):
 
     Missing flags end as ever: with the usage, and exit code 2 too.
 
-    module: of the command, `python -m MODULE`. description: the docstring of the command; its
-    paragraph "python -m ..." is left out, since argparse writes one. examples: arguments that make
-    sense as they stand; a long one may have line breaks. overrides: the command takes
-    --config.KEY=VALUE as well, for all keys ("all") or for those of one section (its name).
+    module: of the command, `python -m MODULE`, or `nbp COMMAND` from the console script.
+    description: the docstring of the command; its paragraph "python -m ..." is left out, since
+    argparse writes one. examples: arguments that make sense as they stand; a long one may have line
+    breaks. overrides: the command takes --config.KEY=VALUE as well, for all keys ("all") or for
+    those of some sections (their names).
     """
+
+    console = False  # whether commands are called as `nbp COMMAND`
 
     def __init__(
         self,
@@ -60,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         examples: Sequence[str] = (),
         overrides: str = "",
     ) -> None:
-        command = f"python -m {module}"
+        command = module.replace("nbp.", "nbp ", 1) if self.console else f"python -m {module}"
         self.examples = tuple(f"{command} {text}" for text in examples)
         self.overrides = overrides
         super().__init__(
@@ -174,9 +177,10 @@ def _describe_examples(examples: Sequence[str], *, overrides: str) -> str:
             "for example --config.seed=1 or --config.data.root=DIR."
         )
     elif overrides:
+        names = overrides.split()
         parts.append(
-            f"Keys of {overrides} in the configuration (nbp/config/schema.py) can be given "
-            f"as\n--config.{overrides}.KEY=VALUE."
+            f"Keys of {' and '.join(names)} in the configuration (nbp/config/schema.py) can be "
+            f"given as\n--config.{names[0]}.KEY=VALUE."
         )
     if examples:
         lines = [line for text in examples for line in text.replace("\n", " \\\n    ").split("\n")]

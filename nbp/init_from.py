@@ -9,25 +9,28 @@ parameters, even if the other workdir was trained on in between.
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nbp import build
 from nbp.config.schema import Config, StageName
 from nbp.errors import CheckpointError
 from nbp.files import read_json, write_text
+from nbp.models.generator import GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import lax_conv
 from nbp.shapes import Array, PyTree
 from nbp.stages import STAGES
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState, compare_leaves
-from nbp.trees import flatten_paths
+from nbp.trees import flatten_paths, nest_flat
 from nbp.workdir import has_begun, read_config, read_labels
 
 START = "start.json"  # in the folder of a stage: what it began with
@@ -136,7 +139,10 @@ def check_start(start: Start, stage: StageName, network: Any) -> None:
     if isinstance(network, TokenizerNetwork) and network.spec.taps != other.spec.taps:
         compare_specs(other.spec, network.spec)
     else:
-        _check(shapes, network, start)
+        shapes = fit_optional(shapes, network, start, report=False)
+        _check(
+            jax.eval_shape(lambda params: fit_ids(params, other, network), shapes), network, start
+        )
 
 
 def read_params(start: Start, stage: StageName, network: Any) -> PyTree:
@@ -150,10 +156,58 @@ def read_params(start: Start, stage: StageName, network: Any) -> PyTree:
     trained = build.load_trained(workdir, stage, network=other, ema=kept, step=start.step)
     _require_same(start, stage, trained.sha256)
     # Off the device that they were read to: the state may live on others.
-    params = jax.tree.map(np.asarray, trained.params)
+    params = fit_optional(jax.tree.map(np.asarray, trained.params), network, start)
     if isinstance(network, TokenizerNetwork) and network.spec.taps != other.spec.taps:
         return inflate(params, other.spec, network.spec)
+    params = jax.tree.map(np.asarray, fit_ids(params, other, network))
     return _check(params, network, start)
+
+
+def fit_ids(params: PyTree, source: Any, target: Any) -> PyTree:
+    """Parameters of a `source` generator with the special ids of a `target` of other blocks.
+
+    The number of special ids follows from the block (`SequencePlan.special_count`), those of prompt
+    and codes stand behind them. Special ids that both know keep their embedding, more ones begin as
+    in a new generator. What else differs stays as it is.
+    """
+    if not isinstance(source, GeneratorNetwork) or not isinstance(target, GeneratorNetwork):
+        return params
+    old, new = source.vocabulary, target.vocabulary
+    if old.special == new.special or (old.prompt, old.codes) != (new.prompt, new.codes):
+        return params
+    fresh, kept = target.init(jax.random.key(0)), min(old.special, new.special)
+    tokens, head = params["tokens"], params["head"]["kernel"]
+    tokens = jnp.concatenate(
+        [tokens[:kept], fresh["tokens"][kept : new.special], tokens[old.special :]]
+    )
+    if head.shape[1] == old.size:  # it covers all ids
+        middle = fresh["head"]["kernel"][:, kept : new.special]
+        head = jnp.concatenate([head[:, :kept], middle, head[:, old.special :]], axis=1)
+    return {**params, "tokens": tokens, "head": {**params["head"], "kernel": head}}
+
+
+def fit_optional(params: PyTree, network: Any, start: Start, *, report: bool = True) -> PyTree:
+    """Parameters with zeros for the optional ones of `network` that they lack.
+
+    Optional ones that `network` does not have are left out. Either is reported.
+    """
+    wanted = flatten_paths(jax.eval_shape(network.init, jax.random.key(0)))
+    found = flatten_paths(params)
+    lacking = [path for path in wanted if path not in found and _is_optional(path, network)]
+    more = [path for path in found if path not in wanted and _is_optional(path, network)]
+    if not lacking and not more:
+        return params
+    if report:
+        text = f"has no {', '.join(lacking)}: zero at first" if lacking else ""
+        text = text or f"has {', '.join(more)}, left out here"
+        print(f"{start} {text}", flush=True)
+    kept = {path: leaf for path, leaf in found.items() if path not in more}
+    zeros = {path: np.zeros(wanted[path].shape, wanted[path].dtype) for path in lacking}
+    return nest_flat({**kept, **zeros})
+
+
+def _is_optional(path: str, network: Any) -> bool:
+    return re.fullmatch(network.optional, path) is not None
 
 
 def _make_network(start: Start, stage: StageName) -> Any:

@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sequence geometry: which token is read where, what it predicts, what it may see, in which pass.
 
-Everything follows from (grid, block, opening, prompt length). Nobody outside this module adds or
-subtracts a token offset. All arrays are plain read-only numpy; a `SequencePlan` is hashable and so
-static under `jax.jit`.
+Everything follows from (grid, block, opening, prompt length, partition). Nobody outside this module
+adds or subtracts a token offset. All arrays are plain read-only numpy; a `SequencePlan` is hashable
+and so static under `jax.jit`.
 
 Terms (paper: arXiv 2502.07737, section 3; official code: `nbp/lm_transformer.py`):
 
-* The latent grid (T, H, W) is cut into blocks (bt, bh, bw). *Generation order* runs block by block
-  (blocks in t, h, w order), and inside a block in t, h, w order. Token `i` below always means the
-  i-th token of that order; `SequencePlan.order` maps it to the flat (t, h, w) index of the grid.
+* The latent grid (T, H, W) is cut into blocks (bt, bh, bw), or into as many sets of as many places
+  that lie apart (`SequencePlan.order`). *Generation order* runs block by block, and inside a block
+  in t, h, w order. Token `i` below always means the i-th token of that order; `SequencePlan.order`
+  maps it to the flat (t, h, w) index of the grid.
 * A sequence is the prompt (P positions) followed by the positions that predict. Query `P + j`
   predicts token `j + first`, where `first` is the block size B for `prefix` and 0 otherwise.
 * Every mask of this family is a prefix per query: query q attends the keys `[0, k_end[q])`.
@@ -29,6 +30,7 @@ from nbp.shapes import Bool, Int
 
 Box = tuple[int, int, int]
 OpeningKind = Literal["prefix", "bov", "hybrid"]
+Partition = Literal["box", "strided", "halton"]
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """Everything derived from (grid, block, opening, prompt length). See the module's text.
+    """Everything derived from (grid, block, opening, prompt length, partition).
+
+    See the module's text. partition: which places of a frame (of `bt` frames) make a block; see
+    `order`.
 
     Raises ValueError when the block does not divide the grid or the opening does not fit into it.
     """
@@ -184,6 +189,7 @@ class SequencePlan:
     block: Box
     opening: Opening
     prompt_length: int = 0
+    partition: Partition = "box"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "block", resolve_block(self.block, self.grid))
@@ -240,21 +246,58 @@ class SequencePlan:
         """Tokens drawn one by one (length of the token-by-token part of a hybrid opening)."""
         return self.opening.blocks * self.block_size if self.opening.kind == "hybrid" else 0
 
+    @property
+    def first_joint(self) -> int:
+        """Index of the first token that is drawn together with others; `grid.size` without any."""
+        return self.grid.size if self.block_size == 1 else max(self.first, self.narrow)
+
+    @property
+    def name(self) -> str:
+        """Of its block: token, row, frame, else the sides, as 1x2x4."""
+        for name in ("token", "row", "frame"):
+            if self.block == resolve_block(name, self.grid):
+                return name
+        return "x".join(map(str, self.block))
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Short stable name of the geometry; equal plans have equal fingerprints."""
-        text = repr(dataclasses.astuple(self))
+        fields = dataclasses.astuple(self)  # boxes have the names that they had without a choice
+        text = repr(fields[:-1] if self.partition == "box" else fields)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     # Arrays --------------------------------------------------------------------------------
 
     @functools.cached_property
     def order(self) -> Int[np.ndarray, "size"]:
-        """Flat (t, h, w) grid index of the i-th generated token: a permutation."""
+        """Flat (t, h, w) grid index of the i-th generated token: a permutation.
+
+        With n = (H / bh, W / bw) blocks along the axes of a frame, and blocks of equal size always:
+
+        * box: block (i, j) is the box of places with h // bh = i and w // bw = j;
+        * strided: the places with h % n[0] = i and w % n[1] = j, as far apart as they can be
+          (parallelized autoregressive generation, arXiv 2412.15119, section 3.2);
+        * halton: the places in the order in which the Halton sequence of bases 2 and 3 first comes
+          to them, cut into blocks, so that each block, and what was drawn before it, is spread over
+          the frame (arXiv 2503.17076, section 3).
+
+        A block spans `bt` whole frames in each, which follow each other in time.
+        """
         flat = np.arange(self.grid.size).reshape(self.grid.shape)
         (t, h, w), (bt, bh, bw) = self.grid.shape, self.block
-        boxes = flat.reshape(t // bt, bt, h // bh, bh, w // bw, bw)
-        return _frozen(boxes.transpose(0, 2, 4, 1, 3, 5).reshape(-1))
+        match self.partition:
+            case "box":
+                boxes = flat.reshape(t // bt, bt, h // bh, bh, w // bw, bw)
+                return _frozen(boxes.transpose(0, 2, 4, 1, 3, 5).reshape(-1))
+            case "strided":
+                sets = flat.reshape(t // bt, bt, bh, h // bh, bw, w // bw)
+                return _frozen(sets.transpose(0, 3, 5, 1, 2, 4).reshape(-1))
+            case "halton":
+                blocks = np.sort(_halton_order(h, w).reshape(-1, bh * bw), axis=-1)
+                frames = flat.reshape(t // bt, bt, h * w)[:, :, blocks]
+                return _frozen(frames.transpose(0, 2, 1, 3).reshape(-1))
+            case _ as never:
+                assert_never(never)
 
     @functools.cached_property
     def inverse_order(self) -> Int[np.ndarray, "size"]:
@@ -406,6 +449,37 @@ def draw_mask(plan: SequencePlan) -> str:
         target = plan.target_index[q]
         lines.append("".join(cells) + (f"  -> z{target}" if target >= 0 else ""))
     return "\n".join(lines)
+
+
+def draw_blocks(plan: SequencePlan) -> str:
+    """The first latent frame as text: in each place the number of its block, from 0."""
+    frame = plan.inverse_order[: plan.grid.frame] // plan.block_size
+    digits = len(str(frame.max()))
+    rows = frame.reshape(plan.grid.h, plan.grid.w)
+    return "\n".join(" ".join(f"{number:{digits}}" for number in row) for row in rows)
+
+
+def _halton_order(height: int, width: int) -> Int[np.ndarray, "places"]:
+    """Flat places of a frame in the order in which the Halton sequence first comes to them."""
+    order: dict[int, None] = {}
+    number = 0
+    while len(order) < height * width:
+        (a, halves), (b, thirds) = radical_inverse(number, 2), radical_inverse(number, 3)
+        order[a * height // halves * width + b * width // thirds] = None
+        number += 1
+    return np.array(list(order))
+
+
+def radical_inverse(number: int, base: int) -> tuple[int, int]:
+    """The digits of `number` mirrored at the point, in [0, 1): numerator and denominator.
+
+    Of all numbers this is van der Corput's sequence, of several bases Halton's.
+    """
+    value, scale = 0, 1
+    while number:
+        number, digit = divmod(number, base)
+        value, scale = value * base + digit, scale * base
+    return value, scale
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

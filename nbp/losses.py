@@ -28,27 +28,6 @@ LECAM_DECAY = 0.99  # of the average logits, as the authors use it
 LARGEST_WEIGHT, EPSILON = 1e4, 1e-6  # bound of the adaptive weight, and what its divisor is above
 
 
-# Generator ---------------------------------------------------------------------------------------
-
-
-def cross_entropy(logits: Float[Array, "b n v"], targets: Int[Array, "b n"]) -> Float[Array, ""]:
-    """Mean negative log-likelihood per target, in nats (official loss: no smoothing, REFERENCE 2).
-
-    `targets` are class indices 0..v-1.
-    """
-    logits = logits.astype(jnp.float32)
-    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - picked)
-
-
-def top_accuracy(
-    logits: Float[Array, "b n v"], targets: Int[Array, "b n"], *, top: int = 1
-) -> Float[Array, ""]:
-    """Share 0..1 of targets whose logit is among the `top` largest (ties count as hits)."""
-    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)
-    return jnp.mean(jnp.sum(logits > picked, axis=-1) < top)
-
-
 # Pixels ------------------------------------------------------------------------------------------
 
 

@@ -3,19 +3,16 @@
 """Where a command writes: looked at before the work, made whole, and gone if it is refused."""
 
 import contextlib
-import errno
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from nbp import locks
-from nbp.errors import ConfigError, NbpError, RestartError
+from nbp.errors import FULL, ConfigError, NbpError, RestartError
+from nbp.files import check_writable_folder
 from nbp.parallel import distributed
 
-# Bytes below which a disk counts as full: not even a configuration and a lock would be safe.
-LEAST_FREE = 2**20
-FULL = (errno.ENOSPC, errno.EDQUOT)
+ELSEWHERE = "Use a place that can be written"
 
 
 def explain(error: OSError, path: Path) -> NbpError:
@@ -24,28 +21,7 @@ def explain(error: OSError, path: Path) -> NbpError:
     if error.errno in FULL:
         return RestartError(f"cannot write {place}: the disk is full. Free space and start again")
     reason = error.strerror or str(error)
-    return ConfigError(f"cannot write {place}: {reason}. Use a place that can be written")
-
-
-def require_writable(folder: Path) -> None:
-    """Looks whether files can be made in `folder`, which need not exist; changes nothing.
-
-    Raises ConfigError for a file in its place, missing rights and a file system that is read-only,
-    RestartError for a full disk.
-    """
-    place = Path(os.path.abspath(folder))
-    while not os.path.lexists(place):
-        place = place.parent
-    if not place.is_dir():
-        kind = "a link to nothing" if place.is_symlink() and not place.exists() else "a file"
-        raise ConfigError(f"cannot make the folder {folder}: {place} is {kind}")
-    verb = "write into" if place == Path(os.path.abspath(folder)) else "make the folder"
-    if not os.access(place, os.W_OK | os.X_OK):
-        readonly = os.statvfs(place).f_flag & os.ST_RDONLY
-        reason = "the file system is read-only" if readonly else f"no right to write in {place}"
-        raise ConfigError(f"cannot {verb} {folder}: {reason}. Use a place that can be written")
-    if shutil.disk_usage(place).free < LEAST_FREE:
-        raise RestartError(f"cannot {verb} {folder}: the disk is full. Free space and start again")
+    return ConfigError(f"cannot write {place}: {reason}. {ELSEWHERE}")
 
 
 def refuse_inside(place: Path, flag: str, root: str | Path, source: str) -> None:
@@ -124,7 +100,7 @@ def claim_workdir(workdir: Path) -> Iterator[Claim]:
     if not distributed.is_main():
         yield claim
         return
-    require_writable(workdir)
+    check_writable_folder(workdir, ELSEWHERE)
     with new_folders(workdir, claim):
         busy = f"another process trains in {workdir}. Wait for it or use another --workdir."
         try:

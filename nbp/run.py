@@ -30,10 +30,12 @@ from nbp import build
 from nbp.build_sampling import (
     RequestPlan,
     describe_array,
+    draw_in_block,
     load_request_sampler,
     plan_request,
     read_drawing,
 )
+from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluate import evaluate_workdir, make_requests, report_path
 from nbp.evaluate import make_parser as make_evaluate_parser
@@ -75,6 +77,13 @@ class SampleOptions(TypedDict, total=False):
     keep_frames: int | None
     slide: Literal["reencode", "codes"] | None
     anchor: bool
+    block: str | None
+    refinements: int | None
+    commit: Literal["entropy", "confidence", "order"] | None
+    entropy_bound: float | None
+    confidence_noise: float | None
+    mask: str | Path | np.ndarray | None
+    between: tuple[str | Path | Video, str | Path | Video] | None
 
 
 class EvaluateOptions(TypedDict, total=False):
@@ -178,6 +187,7 @@ class Run:
                 f"{self.workdir}"
             )
         given = _take_frames(frames)
+        anywhere = {name: options.pop(name, None) for name in ("mask", "between")}
         if isinstance(given, np.ndarray) and given.ndim == 5 and options.get("per_class") is None:
             num = len(given) if num is None else num
         flags = {
@@ -192,6 +202,7 @@ class Run:
         }
         arguments = _read_flags(flags)
         arguments.frames, arguments.label = given, self._name_labels(labels)
+        arguments.mask, arguments.between = anywhere["mask"], anywhere["between"]
         return self._draw(make_request(arguments))
 
     def encode(self, video: Video) -> Codes:
@@ -256,7 +267,7 @@ class Run:
           protocol: its name.
           clips: clips to generate, or else to score. Default: the protocol's or configuration's.
           seed: of the generated clips. Default: the protocol's.
-          overrides: keys of `data` for other clips, such as {"data.fps": 8}.
+          overrides: keys of `data` for other clips, such as {"data.fps": 8}, and of `sampling`.
           write: whether report, pictures and features are written into the workdir's `report`, as
             by the command, and the page made anew. Otherwise the workdir stays as it is, and
             pictures and features are gone afterwards (unless `cache` names a folder for these).
@@ -279,11 +290,11 @@ class Run:
         with tempfile.TemporaryDirectory(prefix="nbp-evaluate-") as folder:
             if not write:
                 request = replace(request, folder=Path(folder))
-            report = evaluate_workdir(request, log or (lambda text: None))
+            result = evaluate_workdir(request, log or (lambda text: None))
         if write:
-            write_report(report_path(self.workdir, protocol), report)
+            write_report(report_path(self.workdir, protocol), result)
             write_page(self.workdir)
-        return report
+        return result.to_json()
 
     def _name_labels(self, labels: Any) -> str | tuple[str, ...] | None:
         """Names and ids as the flag has them; an id is one, whatever classes are called."""
@@ -311,12 +322,13 @@ class Run:
 
     def _draw(self, request: SampleRequest) -> Video:
         """The videos that `nbp.sample` would write."""
-        plan = plan_request(self.config, self.labels, request)
+        config = draw_in_block(self.config, request.sampling.get("block", ""))
+        plan = plan_request(config, self.labels, request)
         count, size = plan.count, self.config.data.size
         frames = request.long.num_frames or self.config.data.frames
         check_room(self.workdir, count=count, frames=frames, size=size, streamed=False)
-        drawing = read_drawing(self.config, plan)
-        sampler = self._find_sampler(plan)
+        drawing = read_drawing(config, plan)
+        sampler = self._find_sampler(config, plan)
         if plan.slide is None:
             return sampler.sample(count, **drawing).videos[:, :frames]
         videos = np.empty((count, frames, *self.shape[1:]), np.uint8)
@@ -325,18 +337,21 @@ class Run:
             videos[rows, piece.frame : piece.frame + piece.videos.shape[1]] = piece.videos
         return videos
 
-    def _find_sampler(self, plan: RequestPlan) -> Sampler:
+    def _find_sampler(self, config: Config, plan: RequestPlan) -> Sampler:
         """One for each way of drawing, with its compiled programs; they share their parameters."""
         sampling, decoding = key = (plan.sampling, plan.decoding)
         if key not in self._samplers:
             held = self._samplers.values()
             alike = [s for s in held if s.sampling.weights == sampling.weights]
             if alike:
-                self._samplers[key] = replace(alike[0], sampling=sampling, decoding=decoding)
+                network = build.make_generator_network(config, self.labels)
+                self._samplers[key] = replace(
+                    alike[0], generator=network, sampling=sampling, decoding=decoding
+                )
             else:
                 self._samplers.clear()  # parameters are in memory in one form at a time
                 self._samplers[key] = load_request_sampler(
-                    self.config, self.workdir, self.labels, plan, loaded=self._tokenizer
+                    config, self.workdir, self.labels, plan, loaded=self._tokenizer
                 )
         return self._samplers[key]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from nbp.errors import ConfigError
+from nbp.errors import NbpError
 from nbp.files import check_writable_folder
 
 
@@ -32,7 +32,7 @@ def keep_compiled() -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         check_writable_folder(folder)
-    except (OSError, ConfigError):
+    except (OSError, NbpError):
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
@@ -59,7 +59,7 @@ def find_folder() -> Path | None:
     return root / "nbp" / "compiled" / hashlib.sha256(host.encode()).hexdigest()[:16]
 
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # numbers of mallopt(3)
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # numbers of mallopt(3)
 
 
 def keep_freed_memory() -> bool:
@@ -67,11 +67,14 @@ def keep_freed_memory() -> bool:
 
     XLA's CPU backend asks for all temporaries of a program anew at each call. The C library maps
     large ones from the kernel and gives them back at once, so that every update pays for clearing
-    hundreds of megabytes of fresh pages: 10 to 20% of its time. Only glibc has these switches.
+    hundreds of megabytes of fresh pages: 10 to 20% of its time. Only glibc has these switches. An
+    arena of a thread cannot hold large blocks and maps them all the same, so threads share the one
+    of the process.
     """
     if jax.default_backend() != "cpu" or not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+    switches = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_ARENA_MAX, 1))
+    return all(mallopt(name, value) for name, value in switches)

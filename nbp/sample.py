@@ -35,13 +35,19 @@ if __name__ == "__main__":
 
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 
-from nbp.build_sampling import RequestPlan, load_request_sampler, plan_request, read_drawing
+from nbp.build_sampling import (
+    RequestPlan,
+    draw_in_block,
+    load_request_sampler,
+    plan_request,
+    read_drawing,
+)
 from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.files import check_writable_folder, write_text
@@ -56,34 +62,36 @@ from nbp.runtime import keep_compiled, keep_freed_memory
 from nbp.sample_files import Files, Recording, check_room, find_earlier, write_samples
 from nbp.sampling.long_video import Rollout, Slide
 from nbp.sampling.request import SampleRequest, make_request
-from nbp.sampling.sampler import Sampler, Samples
-from nbp.weights import Features, load_features
+from nbp.sampling.sampler import Sampler
+from nbp.weights import Features, MakeI3d, load_features, make_i3d
 from nbp.workdir import read_config, read_labels
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command. argv: its arguments; default: those of the process."""
+def main(argv: list[str] | None = None, *, i3d: MakeI3d = make_i3d) -> None:
+    """The command. argv: its arguments; default: those of the process. i3d: network of features."""
     arguments = make_parser().parse_args(argv)
 
     distributed.initialize()
 
     out = arguments.out or arguments.workdir / "samples"
-    names = sample_workdir(arguments.workdir, out, make_request(arguments))
+    names = sample_workdir(arguments.workdir, out, make_request(arguments), i3d=i3d)
     if distributed.is_main():
         print(f"{len(names)} clips in {out} (grid.gif shows all of them)")
 
 
-def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str]:
+def sample_workdir(
+    workdir: Path, out: Path, request: SampleRequest, *, i3d: MakeI3d = make_i3d
+) -> list[str]:
     """Draws `request.count` clips into `out`; returns the name of each clip's condition."""
     keep_freed_memory()
     keep_compiled()
-    config = read_config(workdir)
+    config = draw_in_block(read_config(workdir), request.sampling.get("block", ""))
     if is_main():
         check_writable_folder(out, "Name another with --out DIR.")
         find_earlier(out)
     labels = read_labels(workdir)
     plan = plan_request(config, labels, request)
-    long = plan_long_videos(config, plan)
+    long = plan_long_videos(config, plan, i3d)
     frames = request.long.num_frames or config.data.frames
     if is_main():  # before anything of this size is made
         streamed = long is not None
@@ -105,14 +113,6 @@ def sample_workdir(workdir: Path, out: Path, request: SampleRequest) -> list[str
     return names
 
 
-def draw_for_labels(
-    sampler: Sampler, labels: Sequence[str], *, count: int, seed: int
-) -> tuple[Samples, list[str]]:
-    """`count` clips with all labels in turn, and the label of each."""
-    ids = [i % len(labels) for i in range(count)]
-    return sampler.sample(count, seed=seed, labels=ids), [labels[i] for i in ids]
-
-
 @dataclass(frozen=True)
 class LongPlan:
     """Videos of `frames` frames, how windows slide, and features for the report, if any."""
@@ -122,7 +122,7 @@ class LongPlan:
     features: Features | None
 
 
-def plan_long_videos(config: Config, plan: RequestPlan) -> LongPlan | None:
+def plan_long_videos(config: Config, plan: RequestPlan, i3d: MakeI3d) -> LongPlan | None:
     """What is drawn of long videos, with the features asked for; None where a clip has all."""
     request, slide = plan.request.long, plan.slide
     if slide is None or request.num_frames is None:
@@ -135,6 +135,7 @@ def plan_long_videos(config: Config, plan: RequestPlan) -> LongPlan | None:
         frames=config.data.frames,
         place=jnp.asarray,
         copy=lambda params: params,
+        make_network=i3d,
     )
     return LongPlan(request.num_frames, slide, features)
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from nbp import locks
 from nbp.data.video.encode import GifWriter, VideoWriter, tile_clips, write_gif
 from nbp.errors import ConfigError
 from nbp.files import make_folder, read_json, write_text
@@ -30,7 +31,7 @@ from nbp.sampling.sampler import Samples
 from nbp.shapes import Clips
 
 GRID_SIDE = 160  # least height of one clip in a GIF grid: small clips are enlarged
-GRID_PIXELS = 2**26  # of all frames of a GIF of long videos: of more frames every second, third ...
+GRID_PIXELS = 2**26  # of all frames of a GIF of long videos
 MOST_GRID_PIXELS = 2**29  # of all frames of a GIF of clips: of more clips the first ones
 GIF_SIDE = 2**16 - 1  # the largest width or height that a GIF can have
 GAP = 2  # pixels between the clips of a grid
@@ -42,12 +43,16 @@ VIDEO = re.compile(r"([0-9]{4,})-[^/]*\.mp4")
 
 @dataclass(frozen=True)
 class Files:
-    """Where clips go. names: what each shows; columns: of the grid, None for a square one."""
+    """Where clips go. names: what each shows; columns: of the grid, None for a square one.
+
+    grid_pixels: of all frames of the grid of long videos; of more every second, third ... is in it.
+    """
 
     out: Path
     names: Sequence[str]
     fps: float
     columns: int | None = None
+    grid_pixels: int = GRID_PIXELS
 
     @property
     def videos(self) -> list[str]:
@@ -117,16 +122,46 @@ def replacing(files: Files) -> Iterator[Path]:
     """
     earlier = find_earlier(files.out)
     make_folder(files.out)
-    with tempfile.TemporaryDirectory(prefix=".samples-", dir=files.out) as name:
-        folder = Path(name)
+    with hidden_folder(files.out, ".samples-") as folder:
         yield folder
-        made = sorted(os.listdir(folder), key=lambda name: (name == ARRAYS, name == GRID, name))
+        made = [name for name in os.listdir(folder) if not name.startswith(".")]
+        made.sort(key=lambda name: (name == ARRAYS, name == GRID, name))
         _write_list(files, [*earlier, *made])  # so that it can be cleared if this is interrupted
         for old in (ARRAYS, GRID, *earlier):
             (files.out / old).unlink(missing_ok=True)
         for new in made:
             os.replace(folder / new, files.out / new)
         _write_list(files, made)
+
+
+@contextlib.contextmanager
+def hidden_folder(out: Path, prefix: str) -> Iterator[Path]:
+    """An empty folder in `out`, which is gone after the block.
+
+    Those of processes that were killed go before: a folder in use has a lock. Without locks nobody
+    can tell, and they stay.
+    """
+    for left in sorted(out.glob(f"{prefix}*")):
+        with contextlib.suppress(locks.Held, OSError), locks.lock_folder(left) as lock:
+            if lock.held:
+                shutil.rmtree(left)
+    folder, lock = _make_locked(out, prefix)
+    with lock:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_locked(out: Path, prefix: str) -> tuple[Path, locks.Lock]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=out))
+        # Before it has its lock, another process may take it for one that was left.
+        with contextlib.suppress(locks.Held, FileNotFoundError):
+            lock = locks.lock_folder(folder)
+            if folder.is_dir():
+                return folder, lock
+            lock.close()
 
 
 def _write_list(files: Files, names: Sequence[str]) -> None:
@@ -241,8 +276,7 @@ class Recording:
     def __enter__(self) -> "Recording":
         self._stack = contextlib.ExitStack()
         self.folder = self._stack.enter_context(replacing(self.files))
-        work = tempfile.TemporaryDirectory(prefix=".arrays-", dir=self.files.out)
-        self._folder = Path(self._stack.enter_context(work))
+        self._folder = self._stack.enter_context(hidden_folder(self.files.out, ".arrays-"))
         self._open = self._stack.enter_context(contextlib.ExitStack())
         return self
 
@@ -287,7 +321,7 @@ class Recording:
         shown, columns = choose_shown(n, columns, frame=self.videos.shape[2:4], frames=1)
         grid = tile_clips(self.videos[shown, :1], columns=columns)
         scale = min(choose_scale(n, height), GIF_SIDE // max(grid.shape[1:3]))
-        every = -(-frames * grid[0, ..., 0].size * scale**2 // GRID_PIXELS)
+        every = -(-frames * grid[0, ..., 0].size * scale**2 // self.files.grid_pixels)
         fps = self.files.fps / every
         with GifWriter(self.folder / GRID, fps=fps, scale=scale) as writer:
             for frame in range(0, frames, every):

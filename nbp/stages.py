@@ -6,6 +6,7 @@ A new objective is a new file in `nbp/tasks/`, its section `train.NAME` in `nbp/
 its construction in `nbp/build.py` and a record here.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -123,7 +124,7 @@ def make_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
 
 
 # Keys inside the groups that a stage fixes which describe the machine or the amount of evaluation,
-# not the model.
+# not what was learned.
 FREE = (
     "data.root",
     "data.workers",
@@ -133,6 +134,15 @@ FREE = (
     "data.validation_split",
     "tokenizer.dtype",
     "tokenizer.remat",
+    # The table of drafts is zero where it is new, which changes nothing.
+    "generator.draft",
+    # What updates are about from now on; shapes and sampling do not know of it.
+    "generator.corruption.share",
+    "generator.corruption.codes",
+    "generator.corruption.over_time",
+    "generator.blocks_share",
+    "generator.draft_training.share",
+    "generator.draft_training.schedule",
 )
 # Keys that say where clips come from: after a stage is trained, the next may read its clips from
 # another place or in another form, such as the tokens that the trained tokenizer made of them.

@@ -66,6 +66,7 @@ from nbp.evaluation.during_training import (
     name_bad_videos,
 )
 from nbp.evaluation.result import write_report
+from nbp.evaluation.setup import STANDARD, EvaluationSetup
 from nbp.init_from import prepare_start
 from nbp.parallel import distributed
 from nbp.parallel.mesh import place_state, shard_batch
@@ -107,17 +108,23 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train_workdir(
-    config: Config, workdir: Path, *, source: Path | None = None, step: int | None = None
+    config: Config,
+    workdir: Path,
+    *,
+    source: Path | None = None,
+    step: int | None = None,
+    setup: EvaluationSetup = STANDARD,
 ) -> None:
     """Trains what is not trained yet. Rerunning the same command continues a stopped run.
 
-    source, step: a new workdir goes on from another one; see `nbp.workdir`. A run that is
-    refused has changed nothing: errors as in `plan_training`, ConfigError where another trains.
+    source, step: a new workdir goes on from another one; see `nbp.workdir`. setup: of evaluations
+    during training and at its end. A run that is refused has changed nothing: errors as in
+    `plan_training`, ConfigError where another trains.
     """
     keep_freed_memory()
     check_places(config, workdir)
     with claim_workdir(workdir) as claim:
-        plan = plan_training(config, workdir, source=source, step=step)
+        plan = plan_training(config, workdir, source=source, step=step, setup=setup)
         distributed.wait_for_all("checked")
         claim.keep()
         begin(config, workdir, plan)
@@ -125,7 +132,7 @@ def train_workdir(
         for stage in stages:
             run_stage(config, workdir, stage, plan)
         if any(stage.generates for stage in stages):
-            finish(config, workdir)
+            finish(config, workdir, setup=setup)
         if distributed.is_main() and is_stale(workdir):
             print(f"[report] to look at: {write_page(workdir)}", flush=True)
 
@@ -228,7 +235,10 @@ def train_stage(
     }
     with (
         Checkpointer(
-            directory / "checkpoints", keep=config.train.keep, verified=verified
+            directory / "checkpoints",
+            keep=config.train.keep,
+            verified=verified,
+            optional=task.network.optional,
         ) as checkpointer,
         drawn_curves(config, workdir, task.name),
         MetricsWriter(
@@ -270,7 +280,7 @@ def drawn_curves(config: Config, workdir: Path, stage: str) -> Iterator[None]:
     draw()
 
 
-def finish(config: Config, workdir: Path) -> None:
+def finish(config: Config, workdir: Path, *, setup: EvaluationSetup) -> None:
     """Draws the configured samples and runs the configured protocol, unless that is done."""
     drawn = distributed.decide((workdir / "samples" / "samples.npz").is_file())
     if config.evaluation.samples and not drawn:
@@ -279,13 +289,13 @@ def finish(config: Config, workdir: Path) -> None:
             print(f"[samples] {config.evaluation.samples} clips in {workdir / 'samples'}")
     protocol = config.evaluation.protocol
     if protocol and not distributed.decide(report_path(workdir, protocol).is_file()):
-        request = EvaluateRequest(workdir, protocol)
+        request = EvaluateRequest(workdir, protocol, setup=setup)
         say = distributed.is_main()
-        report = evaluate_workdir(
+        result = evaluate_workdir(
             request, lambda text: print(f"[evaluate] {text}", flush=True) if say else None
         )
         if not say:
             return
-        write_report(report_path(workdir, protocol), report)
-        print(format_table(f"{config.name}, protocol {protocol}", report["scores"]))
+        write_report(report_path(workdir, protocol), result)
+        print(format_table(f"{config.name}, protocol {protocol}", result.scores))
         print(f"[report] {report_path(workdir, protocol)}")

@@ -22,10 +22,12 @@ from nbp.config.schema import Config, StageConfig, StageName
 from nbp.data.sources import BadVideos
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.during_training import PeriodicScore
+from nbp.evaluation.setup import STANDARD, EvaluationSetup
+from nbp.files import check_writable_folder
 from nbp.init_from import check_start, look_for_start
 from nbp.parallel import distributed
 from nbp.parallel.mesh import check_batch
-from nbp.places import refuse_inside, require_writable
+from nbp.places import ELSEWHERE, refuse_inside
 from nbp.protocols import find_protocol
 from nbp.sampling.request import SampleRequest
 from nbp.stages import STAGES, compare_config, list_stages
@@ -65,12 +67,17 @@ class TrainPlan:
 
 
 def plan_training(
-    config: Config, workdir: Path, *, source: Path | None = None, step: int | None = None
+    config: Config,
+    workdir: Path,
+    *,
+    source: Path | None = None,
+    step: int | None = None,
+    setup: EvaluationSetup = STANDARD,
 ) -> TrainPlan:
     """Looks at everything that training in `workdir` needs and changes nothing.
 
     Call `check_places` before. source, step: as in `nbp.workdir.find_resume`; the comparisons
-    are made there then.
+    are made there then. setup: of evaluations during training.
 
     Raises ConfigError, DataError or CheckpointError for what would make the run fail or spoil what
     lies in the workdir.
@@ -114,7 +121,9 @@ def plan_training(
     check_pair(config, place, begun, checked)
     check_labels(config, place, begun, held_out.label_names)
     labels = held_out.label_names
-    score = PeriodicScore(config, workdir, labels) if config.evaluation.every else None
+    score = None
+    if config.evaluation.every:
+        score = PeriodicScore(config, workdir, labels, setup=setup)
     if resume is not None:
         whole = {stage: [found.step] for stage, found in checked.items()}
         resume = dataclasses.replace(resume, steps={**resume.steps, **whole})
@@ -146,7 +155,7 @@ def check_places(config: Config, workdir: Path) -> None:
     for stage in config.stages:
         folders += [stage, f"{stage}/checkpoints", f"{stage}/previews"]
     for folder in folders:
-        require_writable(workdir / folder)
+        check_writable_folder(workdir / folder, ELSEWHERE)
 
 
 def check_devices(config: Config) -> None:
@@ -201,7 +210,8 @@ def check_stage(
             check_start(start, name, task.network)
         return None
     template = jax.eval_shape(task.init, jax.random.key(0))
-    with Checkpointer(directory, read_only=True, report=lambda text: None) as checkpointer:
+    options: dict[str, Any] = {"optional": task.network.optional, "report": lambda text: None}
+    with Checkpointer(directory, read_only=True, **options) as checkpointer:
         found = checkpointer.check(template, step=step)
     stage = getattr(config.train, name)
     entries = read_journal(directory / JOURNAL)

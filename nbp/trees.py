@@ -32,6 +32,18 @@ def nest_paths(tree: PyTree) -> dict[str, Any]:
     return nested
 
 
+def nest_flat(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts of the leaves that `flatten_paths` has found in some."""
+    nested: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split("/")
+        node = nested
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = leaf
+    return nested
+
+
 def unnest_paths(nested: Mapping[str, Any], template: PyTree) -> PyTree:
     """Inverse of `nest_paths`: puts the leaves of `nested` into the structure of `template`."""
     paths, treedef = jax.tree_util.tree_flatten_with_path(template)

@@ -21,7 +21,8 @@ from nbp.metrics.inception_score import ClassProbabilities
 from nbp.metrics.lpips import LpipsScorer
 from nbp.metrics.score_table import FeatureKind
 from nbp.models.c3d import C3dNetwork, C3dSpec
-from nbp.models.i3d import LEAST_FRAMES, PYTORCH_EPSILON, SIZE, TFHUB_EPSILON, I3dNetwork, I3dSpec
+from nbp.models.i3d import PYTORCH_EPSILON, SIZE, TFHUB_EPSILON, I3dNetwork, I3dSpec
+from nbp.models.lpips import VGG16, LpipsNetwork
 from nbp.protocols.protocol import Detector, Protocol
 from nbp.shapes import PyTree
 from nbp.workdir import CONVERTED
@@ -35,6 +36,18 @@ RANDOM_SEED, RANDOM_SIZE, RANDOM_VERSION = 0, 64, 2
 OLD_EPSILONS = {"torch": PYTORCH_EPSILON, "torchscript": TFHUB_EPSILON}
 
 Place = Callable[[Any], Any]
+MakeI3d = Callable[[int], I3dNetwork]  # from px of its input
+MakeC3d = Callable[[], C3dNetwork]
+
+
+def make_i3d(size: int) -> I3dNetwork:
+    """I3D for frames of `size` px."""
+    return I3dNetwork(I3dSpec(size=size), build.make_conv())
+
+
+def make_c3d() -> C3dNetwork:
+    """C3D with UCF101's classes."""
+    return C3dNetwork(C3dSpec(), build.make_conv())
 
 
 @dataclass(frozen=True)
@@ -73,11 +86,13 @@ def load_features(
     place: Place,
     copy: Place,
     known: Mapping[str, KnownFile] = PUBLIC,
+    make_network: MakeI3d = make_i3d,
 ) -> Features | None:
     """The features of `choice`, a folder or `random-i3d`; None where the protocol needs none.
 
     frames: of a clip. place: puts clips on the devices; copy: puts parameters there.
-    known: public files by git blob id; those of any other file give another score. Raises
+    known: public files by git blob id; those of any other file give another score.
+    make_network: the network that the weights are for. Raises
     ConfigError, which names the file to get and the command to convert it, where the folder does
     not hold what the protocol asks for.
     """
@@ -96,13 +111,12 @@ def load_features(
             f"protocol {protocol.name} needs I3D features: {describe_remedy(rule.detector)}; "
             f"--features {RANDOM} gives a number for trends that compares with no other"
         )
-    scored = rule.frames or frames
-    if scored < LEAST_FRAMES:
+    network = make_network(RANDOM_SIZE if choice == RANDOM else SIZE)
+    scored, least = rule.frames or frames, network.least_frames
+    if scored < least:
         raise ConfigError(
-            f"--features {choice}: I3D needs clips of {LEAST_FRAMES} frames, these have {scored}"
+            f"--features {choice}: I3D needs clips of {least} frames, these have {scored}"
         )
-    size = RANDOM_SIZE if choice == RANDOM else SIZE
-    network = I3dNetwork(I3dSpec(size=size), build.make_conv())
     kind: FeatureKind
     if choice == RANDOM:
         drawn = {"seed": RANDOM_SEED, "size": RANDOM_SIZE, "version": RANDOM_VERSION}
@@ -150,17 +164,17 @@ def recognize(
 
 
 def load_lpips(
-    folder: str, *, place: Place, copy: Place
+    folder: str, *, place: Place, copy: Place, network: LpipsNetwork = VGG16
 ) -> tuple[LpipsScorer | None, dict[str, Any] | None]:
     """The scorer with the weights in a folder, and what they are; None for no folder ("")."""
     if not folder:
         return None, None
-    params = build.load_lpips(folder)
-    return LpipsScorer(copy(params), place=place), read_origin(Path(folder), "lpips")
+    scorer = LpipsScorer(copy(build.load_lpips(folder, network)), network, place=place)
+    return scorer, read_origin(Path(folder), "lpips")
 
 
 def load_c3d(
-    folder: str, *, place: Place, copy: Place
+    folder: str, *, place: Place, copy: Place, make_network: MakeC3d = make_c3d
 ) -> tuple[ClassProbabilities | None, dict[str, Any] | None]:
     """C3D with the weights in a folder, and what they are; None for no folder ("")."""
     if not folder:
@@ -170,7 +184,7 @@ def load_c3d(
             f"{folder} holds no converted C3D: get a PyTorch file of C3D with UCF101's classes, "
             f"then: python -m nbp.convert c3d --source FILE --out {folder}"
         )
-    network = C3dNetwork(C3dSpec(), build.make_conv())
+    network = make_network()
     trained = build.load_trained(Path(folder), "c3d", network=network, ema=False)
     classes = ClassProbabilities(network, copy(trained.params), place=place)
     return classes, read_origin(Path(folder), "c3d")

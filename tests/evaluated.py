@@ -17,6 +17,7 @@ from nbp import build, build_data
 from nbp.config import load_config
 from nbp.config.schema import Config
 from nbp.data.records import PREPARED
+from nbp.evaluation.setup import EvaluationSetup
 from nbp.files import write_text
 from nbp.interop.identity import FILES
 from nbp.models.i3d import I3dNetwork, I3dSpec
@@ -44,6 +45,14 @@ class SmallNetwork(I3dNetwork):
         b, t, h, w, c = pixels.shape
         regions = pixels.reshape(b, t, POOLED, h // POOLED, POOLED, w // POOLED, c)
         return regions.mean(axis=(1, 3, 5)).reshape(b, -1) @ params["kernel"]
+
+
+def make_small(size: int) -> SmallNetwork:
+    del size
+    return SmallNetwork(SMALL, build.make_conv())
+
+
+SMALL_SETUP = EvaluationSetup(i3d=make_small)
 
 
 def save_params(folder: Path, stage: str, params: Any) -> None:

@@ -227,6 +227,16 @@ def test_every_key_can_be_overridden_by_its_own_value() -> None:
             "6 widths halve the frame 5 times, and data.size is 16. Use fewer widths",
         ),
         ({"sampling.temperature": "0"}, "sampling.temperature: 0 must be at least 0.001"),
+        ({"sampling.refinements": "2"}, "need a model with the draft channel"),
+        (
+            {"generator.draft": "True", "generator.block": "token"},
+            "generator.draft: no block is drawn at once",
+        ),
+        (
+            {"generator.draft": "True", "train.generator.accumulate": "8"},
+            "generator.draft needs micro-batches of 2 clips or more",
+        ),
+        ({"generator.draft_training.share": "1.0"}, "share: 1.0 must be above 0 and below 1"),
         ({"sampling.top_p": "1.5"}, "sampling.top_p: 1.5 must be above 0 and at most 1"),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
@@ -351,8 +361,27 @@ def test_helpers_are_not_offered_as_configurations(
     with pytest.raises(ConfigError, match="is a folder"):
         load_config("configs", {})
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="no config file configs/quickstart.py; those of NBP"):
-        load_config(QUICKSTART, {})
+    with pytest.raises(ConfigError, match=r"did you mean configs/quickstart\.py\?"):
+        load_config("configs/quikstart.py", {})
+
+
+def test_shipped_configurations_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is no such file; helpers beside them are found as well."""
+    names = ("configs/quickstart.py:smoke", "configs/k600/generator_1b.py")
+    expected = [load_config(name, {"data.root": "x"}) for name in names]
+    assert not capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert [load_config(name, {"data.root": "x"}) for name in names] == expected
+    told = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("shipped/")[2] for line in told] == [n.split(":")[0] for n in names]
+    (tmp_path / "configs").mkdir()
+    write(tmp_path / "configs" / "quickstart.py", "def get_config(): return {}")
+    with pytest.raises(ConfigError, match="has no variants"):  # what lies here comes first
+        load_config("configs/quickstart.py:smoke", {})
+    with pytest.raises(ConfigError, match="no config file"):
+        load_config("configs/../../errors.py", {})
 
 
 def test_configurations_import_what_lies_beside_them_from_anywhere(

@@ -4,10 +4,11 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from nbp.layout import LatentGrid, Opening, SequencePlan, draw_mask
+from nbp.layout import LatentGrid, Opening, Partition, SequencePlan, draw_blocks, draw_mask
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -23,13 +24,21 @@ def read_plan(text: str) -> SequencePlan:
     """The plan of a documented constructor call, read without evaluating code."""
     numbers = r"\((\d+), (\d+), (\d+)\)"
     match = re.fullmatch(
-        rf'SequencePlan\(LatentGrid{numbers}, {numbers}, Opening\("(\w+)"(?:, (\d+))?\), (\d+)\)',
+        rf'SequencePlan\(LatentGrid{numbers}, {numbers}, Opening\("(\w+)"(?:, (\d+))?\), (\d+)'
+        r'(?:, "(\w+)")?\)',
         text,
     )
     assert match, text
     t, h, w, bt, bh, bw = (int(n) for n in match.groups()[:6])
     kind, blocks, prompt = match.group(7), int(match.group(8) or 1), int(match.group(9))
-    return SequencePlan(LatentGrid(t, h, w), (bt, bh, bw), Opening(kind, blocks), prompt)  # type: ignore[arg-type]
+    partition = match.group(10) or "box"
+    return SequencePlan(
+        LatentGrid(t, h, w),
+        (bt, bh, bw),
+        Opening(kind, blocks),  # type: ignore[arg-type]
+        prompt,
+        partition,  # type: ignore[arg-type]
+    )
 
 
 def test_layout_draws_every_opening() -> None:
@@ -40,6 +49,20 @@ def test_layout_draws_every_opening() -> None:
 @pytest.mark.parametrize("call,picture", drawn_plans())
 def test_masks_in_layout_are_drawn_by_the_code(call: str, picture: str) -> None:
     assert draw_mask(read_plan(call)) == picture
+
+
+def drawn_partitions() -> list[tuple[str, str]]:
+    text = (ROOT / "docs/layout.md").read_text(encoding="utf8")
+    return re.findall(r"^`(SequencePlan\(.*?\))` blocks:\n\n```text\n(.*?)\n```", text, re.S | re.M)
+
+
+def test_layout_draws_every_partition() -> None:
+    assert {read_plan(call).partition for call, _ in drawn_partitions()} == set(get_args(Partition))
+
+
+@pytest.mark.parametrize("call,picture", drawn_partitions())
+def test_partitions_in_layout_are_drawn_by_the_code(call: str, picture: str) -> None:
+    assert draw_blocks(read_plan(call)) == picture
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -128,9 +128,9 @@ def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path, place):
 @pytest.mark.parametrize(
     "place, why",
     [
-        ("file", "cannot make the folder .*file: .*file is no folder. Use --out."),
-        ("file/below", "file is no folder"),
-        ("dangling", "dangling is no folder"),
+        ("file", "cannot make the folder .*file: .*file is a file. Use --out."),
+        ("file/below", "file is a file"),
+        ("dangling", "dangling is a link to nothing"),
         ("é" * 128, "File name too long"),  # 256 bytes
         ("new/" + "x" * 256 + "/below", "File name too long"),
     ],

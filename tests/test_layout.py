@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sequence geometry against a sequence built item by item, and a decoder simulated in numpy."""
 
+import dataclasses
 import itertools
 import math
 import textwrap
+from fractions import Fraction
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from nbp.layout import (
     LatentGrid,
     Opening,
     OpeningKind,
+    Partition,
     SequencePlan,
     Vocabulary,
     draw_mask,
@@ -42,7 +46,8 @@ def plans(draw: st.DrawFn) -> SequencePlan:
         kinds.append("prefix")
     kind = draw(st.sampled_from(kinds))
     length = draw(st.integers(1, blocks)) if kind == "hybrid" else 1
-    return SequencePlan(grid, (t, h, w), Opening(kind, length), draw(st.integers(0, 3)))
+    partition: Partition = draw(st.sampled_from(get_args(Partition)))
+    return SequencePlan(grid, (t, h, w), Opening(kind, length), draw(st.integers(0, 3)), partition)
 
 
 def spell_out(plan: SequencePlan) -> list[tuple[tuple[str, int], int | None, int]]:
@@ -112,6 +117,7 @@ def test_each_token_is_predicted_once_and_from_exactly_what_precedes_it(plan):
 @settings(max_examples=150, deadline=None)
 @given(plans())
 def test_order_runs_through_contiguous_boxes(plan):
+    plan = dataclasses.replace(plan, partition="box")
     order = plan.order
     assert sorted(order) == list(range(plan.grid.size))
     values = np.random.default_rng(0).permutation(plan.grid.size)
@@ -392,6 +398,72 @@ def test_frames_and_latent_frames_as_they_are_counted_out(stride):
     assert frames_of_latents(0, stride) == latents_of_frames(0, stride) == 0
 
 
+@pytest.mark.parametrize("grid, block", [((4, 6, 8), (2, 3, 2)), ((1, 8, 4), (1, 2, 4))])
+def test_strided_blocks_are_residues(grid, block):
+    plan = SequencePlan(LatentGrid(*grid), block, Opening("bov"), 0, "strided")
+    (_, h, w), (bt, bh, bw) = grid, block
+    down, across = h // bh, w // bw
+    blocks = plan.order.reshape(-1, plan.block_size)
+    for number, places in enumerate(blocks):
+        chunk, i, j = np.unravel_index(number, (grid[0] // bt, down, across))
+        expected = [
+            (t, y, x)
+            for t in range(chunk * bt, chunk * bt + bt)
+            for y in range(h)
+            for x in range(w)
+            if y % down == i and x % across == j
+        ]
+        assert list(zip(*np.unravel_index(places, grid), strict=True)) == expected
+
+
+def halton(number: int, base: int) -> Fraction:
+    """By its definition: sum of digit_k / base^(k+1)."""
+    digits = []
+    while number:
+        digits.append(number % base)
+        number //= base
+    return sum((Fraction(d, base ** (k + 1)) for k, d in enumerate(digits)), Fraction(0))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (3, 8)])
+def test_halton_blocks_follow_the_sequence(size):
+    h, w = size
+    seen: list[int] = []
+    for number in range(10_000):
+        place = int(halton(number, 2) * h) * w + int(halton(number, 3) * w)
+        if place not in seen:
+            seen.append(place)
+    assert len(seen) == h * w
+    plan = SequencePlan(LatentGrid(2, h, w), (1, 1, w), Opening("bov"), 0, "halton")
+    expected = [sorted(seen[k : k + w]) for k in range(0, h * w, w)]
+    frames = plan.order.reshape(2, h, w)
+    assert frames[0].tolist() == expected
+    assert (frames[1] - frames[0] == h * w).all()
+    # A block of 2 frames holds the places in both.
+    deep = SequencePlan(LatentGrid(2, h, w), (2, 1, w), Opening("bov"), 0, "halton")
+    assert deep.order.reshape(h, 2, w)[:, 0].tolist() == expected
+    assert deep.order.reshape(h, 2, w)[:, 1].tolist() == frames[1].tolist()
+
+
+def test_places_of_a_block_lie_apart():
+    """How near the nearest other place of the same block is, in the worst case and on average."""
+
+    def distances(partition: Partition, *, summarize=np.min) -> list[float]:
+        plan = SequencePlan(LatentGrid(1, 16, 16), (1, 1, 16), Opening("bov"), 0, partition)
+        square = SequencePlan(LatentGrid(1, 16, 16), (1, 4, 4), Opening("bov"), 0, partition)
+        found = []
+        for blocks in (plan, square):
+            at = np.stack(np.unravel_index(blocks.order, (16, 16)), -1).reshape(-1, 16, 2)
+            gaps = np.abs(at[:, :, None] - at[:, None]).sum(-1)
+            nearest = np.where(np.eye(16, dtype=bool), 99, gaps).min(-1)
+            found.append(summarize(nearest))
+        return found
+
+    assert distances("box") == [1, 1]
+    assert distances("strided") == [1, 4]  # a row whose stride across is 1 stays a row
+    assert min(distances("halton", summarize=np.mean)) > 2.5
+
+
 def test_plans_are_values():
     def make(**changes) -> SequencePlan:
         values = {"grid": LatentGrid(2, 4, 4), "block": (1, 1, 4), "opening": Opening("hybrid")}
@@ -405,10 +477,12 @@ def test_plans_are_values():
         make(opening=Opening("prefix")),
         make(opening=Opening("hybrid", 2)),
         make(prompt_length=1),
+        make(block=(1, 2, 2), partition="strided"),
+        make(block=(1, 2, 2), partition="halton"),
     ]
     assert make() == make()
     assert hash(make()) == hash(make())
-    assert make().fingerprint == make().fingerprint
+    assert make().fingerprint == make().fingerprint == "10cdb36182096281", "checkpoints name it"
     assert len(set(variants)) == len({plan.fingerprint for plan in variants}) == len(variants)
 
 

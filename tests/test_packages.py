@@ -92,6 +92,17 @@ def test_the_distribution_has_a_name_that_is_not_the_strangers() -> None:
         assert not re.search(r"\bnbp(-video)?\[|pip install [^\n`]*\bnbp\b", text), place
 
 
+def test_the_configurations_are_part_of_the_package() -> None:
+    """By a link in a folder that setuptools takes for a package: the wheel holds copies."""
+    link = ROOT / "nbp" / "shipped" / "configs"
+    assert link.is_symlink()
+    assert not link.readlink().is_absolute()
+    assert link.resolve() == ROOT / "configs"
+    assert [path.name for path in link.parent.iterdir()] == ["configs"]
+    # Folders without __init__.py count: `namespaces` is on unless it is turned off.
+    assert PROJECT["tool"]["setuptools"]["packages"]["find"] == {"include": ["nbp*"]}
+
+
 def test_the_image_has_the_extra_for_gpus() -> None:
     """By name: the code, of which `.[cuda]` is an extra, comes later."""
     extra = {

@@ -478,6 +478,14 @@ def test_the_command_is_the_module(tmp_path: Path) -> None:
     assert call("report", "--help").stdout.startswith("usage: python -m nbp.report ")
 
 
+def test_help_of_the_console_script_calls_commands_as_it_does() -> None:
+    code = "import sys; sys.argv = ['/x/bin/nbp', 'train', '--help'];"
+    text = python(code + "from nbp.__main__ import main; main()", cwd=ROOT)
+    assert text.startswith("usage: nbp train ")
+    assert "\n  nbp train --config configs/quickstart.py" in text
+    assert "python -m" not in text
+
+
 def test_the_package_has_its_data_and_its_command() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))
     assert project["project"]["scripts"] == {"nbp": "nbp.__main__:main"}

@@ -13,13 +13,7 @@ from nbp.interop.identity import FILES, PUBLIC, KnownFile
 from nbp.nn.conv3d import taps_conv
 from nbp.protocols import PROTOCOLS
 from nbp.weights import recognize
-from tests.evaluated import SMALL, SmallNetwork, make_features
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "I3dNetwork", SmallNetwork)
-    monkeypatch.setattr(weights, "I3dSpec", lambda **_: SMALL)
+from tests.evaluated import SMALL, SmallNetwork, make_features, make_small
 
 
 def load(folder: Path, protocol: str = "reconstruction", **options) -> weights.Features:
@@ -29,6 +23,7 @@ def load(folder: Path, protocol: str = "reconstruction", **options) -> weights.F
         frames=9,
         place=jnp.asarray,
         copy=lambda params: params,
+        make_network=make_small,
         **options,
     )
     assert features is not None

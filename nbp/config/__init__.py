@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from nbp.config.parsing import call_get_config, convert, set_override, suggest
 from nbp.config.schema import Config
 from nbp.config.validation import validate
 from nbp.errors import ConfigError
+
+# Holds `configs` in the package as well: a link here, a copy where NBP is installed. Nothing else
+# lies beside it, for configurations import from there (`nbp.config.parsing.importing_beside`).
+SHIPPED = Path(__file__).parent.parent / "shipped"
 
 
 def load_config(argument: str, overrides: Mapping[str, str], *, expand: bool = True) -> Config:
@@ -55,19 +60,34 @@ def load_config(argument: str, overrides: Mapping[str, str], *, expand: bool = T
 def split_argument(argument: str) -> tuple[str, str]:
     """`FILE[:VARIANT]` as a file that exists and a variant, "" for none; a path may have colons.
 
-    Raises ConfigError, with the nearest configuration below `configs`, where there is none.
+    What is not there may be one that NBP ships: then it is that one, and stderr says so. Raises
+    ConfigError, with the nearest configuration below `configs`, where there is none.
     """
-    places = [len(argument), *(i for i in reversed(range(len(argument))) if argument[i] == ":")]
-    for place in places:  # the longest path first
-        if Path(argument[:place]).is_file():
-            return argument[:place], argument[place + 1 :]
+    if found := _split_existing(argument):
+        return found
+    if argument.startswith("configs/") and (found := _split_existing(f"{SHIPPED}/{argument}")):
+        print(f"nbp: the configuration is that of the package, {found[0]}", file=sys.stderr)
+        return found
     path, colon, variant = argument.rpartition(":")
     path = path if colon and "/" not in variant and not variant.endswith(".py") else argument
     if Path(path).is_dir():
         raise ConfigError(f"{path} is a folder: name a configuration in it, FILE.py[:VARIANT]")
-    known = sorted(str(p) for p in Path("configs").glob("**/*.py") if is_configuration(p))
-    hint = suggest(path, known) if known else "; those of NBP lie in the folder configs"
-    raise ConfigError(f"no config file {path}{hint}")
+    known = {
+        str(file.relative_to(root))
+        for root in (Path(), SHIPPED)
+        for file in (root / "configs").glob("**/*.py")
+        if is_configuration(file)
+    }
+    raise ConfigError(f"no config file {path}{suggest(path, sorted(known))}")
+
+
+def _split_existing(argument: str) -> tuple[str, str] | None:
+    """A file and a variant; None where there is no such file."""
+    places = [len(argument), *(i for i in reversed(range(len(argument))) if argument[i] == ":")]
+    for place in places:  # the longest path first
+        if Path(argument[:place]).is_file():
+            return argument[:place], argument[place + 1 :]
+    return None
 
 
 def is_configuration(path: Path) -> bool:

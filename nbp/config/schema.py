@@ -2,21 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every key that a configuration can set, with its default: `a.b` is field `b` of section `a`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from nbp.data import prompts
 from nbp.data.moving_shapes import MovingShapesSpec, ShapesContent
-from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary, resolve_block
+from nbp.layout import Box, LatentGrid, Opening, Partition, SequencePlan, Vocabulary, resolve_block
 from nbp.models.tokenizer import TokenizerSpec
+from nbp.nn.attention.choose import Choice as AttentionChoice
 from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed, Share
 from nbp.sampling.settings import SamplingConfig
 from nbp.tasks.adversary import AdversarySettings
+from nbp.tasks.corrupted_context import CorruptedContext, CorruptionSettings
+from nbp.tasks.draft import DraftObjective
 from nbp.tasks.tokenizer import Objective
 from nbp.training.guards import GuardSpec
 from nbp.training.optimizer import OptimizerSettings
 
-Attention = Literal["auto", "prefix", "xla", "dense", "mosaic", "pallas", "cudnn", "splash"]
 StageName = Literal["tokenizer", "generator"]  # in their order; see `nbp.stages`
 
 
@@ -82,7 +84,11 @@ class ImagesConfig:
 class GeneratorConfig:
     """The next-block generator.
 
-    block: token, row, frame or a box (bt, bh, bw) that divides the latent grid.
+    block: token, row, frame or a box (bt, bh, bw) that divides the latent grid. partition: whether
+      a block is this box, or as many places of the frame that lie apart (strided, halton); see
+      `nbp.layout.SequencePlan.order`.
+    blocks: further blocks that the same weights learn; `sampling.block` chooses one of all. Each
+      update is of one block: with the chance blocks_share one of these, else `block`.
     opening: prefix, bov or hybrid; opening_blocks: length of hybrid's token-by-token part in
       blocks, or "frame" for the blocks that cover the first latent frame.
     prompt: none, label (class id) or text (of a UCF101 class name, 8 ids); null_probability: share
@@ -91,6 +97,9 @@ class GeneratorConfig:
       else prefix); mosaic and cudnn need bfloat16. xla and dense compute hidden scores too and
       keep them.
     context: rows of the position table (paper recipe).
+    corruption: wrong codes among those that are read in training.
+    draft: whether blocks can be refined in several passes (docs/blocks.md). A trained generator can
+      get or lose it. draft_training: how it is learned.
     """
 
     layers: Count
@@ -98,6 +107,9 @@ class GeneratorConfig:
     width: Count
     recipe: Literal["modern", "paper"] = "modern"
     block: str | Box = "row"
+    partition: Partition = "box"
+    blocks: tuple[str | Box, ...] = ()
+    blocks_share: Share = 0.5
     opening: Literal["prefix", "bov", "hybrid"] = "hybrid"
     opening_blocks: int | Literal["frame"] = 1
     prompt: Literal["none", "label", "text"] = "none"
@@ -105,8 +117,11 @@ class GeneratorConfig:
     null_probability: Share = 0.1
     dropout: Share = 0.0
     dtype: DType = "float32"
-    attention: Attention = "auto"
+    attention: AttentionChoice = "auto"
     context: Count = 5120
+    corruption: CorruptionSettings = field(default_factory=CorruptionSettings)
+    draft: bool = False
+    draft_training: DraftObjective = field(default_factory=DraftObjective)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,25 +250,65 @@ class Config:
     def block(self) -> Box:
         return resolve_block(self.generator.block, self.grid)
 
-    @property
-    def opening(self) -> Opening:
+    def opening(self, block: Box) -> Opening:
+        """How a clip in such blocks begins."""
         blocks = self.generator.opening_blocks
         if self.generator.opening != "hybrid":
             return Opening(self.generator.opening)
         if blocks == "frame":
             _, h, w = self.grid.shape
-            _, bh, bw = self.block
+            _, bh, bw = block
             blocks = (h // bh) * (w // bw)
         return Opening("hybrid", blocks)
 
     @property
     def plan(self) -> SequencePlan:
+        return self.plan_of(self.generator.block)
+
+    @property
+    def further_plans(self) -> tuple[SequencePlan, ...]:
+        """Those of `generator.blocks`."""
+        return tuple(map(self.plan_of, self.generator.blocks))
+
+    def plan_of(self, block: str | Box) -> SequencePlan:
+        """The plan of a block; ValueError where it does not fit."""
         lengths = {"none": 0, "label": 1, "text": prompts.LENGTH}
-        prompt = lengths[self.generator.prompt]
-        return SequencePlan(self.grid, self.block, self.opening, prompt)
+        prompt, box = lengths[self.generator.prompt], resolve_block(block, self.grid)
+        return SequencePlan(self.grid, box, self.opening(box), prompt, self.generator.partition)
+
+    def with_block(self, block: str | Box) -> "Config":
+        """The same model, which draws in another of its blocks; ValueError where it knows none."""
+        known = (self.generator.block, *self.generator.blocks)
+        plans = [self.plan_of(each) for each in known]
+        wanted = resolve_block(block, self.grid)
+        for i, plan in enumerate(plans):
+            if plan.block == wanted:
+                others = known[:i] + known[i + 1 :]
+                changed = replace(self.generator, block=known[i], blocks=others)
+                return replace(self, generator=changed)
+        names = ", ".join(plan.name for plan in plans)
+        raise ValueError(f"block {block}: this model was trained with blocks {names}")
+
+    @property
+    def corruption(self) -> CorruptedContext | None:
+        """What replaces codes that the generator reads in training, if anything.
+
+        Never those of the latent frames that `evaluation.given_frames` gives when sampling.
+        """
+        settings, plan = self.generator.corruption, self.plan
+        if not settings.share:
+            return None
+        return CorruptedContext(
+            settings,
+            plan,
+            self.tokenizer.make_quantizer().codes,
+            levels=self.tokenizer.digits,
+            given=plan.tokens_of_frames(self.evaluation.given_frames),
+        )
 
     def vocabulary(self, classes: int) -> Vocabulary:
         """The ids of a model trained with `classes` labels."""
         sizes = {"none": 0, "label": classes, "text": prompts.VOCABULARY}
         prompt = sizes[self.generator.prompt]
-        return Vocabulary(self.tokenizer.make_quantizer().codes, prompt, self.plan.special_count)
+        special = max(plan.special_count for plan in (self.plan, *self.further_plans))
+        return Vocabulary(self.tokenizer.make_quantizer().codes, prompt, special)

@@ -31,6 +31,11 @@ def validate(config: Config) -> None:
     if not problems:
         check("generator.block", lambda: config.block)
         check("generator.opening", lambda: config.plan)
+    if not problems:
+        check("generator.corruption", lambda: config.corruption)
+        check("generator.blocks", lambda: config.further_plans)
+    if not problems:
+        problems += find_block_problems(config)
     generator, data = config.generator, config.data
     require(
         generator.width % generator.heads == 0,
@@ -70,6 +75,7 @@ def validate(config: Config) -> None:
         require(images.batch % accumulate == 0, "images.batch", text)
     text = "a folder of images, of which none are taken: --config.images.batch=N, or leave it empty"
     require(bool(images.batch) or not images.root, "images.root", text)
+    problems += find_draft_problems(config) if not problems else []
     if "tokenizer" in config.stages:
         problems += find_objective_problems(config)
     for name in config.stages:
@@ -81,6 +87,50 @@ def validate(config: Config) -> None:
         )
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def find_block_problems(config: Config) -> list[str]:
+    """What is wrong with several blocks in one run, and with the one that is drawn in."""
+    problems = []
+    plans = (config.plan, *config.further_plans)
+    names = [plan.name for plan in plans]
+    if len(set(names)) < len(names):
+        problems.append(f"generator.blocks: {', '.join(names)}: name each block once")
+    if config.generator.draft and any(p.first_joint >= p.grid.size for p in plans[1:]):
+        problems.append(
+            "generator.blocks: a block of one token has nothing to refine: leave out token, or "
+            "generator.draft"
+        )
+    if config.sampling.block:
+        try:
+            config.with_block(config.sampling.block)
+        except ValueError as error:
+            problems.append(f"sampling.block: {error}")
+    return problems
+
+
+def find_draft_problems(config: Config) -> list[str]:
+    """What the draft channel and its passes ask of the rest of the configuration, if in vain."""
+    problems = []
+    if not config.generator.draft:
+        if config.sampling.refinements > 1:
+            problems.append(
+                f"sampling.refinements: {config.sampling.refinements} passes over a block need a "
+                "model with the draft channel: --config.generator.draft=True, or 1 pass"
+            )
+        return problems
+    plan, stage = config.plan, config.train.generator
+    if plan.first_joint >= plan.grid.size:
+        problems.append(
+            "generator.draft: no block is drawn at once, so there is nothing to refine: use "
+            "generator.block=row or a larger one, or generator.draft=False"
+        )
+    if stage.batch // stage.accumulate < 2:
+        problems.append(
+            "train.generator.batch: generator.draft needs micro-batches of 2 clips or more, one to "
+            "be plain and one to show drafts"
+        )
+    return problems
 
 
 def find_objective_problems(config: Config) -> list[str]:

@@ -122,11 +122,6 @@ class VideoFolder:
         files = {file.name: file.info.notes for file in (*self.files, *other.files)}
         return [text for text, _ in list_notes(files.items())]
 
-    def count_classes(self) -> dict[str, int]:
-        """Number of files per class name, zero included, in the order of `label_names`."""
-        counts = Counter(file.label for file in self.files)
-        return {name: counts[label] for label, name in enumerate(self.label_names)}
-
 
 class BadVideos:
     """The list of unusable files: at most one entry per path, kept in a CSV file if one is given.

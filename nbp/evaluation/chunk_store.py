@@ -41,17 +41,18 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class ChunkStore:
-    """The files of one piece of work: items 0 .. count - 1 in `folder`."""
+    """The files of one piece of work: items 0 .. count - 1 in `folder`, `size` of them in each."""
 
     folder: Path
     count: int
+    size: int = CHUNK
 
     @classmethod
     def open(
-        cls, cache: Path, kind: str, settings: Mapping[str, Any], *, count: int
+        cls, cache: Path, kind: str, settings: Mapping[str, Any], *, count: int, size: int = CHUNK
     ) -> "ChunkStore":
         """The store of work with these settings (JSON), new or begun; others are not touched."""
-        store = cls(cache / f"{kind}-{hash_values({'chunk': CHUNK, **settings})}", count)
+        store = cls(cache / f"{kind}-{hash_values({'chunk': size, **settings})}", count, size)
         if distributed.is_main():
             store.folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
@@ -59,11 +60,11 @@ class ChunkStore:
         return store
 
     def __len__(self) -> int:
-        return -(-self.count // CHUNK)
+        return -(-self.count // self.size)
 
     def items(self, chunk: int) -> np.ndarray:
         """The numbers of the items of a chunk."""
-        return np.arange(chunk * CHUNK, min((chunk + 1) * CHUNK, self.count))
+        return np.arange(chunk * self.size, min((chunk + 1) * self.size, self.count))
 
     def save(self, chunk: int, arrays: Arrays) -> None:
         """Writes a chunk, and returns when it is on the disk."""
@@ -124,7 +125,7 @@ def fill_stores(
     """Makes what is missing in stores over the same items; returns the seconds that it took.
 
     make: from the numbers of a chunk, and the places of the stores that lack it, to the arrays of
-      each of these. A store with fewer items, a multiple of `CHUNK`, has the first ones. Chunks
+      each of these. A store with fewer items, a multiple of their size, has the first ones. Chunks
       are divided among the processes of the job; every process returns once all are there.
     """
     place, processes = distributed.find_place()

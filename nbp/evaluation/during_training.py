@@ -18,11 +18,13 @@ from nbp.data.video.encode import tile_clips
 from nbp.errors import ConfigError
 from nbp.evaluation.generation import ClipGenerator, choose_labels_of, finish_clips
 from nbp.evaluation.real_clips import RealClips, choose_rule, open_clips
-from nbp.evaluation.score_generated import Reference, measure_reference
+from nbp.evaluation.reference_set import Reference, measure_reference
 from nbp.evaluation.score_reconstruction import Devices
 from nbp.evaluation.setup import (
     CACHE,
     FEATURE_BATCH,
+    STANDARD,
+    EvaluationSetup,
     check_classes,
     check_model,
     choose_model_config,
@@ -32,7 +34,7 @@ from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.metrics.lpips import LpipsScorer
 from nbp.metrics.reconstruction import CodeCounter, ReconstructionScores
 from nbp.metrics.score_table import name_fvd
-from nbp.models.lpips import LEAST_SIZE
+from nbp.models.lpips import LEAST_SIZE, VGG16, LpipsNetwork
 from nbp.parallel import distributed
 from nbp.parallel.distributed import is_main
 from nbp.protocols import find_protocol
@@ -60,10 +62,17 @@ class PeriodicScore:
     Raises ConfigError, when it is made, where model or data do not fit the protocol.
     """
 
-    def __init__(self, config: Config, workdir: Path, labels: tuple[str, ...]) -> None:
-        self._clips_wanted = config.evaluation.every_clips
+    def __init__(
+        self,
+        config: Config,
+        workdir: Path,
+        labels: tuple[str, ...],
+        *,
+        setup: EvaluationSetup = STANDARD,
+    ) -> None:
+        self._clips_wanted, self._setup = config.evaluation.every_clips, setup
         name = config.evaluation.protocol or GENERAL[config.data.kind][0]
-        protocol = find_protocol(name, config.data.kind)
+        protocol = find_protocol(name, config.data.kind, known=setup.protocols)
         if protocol.generation is None or protocol.features is None:
             raise ConfigError(
                 f"evaluation.every: protocol {name} generates no clips to score. Use "
@@ -71,7 +80,7 @@ class PeriodicScore:
             )
         self._protocol, self._reading = choose_rule(protocol, config, {})
         self._config = choose_model_config(config, self._reading)
-        self._given = check_model(self._config, self._protocol)
+        self._given = check_model(self._config, self._protocol, setup.protocols)
         self._cache = workdir / "report" / CACHE
         self._labels = labels
         self._sampler: Sampler | None = None
@@ -132,6 +141,7 @@ class PeriodicScore:
                 frames=self._config.data.frames,
                 place=devices.place,
                 copy=devices.copy,
+                make_network=self._setup.i3d,
             )
         assert found is not None
         batch = devices.round_up(min(FEATURE_BATCH, self.count))
@@ -149,6 +159,7 @@ class PeriodicScore:
                 None,
                 origin=features.origin,
                 cache=self._cache,
+                chunk=self._setup.chunk,
                 report=lambda text: print(f"[evaluation] {text}", flush=True) if say else None,
             )
 
@@ -238,13 +249,15 @@ class StageEvaluators:
         return evaluators
 
 
-def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation) -> StageEvaluators:
+def tokenizer_evaluators(
+    config: Config, task: TokenizerTask, clips: Validation, *, lpips: LpipsNetwork = VGG16
+) -> StageEvaluators:
     """Held-out PSNR, SSIM, GMS and code statistics, and LPIPS where its weights are configured.
 
-    Previews show clips above their reconstructions.
+    lpips: the network of these. Previews show clips above their reconstructions.
     """
     network = task.network
-    lpips = find_lpips(config, task)
+    scorer = find_lpips(config, task, lpips)
     encode, decode = jax.jit(network.encode), jax.jit(network.decode)
 
     def reconstruct(state: TrainState, video: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -260,8 +273,8 @@ def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation)
             output, tokens = reconstruct(state, batch["video"])
             scores.add(batch["video"], output)
             counter.add(tokens)
-            if lpips is not None:
-                distances.extend(lpips(batch["video"], output).tolist())
+            if scorer is not None:
+                distances.extend(scorer(batch["video"], output).tolist())
         perceptual = {"lpips": float(np.mean(distances))} if distances else {}
         return {**scores.result(), **perceptual, **counter.result()}
 
@@ -272,13 +285,13 @@ def tokenizer_evaluators(config: Config, task: TokenizerTask, clips: Validation)
     return StageEvaluators(config, measure, preview)
 
 
-def find_lpips(config: Config, task: TokenizerTask) -> LpipsScorer | None:
+def find_lpips(config: Config, task: TokenizerTask, network: LpipsNetwork) -> LpipsScorer | None:
     """LPIPS with the weights that the task trains with, else those that are configured, if any."""
     root = config.losses.lpips_root
     if config.data.size < LEAST_SIZE or not (root or "lpips" in task.frozen):
         return None
-    params = task.frozen["lpips"] if "lpips" in task.frozen else build.load_lpips(root)
-    return LpipsScorer(params, place=np.asarray)
+    params = task.frozen["lpips"] if "lpips" in task.frozen else build.load_lpips(root, network)
+    return LpipsScorer(params, network, place=np.asarray)
 
 
 def make_preview_sampler(config: Config, task: GeneratorTask, tokenizer_params: PyTree) -> Sampler:
@@ -298,13 +311,16 @@ def make_preview_sampler(config: Config, task: GeneratorTask, tokenizer_params: 
 def generator_evaluators(
     config: Config, task: GeneratorTask, clips: Validation, *, sampler: Sampler
 ) -> StageEvaluators:
-    """Held-out bits per token and accuracy; previews show samples of the first held-out labels."""
+    """Held-out bits per token, of all and of each latent frame, and accuracy.
+
+    Previews show samples of the first held-out labels.
+    """
     measure_batch = jax.jit(task.evaluate)
     given = choose_given_frames(config, SampleRequest(1))
 
     def measure(state: TrainState) -> dict[str, float]:
         counter = CodeCounter(config.tokenizer.make_quantizer().codes)
-        sums: dict[str, float] = {}
+        sums: dict[str, np.ndarray] = {}
         total = 0
         for batch in clips.batches():
             count = len(batch["label"])
@@ -313,9 +329,12 @@ def generator_evaluators(
             counter.add(np.asarray(tokens))
             total += count
             for name, value in metrics.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * count
+                sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64) * count
         means = {name: value / total for name, value in sums.items()}
-        return {**means, "unigram_bits": counter.result()["unigram_bits"]}
+        frames = means.pop("bits_grid").mean((1, 2))
+        means |= {f"bits_frame_{t}": bits for t, bits in enumerate(frames) if np.isfinite(bits)}
+        means["unigram_bits"] = counter.result()["unigram_bits"]
+        return {name: float(value) for name, value in means.items()}
 
     def preview(state: TrainState) -> np.ndarray:
         batch = clips.batches()[0]

@@ -182,11 +182,16 @@ def find_partners(
 
 
 def choose_partners(
-    starts: Sequence[int], wanted: Sequence[str], count: int, find_label: Callable[[int], str]
+    starts: Sequence[int],
+    wanted: Sequence[str],
+    count: int,
+    find_label: Callable[[int], str],
+    *,
+    most: int = LOOKED_AT,
 ) -> list[int]:
     """For each start the first clip of the wanted label from there on, each clip once if it can be.
 
-    Looks at no more than LOOKED_AT clips; where none fits, the start itself is taken.
+    Looks at no more than `most` clips; where none fits, the start itself is taken.
     """
     labels: dict[int, str] = {}
     chosen: list[int] = []
@@ -195,7 +200,7 @@ def choose_partners(
         for step in range(count):
             index = (start + step) % count
             if index not in labels:
-                if len(labels) >= LOOKED_AT:
+                if len(labels) >= most:
                     continue
                 labels[index] = find_label(index)
             if labels[index] == label:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -40,7 +39,7 @@ class Made:
     """Generated clips: uint8 [n t h w 3], their codes [n T H W], class ids (-1 for none), seconds.
 
     real: the clips whose first frames were given, of the same shape; None without. others: the
-    videos with other values than rounded ones, from the same floats.
+    videos with other values than rounded ones, from the same floats. passes: that each clip took.
     """
 
     videos: Clips
@@ -49,6 +48,7 @@ class Made:
     seconds: np.ndarray
     real: Clips | None = None
     others: Mapping[Values, np.ndarray] = field(default_factory=dict)
+    passes: np.ndarray | None = None
 
     def of(self, values: Values) -> np.ndarray:
         """The videos with these values; rounded ones where they were not kept."""
@@ -87,7 +87,7 @@ class ClipGenerator:
                 made.append(self._draw(part, real))
         joined = {
             name: np.concatenate([getattr(m, name) for m in made])
-            for name in ("videos", "tokens", "labels", "seconds")
+            for name in ("videos", "tokens", "labels", "seconds", "passes")
         }
         real = None if made[0].real is None else np.concatenate([m.real for m in made])
         others = {name: np.concatenate([m.others[name] for m in made]) for name in made[0].others}
@@ -121,6 +121,7 @@ class ClipGenerator:
             np.full(count, seconds, np.float32),
             None if real is None else to_bytes(real),
             {values: choose_values(pixels, values) for values in self.values},
+            samples.passes[:count],
         )
 
 
@@ -166,6 +167,8 @@ class ClipScorer:
         began = time.monotonic()
         counts = np.bincount(made.tokens.ravel(), minlength=self.codes)
         arrays: Arrays = {"label": made.labels, "seconds": made.seconds, SUM + "codes": counts}
+        if made.passes is not None:
+            arrays["passes"] = made.passes
         videos = finish_clips(made, self.rule, size=self.size, pixels=self.pixels)
         arrays |= measure_features(videos, self.extractor, self.frame_features)
         if self.classes is not None:
@@ -249,7 +252,7 @@ def choose_labels_of(
     return np.arange(count) % classes
 
 
-def count_seconds(measures: Sequence[ClipScorer]) -> Mapping[str, Any]:
+def count_seconds(measures: Sequence[ClipScorer]) -> dict[str, float]:
     """Seconds of this run by part, summed over protocols that share their clips."""
     draw = max((m.seconds_of.get("draw", 0.0) for m in measures), default=0.0)
     features = sum(m.seconds_of.get("features", 0.0) for m in measures)

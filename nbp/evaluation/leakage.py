@@ -7,7 +7,7 @@ were compared by nbp.prepare, whose report lies beside the data; its findings ar
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def name_clip(clips: RealClips, index: int) -> str:
     return str(clips.describe(index).get("path", f"clip {index}"))
 
 
-def describe_leaks(leaks: dict[str, Any], *, split: str) -> Sequence[str]:
+def describe_leaks(leaks: Mapping[str, Any], *, split: str) -> Sequence[str]:
     """Lines for a person; none where nothing was found."""
     lines = []
     if count := leaks.get("train_test_count", 0):

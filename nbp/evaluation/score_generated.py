@@ -1,23 +1,19 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The real set of an evaluation: its features are computed once, and found again by what they are.
-
-They lie beside the report, under a name that changes with the clips, how they are read, and the
-network. Nothing checks how old they are: another data set is another fingerprint.
+"""Scores of generated clips: drawn once for the protocols that share them, in chunks, compared with
+the real set.
 """
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbp import build, build_data
-from nbp.evaluation.chunk_store import CHUNK, SUM, Arrays, ChunkStore, fill_stores, hash_values
+from nbp import build
+from nbp.evaluation.chunk_store import SUM, Arrays, ChunkStore, fill_stores, hash_values
 from nbp.evaluation.generation import (
     AGREEMENTS,
     ClipGenerator,
@@ -25,105 +21,18 @@ from nbp.evaluation.generation import (
     choose_labels_of,
     count_seconds,
     list_values,
-    measure_features,
 )
 from nbp.evaluation.real_clips import RealClips, open_clips
-from nbp.evaluation.real_pixels import score_pixels
+from nbp.evaluation.reference_set import Reference, join_features, measure_reference
+from nbp.evaluation.result import ClassScores, CodeUse, Drawing, GeneratedResult, RepeatScore
 from nbp.evaluation.setup import Plan, share_sampler
 from nbp.metrics.estimates import Repeats
-from nbp.metrics.feature_statistics import FeatureSet, compute_statistics, name_scores
+from nbp.metrics.feature_statistics import compute_statistics, name_scores
 from nbp.metrics.frechet import FeatureMetric
-from nbp.metrics.fvd import FeatureExtractor
 from nbp.metrics.inception_score import score_classes
 from nbp.metrics.reconstruction import CodeCounter
 from nbp.metrics.score_table import name_fvd
-from nbp.metrics.stream import FrameFeatures, Spectra
 from nbp.protocols.protocol import Protocol
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """The real clips of an evaluation, in their order.
-
-    labels: class ids [n]. hashes: of their pixels [n]. provenance: for a report.
-    """
-
-    set: FeatureSet
-    labels: np.ndarray
-    hashes: np.ndarray
-    distinct: int
-    provenance: dict[str, Any]
-
-
-def measure_reference(
-    clips: RealClips,
-    extractor: FeatureExtractor,
-    frames: FrameFeatures | None,
-    *,
-    origin: dict[str, Any],
-    cache: Path,
-    report: Callable[[str], None],
-) -> Reference:
-    """Features, labels and hashes of the real clips; from `cache` where they are there.
-
-    origin: of the features, which their name in the cache depends on.
-    """
-    settings = {
-        "clips": clips.chosen.source.fingerprint,
-        "rule": dataclasses.asdict(clips.rule),
-        "read": build_data.describe_clips(clips.config),
-        "seed": clips.seed,
-        "distinct": clips.distinct,
-        "features": origin,
-        "preparation": dataclasses.asdict(extractor.rule),
-        "frames": None if frames is None else frames.name,
-    }
-    store = ChunkStore.open(cache, "real", settings, count=clips.distinct)
-
-    def make(numbers: np.ndarray, lacking: Any) -> list[Arrays]:
-        del lacking
-        rows = clips.read(numbers.tolist())
-        video = score_pixels(rows["video"], clips.rule)
-        return [
-            {
-                "label": rows["label"].astype(np.int32),
-                "hash": hash_clips(video),
-                **measure_features(video, extractor, frames),
-            }
-        ]
-
-    seconds = fill_stores([store], make, unit="real clips", report=report)
-    found = store.load_all()
-    order = np.arange(len(clips.rows)) % clips.distinct
-    return Reference(
-        join_features(found, order, ddof=extractor.rule.ddof),
-        found["label"][order],
-        found["hash"][order],
-        clips.distinct,
-        {
-            "clips": len(clips.rows),
-            "distinct": clips.distinct,
-            "fingerprint": settings["clips"],
-            "file": f"cache/{store.folder.name}",
-            "seconds": round(seconds, 1),
-        },
-    )
-
-
-def join_features(arrays: Arrays, order: np.ndarray, *, ddof: int = 1) -> FeatureSet:
-    """The features and spectra of a store, in an order of its items; ddof: see `FeatureSet`."""
-    parts = [arrays.get(f"stream_{name}") for name in Spectra.names()]
-    spectra = None
-    if parts[0] is not None:
-        spectra = Spectra(*(np.asarray(part, np.float64)[order] for part in parts))
-    return FeatureSet(arrays["features"][order], CHUNK, spectra, ddof)
-
-
-def hash_clips(clips: np.ndarray) -> np.ndarray:
-    """64 bits for the pixels of each clip: equal ones are equal clips, but for chance."""
-    digests = [hashlib.sha256(np.ascontiguousarray(clip).tobytes()).digest()[:8] for clip in clips]
-    return np.frombuffer(b"".join(digests), np.uint64)
-
 
 Report = Callable[[str], None]
 
@@ -137,7 +46,8 @@ class Generated:
     """
 
     scores: dict[str, float]
-    entries: dict[str, Any]
+    result: GeneratedResult
+    code_use: CodeUse
     arrays: Arrays
     maker: ClipGenerator
     conditions: RealClips | None
@@ -145,12 +55,19 @@ class Generated:
     distances: np.ndarray | None
 
 
+class DrawingTime(NamedTuple):
+    """Seconds that a set of clips took in this run, and parts of them."""
+
+    seconds: float
+    seconds_of: dict[str, float]
+
+
 class MadeSet(NamedTuple):
     """One set of generated clips: its rows, how it was drawn, and its real set."""
 
     arrays: Arrays
     maker: ClipGenerator
-    speed: dict[str, Any]
+    speed: DrawingTime
     reference: Reference | None
 
 
@@ -171,15 +88,20 @@ def group_plans(plans: Sequence[Plan]) -> list[list[Plan]]:
     """
     groups: list[tuple[str, list[Plan]]] = []
     for plan in sorted(plans, key=lambda plan: -plan.generated):
+        chunk = plan.setup.chunk
         name = hash_values(describe_clips(plan, 0))
         for known, members in groups:
             longest = members[0].generated
-            if name == known and (plan.generated == longest or not plan.generated % CHUNK):
+            if name == known and (plan.generated == longest or not plan.generated % chunk):
                 members.append(plan)
                 break
         else:
             groups.append((name, [plan]))
     return [members for _, members in groups]
+
+
+# Keys of `sampling` that change nothing while a block takes one pass.
+REFINING = ("refinements", "commit", "entropy_bound", "confidence_noise")
 
 
 def describe_clips(plan: Plan, repeat: int) -> dict[str, Any]:
@@ -190,7 +112,8 @@ def describe_clips(plan: Plan, repeat: int) -> dict[str, Any]:
     rule = plan.protocol.generation
     assert rule is not None
     settings = dataclasses.asdict(plan.model_config.sampling)
-    drawing = {name: value for name, value in settings.items() if name not in ("batch", "fps")}
+    aside = {"batch", "fps"} | (set() if settings["refinements"] > 1 else set(REFINING))
+    drawing = {name: value for name, value in settings.items() if name not in aside}
     paired = follows_real(plan)
     return {
         "model": plan.model.origin,
@@ -248,7 +171,7 @@ def score_group(plans: Sequence[Plan], report: Report) -> list[Generated]:
 
 def generate_set(
     plans: Sequence[Plan], maker: ClipGenerator, repeat: int, report: Report
-) -> list[tuple[Arrays, dict[str, Any]]]:
+) -> list[tuple[Arrays, DrawingTime]]:
     """The rows of all clips for each plan, from its chunks, and how long they took."""
     measures = [make_measure(plan) for plan in plans]
     stores = [open_store(plan, maker.seed, repeat) for plan in plans]
@@ -260,7 +183,7 @@ def generate_set(
 
     unit = f"generated clips{f' (repeat {repeat + 1})' if repeat else ''}"
     fill_stores(stores, make, unit=unit, report=report)
-    speed = {"seconds": round(time.monotonic() - began, 1), "seconds_of": count_seconds(measures)}
+    speed = DrawingTime(round(time.monotonic() - began, 1), count_seconds(measures))
     return [(store.load_all(), speed) for store in stores]
 
 
@@ -276,7 +199,9 @@ def open_store(plan: Plan, seed: int, repeat: int) -> ChunkStore:
     if plan.c3d[1] is not None:  # not a key of chunks without
         settings["c3d"] = plan.c3d[1]
     kind = f"generated-{plan.protocol.name}"
-    return ChunkStore.open(plan.request.cache_folder, kind, settings, count=plan.generated)
+    return ChunkStore.open(
+        plan.request.cache_folder, kind, settings, count=plan.generated, size=plan.setup.chunk
+    )
 
 
 def make_measure(plan: Plan) -> ClipScorer:
@@ -312,6 +237,7 @@ def find_reference(
         plan.frames,
         origin=plan.features.origin,
         cache=plan.request.cache_folder,
+        chunk=plan.setup.chunk,
         report=report,
     )
 
@@ -365,39 +291,43 @@ def summarize(plan: Plan, sets: Sequence[MadeSet], conditions: RealClips | None)
         scores[name] = float(np.mean(first[name], dtype=np.float64))
     per_frame = first.get("psnr_per_frame")
     plan_of_blocks = plan.model_config.plan
-    passes = plan_of_blocks.passes(plan_of_blocks.tokens_of_frames(plan.given))
+    passes: float = plan_of_blocks.passes(plan_of_blocks.tokens_of_frames(plan.given))
+    if plan.model_config.sampling.refinements > 1:  # each clip takes its own number
+        passes = round(float(first["passes"].mean()), 2)
     frames = plan.generated * plan.model_config.data.frames
-    entries = {
-        "generation": {
-            "clips": plan.generated,
-            "seed": maker.seed,
-            "passes": passes,
-            **speed,
-            "clips_per_second": _rate(plan.generated, float(first["seconds"].sum())),
-            "frames_per_second": _rate(frames, float(first["seconds"].sum())),
-        },
-        "reference": None if reference is None else reference.provenance,
-        "per_class": describe_classes(plan.model.labels, first, distances),
-        "code_usage": {"generated": describe_codes(first[SUM + "codes"])},
-        "repeats": repeats,
-    }
+    curve = None
     if per_frame is not None:
-        entries["generated_psnr_per_frame"] = np.round(
-            per_frame.mean(axis=0, dtype=np.float64), 4
-        ).tolist()
-    return Generated(scores, entries, first, maker, conditions, reference, distances)
+        curve = np.round(per_frame.mean(axis=0, dtype=np.float64), 4).tolist()
+    generation: Drawing = {
+        "clips": plan.generated,
+        "seed": maker.seed,
+        "passes": passes,
+        "seconds": speed.seconds,
+        "seconds_of": speed.seconds_of,
+        "clips_per_second": _rate(plan.generated, float(first["seconds"].sum())),
+        "frames_per_second": _rate(frames, float(first["seconds"].sum())),
+    }
+    result = GeneratedResult(
+        generation=generation,
+        reference=None if reference is None else reference.provenance,
+        per_class=describe_classes(plan.model.labels, first, distances),
+        repeats=repeats,
+        generated_psnr_per_frame=curve,
+    )
+    code_use = describe_codes(first[SUM + "codes"])
+    return Generated(scores, result, code_use, first, maker, conditions, reference, distances)
 
 
 def score_features(
     plan: Plan, sets: Sequence[MadeSet]
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
+) -> tuple[dict[str, float], list[RepeatScore]]:
     """Means over the repeats, their deviation, and the distance and the real set of each."""
     named = name_set(plan)
     frames = plan.frames.name if plan.frames else ""
     renamed = []
     for arrays, _, _, reference in sets:
         assert reference is not None
-        made = join_features(arrays, np.arange(plan.generated))
+        made = join_features(arrays, np.arange(plan.generated), chunk=plan.setup.chunk)
         found = compute_statistics(reference.set, made, plan.request.statistics)
         renamed.append(name_scores(found, named, frames=frames))
     scores = {name: float(np.mean([r[name] for r in renamed])) for name in renamed[0]}
@@ -405,7 +335,7 @@ def score_features(
     if len(values) > 1:
         deviation = Repeats.of(values, ddof=plan.protocol.repeats_ddof).deviation
         scores[f"{named}_std"] = deviation
-    repeats = [
+    repeats: list[RepeatScore] = [
         {
             "seed": made.maker.seed,
             "score": named,
@@ -462,15 +392,15 @@ def mean_agreement(plan: Plan, rows: np.ndarray) -> dict[str, float]:
 
 def describe_classes(
     names: Sequence[str], arrays: Arrays, distances: np.ndarray | None
-) -> list[dict[str, Any]]:
+) -> list[ClassScores]:
     """Means over the generated clips of each class."""
-    rows = []
+    rows: list[ClassScores] = []
     for label in np.unique(arrays["label"][arrays["label"] >= 0]):
         here = arrays["label"] == label
         agreement = arrays["agreement"][here, 0].mean() if "agreement" in arrays else None
         rows.append(
             {
-                "label": names[label],
+                "label": names[int(label)],
                 "count": int(here.sum()),
                 "feature_distance": _round(None if distances is None else distances[here].mean()),
                 "label_agreement": _round(agreement),
@@ -479,7 +409,7 @@ def describe_classes(
     return rows
 
 
-def describe_codes(counts: np.ndarray) -> dict[str, Any]:
+def describe_codes(counts: np.ndarray) -> CodeUse:
     """Use of the codes; `curve`: the share of tokens of the k/64 most frequent codes."""
     counter = CodeCounter(len(counts))
     counter.counts = counts.astype(np.int64)

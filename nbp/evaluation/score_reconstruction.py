@@ -5,13 +5,14 @@
 While one batch is scored on the host, the next is encoded and decoded on the devices.
 """
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from nbp.data.video.encode import tile_clips, write_video
 from nbp.errors import DataError
 from nbp.evaluation.real_clips import RealClips
 from nbp.evaluation.real_pixels import score_pixels
+from nbp.evaluation.result import TokenBits, WorstClip
 from nbp.metrics.fvd import FeatureExtractor
 from nbp.metrics.lpips import LpipsScorer
 from nbp.metrics.reconstruction import (
@@ -40,7 +42,6 @@ from nbp.report.plots import write_frame_curve
 from nbp.sample_files import GRID_SIDE, write_grid
 from nbp.sampling.sampler import Sampler
 from nbp.shapes import Clips, Float, PyTree
-from nbp.tasks.generator import GeneratorTask
 
 SHOWN = 8  # clips in a side-by-side GIF
 WORST = 8  # clips written because they were reproduced worst
@@ -103,7 +104,7 @@ class Measures:
 
     frames: the first frames, on which PSNR, SSIM and GMS are computed; None all.
     real: features of the clips, in their order, where they are known already.
-    also: called with "codes" and "label" of each batch.
+    also: called with "codes" and "label" of each batch. shown: clips that are kept for a picture.
     """
 
     frames: int | None = None
@@ -111,6 +112,7 @@ class Measures:
     real: Float[np.ndarray, "n d"] | None = None
     lpips: LpipsScorer | None = None
     also: Callable[[Rows], None] | None = None
+    shown: int = SHOWN
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ def score_reconstruction(
         worst.add(rows["index"].tolist(), psnr.tolist(), video, outputs)
         counter.add(codes)
         if not shown:
-            shown.append((video[:SHOWN].copy(), outputs[:SHOWN].copy()))
+            few = measures.shown
+            shown.append((video[:few].copy(), outputs[:few].copy()))
         for _ in range(count):
             progress.step()
 
@@ -188,7 +191,7 @@ def score_reconstruction(
 
 def write_reconstruction(
     found: Reconstructed, clips: RealClips, out: Path, *, name: str, fps: float, stride: int
-) -> list[dict[str, Any]]:
+) -> list[WorstClip]:
     """Writes pictures into the folder `out`; returns what the worst clips are, from the worst on.
 
     reconstructions.gif: clips beside their reconstructions. frames-NAME.png: PSNR over the frames.
@@ -213,13 +216,13 @@ def write_reconstruction(
 
 def _write_worst(
     bad: BadClip, folder: Path, clips: RealClips, *, place: int, fps: float
-) -> dict[str, Any]:
+) -> WorstClip:
     file = folder / f"{place:02d}-clip-{bad.index}-psnr-{bad.psnr:.2f}.mp4"
     picture = tile_clips(bad.triple, columns=3)
     scale = max(1, GRID_SIDE // bad.clip.shape[1])
     write_video(file, picture.repeat(scale, axis=1).repeat(scale, axis=2), fps=fps)
     shown = {"index": bad.index, "psnr": round(bad.psnr, 4), **clips.describe(bad.index)}
-    return {**shown, "file": str(Path(*file.parts[-3:]))}
+    return cast(WorstClip, {**shown, "file": str(Path(*file.parts[-3:]))})
 
 
 def list_deviations(
@@ -242,15 +245,14 @@ class Likelihood:
     """Means over clips of a generator's measures on their codes."""
 
     def __init__(self, config: Config, sampler: Sampler, labels: tuple[str, ...]) -> None:
-        task = GeneratorTask(
-            network=sampler.generator,
-            tokenizer=sampler.tokenizer,
-            optimizer=build.make_generator_task(config, labels, {}).optimizer,
-            frozen={},  # the codes are there already
+        # The tokenizer is not asked: the codes are there already.
+        task = dataclasses.replace(
+            build.make_generator_task(config, labels, {}), network=sampler.generator, frozen={}
         )
         self._evaluate = jax.jit(task.evaluate)
         self._params = sampler.generator_params
-        self._sums: dict[str, float] = {}
+        self._plan = sampler.generator.plan
+        self._sums: dict[str, np.ndarray] = {}
         self._count = 0
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> None:
@@ -258,9 +260,16 @@ class Likelihood:
         metrics, _ = self._evaluate(self._params, {}, batch)
         count = len(batch["codes"])
         for name, value in metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value) * count
+            self._sums[name] = self._sums.get(name, 0.0) + np.asarray(value, np.float64) * count
         self._count += count
 
     def result(self) -> dict[str, float]:
-        """Means over clips."""
-        return {name: total / self._count for name, total in self._sums.items()}
+        """Means over clips and tokens."""
+        means = {name: total / self._count for name, total in self._sums.items()}
+        return {name: float(value) for name, value in means.items() if name != "bits_grid"}
+
+    def token_bits(self) -> TokenBits:
+        """Means over clips at each place of the grid."""
+        bits = self._sums["bits_grid"] / self._count
+        kept = np.where(np.isfinite(bits), bits, None).tolist()
+        return {"plan": dataclasses.asdict(self._plan), "bits": kept}

@@ -3,31 +3,42 @@
 """All that an evaluation needs, found and checked before anything is computed."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nbp import build, build_data, build_sampling
-from nbp.build_sampling import choose_given_frames, make_sampling
+from nbp.build_sampling import choose_given_frames, draw_in_block, make_sampling
+from nbp.config import from_dict, to_json
+from nbp.config.parsing import set_override
 from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.chunk_store import CHUNK
 from nbp.evaluation.real_clips import KEYS, RealClips, choose_rule, open_clips, read_prepared
 from nbp.evaluation.real_pixels import list_losses
-from nbp.evaluation.score_reconstruction import Codec, Devices
+from nbp.evaluation.score_reconstruction import SHOWN, Codec, Devices
 from nbp.layout import frames_of_latents, latents_of_frames
 from nbp.metrics.feature_statistics import check_counts
 from nbp.metrics.inception_score import ClassProbabilities
 from nbp.metrics.lpips import LpipsScorer
 from nbp.metrics.stream import FrameFeatures, make_random_frames, make_vgg_frames
-from nbp.models.c3d import C3dSpec
-from nbp.models.lpips import LEAST_SIZE
+from nbp.models.lpips import LEAST_SIZE, VGG16, LpipsNetwork
 from nbp.protocols import PROTOCOLS, find_protocol
 from nbp.protocols.protocol import GenerationRule, Protocol
 from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Sampler
-from nbp.weights import Features, load_c3d, load_features, load_lpips
+from nbp.weights import (
+    Features,
+    MakeC3d,
+    MakeI3d,
+    load_c3d,
+    load_features,
+    load_lpips,
+    make_c3d,
+    make_i3d,
+)
 from nbp.workdir import has_begun, read_config, read_labels
 
 FEATURE_BATCH = 16  # clips at a time through I3D and VGG
@@ -37,16 +48,36 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class EvaluationSetup:
+    """What every evaluation stands on, whatever is asked for.
+
+    protocols: by their names. i3d, c3d, lpips: the networks that weights are for. chunk: clips in a
+    file of rows. shown: clips in the picture of reconstructions. Another chunk or network is
+    another place in the cache.
+    """
+
+    protocols: Mapping[str, Protocol] = field(default_factory=lambda: PROTOCOLS)
+    i3d: MakeI3d = make_i3d
+    c3d: MakeC3d = make_c3d
+    lpips: LpipsNetwork = VGG16
+    chunk: int = CHUNK
+    shown: int = SHOWN
+
+
+STANDARD = EvaluationSetup()
+
+
+@dataclass(frozen=True)
 class EvaluateRequest:
     """What `nbp.evaluate` was asked for; None and "" leave a choice to the workdir's configuration.
 
     clips: generated clips where the protocol generates some, else clips to score, which then are
       not all that the protocol wants. seed: of the generated clips, by default the protocol's.
     data, overrides: other clips than the configured ones; needed after training from tokens.
+    Keys of `sampling` draw otherwise.
     features, lpips, c3d: folders that `nbp.convert` wrote, or `random-i3d`. statistics: names of
     `nbp.metrics.feature_statistics`. folder: of pictures and clips to look at, by default the
-    workdir's `report`. cache: folder for features, by default in that one. known: the protocols by
-    their names.
+    workdir's `report`. cache: folder for features, by default in that one.
     """
 
     workdir: Path
@@ -61,7 +92,7 @@ class EvaluateRequest:
     statistics: tuple[str, ...] = ()
     folder: Path | None = None
     cache: Path | None = None
-    known: Mapping[str, Protocol] = field(default_factory=lambda: PROTOCOLS)
+    setup: EvaluationSetup = STANDARD
 
     @property
     def report_folder(self) -> Path:
@@ -116,40 +147,47 @@ class Plan:
         asked = self.request.seed
         return self.protocol.seed if asked is None else asked
 
+    @property
+    def setup(self) -> EvaluationSetup:
+        return self.request.setup
+
 
 def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[Plan] = ()) -> Plan:
     """Finds and checks what an evaluation needs, the cheap and the likely mistakes first.
 
     others: plans for the same workdir, whose model is used again.
     """
-    find_protocol(request.protocol, known=request.known)
-    trained_on = read_config(request.workdir)
-    config = build_data.change_data(trained_on, request.data, request.overrides, report=report)
-    protocol = find_protocol(request.protocol, config.data.kind, known=request.known)
-    protocol, reading = choose_rule(protocol, config, request.overrides)
+    setup = request.setup
+    find_protocol(request.protocol, known=setup.protocols)
+    drawing, reading_keys = split_overrides(request.overrides)
+    trained_on = draw_in_block(change_sampling(read_config(request.workdir), drawing))
+    config = build_data.change_data(trained_on, request.data, reading_keys, report=report)
+    protocol = find_protocol(request.protocol, config.data.kind, known=setup.protocols)
+    protocol, reading = choose_rule(protocol, config, reading_keys)
     model_config = choose_model_config(trained_on, reading)
-    given = check_generation(model_config, protocol, request.workdir)
+    given = check_generation(model_config, protocol, request)
     if request.clips is not None and request.clips < 1:
         raise ConfigError(f"--clips {request.clips}: score at least 1 clip")
     devices = Devices()
     on_devices: dict[str, Any] = {"place": devices.place, "copy": devices.copy}
     choice = request.features or (config.evaluation.features if protocol.features else "")
-    features = load_features(choice, protocol, frames=config.data.frames, **on_devices)
+    features = load_features(
+        choice, protocol, frames=config.data.frames, make_network=setup.i3d, **on_devices
+    )
     if protocol.features and features is None and protocol.name == "reconstruction":
         report("rFVD is left out: give --features DIR, or --features random-i3d for trends")
-    lpips, lpips_origin = load_lpips(choose_lpips(request, reading, report), **on_devices)
+    folder = choose_lpips(request, reading, report)
+    lpips, lpips_origin = load_lpips(folder, network=setup.lpips, **on_devices)
     alike = [p.model for p in others if p.protocol.reconstruction == protocol.reconstruction]
     model = alike[0] if alike else load_model(model_config, request.workdir, protocol, report)
     clips = open_clips(reading, protocol, find_limit(request, protocol, model))
     if model.sampler is not None and (given or protocol.likelihood or _pairs(protocol)):
         check_classes(config, protocol, model.labels, clips.label_names)
-    if features is not None and len(clips.rows) < 2:
-        raise ConfigError("a Frechet distance needs at least 2 clips: --clips 2 or more")
     generated = count_generated(request, protocol, model, config=model_config, clips=clips)
-    if generated == 1 and features is not None:
+    if features is not None and (len(clips.rows) < 2 or generated == 1):
         raise ConfigError("a Frechet distance needs at least 2 clips: --clips 2 or more")
     check_classifier(request, protocol, model_config, generated=generated)
-    classifier, classifier_origin = load_c3d(request.c3d, **on_devices)
+    classifier, classifier_origin = load_c3d(request.c3d, make_network=setup.c3d, **on_devices)
     if request.statistics and (features is None or not generated):
         raise ConfigError(
             f"--statistics {', '.join(request.statistics)}: these compare features of generated "
@@ -194,6 +232,26 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
         given=given,
         generated=generated,
     )
+
+
+def split_overrides(overrides: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Keys of `sampling`, and all others."""
+    drawing = {key: text for key, text in overrides.items() if key.startswith("sampling.")}
+    return drawing, {key: text for key, text in overrides.items() if key not in drawing}
+
+
+def change_sampling(config: Config, overrides: Mapping[str, str]) -> Config:
+    """The configuration with keys of `sampling` overridden; ConfigError names every mistake."""
+    values = json.loads(to_json(config))
+    problems = []
+    for key, text in overrides.items():
+        try:
+            set_override(values, Config, key, text=text)
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return from_dict(values) if overrides else config
 
 
 def _pairs(protocol: Protocol) -> bool:
@@ -260,7 +318,7 @@ def check_classifier(
             f"--c3d: an inception score needs at least {parts} generated clips, there would be "
             f"{generated}: give --clips, and a protocol and a workdir that generate clips"
         )
-    frames = C3dSpec().frames
+    frames = request.setup.c3d().spec.frames
     if request.c3d and config.data.frames < frames:
         raise ConfigError(f"--c3d: clips of {config.data.frames} frames, {frames} are needed")
 
@@ -298,7 +356,7 @@ def share_sampler(plan: Plan) -> tuple[Sampler, int]:
     """The sampler on all devices of this host, and how many clips it draws at a time."""
     sampler, devices = plan.model.sampler, plan.devices
     assert sampler is not None
-    batch = devices.round_up(min(sampler.sampling.batch, CHUNK, plan.generated))
+    batch = devices.round_up(min(sampler.sampling.batch, plan.setup.chunk, plan.generated))
     shared = dataclasses.replace(
         sampler.in_batches(batch),
         generator_params=devices.copy(sampler.generator_params),
@@ -308,12 +366,12 @@ def share_sampler(plan: Plan) -> tuple[Sampler, int]:
     return shared, batch
 
 
-def check_generation(config: Config, protocol: Protocol, workdir: Path) -> int:
-    """The same as `check_model` for the model in a workdir.
+def check_generation(config: Config, protocol: Protocol, request: EvaluateRequest) -> int:
+    """The same as `check_model` for the model in the request's workdir.
 
     Raises CheckpointError where there is no generator, but the protocol scores nothing else.
     """
-    given = check_model(config, protocol)
+    given, workdir = check_model(config, protocol, request.setup.protocols), request.workdir
     if not (protocol.reconstruction or has_begun(workdir, "generator")):
         raise CheckpointError(
             f"protocol {protocol.name} scores generated clips, and {workdir} has no trained "
@@ -322,10 +380,11 @@ def check_generation(config: Config, protocol: Protocol, workdir: Path) -> int:
     return given
 
 
-def check_model(config: Config, protocol: Protocol) -> int:
+def check_model(config: Config, protocol: Protocol, known: Mapping[str, Protocol]) -> int:
     """The latent frames that a generated clip continues. config: of the model.
 
-    Raises ConfigError, naming every problem, where the model cannot generate the protocol's clips.
+    known: protocols that the message may name in place of this one. Raises ConfigError, naming
+    every problem, where the model cannot generate the protocol's clips.
     """
     rule = protocol.generation
     if rule is None:
@@ -334,7 +393,8 @@ def check_model(config: Config, protocol: Protocol) -> int:
     problems += check_labels(config, protocol, rule)
     if problems:
         raise ConfigError(
-            f"protocol {protocol.name}: {'; '.join(problems)}. {name_way_out(config, protocol)}"
+            f"protocol {protocol.name}: {'; '.join(problems)}. "
+            f"{name_way_out(config, protocol, known)}"
         )
     return given
 
@@ -371,11 +431,11 @@ def check_labels(config: Config, protocol: Protocol, rule: GenerationRule) -> li
     return []
 
 
-def name_way_out(config: Config, protocol: Protocol) -> str:
+def name_way_out(config: Config, protocol: Protocol, known: Mapping[str, Protocol]) -> str:
     """Protocols of the same data that this model could be scored under."""
     fitting = []
     wanted = {rule.dataset for rule in protocol.clips}
-    for other in PROTOCOLS.values():
+    for other in known.values():
         rule = other.generation
         if rule is None or other.reconstruction or other.name == protocol.name:
             continue

@@ -26,7 +26,6 @@ from nbp.layout import Opening
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.nn.conv3d import Stride
 
-TEXT_VOCABULARY = 32_000  # the pieces of the LLaMA tokenizer (REFERENCE 1.3)
 GROUPS = 32  # of every group normalisation (REFERENCE 4.1)
 HEADS = {1536: 16, 2048: 32, 3072: 32}  # of the published widths (REFERENCE 1.6)
 UNET_STRIDES: dict[int, Stride] = {2: (2, 1, 1), 4: (1, 2, 2), 8: (2, 2, 2)}

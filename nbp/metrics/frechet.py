@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mean, covariance and Frechet distance of feature sets, in float64 on the host."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,15 +71,6 @@ class Moments:
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 feature vectors, not {self.count}")
         return self.scatter / (self.count - ddof)
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """For a file: `count`, `mean` and `scatter`."""
-        return {"count": np.array(self.count), "mean": self.mean, "scatter": self.scatter}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Moments":
-        """The inverse of `to_arrays`."""
-        return cls(int(arrays["count"]), np.array(arrays["mean"]), np.array(arrays["scatter"]))
 
 
 def frechet_distance(first: Moments, second: Moments, *, ddof: int = 1) -> float:

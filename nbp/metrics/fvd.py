@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.models.i3d import SIZE, I3dNetwork
 from nbp.models.network import map_batches
 from nbp.protocols.protocol import FeatureRule, Preparation
@@ -169,8 +168,3 @@ def _extract_features(
 
 
 _extract = jax.jit(_extract_features, static_argnums=(0, 1))
-
-
-def frechet_video_distance(first: Float[Array, "n d"], second: Float[Array, "m d"]) -> float:
-    """Frechet distance of two sets of features, n and m >= 2; see `frechet_distance`."""
-    return frechet_distance(Moments.of(first), Moments.of(second))

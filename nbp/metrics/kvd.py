@@ -9,7 +9,7 @@ is assumed. Where the two distributions are equal it is negative about half of t
 
 import numpy as np
 
-from nbp.metrics.estimates import Estimate, Repeats, check_features
+from nbp.metrics.estimates import Estimate, check_features
 from nbp.shapes import Array, Float
 
 OFFSET = 1.0
@@ -35,29 +35,6 @@ def kernel_distance(first: Float[Array, "n d"], second: Float[Array, "m d"]) -> 
     without_y = combine(total_x, total_y - 2 * within_y, across - y_to_x, n=n, m=m - 1)
     variance = sum((len(left) - 1) * np.var(left) for left in (without_x, without_y))
     return Estimate(float(value), float(np.sqrt(variance)))
-
-
-def kernel_distance_of_blocks(
-    first: Float[Array, "n d"],
-    second: Float[Array, "m d"],
-    *,
-    blocks: int = 100,
-    size: int = 1000,
-    seed: int = 0,
-) -> Repeats:
-    """Mean over random blocks of `size` vectors of each set, as StyleGAN's KID.
-
-    size: at most that many; the smaller set's where that has fewer. Blocks overlap, so their
-    deviation is that of one block, and `error` is too small where blocks x size exceeds n or m.
-    """
-    x, y = check_features(first, second, least=3, statistic="a kernel distance")
-    size = min(size, len(x), len(y))
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(blocks):
-        chosen = (rows[rng.choice(len(rows), size, replace=False)] for rows in (x, y))
-        values.append(kernel_distance(*chosen).value)
-    return Repeats.of(values)
 
 
 def _sum_rows(x: np.ndarray, y: np.ndarray, *, itself: bool = False) -> np.ndarray:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nbp.metrics.score_table import SCORES
 from nbp.shapes import Array, Clips, Float, UInt8
 
 _SIGMA, _WINDOW = 1.5, 11
@@ -146,48 +145,6 @@ def score_predictions(
     if lpips is not None:
         scores["lpips"] = lpips(truth, guess)
     return {name: values.reshape(len(real), samples) for name, values in scores.items()}
-
-
-class PredictionScores:
-    """Means over conditions of `score_predictions`; and PSNR of each frame after the given ones."""
-
-    def __init__(self, given: int, *, lpips: Lpips | None = None) -> None:
-        self._given, self._lpips = given, lpips
-        self._rows: dict[str, list[np.ndarray]] = {}
-        self._curves: list[np.ndarray] = []
-
-    def add(
-        self, real: Clips, made: UInt8[np.ndarray, "b s t h w c"]
-    ) -> dict[str, Float[np.ndarray, "b s"]]:
-        """Counts clips and their samples, always as many of a clip; returns the scores."""
-        found = score_predictions(real, made, given=self._given, lpips=self._lpips)
-        for name, values in found.items():
-            self._rows.setdefault(name, []).append(values)
-        truth = real[:, self._given :]
-        for sample in np.moveaxis(made, 1, 0)[:, :, self._given :]:
-            self._curves.append(np.minimum(psnr_per_frame(truth, sample), PSNR_LIMIT))
-        return found
-
-    def result(self) -> dict[str, float]:
-        """`psnr`, `ssim`, `lpips`; of N > 1 samples per condition also `psnr_best_of_N` and so on.
-
-        Raises ValueError before the first clip.
-        """
-        if not self._rows:
-            raise ValueError("no predictions to score")
-        scores: dict[str, float] = {}
-        for name, parts in self._rows.items():
-            values = np.concatenate(parts)
-            scores[name] = float(values.mean())
-            if values.shape[1] > 1:
-                best = values.min(axis=1) if SCORES[name].better == "lower" else values.max(axis=1)
-                scores[f"{name}_best_of_{values.shape[1]}"] = float(best.mean())
-        return scores
-
-    @property
-    def psnr_per_frame(self) -> list[float]:
-        """PSNR (dB) of each predicted frame, the mean over clips and samples."""
-        return np.concatenate(self._curves).mean(axis=0).tolist()
 
 
 # A clip that is reproduced exactly has no finite PSNR, and one of them would be the mean of all.

@@ -56,6 +56,11 @@ _RECORDS = (
     Score("psnr", "peak signal-to-noise ratio, mean over clips", "higher", "dB", 2),
     Score("bits_per_token", "bits that the generator needs for a code of a real clip", "lower",
           "bits"),
+    Score("bits_blocks", "the same in further blocks that the same weights know", "lower", "bits"),
+    Score("bits_self_drawn", "the same behind codes that the generator draws itself", "lower",
+          "bits", headline=False),
+    Score("draft_bits_per_token", "the same where the tokens of a block come one by one", "lower",
+          "bits"),
     Score("ssim", "structural similarity", "higher", digits=4),
     Score("lpips", "learned perceptual distance", "lower", digits=4),
     Score("psnr_worst", "PSNR of the worst clip", "higher", "dB", 2),
@@ -88,6 +93,7 @@ _PLACES = {name: place for place, name in enumerate(SCORES)}
 # What a reported name says beside the score: whose features, of how many clips, in how many parts.
 _CONDITIONS = re.compile(
     r"_(?:random|other)_features|_parts_\d+|_\d+(?=_|$)|(?<=^stream)_(?:random|vgg)"
+    r"|(?<=^bits)_(?:token|row|frame|\d+x\d+x\d+)(?=_blocks$)"
 )
 _FEATURES = {
     "_random_features": "random features: only for trends",

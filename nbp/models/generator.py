@@ -10,7 +10,7 @@ covers the codes only, so that an id outside the video range cannot be drawn.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +119,10 @@ class Generator(nnx.Module):
     Token sequences are in generation order (`plan.order`), as raw codes 0..codes-1 for callers and
     as vocabulary ids inside. `null` marks samples whose prompt is replaced by the trained null
     condition (classifier-free guidance). `padding` is a raw prompt id that no query attends.
+
+    `draft` adds the draft channel (docs/blocks.md): each query also reads a draft of the token that
+    it *predicts*, a code or `codes` for one that is hidden. Tokens that are drawn one by one are
+    always hidden. Its table begins at zero, where it changes nothing.
     """
 
     def __init__(
@@ -129,6 +133,7 @@ class Generator(nnx.Module):
         recipe: Recipe,
         *,
         padding: int | None = None,
+        draft: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         width, init = spec.width, recipe.parts.init
@@ -141,6 +146,8 @@ class Generator(nnx.Module):
         self.tokens = nnx.Param(
             normal(rngs.params(), (vocabulary.size, width), jnp.float32), axes=(None, "embed")
         )
+        drafts = jnp.zeros((vocabulary.codes + 1, width), jnp.float32) if draft else None
+        self.drafts = None if drafts is None else nnx.Param(drafts, axes=(None, "embed"))
         self.positions = recipe.positions(plan, width, init.position, rngs=rngs)
         null = nnx.initializers.normal(width**-0.5)
         prompted = plan.prompt_length > 0
@@ -168,13 +175,14 @@ class Generator(nnx.Module):
         prompt: Int[Array, "b p"] | None = None,
         *,
         null: Bool[Array, "b"] | None = None,
+        drafts: Int[Array, "b size"] | None = None,
         key: Array | None = None,
     ) -> Float[Array, "b n v"]:
         """Teacher forcing: logits (float32) of every scored token, `plan.target_count` per clip.
 
         Arguments as in `hidden_states`.
         """
-        return self.predict(self.hidden_states(codes, prompt, null=null, key=key))
+        return self.predict(self.hidden_states(codes, prompt, null=null, drafts=drafts, key=key))
 
     def hidden_states(
         self,
@@ -182,6 +190,7 @@ class Generator(nnx.Module):
         prompt: Int[Array, "b p"] | None = None,
         *,
         null: Bool[Array, "b"] | None = None,
+        drafts: Int[Array, "b size"] | None = None,
         key: Array | None = None,
     ) -> Float[Array, "b n d"]:
         """Teacher forcing: the final states, in the compute type, that predict the scored tokens.
@@ -190,11 +199,14 @@ class Generator(nnx.Module):
           codes: all tokens of the clip in generation order.
           prompt: label or text ids 0..prompt-1, one row of `plan.prompt_length` per clip.
           null: True where the null condition stands in for the prompt.
+          drafts: of each token, a code, or `codes` (hidden); None hides all. A model with the draft
+            channel takes them.
           key: switches dropout on.
         """
         ids = codes + self.vocabulary.code_offset
         key1, key2 = (None, None) if key is None else jax.random.split(key)
-        x = self.embed(self.input_table(ids, prompt), 0, self.plan.length, null=null)
+        table = self.input_table(ids, prompt)
+        x = self.embed(table, 0, self.plan.length, null=null, drafts=drafts)
         x = drop(x, self.spec.dropout, key1)
         hidden = self.key_mask(prompt, null)
         x = self.transformer(x, self.plan.k_end, key_mask=hidden, key=key2)
@@ -233,12 +245,18 @@ class Generator(nnx.Module):
         width: int,
         *,
         null: Bool[Array, "b"] | None = None,
+        drafts: Int[Array, "b size"] | None = None,
     ) -> Float[Array, "b n d"]:
-        """Input embeddings of the queries `[start, start + width)`; `start` may be traced."""
+        """Input embeddings of the queries `[start, start + width)`; `start` may be traced.
+
+        `drafts` as in `hidden_states`.
+        """
         rows = jax.lax.dynamic_slice_in_dim(jnp.asarray(self.plan.input_index), start, width)
         x = look_up(self.tokens[...], table[:, rows])
         if null is not None and self.null_prompt is not None:
             x = self._replace_prompt(x, start, null)
+        if self.drafts is not None or drafts is not None:
+            x = x + self._embed_drafts(drafts, start, (table.shape[0], width))
         positions = jax.lax.dynamic_slice_in_dim(self.positions(), start, width)
         return (x + positions).astype(self.spec.dtype)
 
@@ -262,6 +280,22 @@ class Generator(nnx.Module):
         rows = self.null_prompt[...][jnp.minimum(q, length - 1)]
         return jnp.where(null[:, None, None] & (q < length)[None, :, None], rows, x)
 
+    def _embed_drafts(
+        self, drafts: Array | None, start: Array | int, shape: tuple[int, int]
+    ) -> Array:
+        """What the queries `[start, start + width)` read of the tokens that they predict.
+
+        shape: (samples, width).
+        """
+        if self.drafts is None:
+            raise ValueError("this model has no draft channel: train with generator.draft=True")
+        target = jax.lax.dynamic_slice_in_dim(jnp.asarray(self.plan.target_index), start, shape[1])
+        rows = jnp.full(shape, self.vocabulary.codes)
+        if drafts is not None:
+            rows = jnp.where(target >= self.plan.first_joint, drafts[:, target], rows)
+        # A prompt predicts nothing.
+        return jnp.where((target >= 0)[:, None], look_up(self.drafts[...], rows), 0.0)
+
     def predict(self, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:
         """Logits in float32 over `scored`."""
         kernel = gather(self.head.kernel[...], self.head.kernel.axes, self.spec.dtype)
@@ -274,8 +308,10 @@ class GeneratorNetwork(Network[Generator]):
     """A generator without its parameters.
 
     texts: raw text ids per class, where the prompt is a text instead of the class id itself.
-    padding: see `Generator`.
+    padding, draft: see `Generator`.
     """
+
+    optional: ClassVar[str] = "drafts"
 
     spec: TransformerSpec
     plan: SequencePlan
@@ -283,6 +319,7 @@ class GeneratorNetwork(Network[Generator]):
     recipe: Recipe
     texts: tuple[tuple[int, ...], ...] | None = None
     padding: int | None = None
+    draft: bool = False
 
     def build(self, key: Array) -> Generator:
         return Generator(
@@ -291,6 +328,7 @@ class GeneratorNetwork(Network[Generator]):
             self.vocabulary,
             self.recipe,
             padding=self.padding,
+            draft=self.draft,
             rngs=nnx.Rngs(key),
         )
 

@@ -218,6 +218,11 @@ class I3dNetwork(Network[I3d]):
     spec: I3dSpec
     conv: ConvBackend
 
+    @property
+    def least_frames(self) -> int:
+        """Frames that a clip needs."""
+        return LEAST_FRAMES
+
     def build(self, key: Array) -> I3d:
         return I3d(self.spec, self.conv, rngs=nnx.Rngs(key))
 

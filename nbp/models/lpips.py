@@ -18,7 +18,8 @@ from nbp.shapes import Array, Float, PyTree
 
 # Widths of the 3x3 convolutions; a 2x2 max-pool stands between the stages. The distance compares
 # the last map of each stage.
-STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+Stages = tuple[tuple[int, ...], ...]
+STAGES: Stages = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 RGB = 3
 LEAST_SIZE = 16  # px: four pools leave one position
 
@@ -50,10 +51,10 @@ class _Conv(nnx.Module):
 class Lpips(nnx.Module):
     """The feature network and one weight per channel of the five compared maps."""
 
-    def __init__(self, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, widths_of: Stages = STAGES, *, rngs: nnx.Rngs) -> None:
         stages: list[nnx.List] = []
         width = RGB
-        for widths in STAGES:
+        for widths in widths_of:
             convs = []
             for outputs in widths:
                 convs.append(_Conv(width, outputs, rngs=rngs))
@@ -61,7 +62,10 @@ class Lpips(nnx.Module):
             stages.append(nnx.List(convs))
         self.stages = nnx.List(stages)
         self.heads = nnx.List(
-            [nnx.Param(jnp.full((widths[-1],), 1.0 / widths[-1], jnp.float32)) for widths in STAGES]
+            [
+                nnx.Param(jnp.full((widths[-1],), 1.0 / widths[-1], jnp.float32))
+                for widths in widths_of
+            ]
         )
 
     def features(self, images: Float[Array, "b h w c"]) -> list[Float[Array, "b h2 w2 o"]]:
@@ -109,10 +113,15 @@ def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 @dataclass(frozen=True)
 class LpipsNetwork(Network[Lpips]):
-    """The network without its parameters: pure functions of (params, images)."""
+    """The network without its parameters: pure functions of (params, images).
+
+    stages: widths of the convolutions; the published weights are for `STAGES`.
+    """
+
+    stages: Stages = STAGES
 
     def build(self, key: Array) -> Lpips:
-        return Lpips(rngs=nnx.Rngs(key))
+        return Lpips(self.stages, rngs=nnx.Rngs(key))
 
     def distance(
         self, params: PyTree, first: Float[Array, "b t h w c"], second: Float[Array, "b t h w c"]
@@ -121,3 +130,6 @@ class LpipsNetwork(Network[Lpips]):
         b, t, *image = first.shape
         frames = (clip.reshape(b * t, *image) for clip in (first, second))
         return self.bind(params)(*frames).reshape(b, t).mean(axis=1)
+
+
+VGG16 = LpipsNetwork()  # of the published weights

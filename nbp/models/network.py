@@ -4,7 +4,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -17,7 +17,13 @@ M = TypeVar("M", bound=nnx.Module)
 
 
 class Network(abc.ABC, Generic[M]):
-    """Base of the frozen descriptions of models; a subclass says how its module is built."""
+    """Base of the frozen descriptions of models; a subclass says how its module is built.
+
+    optional: pattern of the paths of parameters that change nothing where they are zero: a
+    checkpoint may lack them, or have them for nothing.
+    """
+
+    optional: ClassVar[str] = ""
 
     @abc.abstractmethod
     def build(self, key: Array) -> M:

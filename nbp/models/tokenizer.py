@@ -129,6 +129,20 @@ class TokenizerSpec:
                 assert_never(kind)
 
     @property
+    def digits(self) -> tuple[int, ...]:
+        """Levels of the digits of a code, the least significant first; () where it has none (vq).
+
+        Codes that differ by one level in one digit are near each other.
+        """
+        match self.quantizer:
+            case "fsq":
+                return self.levels
+            case "lfq":
+                return (2,) * self.make_quantizer().channels
+            case _:
+                return ()
+
+    @property
     def stride(self) -> Stride:
         """Pixels per token on each axis, e.g. (4, 8, 8)."""
         t = h = w = 1

@@ -42,6 +42,15 @@ class Scores(NamedTuple):
     accuracy_top5: Array
 
 
+class TokenScores(NamedTuple):
+    """`loss` in nats, the weighted mean; of each target its negative log-likelihood and hits."""
+
+    loss: Array
+    nats: Float[Array, "b n"]
+    hit: Float[Array, "b n"]
+    hit_top5: Float[Array, "b n"]
+
+
 def plain_cross_entropy(
     hidden: Float[Array, "b n d"], kernel: Float[Array, "d v"], targets: Int[Array, "b n"]
 ) -> Scores:
@@ -72,8 +81,54 @@ def chunked_cross_entropy(
     """
     if tokens < 1:
         raise ValueError(f"pieces of {tokens} tokens: use 1 or more")
-    sums: tuple[Array, ...] = _sum_scores(hidden, kernel, targets, tokens)
+    weights = jnp.ones(targets.shape, jnp.float32)
+    sums: tuple[Array, ...] = _sum_scores(hidden, kernel, targets, weights, (tokens, False))
     return Scores(*(total / targets.size for total in sums))
+
+
+def weighted_cross_entropy(
+    hidden: Float[Array, "b n d"],
+    kernel: Float[Array, "d v"],
+    targets: Int[Array, "b n"],
+    weights: Float[Array, "b n"],
+    *,
+    tokens: int = 1024,
+) -> TokenScores:
+    """As `chunked_cross_entropy`, with a weight per target and the scores of each target.
+
+    Only the loss has a gradient, and none with respect to the weights, which must not all be 0.
+    """
+    if tokens < 1:
+        raise ValueError(f"pieces of {tokens} tokens: use 1 or more")
+    weights = jax.lax.stop_gradient(weights.astype(jnp.float32))
+    total, *_, each = _sum_scores(hidden, kernel, targets, weights, (tokens, True))
+    nats, hit, hit_top5 = (jax.lax.stop_gradient(part) for part in each)
+    return TokenScores(total / weights.sum(), nats, hit, hit_top5)
+
+
+def draw_classes(
+    hidden: Float[Array, "b n d"],
+    kernel: Float[Array, "d v"],
+    key: Array,
+    *,
+    tokens: int = 1024,
+    first: int = 0,
+) -> Int[Array, "b n"]:
+    """A class for each position, drawn from softmax(hidden @ kernel) of the classes from `first`.
+
+    Other arguments as in `chunked_cross_entropy`. The compiler divides the work on a mesh.
+    """
+    whole, (b, n, _) = kernel.astype(hidden.dtype), hidden.shape
+
+    def draw(piece: tuple[Array, Array]) -> Array:
+        x, number = piece
+        logits = constrain(_make_logits(x, whole), ("batch", None, "vocabulary"))
+        logits = jnp.where(jnp.arange(logits.shape[-1]) < first, -jnp.inf, logits)
+        return jax.random.categorical(jax.random.fold_in(key, number), logits).astype(jnp.int32)
+
+    nothing = jnp.zeros((b, n))
+    pieces = _cut(hidden, nothing, nothing, tokens)[0]
+    return _uncut(jax.lax.map(draw, (pieces, jnp.arange(len(pieces)))), n)
 
 
 def look_up(table: Float[Array, "v d"], ids: Int[Array, "b n"]) -> Float[Array, "b n d"]:
@@ -90,68 +145,76 @@ def look_up(table: Float[Array, "v d"], ids: Int[Array, "b n"]) -> Float[Array, 
     return constrain(limit(rows, PartitionSpec("data", None, "fsdp")), ("batch", None, None))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _sum_scores(hidden: Array, kernel: Array, targets: Array, tokens: int) -> tuple[Array, ...]:
-    """Sums over all targets of the negative log-likelihood and of the hits."""
-    return _on_devices(_sum_pieces, hidden, kernel, targets, tokens=tokens)
+# How the targets are scored: tokens of a device at a time, and whether each is told apart.
+How = tuple[int, bool]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _sum_scores(
+    hidden: Array, kernel: Array, targets: Array, weights: Array, how: How
+) -> tuple[Any, ...]:
+    """Weighted sums of the negative log-likelihood and of the hits; then those of each target."""
+    return _on_devices(_sum_pieces, hidden, kernel, targets, weights, how=how)
 
 
 def _sum_scores_forward(
-    hidden: Array, kernel: Array, targets: Array, tokens: int
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    hidden: Array, kernel: Array, targets: Array, weights: Array, how: How
+) -> tuple[tuple[Any, ...], tuple[Array, ...]]:
     """The sums, and the gradients of the first of them."""
-    sums, gradients = _on_devices(_differentiate_pieces, hidden, kernel, targets, tokens=tokens)
-    return sums, gradients
+    return _on_devices(_differentiate_pieces, hidden, kernel, targets, weights, how=how)
 
 
 def _sum_scores_backward(
-    tokens: int, gradients: tuple[Array, Array], cotangents: tuple[Array, ...]
+    how: How, gradients: tuple[Array, Array], cotangents: tuple[Any, ...]
 ) -> tuple[Array | None, ...]:
     d_loss = cotangents[0]
     d_hidden, d_kernel = ((d_loss * g).astype(g.dtype) for g in gradients)
-    return d_hidden, d_kernel, None
+    return d_hidden, d_kernel, None, None
 
 
 _sum_scores.defvjp(_sum_scores_forward, _sum_scores_backward)
 
 
 def _sum_pieces(
-    hidden: Array, kernel: Array, targets: Array, *, tokens: int, split: "_Split"
-) -> tuple[Array, ...]:
+    hidden: Array, kernel: Array, targets: Array, weights: Array, *, how: How, split: "_Split"
+) -> tuple[Any, ...]:
     whole = split.gather(kernel.astype(hidden.dtype))
+    tokens, each = how
 
-    def step(sums: tuple[Array, ...], piece: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
+    def step(sums: tuple[Array, ...], piece: tuple[Array, ...]) -> tuple[tuple[Array, ...], Any]:
         x, target, weight = piece
-        scores = _score(_make_logits(x, whole), target, weight, split)[0]
-        return _add(sums, scores), None
+        scores, parts, _ = _score(_make_logits(x, whole), target, weight, split)
+        return _add(sums, scores), parts if each else None
 
-    sums, _ = jax.lax.scan(step, _zeros(), _cut(hidden, targets, tokens))
-    return split.sum_over_batch(sums)
+    sums, parts = jax.lax.scan(step, _zeros(), _cut(hidden, targets, weights, tokens))
+    return _join(split.sum_over_batch(sums), parts, targets.shape[1])
 
 
 def _differentiate_pieces(
-    hidden: Array, kernel: Array, targets: Array, *, tokens: int, split: "_Split"
-) -> tuple[tuple[Array, ...], tuple[Array, Array]]:
+    hidden: Array, kernel: Array, targets: Array, weights: Array, *, how: How, split: "_Split"
+) -> tuple[tuple[Any, ...], tuple[Array, Array]]:
     whole = split.gather(kernel.astype(hidden.dtype))
+    tokens, each = how
 
-    def step(carry: Any, piece: tuple[Array, ...]) -> tuple[Any, Array]:
+    def step(carry: Any, piece: tuple[Array, ...]) -> tuple[Any, Any]:
         sums, d_kernel = carry
         x, target, weight = piece
         logits = _make_logits(x, whole)
-        scores, log_total = _score(logits, target, weight, split)
+        scores, parts, log_total = _score(logits, target, weight, split)
         share = jnp.exp(logits - log_total[..., None])
         right = jnp.arange(logits.shape[-1]) == (target - split.offset(whole))[..., None]
         d_logits = ((share - right) * weight[..., None]).astype(x.dtype)
         d_x = jnp.einsum("bnv,dv->bnd", d_logits, whole, preferred_element_type=jnp.float32)
         d_kernel += jnp.einsum("bnd,bnv->dv", x, d_logits, preferred_element_type=jnp.float32)
-        return (_add(sums, scores), d_kernel), d_x.astype(x.dtype)
+        return (_add(sums, scores), d_kernel), (d_x.astype(x.dtype), parts if each else None)
 
     carry = (_zeros(), jnp.zeros(whole.shape, jnp.float32))
-    (sums, d_kernel), pieces = jax.lax.scan(step, carry, _cut(hidden, targets, tokens))
-    b, n, d = hidden.shape
-    d_hidden = split.sum_over_vocabulary(jnp.moveaxis(pieces, 0, 1).reshape(b, -1, d)[:, :n])
+    pieces = _cut(hidden, targets, weights, tokens)
+    (sums, d_kernel), (d_x, parts) = jax.lax.scan(step, carry, pieces)
+    d_hidden = split.sum_over_vocabulary(_uncut(d_x, targets.shape[1]))
     d_kernel = split.scatter(d_kernel).astype(kernel.dtype)
-    return split.sum_over_batch(sums), (d_hidden, d_kernel)
+    sums = _join(split.sum_over_batch(sums), parts, targets.shape[1])
+    return sums, (d_hidden, d_kernel)
 
 
 def _make_logits(hidden: Array, kernel: Array) -> Array:
@@ -160,8 +223,8 @@ def _make_logits(hidden: Array, kernel: Array) -> Array:
 
 def _score(
     logits: Array, target: Array, weight: Array, split: "_Split"
-) -> tuple[tuple[Array, ...], Array]:
-    """Weighted sums of loss and hits, and the logarithm of the softmax's denominator."""
+) -> tuple[tuple[Array, ...], tuple[Array, ...], Array]:
+    """Weighted sums of loss and hits; these of each; the log of the softmax's denominator."""
     top = split.max_over_vocabulary(logits.max(-1))
     total = split.sum_over_vocabulary(jnp.sum(jnp.exp(logits - top[..., None]), axis=-1))
     log_total = top + jnp.log(total)
@@ -172,10 +235,10 @@ def _score(
     picked = split.sum_over_vocabulary(jnp.where(here, picked, 0.0))
     rank = split.sum_over_vocabulary(jnp.sum(logits > picked[..., None], axis=-1))
     parts = (log_total - picked, rank < 1, rank < 5)
-    return tuple(jnp.sum(part * weight) for part in parts), log_total
+    return tuple(jnp.sum(part * weight) for part in parts), parts, log_total
 
 
-def _cut(hidden: Array, targets: Array, tokens: int) -> tuple[Array, Array, Array]:
+def _cut(hidden: Array, targets: Array, weights: Array, tokens: int) -> tuple[Array, Array, Array]:
     """Pieces of about `tokens` tokens, stacked in front; weight 0 fills the last one up."""
     b, n = targets.shape
     count = -(-n // max(1, tokens // b))
@@ -186,7 +249,20 @@ def _cut(hidden: Array, targets: Array, tokens: int) -> tuple[Array, Array, Arra
         parts = jnp.pad(x, fill).reshape(b, count, size, *x.shape[2:])
         return jnp.moveaxis(parts, 1, 0)
 
-    return cut(hidden), cut(targets), cut(jnp.ones(targets.shape, jnp.float32))
+    return cut(hidden), cut(targets), cut(weights)
+
+
+def _uncut(pieces: Array, n: int) -> Array:
+    """The inverse of `_cut` for one array [count b size *s]: [b n *s]."""
+    rows = jnp.moveaxis(pieces, 0, 1)
+    return rows.reshape(rows.shape[0], -1, *rows.shape[3:])[:, :n]
+
+
+def _join(sums: tuple[Array, ...], parts: Any, n: int) -> tuple[Any, ...]:
+    """The sums, and behind them the scores of each target where they were kept."""
+    if parts is None:
+        return sums
+    return (*sums, tuple(_uncut(part.astype(jnp.float32), n) for part in parts))
 
 
 def _zeros() -> tuple[Array, ...]:
@@ -264,11 +340,13 @@ def _find_piece(columns: int, column_bytes: int) -> int:
     return max(width for width in range(1, min(most, columns) + 1) if columns % width == 0)
 
 
-def _on_devices(local: Any, hidden: Array, kernel: Array, targets: Array, *, tokens: int) -> Any:
+def _on_devices(
+    local: Any, hidden: Array, kernel: Array, targets: Array, weights: Array, *, how: How
+) -> Any:
     """Runs `local` on every device with its clips and its part of the kernel."""
     sizes = mesh_sizes()
     if not sizes:
-        return local(hidden, kernel, targets, tokens=tokens, split=_Split())
+        return local(hidden, kernel, targets, weights, how=how, split=_Split())
     check_axes(kernel.shape, KERNEL, sizes, name="head/kernel")
 
     def used(axis: str) -> tuple[str, ...]:
@@ -278,12 +356,13 @@ def _on_devices(local: Any, hidden: Array, kernel: Array, targets: Array, *, tok
     split = _Split(used("batch") if divides else (), used("embed"), used("vocabulary"))
     stored = make_partition_spec(KERNEL)
     batch = PartitionSpec(split.batch or None)
-    sums = (PartitionSpec(),) * 3
+    sums: tuple[Any, ...] = (PartitionSpec(),) * 3
+    sums = (*sums, (batch,) * 3) if how[1] else sums
     with_gradients = local is _differentiate_pieces
     run = jax.shard_map(
-        functools.partial(local, tokens=tokens, split=split),
-        in_specs=(batch, stored, batch),
+        functools.partial(local, how=how, split=split),
+        in_specs=(batch, stored, batch, batch),
         out_specs=(sums, (batch, stored)) if with_gradients else sums,
         check_vma=False,
     )
-    return run(hidden, kernel, targets)
+    return run(hidden, kernel, targets, weights)

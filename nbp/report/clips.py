@@ -16,6 +16,7 @@ from PIL import Image
 
 from nbp.config.schema import Config
 from nbp.data.video.decode import probe_video, read_clip
+from nbp.evaluation.result import EvaluationResult
 from nbp.files import VideoError, read_json
 from nbp.report.records import KINDS, Picture, ShownClip
 from nbp.shapes import Clip, UInt8
@@ -90,7 +91,7 @@ class _Found:
     fps: float
 
 
-def collect_clips(workdir: Path, config: Config, reports: Sequence[Mapping[str, Any]]) -> Shown:
+def collect_clips(workdir: Path, config: Config, reports: Sequence[EvaluationResult]) -> Shown:
     """The worst reconstructions, and the clips that evaluations kept, else training's samples."""
     folder = workdir / "report"
     listed, left_out = read_listed(folder, config.data.size)
@@ -143,12 +144,12 @@ def shrink(pixels: Clip, size: int) -> UInt8[np.ndarray, "t rows columns c"]:
     return pixels[:, scale // 2 :: scale, scale // 2 :: scale]
 
 
-def split_worst(folder: Path, report: Mapping[str, Any], config: Config) -> Iterable[_Found]:
+def split_worst(folder: Path, result: EvaluationResult, config: Config) -> Iterable[_Found]:
     """The original and the reconstruction in the pictures of the worst reconstructions."""
     size = config.data.size
-    protocol = str(report["protocol"].get("name", ""))
-    for row in report.get("worst") or ():
-        file = folder / str(row.get("file", ""))
+    protocol = result.protocol["name"]
+    for row in result.worst:
+        file = folder / row["file"]
         try:
             info = probe_video(file)
             picture = read_clip(file, frames=info.frames, info=info)
@@ -159,12 +160,12 @@ def split_worst(folder: Path, report: Mapping[str, Any], config: Config) -> Iter
             continue
         middle = scale // 2
         small = picture[:, middle::scale, middle::scale][:, :size]
-        group = f"{protocol} held-out clip {row.get('index')}"
-        shared = {"label": row.get("label") or "", "group": group, "id": row.get("index")}
+        group = f"{protocol} held-out clip {row['index']}"
+        shared = {"label": row.get("label") or "", "group": group, "id": row["index"]}
         shared |= {"protocol": protocol, "why": "worst"}
         yield _Found(small[:, :, :size], {**shared, "kind": "real"}, info.fps)
         beside = small[:, :, size + 2 : 2 * size + 2]
-        made = {**shared, "kind": "reconstructed", "psnr": row.get("psnr")}
+        made = {**shared, "kind": "reconstructed", "psnr": row["psnr"]}
         yield _Found(beside, made, info.fps)
 
 

@@ -10,13 +10,13 @@ import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from nbp import files
 from nbp.build import stage_directory
 from nbp.config.schema import Config
 from nbp.errors import DataError
 from nbp.evaluation.leakage import describe_leaks
+from nbp.evaluation.result import EvaluationResult
 from nbp.files import make_folder, read_json
 from nbp.report.clips import Shown, collect_clips
 from nbp.report.page import build_page
@@ -30,7 +30,6 @@ from nbp.workdir import read_config
 MOST_POINTS = 300  # of a curve: more than a panel has pixels would make the page large
 # Of an evaluation's JSON, what has a place of its own on the page.
 PLACED = ("protocol", "scores", "deviations", "per_class", "code_usage", "worst")
-FRAMES = (("reconstructed", "psnr_per_frame"), ("generated", "generated_psnr_per_frame"))
 SPEEDS = (  # metric, what it is, unit
     ("step_time_s", "one update", "s"),
     ("clips_per_s", "clips in training", "1/s"),
@@ -93,48 +92,51 @@ def collect_page(workdir: Path) -> Page:
     )
 
 
-def read_reports(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def read_reports(folder: Path) -> tuple[list[EvaluationResult], list[str]]:
     """Every evaluation's JSON in the order of their names, and what could not be read."""
-    found, left_out = [], []
+    found: list[EvaluationResult] = []
+    left_out = []
     for path in sorted(folder.glob("*.json")):
         try:
             report = read_json(path, object)
         except (OSError, ValueError):
             left_out.append(f"{path.name} is left out: it cannot be read")
             continue
-        if isinstance(report, dict) and isinstance(report.get("protocol"), dict):
-            found.append({"scores": {}, **report})
+        if isinstance(report, dict) and {"protocol", "scores"} & set(report):
+            try:
+                found.append(EvaluationResult.from_json(report))
+            except DataError as error:
+                left_out.append(f"{path.name} is left out: it is damaged ({error})")
     return found, left_out
 
 
-def read_evaluation(report: Mapping[str, Any], config: Config) -> Evaluation:
-    protocol = report["protocol"]
-    usage = report.get("code_usage") or {}
-    notes = [f"not the whole protocol: {text}" for text in report.get("deviations", ())]
-    split = next((rule.get("split", "") for rule in protocol.get("clips") or ()), "")
+def read_evaluation(result: EvaluationResult, config: Config) -> Evaluation:
+    protocol, usage, made = result.protocol, result.code_usage, result.generated_set
+    notes = [f"not the whole protocol: {text}" for text in result.deviations]
+    split = next((str(rule.get("split", "")) for rule in protocol["clips"]), "")
+    curves = {
+        "reconstructed": result.psnr_per_frame,
+        "generated": [] if made is None else made.generated_psnr_per_frame or [],
+    }
     return Evaluation(
-        name=str(protocol.get("name", "")),
-        version=int(protocol.get("version", 0)),
-        scores=report["scores"],
+        name=protocol["name"],
+        version=protocol["version"],
+        scores=result.scores,
         protocol=protocol,
         conditions={
             name: value
-            for name, value in report.items()
+            for name, value in result.to_json().items()
             if name not in PLACED and not name.endswith("psnr_per_frame")
         },
-        notes=(*notes, *describe_leaks(report.get("leaks") or {}, split=split)),
-        frame_curves={
-            name: tuple(map(float, report[key])) for name, key in FRAMES if report.get(key)
-        },
-        per_class=tuple(report.get("per_class") or ()),
+        notes=(*notes, *describe_leaks(result.leaks, split=split)),
+        frame_curves={name: tuple(map(float, curve)) for name, curve in curves.items() if curve},
+        per_class=() if made is None else tuple(made.per_class),
         code_curves={
-            f"{name}: {use['used']:,} used" if "used" in use else name: tuple(
-                map(float, use["curve"])
-            )
+            f"{name}: {use['used']:,} used": tuple(map(float, use["curve"]))
             for name, use in usage.items()
-            if use.get("curve")
+            if use["curve"]
         },
-        codes=next((use["codes"] for use in usage.values() if "codes" in use), 0),
+        codes=next((use["codes"] for use in usage.values()), 0),
         stride=config.tokenizer.stride[0],
     )
 
@@ -142,7 +144,7 @@ def read_evaluation(report: Mapping[str, Any], config: Config) -> Evaluation:
 def list_facts(
     workdir: Path,
     tables: Mapping[str, MetricsTable],
-    reports: list[dict[str, Any]],
+    reports: list[EvaluationResult],
     shown: Shown,
 ) -> dict[str, str]:
     """What is said under the title."""
@@ -151,9 +153,9 @@ def list_facts(
         if table.rows:
             facts[stage] = f"{max(table.rows):,} updates"
     if reports:
-        last = reports[-1]
-        facts["scored on"] = str(last.get("device", "unknown"))
-        facts["versions"] = ", ".join(f"{k} {v}" for k, v in last.get("versions", {}).items())
+        last = reports[-1].conditions
+        facts["scored on"] = last.device
+        facts["versions"] = ", ".join(f"{k} {v}" for k, v in last.versions.items())
     if shown.clips:
         facts["clips shown"] = shown.summary
     return {name: value for name, value in facts.items() if value}
@@ -213,24 +215,22 @@ def list_training(tables: Mapping[str, MetricsTable]) -> list[Speed]:
     return found
 
 
-def list_drawing(reports: list[dict[str, Any]]) -> list[Speed]:
+def list_drawing(reports: list[EvaluationResult]) -> list[Speed]:
     """How fast clips were drawn in each evaluation, and how long it took in all."""
     found = []
-    for report in reports:
-        source = f"evaluation {report['protocol'].get('name', '')}"
-        drawn = report.get("generation") or report.get("generated") or {}
-        for key, what, unit in (
-            ("clips_per_second", "clips generated", "1/s"),
-            ("frames_per_second", "frames generated", "1/s"),
-            ("frames_per_second_with_compilation", "frames generated, with compilation", "1/s"),
-            ("passes", "passes of the generator for a clip", ""),
-        ):
-            if isinstance(drawn.get(key), int | float):
-                found.append(Speed(what, float(drawn[key]), unit, source))
-        parts = drawn.get("seconds_of") or {}
-        found += [Speed(f"time of {k}", float(v), "s", source) for k, v in parts.items()]
-        if isinstance(report, dict) and isinstance(report.get("seconds"), int | float):
-            found.append(Speed("whole evaluation", float(report["seconds"]), "s", source))
+    for result in reports:
+        source = f"evaluation {result.protocol['name']}"
+        if (made := result.generated_set) is not None:
+            drawn = made.generation
+            for value, what, unit in (
+                (drawn["clips_per_second"], "clips generated", "1/s"),
+                (drawn["frames_per_second"], "frames generated", "1/s"),
+                (drawn["passes"], "passes of the generator for a clip", ""),
+            ):
+                found.append(Speed(what, float(value), unit, source))
+            parts = drawn["seconds_of"].items()
+            found += [Speed(f"time of {name}", float(value), "s", source) for name, value in parts]
+        found.append(Speed("whole evaluation", float(result.conditions.seconds), "s", source))
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from nbp.errors import ConfigError
 from nbp.evaluation.result import read_report
+from nbp.metrics.independence_gap import compare_token_bits
 from nbp.metrics.score_table import find_score
 
 
@@ -85,6 +86,9 @@ def compare_reports(first: Path, second: Path) -> str:
         about = ", ".join(text for text in (score.unit, better) if text)
         shown = "  ".join(_show(value) for value in cells)
         lines.append(f"{name:<{width}}  {shown}  {about}".rstrip())
+    if "token_bits" in a and "token_bits" in b:
+        gap = compare_token_bits(a["token_bits"], b["token_bits"])
+        lines += [f"independence gap  {gap}"] if gap is not None else []
     return "\n".join(lines)
 
 

@@ -118,7 +118,10 @@ def _find_largest(logits: Float[Array, "b n v"]) -> tuple[Int[Array, "b n"], Boo
 
 
 def keep_top_k(logits: Float[Array, "*b v"], k: int) -> Float[Array, "*b v"]:
-    """Sets logits below the k-th largest to -inf; all ties with the k-th survive; 0 keeps all."""
+    """Sets logits below the k-th largest to -inf; all ties with the k-th survive; 0 keeps all.
+
+    With `keep_top_p` the oracle of `nbp.sampling.top_p`, which draws without a sort.
+    """
     if k == 0 or k >= logits.shape[-1]:
         return logits
     kth = jax.lax.top_k(logits, k)[0][..., -1:]

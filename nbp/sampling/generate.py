@@ -1,6 +1,10 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Generation as one compiled program: the first pass, then scans over the plan's passes."""
+"""Generation as one compiled program: the first pass, then scans over the plan's passes.
+
+With `sampling.refinements` above 1, and where tokens are given anywhere (`kept`), each block that
+is drawn at once is read in a loop of passes over the same positions (`Generation.refine`).
+"""
 
 import bisect
 import dataclasses
@@ -8,7 +12,7 @@ import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +21,8 @@ from nbp.layout import Phase, Schedule
 from nbp.models.generator import Generator
 from nbp.models.inference import InferenceModel, generator_of, inference_model_of
 from nbp.nn.attention.kv_cache import Cache, choose_lengths
-from nbp.sampling.filtering import draw_tokens, guidance_weight
+from nbp.sampling.filtering import draw_tokens, guidance_weight, token_probabilities
+from nbp.sampling.refinement import begin, make_rule, refine
 from nbp.sampling.settings import PLAIN, SamplingConfig
 from nbp.shapes import Array, Bool, Float, Int
 
@@ -31,6 +36,7 @@ def generate(
     null: Bool[Array, "b"] | None = None,
     known: Int[Array, "b size"] | None = None,
     given: int = 0,
+    kept: Bool[Array, "b size"] | None = None,
     sampling: SamplingConfig = PLAIN,
 ) -> Int[Array, "b size"]:
     """Draws clips; pure, to be jitted with everything but the arrays static.
@@ -43,24 +49,26 @@ def generate(
       prompt: raw prompt ids; null: samples to draw without their condition.
       known: codes in generation order, of which the first `given` are kept as they are.
       given: whole blocks (see `SequencePlan.schedule`, which raises ValueError otherwise).
+      kept: further codes of `known` that are kept, anywhere: drafts that begin accepted. A token
+        knows those of its block and of the blocks before. Needs the draft channel.
 
     Returns: codes 0..codes-1 in generation order. Ids outside the video range (possible only where
     the head covers them) are fed back unchanged and clipped at the end, as the official code does.
     """
     options: dict[str, Any] = {"prompt": prompt, "null": null, "known": known, "given": given}
-    options["sampling"] = sampling
+    options |= {"kept": kept, "sampling": sampling}
     return generate_checked(model, key, sample_ids, **options)[0]
 
 
 def generate_checked(
     model: Generator | InferenceModel, key: Array, sample_ids: Int[Array, "b"], **options: Any
-) -> tuple[Int[Array, "b size"], Bool[Array, "b"]]:
-    """As `generate`, and which clips were drawn from finite logits in all passes.
+) -> tuple[Int[Array, "b size"], Bool[Array, "b"], Int[Array, "b"]]:
+    """As `generate`, and which clips were drawn from finite logits in all passes, of which number.
 
     The others are no samples. Nothing is looked at twice for this: drawing tells.
     """
-    ids, finite = _generate(model, key, sample_ids, **options)
-    return clip_codes(generator_of(model), ids), finite
+    drawn = _generate(model, key, sample_ids, **options)
+    return clip_codes(generator_of(model), drawn.ids), drawn.finite, drawn.passes
 
 
 def generate_ids(
@@ -72,12 +80,13 @@ def generate_ids(
     null: Bool[Array, "b"] | None = None,
     known: Int[Array, "b size"] | None = None,
     given: int = 0,
+    kept: Bool[Array, "b size"] | None = None,
     sampling: SamplingConfig = PLAIN,
 ) -> Int[Array, "b size"]:
     """As `generate`, but the vocabulary ids as they were drawn and fed back."""
     options: dict[str, Any] = {"prompt": prompt, "null": null, "known": known, "given": given}
-    options["sampling"] = sampling
-    return _generate(model, key, sample_ids, **options)[0]
+    options |= {"kept": kept, "sampling": sampling}
+    return _generate(model, key, sample_ids, **options).ids
 
 
 def _generate(
@@ -89,8 +98,9 @@ def _generate(
     null: Array | None = None,
     known: Array | None = None,
     given: int = 0,
+    kept: Array | None = None,
     sampling: SamplingConfig = PLAIN,
-) -> tuple[Int[Array, "b size"], Bool[Array, "b"]]:
+) -> "Drawn":
     run = make_generation(
         model,
         key,
@@ -102,8 +112,7 @@ def _generate(
     )
     if known is None:
         known = jnp.zeros((sample_ids.shape[0], run.model.plan.grid.size), jnp.int32)
-    ids, _, finite = run.draw(known, run.make_cache())
-    return ids, finite
+    return run.draw(known, run.make_cache(), kept=kept)
 
 
 def clip_codes(model: Generator, ids: Int[Array, "b size"]) -> Int[Array, "b size"]:
@@ -122,10 +131,15 @@ def make_generation(
     given: int,
     sampling: SamplingConfig,
 ) -> "Generation":
-    """One generation of the arguments of `generate`, before its first pass."""
+    """One generation of the arguments of `generate`, before its first pass.
+
+    Raises ValueError where a block would take several passes and the model has no draft channel.
+    """
     decoder = inference_model_of(model)
     plan, batch = decoder.model.plan, sample_ids.shape[0]
     guided = sampling.guidance != 0.0 and plan.prompt_length > 0
+    if sampling.refinements > 1:
+        require_drafts(decoder.model, f"refinements {sampling.refinements}")
     return Generation(
         decoder=decoder,
         schedule=plan.schedule(given),
@@ -134,6 +148,14 @@ def make_generation(
         null=jnp.arange(2 * batch) >= batch if guided else null,
         sampling=sampling if guided else sampling.unguided,
     )
+
+
+def require_drafts(model: Generator, wanted: str) -> None:
+    """ValueError where the model cannot read drafts, which `wanted` needs."""
+    if model.drafts is None:
+        raise ValueError(
+            f"{wanted}: this model has no draft channel: train it with generator.draft=True"
+        )
 
 
 def cut_phases(phases: Sequence[Phase], lengths: Sequence[int]) -> list[tuple[Phase, int]]:
@@ -151,6 +173,19 @@ def cut_phases(phases: Sequence[Phase], lengths: Sequence[int]) -> list[tuple[Ph
 
 def _find_room(lengths: Sequence[int], positions: int) -> int:
     return lengths[bisect.bisect_left(lengths, positions)]
+
+
+class Drawn(NamedTuple):
+    """A generation after its last pass.
+
+    ids: vocabulary ids in generation order. cache: of all that was fed. finite: which clips had
+    finite logits throughout. passes: that each clip took.
+    """
+
+    ids: Int[Array, "b size"]
+    cache: Cache
+    finite: Bool[Array, "b"]
+    passes: Int[Array, "b"]
 
 
 @dataclass(frozen=True)
@@ -185,40 +220,74 @@ class Generation(Drawing):
         return choose_lengths(self.model.plan.length)
 
     def draw(
-        self, known: Int[Array, "b size"], cache: Cache, *, held: int = 0
-    ) -> tuple[Int[Array, "b size"], Cache, Bool[Array, "b"]]:
-        """Runs all passes: vocabulary ids, the cache, and which clips had finite logits throughout.
+        self,
+        known: Int[Array, "b size"],
+        cache: Cache,
+        *,
+        held: int = 0,
+        kept: Bool[Array, "b size"] | None = None,
+    ) -> Drawn:
+        """Runs all passes.
 
-        known: codes, of which the schedule's given ones are kept. held: leading positions whose
-        keys and values the cache has already (`SequencePlan.settled`); they are not fed again.
+        known: codes, of which the schedule's given ones are kept, and those of `kept`. held:
+        leading positions whose keys and values the cache has already (`SequencePlan.settled`); they
+        are not fed again.
         """
         plan, schedule = self.model.plan, self.schedule
         offset = self.model.vocabulary.code_offset
-        ids = jnp.where(jnp.arange(plan.grid.size) < schedule.given, known + offset, 0)
-        ids, cache, finite = self.run_pass(
-            ids,
-            cache,
-            held,
-            fed=schedule.prefill - held,
-            drawn=schedule.first_width,
-            k_end=jnp.asarray(plan.k_end[held : schedule.prefill]),
-            index=0,
-        )
+        stays = jnp.arange(plan.grid.size) < schedule.given
+        if kept is not None:
+            require_drafts(self.model, "tokens that are given anywhere")
+            stays = stays | kept
+        ids = jnp.where(stays, known + offset, 0)
+        first = Phase(schedule.prefill - schedule.first_width, schedule.first_width, 1)
+        if self.refines(first, kept):
+            if first.start > held:
+                limits = jnp.asarray(plan.k_end[held : first.start])
+                _, cache = self.look(
+                    ids, cache, held, fed=first.start - held, drawn=0, k_end=limits, index=0
+                )
+            ids, cache, finite, passes = self.refine(ids, cache, first.start, index=0, kept=kept)
+        else:
+            ids, cache, finite = self.run_pass(
+                ids,
+                cache,
+                held,
+                fed=schedule.prefill - held,
+                drawn=schedule.first_width,
+                k_end=jnp.asarray(plan.k_end[held : schedule.prefill]),
+                index=0,
+                kept=kept,
+            )
+            passes = jnp.ones(len(self.keys), jnp.int32)
         index = 1
         for phase, room in cut_phases(schedule.phases, self.lengths):
             if room > cache.length:
                 cache = cache.grow(room)
-            ids, cache, now = self.scan_phase(ids, cache, phase, index)
+            ids, cache, now, more = self.scan_phase(ids, cache, phase, index, kept=kept)
             finite &= now
+            passes += more
             index += phase.count
-        return ids, cache, finite
+        return Drawn(ids, cache, finite, passes)
+
+    def refines(self, phase: Phase, kept: Array | None) -> bool:
+        """Whether the blocks of a phase are read in a loop of passes."""
+        plan = self.model.plan
+        joint = phase.start - plan.prompt_length + plan.first >= plan.first_joint
+        return joint and (self.sampling.refinements > 1 or kept is not None)
 
     def scan_phase(
-        self, ids: Array, cache: Cache, phase: Phase, index: int
-    ) -> tuple[Array, Cache, Array]:
-        def step(carry: tuple[Array, Cache, Array], i: Array) -> tuple[Any, None]:
-            ids, cache, before = carry
+        self, ids: Array, cache: Cache, phase: Phase, index: int, *, kept: Array | None
+    ) -> Drawn:
+        refines = self.refines(phase, kept)
+
+        def step(carry: Drawn, i: Array) -> tuple[Drawn, None]:
+            ids, cache, before, passes = carry
             start = phase.start + i * phase.width
+            if refines:
+                drawn = self.refine(ids, cache, start, index=index + i, kept=kept)
+                finite, more = before & drawn.finite, passes + drawn.passes
+                return Drawn(drawn.ids, drawn.cache, finite, more), None
             limit = jnp.full((phase.width,), start + phase.width)
             ids, cache, finite = self.run_pass(
                 ids,
@@ -228,10 +297,12 @@ class Generation(Drawing):
                 drawn=phase.width,
                 k_end=limit,
                 index=index + i,
+                kept=kept,
             )
-            return (ids, cache, before & finite), None
+            return Drawn(ids, cache, before & finite, passes + 1), None
 
-        carry = (ids, cache, jnp.ones(len(self.keys), bool))
+        clips = len(self.keys)
+        carry = Drawn(ids, cache, jnp.ones(clips, bool), jnp.zeros(clips, jnp.int32))
         return jax.lax.scan(step, carry, jnp.arange(phase.count))[0]
 
     def run_pass(
@@ -244,25 +315,95 @@ class Generation(Drawing):
         drawn: int,
         k_end: Array,
         index: Array | int,
+        kept: Array | None = None,
     ) -> tuple[Array, Cache, Array]:
         """Feeds the queries `[start, start + fed)` and draws the tokens of the last `drawn`.
 
         Also which clips had a distribution for all of them; the others get the first token.
         """
-        model, plan = self.model, self.model.plan
-        rows = _double(ids) if self.sampling.guidance else ids
-        x = model.embed(model.input_table(rows, self.prompt), start, fed, null=self.null)
-        hidden = model.key_mask(self.prompt, self.null)
-        x, cache = self.decoder.forward_cached(x, cache, start=start, k_end=k_end, key_mask=hidden)
-        logits = self.guide(self.decoder.predict(x[:, fed - drawn :]), index)
+        plan = self.model.plan
+        logits, cache = self.look(ids, cache, start, fed=fed, drawn=drawn, k_end=k_end, index=index)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, index)
         passes = self.schedule.passes
         drawn_tokens = draw_tokens(self.sampling, keys, logits, index=index, passes=passes)
         finite = (drawn_tokens >= 0).all(1)
-        new = jnp.maximum(drawn_tokens, 0) + model.output_ids.start
+        new = jnp.maximum(drawn_tokens, 0) + self.model.output_ids.start
         token = start + fed - drawn - plan.prompt_length + plan.first
+        if kept is not None:
+            here = jax.lax.dynamic_slice_in_dim(kept, token, drawn, 1)
+            new = jnp.where(here, jax.lax.dynamic_slice_in_dim(ids, token, drawn, 1), new)
         ids = jax.lax.dynamic_update_slice(ids, new.astype(ids.dtype), (0, token))
         return ids, cache, finite
+
+    def look(
+        self,
+        ids: Array,
+        cache: Cache,
+        start: Array | int,
+        *,
+        fed: int,
+        drawn: int,
+        k_end: Array,
+        index: Array | int,
+        drafts: Int[Array, "b size"] | None = None,
+    ) -> tuple[Float[Array, "b n v"], Cache]:
+        """Logits of the last `drawn` of the queries `[start, start + fed)`, and the cache."""
+        model = self.model
+        rows = _double(ids) if self.sampling.guidance else ids
+        drafts = _double(drafts) if self.sampling.guidance else drafts
+        table = model.input_table(rows, self.prompt)
+        x = model.embed(table, start, fed, null=self.null, drafts=drafts)
+        hidden = model.key_mask(self.prompt, self.null)
+        x, cache = self.decoder.forward_cached(x, cache, start=start, k_end=k_end, key_mask=hidden)
+        return self.guide(self.decoder.predict(x[:, fed - drawn :]), index), cache
+
+    def refine(
+        self,
+        ids: Array,
+        cache: Cache,
+        start: Array | int,
+        *,
+        index: Array | int,
+        kept: Bool[Array, "b size"] | None,
+    ) -> Drawn:
+        """Draws the block of the queries from `start` on in up to `sampling.refinements` passes.
+
+        index: of the block among the plan's passes, which the schedules count. Every pass writes
+        the same positions of the cache.
+        """
+        model, plan, sampling = self.model, self.model.plan, self.sampling
+        n, token = plan.block_size, start - plan.prompt_length + plan.first
+        none = jnp.full(ids.shape, model.vocabulary.codes, ids.dtype)
+        block = jax.lax.dynamic_slice_in_dim(ids, token, n, 1)
+        accepted = jnp.zeros(block.shape, bool)
+        if kept is not None:
+            accepted = jax.lax.dynamic_slice_in_dim(kept, token, n, 1)
+
+        def look(tokens: Array, shown: Array, cache: Cache) -> tuple[Array, Cache]:
+            drafts = jnp.where(shown, clip_codes(model, tokens), model.vocabulary.codes)
+            drafts = jax.lax.dynamic_update_slice(none, drafts.astype(none.dtype), (0, token))
+            limits = jnp.full((n,), start + n)
+            options: dict[str, Any] = {"fed": n, "drawn": n, "index": index, "drafts": drafts}
+            return self.look(ids, cache, start, k_end=limits, **options)
+
+        def propose(logits: Array, pass_index: Array) -> tuple[Array, Array, Array]:
+            keys = jax.vmap(
+                lambda key: jax.random.fold_in(jax.random.fold_in(key, index), pass_index)
+            )(self.keys)
+            when: dict[str, Any] = {"index": index, "passes": self.schedule.passes}
+            drawn = draw_tokens(sampling, keys, logits, **when)
+            return drawn, token_probabilities(sampling, logits, **when), keys
+
+        state = refine(
+            begin(block, cache, accepted),
+            look,
+            propose,
+            rule=make_rule(sampling, plan),
+            passes=sampling.refinements,
+            first_class=model.output_ids.start,
+        )
+        ids = jax.lax.dynamic_update_slice(ids, state.tokens, (0, token))
+        return Drawn(ids, state.cache, state.finite, state.passes)
 
     def guide(self, logits: Float[Array, "b n v"], index: Array | int) -> Float[Array, "b2 n v"]:
         if not self.sampling.guidance:

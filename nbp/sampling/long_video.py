@@ -242,8 +242,8 @@ class Rollout:
             )
             held = 0 if cache is None else settled
             start = run.make_cache() if cache is None else cache
-            drawn, filled, finite = run.draw(known, start, held=held)
-            return clip_codes(decoder.model, drawn), filled, finite
+            drawn = run.draw(known, start, held=held)
+            return clip_codes(decoder.model, drawn.ids), drawn.cache, drawn.finite
 
         return jax.jit(draw, donate_argnums=5)
 

@@ -11,11 +11,13 @@ from typing import Any, Literal, get_args
 
 from nbp.errors import ConfigError
 from nbp.flags import COUNT, NATURAL, SEED, SHARE, Real, Whole
+from nbp.layout import Box
 from nbp.ranges import CacheType, WeightType
 from nbp.sampling.settings import (
     COLDEST,
     HOTTEST,
     STRONGEST,
+    CommitKind,
     GuidanceSchedule,
     RampShape,
     SamplingConfig,
@@ -24,6 +26,7 @@ from nbp.sampling.settings import (
 CLIPS = Whole(1, 1_000_000)
 TEMPERATURE = Real(COLDEST, HOTTEST)
 GUIDANCE = Real(0.0, STRONGEST)
+BOUND = Real(0.0, 1e6)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class SampleRequest:
     count: conditions to draw for, in turn the labels, or held-out clips to continue.
     samples_per_condition: clips drawn for each. per_class: clips of each class, in place of both.
     label: class name or id, or several, in turn. frames: what is continued, a file, or uint8
-    [t h w c], or one for each condition.
+    [t h w c], or one for each condition. mask: what of them is drawn anew, a file or a box (see
+    `nbp.build_given`). between: two of them, whose gap is drawn.
     """
 
     count: int
@@ -68,6 +72,8 @@ class SampleRequest:
     label: str | tuple[str, ...] | None = None
     unconditional: bool = False
     frames: Path | Any | None = None
+    mask: str | Any | None = None
+    between: tuple[Any, Any] | None = None
     given_frames: int | None = None
     per_class: int | None = None
     samples_per_condition: int = 1
@@ -86,6 +92,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--unconditional", action="store_true", help="clips of no class: as --label none")
     add("--frames", type=Path, help="video whose first frames are continued")
     add("--given_frames", type=NATURAL, help="latent frames taken from --frames")
+    add(
+        "--mask",
+        help="what of --frames is drawn anew: box:X0,Y0,X1,Y1 in pixels, outside:X0,Y0,X1,Y1, or "
+        "the white pixels of an image or a video",
+    )
+    add("--between", nargs=2, type=Path, metavar="FILE", help="draws from the first to the second")
     add("--temperature", type=TEMPERATURE, help="divides the logits")
     add("--temperature_end", type=TEMPERATURE, help="temperature of the last pass")
     add("--temperature_schedule", choices=get_args(RampShape), help="how it gets there")
@@ -99,6 +111,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--guidance_start", type=SHARE, help="share of the passes before guidance begins")
     add("--guidance_end", type=SHARE, help="share of the passes after which it is off")
+    add("--block", type=read_block, help="one that the model was trained with: row, frame, 1,2,4")
+    add("--refinements", type=COUNT, help="passes over a block at most; needs the draft channel")
+    add("--commit", choices=get_args(CommitKind), help="which draws a pass over a block accepts")
+    add("--entropy_bound", type=BOUND, help="commit entropy: nats that are accepted at once")
+    add("--confidence_noise", type=BOUND, help="commit confidence: noise on log-probabilities")
     add("--decoding", choices=("plain", "jacobi", "relaxed"), default="plain", help="of passes")
     add("--window", type=COUNT, help="passes that jacobi and relaxed look at at once")
     add("--radius", type=COUNT, help="relaxed: levels that mass may move")
@@ -113,6 +130,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--features", default="", help="DIR or random-i3d: FVD in the drift report")
 
 
+def read_block(text: str) -> str | Box:
+    """The name of a block, or its sides: "1,2,4", with or without brackets."""
+    sides = text.strip("() ").split(",")
+    if len(sides) == 3 and all(side.strip().isdecimal() for side in sides):
+        t, h, w = (int(side) for side in sides)
+        return (t, h, w)
+    return text
+
+
 def make_request(arguments: argparse.Namespace) -> SampleRequest:
     """The request of parsed flags."""
     values = vars(arguments)
@@ -123,7 +149,8 @@ def make_request(arguments: argparse.Namespace) -> SampleRequest:
 
     def pick(kind: type) -> dict[str, Any]:
         names = [field.name for field in dataclasses.fields(kind)]
-        return {name: values[name] for name in names if values.get(name) is not None}
+        found = {name: values[name] for name in names if values.get(name) is not None}
+        return {n: tuple(v) if n == "between" else v for n, v in found.items()}
 
     return SampleRequest(
         count=count,

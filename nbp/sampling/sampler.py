@@ -58,7 +58,7 @@ class Batch:
     """Clips `first`, `first + 1`, ... of a request, `keep` of them; the other rows fill it up.
 
     ids: number of each row's clip. labels: its class, if any. known: codes [b size] in generation
-    order, of which the given frames are kept.
+    order, of which the given frames are kept, and those of `kept`.
     """
 
     first: int
@@ -66,6 +66,7 @@ class Batch:
     ids: Int[Array, "b"]
     labels: Int[Array, "b"] | None
     known: Int[Array, "b size"]
+    kept: Bool[Array, "b size"] | None = None
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity: it holds arrays
@@ -98,6 +99,7 @@ class Sampler:
         clips: Clips | None = None,
         codes: Int[np.ndarray, "b T H W"] | None = None,
         given_frames: int = 0,
+        kept: Bool[np.ndarray, "b T H W"] | None = None,
         params: PyTree = None,
         numbers: Int[np.ndarray, "b"] | None = None,
     ) -> Samples:
@@ -111,6 +113,7 @@ class Sampler:
           clips: uint8 [n t h w c]; their first `given_frames` latent frames are kept.
           codes: the codes of such clips, in their place.
           given_frames: latent frames that are not generated.
+          kept: further cells of the clips that are not generated, anywhere (see `generate`).
           params: generator parameters to use instead of the sampler's own.
           numbers: i of each clip, by default 0, 1, ...: clips of a larger request one by one.
 
@@ -126,9 +129,11 @@ class Sampler:
             clips=clips,
             codes=codes,
             given_frames=given_frames,
+            kept=kept,
             numbers=numbers,
         ):
-            drawn = self.run(self.draw_program(given), make_key(seed), batch, params=params)
+            more = () if batch.kept is None else (batch.kept,)
+            drawn = self.run(self.draw_program(given), make_key(seed), batch, *more, params=params)
             self.check(drawn.finite, batch, params=params)
             grid = self.generator.to_grid(drawn.codes)
             videos.append(np.asarray(self.decode(self.tokenizer_params, grid))[: batch.keep])
@@ -144,14 +149,17 @@ class Sampler:
         clips: Clips | None,
         codes: Int[np.ndarray, "b T H W"] | None,
         given_frames: int,
+        kept: Bool[np.ndarray, "b T H W"] | None = None,
         numbers: Int[np.ndarray, "b"] | None = None,
     ) -> Iterator[Batch]:
         """A request in batches of one size; arguments and errors of `sample`."""
         plan = self.generator.plan
         plan.schedule(plan.tokens_of_frames(given_frames))  # before anything is compiled
-        if given_frames and clips is None and codes is None:
-            raise ValueError(f"{given_frames} given latent frames, but no clips to take them from")
+        if clips is None and codes is None and (given_frames or kept is not None):
+            what = f"{given_frames} given latent frames" if kept is None else "kept cells"
+            raise ValueError(f"{what}, but no clips to take them from")
         given_rows = (("labels", labels), ("clips", clips), ("codes", codes), ("numbers", numbers))
+        given_rows += (("kept", kept),)
         for name, values in given_rows:
             if values is not None and len(values) != count:
                 raise ValueError(f"{len(values)} {name} for {count} samples: give one for each")
@@ -168,7 +176,10 @@ class Sampler:
             if labels is not None:
                 label_rows = self.put(np.asarray(labels, np.int32)[rows])
             ids = self.put(ids if numbers is None else numbers[rows])
-            yield Batch(start, min(size, count - start), ids, label_rows, known)
+            stays = None
+            if kept is not None:
+                stays = self.put(np.asarray(self.generator.to_sequence(kept[rows])))
+            yield Batch(start, min(size, count - start), ids, label_rows, known, stays)
 
     def run(
         self, program: Any, key: Array, batch: Batch, *more: Any, params: PyTree | None = None
@@ -232,7 +243,7 @@ class Sampler:
         return jax.jit(self.tokenizer.decode_floats if self.floats else self.tokenizer.decode)
 
     def draw_program(self, given: int) -> Any:
-        """The compiled drawing of (parameters, key, ids, labels or None, known codes).
+        """The compiled drawing of (parameters, key, ids, labels or None, known codes, kept).
 
         Gives a `GenerationOutput`.
         """
@@ -250,9 +261,15 @@ class Sampler:
 
     def _make_program(self, given: int) -> Any:
         def draw(
-            params: PyTree, key: Array, ids: Array, labels: Array | None, known: Array
+            params: PyTree,
+            key: Array,
+            ids: Array,
+            labels: Array | None,
+            known: Array,
+            kept: Array | None = None,
         ) -> GenerationOutput:
             prompt, null = self.condition(ids, labels)
+            more = {} if kept is None else {"kept": kept}
             return self.decoding(
                 self.bind(params),
                 key,
@@ -262,6 +279,7 @@ class Sampler:
                 known=known,
                 given=given,
                 sampling=self.sampling_for(labels),
+                **more,
             )
 
         return jax.jit(draw)

@@ -7,12 +7,14 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from nbp.ranges import CacheType, Count, Natural, Range, Share, WeightType
+from nbp.layout import Box
+from nbp.ranges import CacheType, Count, Natural, NonNegative, Range, Share, WeightType
 
 COLDEST, HOTTEST = 1e-3, 1e3  # temperatures
 STRONGEST = 1e3  # guidance
 
 RampShape = Literal["constant", "linear", "cosine"]
+CommitKind = Literal["entropy", "confidence", "order"]
 GuidanceSchedule = Literal["constant", "ramp", "linear", "cosine"]
 
 
@@ -33,6 +35,14 @@ class SamplingConfig:
       index of the pass (ramp), as the official code intended (REFERENCE 3.3).
     guidance_start, guidance_end: shares of the passes, 0..1; t is 0 in the passes outside, which
       are those with index / passes below the start or not below the end.
+    block: one of those that the model was trained with (`generator.block`, `generator.blocks`);
+      empty is the first.
+    refinements: passes over each block that is drawn at once, at most; more than 1 needs a model
+      with the draft channel (docs/blocks.md). A block ends when all of its tokens are accepted.
+    commit: which draws a pass accepts (`nbp.sampling.refinement`): those of lowest entropy, those
+      that were most likely, or places in a fixed dispersed order.
+    entropy_bound: nats that the entropies of draws accepted at once may sum to (commit entropy).
+    confidence_noise: scale of the noise on log-probabilities (commit confidence).
     weights, cache: what decoding keeps them in: the type that the network computes in, or coarser.
     batch: clips drawn at a time. fps: frames per second of the files.
     """
@@ -46,6 +56,11 @@ class SamplingConfig:
     guidance_schedule: GuidanceSchedule = "constant"
     guidance_start: Share = 0.0
     guidance_end: Annotated[float, Range(0.0, above=True, high=1.0)] = 1.0
+    block: str | Box = ""
+    refinements: Count = 1
+    commit: CommitKind = "entropy"
+    entropy_bound: NonNegative = 0.1
+    confidence_noise: NonNegative = 1.0
     weights: WeightType = "compute"
     cache: CacheType = "compute"
     batch: Count = 32
@@ -64,6 +79,13 @@ class SamplingConfig:
             raise ValueError(f"top_p {self.top_p}: must be above 0 and at most 1 (off)")
         if not (math.isfinite(self.guidance) and abs(self.guidance) <= STRONGEST):
             raise ValueError(f"guidance {self.guidance}: must be a number up to {STRONGEST:g}")
+        if self.refinements < 1:
+            raise ValueError(f"refinements {self.refinements}: a block takes 1 pass or more")
+        if not (0 <= self.entropy_bound < math.inf and 0 <= self.confidence_noise < math.inf):
+            raise ValueError(
+                f"entropy_bound {self.entropy_bound}, confidence_noise {self.confidence_noise}: "
+                "must be numbers from 0"
+            )
         if not 0 <= self.guidance_start < self.guidance_end <= 1:
             raise ValueError(
                 f"guidance from {self.guidance_start} to {self.guidance_end} of the passes: "

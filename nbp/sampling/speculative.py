@@ -92,7 +92,13 @@ def decode_ahead(
         (arXiv 2510.24211); otherwise they are all drawn anew, as in arXiv 2410.01699.
       relax: what a draft is held against instead of its distribution; None is exact.
       The others: see `nbp.sampling.generate.generate`.
+
+    Raises ValueError for `sampling.refinements` above 1.
     """
+    if sampling.refinements > 1:
+        raise ValueError(
+            f"refinements {sampling.refinements}: speculative decoding draws each block in one pass"
+        )
     decoder = inference_model_of(model)
     plan, vocabulary = decoder.model.plan, decoder.model.vocabulary
     phases = plan.phases(given)
@@ -386,7 +392,7 @@ class Decoding(Protocol):
 
 @dataclass(frozen=True)
 class Autoregressive:
-    """The passes of the plan."""
+    """The passes of the plan; several over each block with `sampling.refinements` above 1."""
 
     def __call__(
         self,
@@ -395,9 +401,8 @@ class Autoregressive:
         sample_ids: Int[Array, "b"],
         **options: Any,
     ) -> GenerationOutput:
-        codes, finite = generate_checked(model, key, sample_ids, **options)
-        passes = generator_of(model).plan.passes(options.get("given", 0))
-        return GenerationOutput.of(codes, jnp.full(sample_ids.shape, passes, jnp.int32), finite)
+        codes, finite, passes = generate_checked(model, key, sample_ids, **options)
+        return GenerationOutput.of(codes, passes, finite)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,18 @@ import jax
 import jax.numpy as jnp
 
 from nbp import losses
+from nbp.layout import SequencePlan
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
-from nbp.parallel.cross_entropy import chunked_cross_entropy
+from nbp.parallel.cross_entropy import (
+    chunked_cross_entropy,
+    draw_classes,
+    weighted_cross_entropy,
+)
 from nbp.parallel.sharding import Axes
-from nbp.shapes import Array, Int, PyTree
+from nbp.shapes import Array, Float, Int, PyTree
+from nbp.tasks.corrupted_context import CorruptedContext
+from nbp.tasks.draft import DraftObjective, Drafts, make_drafts, score_drafts, score_one_by_one
 from nbp.tasks.tokenizer import start_state
 from nbp.training.optimizer import (
     OptimizerSpec,
@@ -27,6 +34,10 @@ from nbp.training.optimizer import (
 from nbp.training.precision import cast_to_storage
 from nbp.training.state import TrainState
 
+DRAFTS = 0xD4AF7  # the stream of random keys of drafts
+CORRUPTION = 0xC0DE5  # that of corrupted context
+BLOCKS = 0xB10C5  # that of the choice among several blocks
+
 
 @dataclass(frozen=True)
 class GeneratorTask:
@@ -36,7 +47,10 @@ class GeneratorTask:
 
     frozen: {"tokenizer": parameters}, or {} where every batch holds codes. null_probability: share
     of clips whose prompt is replaced by the null condition (for guidance). loss_tokens: tokens of a
-    device whose logits exist at one time.
+    device whose logits exist at one time. corruption: what replaces codes that training reads.
+    draft: how a network with the draft channel learns it; None trains it, like any other, without
+    drafts. further: plans of other blocks that the same parameters learn: with the chance
+    further_share an update is of one of them.
     """
 
     network: GeneratorNetwork
@@ -45,6 +59,10 @@ class GeneratorTask:
     frozen: PyTree
     null_probability: float = 0.0
     loss_tokens: int = 1024
+    corruption: CorruptedContext | None = None
+    draft: DraftObjective | None = None
+    further: tuple[SequencePlan, ...] = ()
+    further_share: float = 0.0
     begin: Callable[[TrainState], TrainState] | None = None
     name: Literal["generator"] = "generator"
 
@@ -55,8 +73,13 @@ class GeneratorTask:
 
     @property
     def flops_per_clip(self) -> float:
-        """See `GeneratorNetwork.flops_per_clip`; encoding clips in the step is not counted."""
-        return self.network.flops_per_clip
+        """See `GeneratorNetwork.flops_per_clip`; encoding clips in the step is not counted.
+
+        The mean over the blocks of updates.
+        """
+        main, *others = (task.network.flops_per_clip for task in self.each_block())
+        share = self.further_share if others else 0.0
+        return (1.0 - share) * main + share * sum(others) / max(1, len(others))
 
     @property
     def axes(self) -> dict[str, Axes]:
@@ -75,33 +98,105 @@ class GeneratorTask:
             return batch["codes"].astype(jnp.int32)
         return self.tokenizer.encode(frozen["tokenizer"], batch["video"])
 
+    def each_block(self) -> list["GeneratorTask"]:
+        """The tasks of the network's own plan and of each further one."""
+        tasks = [dataclasses.replace(self, further=())]
+        for plan in self.further:
+            network = dataclasses.replace(self.network, plan=plan)
+            corruption = self.corruption and dataclasses.replace(self.corruption, plan=plan)
+            tasks.append(dataclasses.replace(tasks[0], network=network, corruption=corruption))
+        return tasks
+
     def step(
         self, state: TrainState, frozen: PyTree, batch: Mapping[str, Array], key: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        """One update. Metrics: loss (nats per token), bits_per_token, accuracy, accuracy_top5."""
+        """One update. Metrics: loss (nats per token), bits_per_token, accuracy, accuracy_top5.
+
+        With drafts see `score_drafts`. Of several blocks each micro-batch is of one.
+        """
+        tasks = self.each_block()
 
         def loss_fn(
             params: PyTree, batch: Mapping[str, Array], key: Array
         ) -> tuple[Array, dict[str, Array]]:
-            null_key, drop_key = jax.random.split(key)
-            codes = self.network.to_sequence(self.codes(frozen, batch))
-            prompt = self.network.prompt(batch)
-            null = None
-            if prompt is not None:
-                null = jax.random.bernoulli(null_key, self.null_probability, codes.shape[:1])
-            model = self.network.bind(params)
-            return score(model, codes, prompt, null=null, key=drop_key, tokens=self.loss_tokens)
+            if len(tasks) == 1:
+                return tasks[0].loss(params, frozen, batch, key)
+            index = self.choose_block(jax.random.fold_in(key, BLOCKS))
+            losses = [task.loss for task in tasks]
+            return jax.lax.switch(index, losses, params, frozen, batch, key)
 
         return update(self.optimizer, loss_fn, state, batch=batch, key=key)
+
+    def choose_block(self, key: Array) -> Int[Array, ""]:
+        """Which of `each_block` is trained: 0 for the network's own plan."""
+        share_key, block_key = jax.random.split(key)
+        other = jax.random.randint(block_key, (), 1, len(self.further) + 1)
+        return jnp.where(jax.random.bernoulli(share_key, self.further_share), other, 0)
+
+    def loss(
+        self, params: PyTree, frozen: PyTree, batch: Mapping[str, Array], key: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """What a step lowers, with its metrics, in the blocks of the network's own plan."""
+        null_key, drop_key = jax.random.split(key)
+        tokens = self.loss_tokens
+        codes = self.network.to_sequence(self.codes(frozen, batch))
+        prompt = self.network.prompt(batch)
+        null = None
+        if prompt is not None:
+            null = jax.random.bernoulli(null_key, self.null_probability, codes.shape[:1])
+        read = codes
+        if self.corruption is not None:
+            read = self.corruption(codes, jax.random.fold_in(key, CORRUPTION))
+        model = self.network.bind(params)
+        options: dict[str, Any] = {"read": read, "null": null, "key": drop_key}
+        if self.draft is None:
+            return score(model, codes, prompt, tokens=tokens, **options)
+        drafts = self.make_drafts(self.draft, codes, key)
+        return score_drafts(model, codes, prompt, drafts, tokens=tokens, **options)
+
+    def make_drafts(
+        self, objective: DraftObjective, codes: Int[Array, "b size"], key: Array
+    ) -> Drafts:
+        """The drafts of a step, whose key this is."""
+        stream = jax.random.fold_in(key, DRAFTS)
+        hidden = self.network.vocabulary.codes
+        return make_drafts(objective, self.network.plan, codes, hidden=hidden, key=stream)
 
     def evaluate(
         self, params: PyTree, frozen: PyTree, batch: Mapping[str, Array]
     ) -> tuple[dict[str, Array], Int[Array, "b T H W"]]:
-        """The step's measures without dropout or null conditions, and the codes of the clips."""
+        """The step's measures on clean codes, without dropout or null conditions, and the codes.
+
+        Every draft is hidden. With the draft channel draft_bits_per_token is of `score_one_by_one`,
+        the same places for the same number of clips. bits_self_drawn: bits per token where every
+        code that is read is drawn by the model itself, each after the true ones before its block.
+        bits_grid [T H W]: bits of each place of the grid, NaN where nothing is predicted.
+        bits_NAME_blocks: bits per token in further blocks. All are means over the clips.
+        """
         grids = self.codes(frozen, batch)
         codes = self.network.to_sequence(grids)
         model, prompt = self.network.bind(params), self.network.prompt(batch)
         loss, metrics = score(model, codes, prompt, tokens=self.loss_tokens)
+        nats, drawn = draw_context(
+            model, codes, prompt, tokens=self.loss_tokens, key=jax.random.key(CORRUPTION)
+        )
+        again, _ = score(model, codes, prompt, read=drawn, tokens=self.loss_tokens)
+        plan = self.network.plan
+        places = jnp.full(plan.grid.size, jnp.nan)
+        places = places.at[plan.first :].set(nats.mean(0) / losses.NATS_PER_BIT)
+        metrics |= {
+            "bits_self_drawn": again / losses.NATS_PER_BIT,
+            "bits_grid": places[plan.inverse_order].reshape(plan.grid.shape),
+        }
+        for task in self.each_block()[1:]:
+            codes = task.network.to_sequence(grids)
+            found = score(task.network.bind(params), codes, prompt, tokens=self.loss_tokens)[1]
+            metrics[f"bits_{task.network.plan.name}_blocks"] = found["bits_per_token"]
+        if self.network.draft:
+            key = jax.random.key(DRAFTS)
+            metrics["draft_bits_per_token"] = score_one_by_one(
+                model, codes, prompt, tokens=self.loss_tokens, key=key
+            )
         return {"loss": loss, **metrics}, grids
 
 
@@ -110,12 +205,16 @@ def score(
     codes: Int[Array, "b size"],
     prompt: Int[Array, "b p"] | None,
     *,
+    read: Int[Array, "b size"] | None = None,
     null: Array | None = None,
     key: Array | None = None,
     tokens: int = 1024,
 ) -> tuple[Array, dict[str, Array]]:
-    """Loss in nats per scored token, and its companions (accuracies are shares 0..1)."""
-    hidden = model.hidden_states(codes, prompt, null=null, key=key)
+    """Loss in nats per scored token, and its companions (accuracies are shares 0..1).
+
+    read: codes that the model reads in the place of the true ones, which it predicts.
+    """
+    hidden = model.hidden_states(codes if read is None else read, prompt, null=null, key=key)
     kernel = model.head.kernel[...]
     scores = chunked_cross_entropy(hidden, kernel, model.targets(codes), tokens=tokens)
     return scores.loss, {
@@ -123,6 +222,23 @@ def score(
         "accuracy": scores.accuracy,
         "accuracy_top5": scores.accuracy_top5,
     }
+
+
+def draw_context(
+    model: Generator,
+    codes: Int[Array, "b size"],
+    prompt: Int[Array, "b p"] | None,
+    *,
+    tokens: int,
+    key: Array,
+) -> tuple[Float[Array, "b n"], Int[Array, "b size"]]:
+    """Nats of each scored token, and codes drawn from the same predictions, given ones kept."""
+    states, kernel = model.hidden_states(codes, prompt), model.head.kernel[...]
+    targets = model.targets(codes)
+    found = weighted_cross_entropy(states, kernel, targets, jnp.ones(targets.shape), tokens=tokens)
+    outside = model.vocabulary.code_offset - model.output_ids.start  # ids that are no codes
+    drawn = draw_classes(states, kernel, key, tokens=tokens, first=outside) - outside
+    return found.nats, jnp.concatenate([codes[:, : model.plan.first], drawn], axis=1)
 
 
 def update(

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ from nbp.parallel.distributed import decide
 from nbp.shapes import PyTree
 from nbp.training import integrity
 from nbp.training.integrity import Damaged
-from nbp.training.state import TrainState, compare_leaves, make_target
-from nbp.trees import flatten_paths, nest_paths, unnest_paths
+from nbp.training.state import TrainState, compare_leaves, make_target, make_zeros
+from nbp.trees import flatten_paths, nest_flat, nest_paths, unnest_paths
 
 PIECE = 64 << 20  # bytes compressed at a time
 
@@ -104,6 +105,8 @@ class Checkpointer:
         best_mode: whether a low or a high value of that metric is better.
         read_only: never write, clean or rename; safe beside a running training.
         verified: steps whose files `check` has compared just before; `restore` believes it.
+        optional: pattern of the paths of parameters that may be missing in a checkpoint, which are
+            zero then, as are their averages and moments; others of that name are left out.
         report: receives warnings, one line each.
 
     Raises:
@@ -120,6 +123,7 @@ class Checkpointer:
         best_mode: Literal["min", "max"] = "min",
         read_only: bool = False,
         verified: Collection[int] = (),
+        optional: str = "",
         report: Callable[[str], None] = integrity.print_warning,
     ) -> None:
         if keep < 1:
@@ -128,6 +132,7 @@ class Checkpointer:
         self._keep, self._keep_best, self._best_mode = keep, keep_best, best_mode
         self._read_only, self._report = read_only, report
         self._verified = frozenset(verified)
+        self._optional = re.compile(rf"(.*/)?({optional})") if optional else None
         self._failures = 0
         self._pending: int | None = None  # the step whose save has not been seen to end
         if read_only and not self.directory.is_dir():
@@ -347,6 +352,7 @@ class Checkpointer:
             )
         metadata = self._manager.item_metadata(step) if wanted else {}
         targets, differences = {}, []
+        zeros: dict[str, dict[str, Any]] = {}
         for name, template in wanted.items():
             saved = {}
             if name in notes["items"]:
@@ -354,10 +360,20 @@ class Checkpointer:
                 if metadata[name] is None:
                     raise Damaged(f"{name} is missing")
                 saved = flatten_paths(metadata[name].tree)
-            nested = nest_paths(template)
-            differences += compare_leaves(name, saved, flatten_paths(nested))
-            if nested:
-                targets[name] = jax.tree.map(make_target, nested)
+            leaves = flatten_paths(nest_paths(template))
+            zeros[name] = self._find_optional(leaves, saved)
+            more = self._find_optional(saved, leaves)
+            there = {path: leaf for path, leaf in saved.items() if path not in more}
+            here = {path: leaf for path, leaf in leaves.items() if path not in zeros[name]}
+            differences += compare_leaves(name, there, here)
+            if name == "model" and (more or zeros[name]):
+                self._report(
+                    f"checkpoint {path} has {', '.join(more)}, left out here"
+                    if more
+                    else f"checkpoint {path} has no {', '.join(zeros[name])}: zero at first"
+                )
+            if leaves:
+                targets[name] = nest_flat(_make_targets({**here, **more}, like=here))
         if differences:
             if differences[12:]:
                 differences[12:] = [f"and {len(differences) - 12} more"]
@@ -368,11 +384,24 @@ class Checkpointer:
             return {}, {name: jsons[name] for name in JSON_ITEMS}
         arguments = {name: ocp.args.StandardRestore(tree) for name, tree in targets.items()}
         found = self._manager.restore(step, args=ocp.args.Composite(**arguments)) if targets else {}
-        trees = {
-            name: unnest_paths(found[name] if name in targets else {}, template)
-            for name, template in wanted.items()
-        }
+        trees = {}
+        for name, template in wanted.items():
+            leaves = flatten_paths(found[name]) if name in targets else {}
+            leaves |= {path: make_zeros(leaf) for path, leaf in zeros[name].items()}
+            trees[name] = unnest_paths(nest_flat(leaves), template)
         return trees, {name: jsons[name] for name in JSON_ITEMS}
+
+    def _find_optional(
+        self, leaves: Mapping[str, Any], others: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The leaves that are optional and not among the others, by their paths."""
+        if self._optional is None:
+            return {}
+        return {
+            path: leaf
+            for path, leaf in leaves.items()
+            if path not in others and self._optional.fullmatch(path)
+        }
 
     def _move_aside(self, steps: Sequence[int]) -> None:
         if not steps or self._read_only or jax.process_index() != 0:
@@ -442,6 +471,25 @@ class Checkpointer:
             self._manager.close()
         self._manager = self._make_manager()
         self._report(f"{message}; training goes on and the next save is tried")
+
+
+def _make_targets(leaves: Mapping[str, Any], *, like: Mapping[str, Any]) -> dict[str, Any]:
+    """What to read leaves as; those that nobody places lie whole on the devices of the others."""
+    meshes = [
+        leaf.sharding.mesh
+        for leaf in like.values()
+        if isinstance(getattr(leaf, "sharding", None), jax.sharding.NamedSharding)
+    ]
+
+    def place(path: str, leaf: Any) -> Any:
+        if path in like:
+            return make_target(leaf)
+        whole = None
+        if meshes:
+            whole = jax.sharding.NamedSharding(meshes[0], jax.sharding.PartitionSpec())
+        return make_target(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole))
+
+    return {path: place(path, leaf) for path, leaf in leaves.items()}
 
 
 def _split(state: TrainState) -> dict[str, PyTree]:

@@ -78,3 +78,10 @@ def make_target(leaf: Any) -> jax.ShapeDtypeStruct:
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def make_zeros(leaf: Any) -> Array:
+    """Zeros in the place of `make_target(leaf)`."""
+    target = make_target(leaf)
+    make = jax.jit(lambda: jnp.zeros(target.shape, target.dtype), out_shardings=target.sharding)
+    return make()

@@ -3,6 +3,7 @@
 """`nbp.evaluate` on workdirs with a tokenizer alone: scores, files, and what it refuses."""
 
 import dataclasses
+import functools
 import json
 import struct
 import zipfile
@@ -18,8 +19,9 @@ from nbp import build, build_data, evaluate, weights
 from nbp.data.video.decode import read_clip
 from nbp.errors import EXIT_CHECKPOINT, EXIT_USAGE, run_main
 from nbp.evaluation.during_training import Validation, tokenizer_evaluators
+from nbp.evaluation.setup import EvaluationSetup
 from nbp.interop.reading import open_tensors
-from nbp.metrics.fvd import FeatureExtractor, frechet_video_distance
+from nbp.metrics.fvd import FeatureExtractor
 from nbp.metrics.psnr_ssim import gms_per_frame, psnr_per_clip, psnr_per_frame
 from nbp.metrics.score_table import find_score
 from nbp.models.i3d import I3dNetwork, I3dSpec
@@ -32,6 +34,7 @@ from nbp.training.state import TrainState
 from nbp.workdir import read_config
 from tests.evaluated import (
     SMALL,
+    SMALL_SETUP,
     SmallNetwork,
     make_features,
     make_prepared,
@@ -39,6 +42,7 @@ from tests.evaluated import (
     save_params,
 )
 from tests.interop.torch_files import write_torch
+from tests.metrics.features import frechet
 
 SHAPES = {"data.frames": "9", "data.size": "32", "data.validation_clips": "11"}
 
@@ -63,19 +67,15 @@ def trained_on_videos(tmp_path_factory: pytest.TempPathFactory, prepared: Path) 
     return make_workdir(tmp_path_factory.mktemp("videos") / "run", changes)
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "I3dNetwork", SmallNetwork)
-    monkeypatch.setattr(weights, "I3dSpec", lambda **_: SMALL)
-
-
 SMALL_I3D = SmallNetwork(SMALL, taps_conv)
 
 
-def run(workdir: Path, protocol: str, *arguments: object) -> dict[str, Any]:
+def run(
+    workdir: Path, protocol: str, *arguments: object, setup: EvaluationSetup = SMALL_SETUP
+) -> dict[str, Any]:
     out = workdir.parent / "scores.json"
     flags = ("--workdir", workdir, "--protocol", protocol, "--out", out, *arguments)
-    evaluate.main([str(flag) for flag in flags])
+    evaluate.main([str(flag) for flag in flags], setup=setup)
     found = json.loads(out.read_text())
     assert all(find_score(name).meaning for name in found["scores"])
     return found
@@ -87,8 +87,9 @@ def fail(
     """Exit code and the one line of a request that must be refused before anything is made."""
     before = sorted(workdir.rglob("*"))
     flags = ("--workdir", workdir, "--protocol", protocol, *arguments)
+    main = functools.partial(evaluate.main, setup=SMALL_SETUP)
     with pytest.raises(SystemExit) as caught:
-        run_main(evaluate.main, [str(flag) for flag in flags])
+        run_main(main, [str(flag) for flag in flags])
     error = capsys.readouterr().err
     (line,) = error.splitlines()
     assert sorted(workdir.rglob("*")) == before
@@ -108,7 +109,7 @@ def reconstruct(workdir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_scores_of_a_tokenizer_alone_are_those_of_all_clips_at_once(
-    workdir: Path, small: None, capsys: pytest.CaptureFixture[str]
+    workdir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = run(workdir, "reconstruction", "--features", "random-i3d")
     clips, codes, outputs = reconstruct(workdir)
@@ -128,7 +129,7 @@ def test_scores_of_a_tokenizer_alone_are_those_of_all_clips_at_once(
     extract = FeatureExtractor(
         network, weights.draw_i3d(network), FeatureRule("any", "videogpt"), batch=11
     )
-    want = frechet_video_distance(extract(clips), extract(outputs))
+    want = frechet(extract(clips), extract(outputs))
     # The pass extracts from pixels that are not yet rounded to bytes, but cut off to them.
     assert scores["rfvd_random_features"] == pytest.approx(want, rel=0.02)
     assert "rfvd" not in scores
@@ -167,7 +168,7 @@ def test_the_worst_clips_are_found_and_shown(workdir: Path) -> None:
     assert len(list((folder / "worst" / "reconstruction").iterdir())) == 3
 
 
-def test_fewer_clips_make_another_score(workdir: Path, small: None, tmp_path: Path) -> None:
+def test_fewer_clips_make_another_score(workdir: Path, tmp_path: Path) -> None:
     features = make_features(
         tmp_path / "f", SmallNetwork(SMALL, taps_conv), kind="torch", known="videogpt-pt"
     )
@@ -191,7 +192,7 @@ def test_fewer_clips_make_another_score(workdir: Path, small: None, tmp_path: Pa
 
 
 def test_features_of_an_unknown_file_make_another_score_and_are_no_whole_protocol(
-    workdir: Path, small: None, tmp_path: Path
+    workdir: Path, tmp_path: Path
 ) -> None:
     features = make_features(tmp_path / "f", SMALL_I3D, kind="torch")
     report = run(workdir, "reconstruction", "--features", features)
@@ -214,27 +215,23 @@ def test_without_a_generator_its_scores_are_left_out(
     assert ("rFVD is left out" in printed) == (protocol == "reconstruction")
 
 
-def test_lpips_with_given_weights(
-    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network = LpipsNetwork()
-    monkeypatch.setattr("nbp.models.lpips.STAGES", ((4,), (8,)))
+def test_lpips_with_given_weights(workdir: Path, tmp_path: Path) -> None:
+    network = LpipsNetwork(((4,), (8,)))
     params = network.init(jax.random.key(1))
     save_params(tmp_path, "lpips", params)
     (tmp_path / "lpips" / "converted.json").write_text('{"file": "vgg.pth", "sha256": "ab"}')
-    report = run(workdir, "reconstruction", "--lpips", tmp_path)
+    setup = EvaluationSetup(lpips=network)
+    report = run(workdir, "reconstruction", "--lpips", tmp_path, setup=setup)
     clips, _, outputs = (rows.astype(np.float32) / 255 for rows in reconstruct(workdir))
     want = np.mean(network.distance(params, clips, outputs))
     assert report["scores"]["lpips"] == pytest.approx(float(want), rel=1e-4)
     assert report["lpips"] == {"file": "vgg.pth", "sha256": "ab"}
 
 
-def test_training_measures_the_same_on_held_out_clips(
-    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_measures_the_same_on_held_out_clips(workdir: Path, tmp_path: Path) -> None:
     """GMS always, LPIPS where its weights are configured."""
-    monkeypatch.setattr("nbp.models.lpips.STAGES", ((4,), (8,)))
-    params = LpipsNetwork().init(jax.random.key(1))
+    network = LpipsNetwork(((4,), (8,)))
+    params = network.init(jax.random.key(1))
     save_params(tmp_path, "lpips", params)
     (tmp_path / "lpips" / "converted.json").write_text("{}")
     config = read_config(workdir)
@@ -244,30 +241,28 @@ def test_training_measures_the_same_on_held_out_clips(
     task = build.make_tokenizer_task(config)
     held_out = Validation(config, build_data.make_data(config)[1])
     writer = MetricsWriter(tmp_path / "metrics", tensorboard=False, console=False)
-    (evaluator,) = tokenizer_evaluators(config, task, held_out).make(writer)
+    (evaluator,) = tokenizer_evaluators(config, task, held_out, lpips=network).make(writer)
     trained = build.load_tokenizer(config, workdir).params
     found = evaluator.run(TrainState(np.int32(0), trained, ema={}, opt_state={}, extra={}))
     clips, _, outputs = reconstruct(workdir)
     assert found["gms"] == pytest.approx(gms_per_frame(clips, outputs)[0].mean())
     assert found["psnr"] == pytest.approx(psnr_per_clip(clips, outputs).mean())
     pixels = (rows.astype(np.float32) / 255 for rows in (clips, outputs))
-    want = np.mean(LpipsNetwork().distance(params, *pixels))
+    want = np.mean(network.distance(params, *pixels))
     assert found["lpips"] == pytest.approx(float(want), rel=1e-4)
     assert {"ssim", "gmsd", "code_usage", "code_perplexity"} <= set(found)
 
 
 def test_a_published_protocol_reads_clips_as_it_says(
     trained_on_videos: Path,
-    small: None,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("nbp.evaluation.score_reconstruction.SHOWN", 1)  # large GIFs take seconds
+    setup = dataclasses.replace(SMALL_SETUP, shown=1)  # large GIFs take seconds
     features = make_features(
         tmp_path / "f", SmallNetwork(SMALL, taps_conv), kind="torch", known="videogpt-pt"
     )
-    report = run(trained_on_videos, "nbp-rfvd", "--features", features)
+    report = run(trained_on_videos, "nbp-rfvd", "--features", features, setup=setup)
     lost = "frames were stored as H.264, not read from the files"
     assert report["deviations"] == ["5 of 3783 clips", lost]
     assert report["scores"]["rfvd_5"] >= 0
@@ -298,7 +293,7 @@ def test_missing_features_name_the_file_and_the_command(
 
 
 def test_features_of_another_file_are_refused(
-    trained_on_videos: Path, small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained_on_videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = SmallNetwork(SMALL, taps_conv)
     features = make_features(tmp_path / "ts", network, kind="torchscript", known="styleganv-ts")
@@ -325,7 +320,6 @@ def test_features_of_another_file_are_refused(
 )
 def test_requests_that_do_not_fit(
     workdir: Path,
-    small: None,
     capsys: pytest.CaptureFixture[str],
     protocol: str,
     arguments: tuple[str, ...],

@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 
 from nbp.errors import RestartError
-from nbp.evaluation import chunk_store
 from nbp.evaluation.chunk_store import ChunkStore, fill_stores
 from nbp.parallel import distributed
 
 
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunk_store, "CHUNK", 4)
+def open_store(cache: Path, kind: str, settings: dict[str, int], *, count: int) -> ChunkStore:
+    return ChunkStore.open(cache, kind, settings, count=count, size=4)
 
 
 def fill(stores: Sequence[ChunkStore]) -> list[tuple[list[int], list[int]]]:
@@ -33,17 +31,17 @@ def fill(stores: Sequence[ChunkStore]) -> list[tuple[list[int], list[int]]]:
 
 
 def test_chunks_are_joined_in_order_and_made_once(tmp_path: Path) -> None:
-    store = ChunkStore.open(tmp_path, "squares", {"a": 1}, count=10)
+    store = open_store(tmp_path, "squares", {"a": 1}, count=10)
     assert [numbers for numbers, _ in fill([store])] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     found = store.load_all()
     assert found["square"].tolist() == [i * i for i in range(10)]
     assert found["sum_all"].tolist() == [45]
-    assert fill([ChunkStore.open(tmp_path, "squares", {"a": 1}, count=10)]) == []
-    assert len(fill([ChunkStore.open(tmp_path, "squares", {"a": 2}, count=10)])) == 3
+    assert fill([open_store(tmp_path, "squares", {"a": 1}, count=10)]) == []
+    assert len(fill([open_store(tmp_path, "squares", {"a": 2}, count=10)])) == 3
 
 
 def test_damaged_and_missing_files_are_made_again(tmp_path: Path) -> None:
-    store = ChunkStore.open(tmp_path, "squares", {}, count=10)
+    store = open_store(tmp_path, "squares", {}, count=10)
     fill([store])
     files = sorted(store.folder.glob("*.npz"))
     files[0].unlink()
@@ -58,8 +56,8 @@ def test_damaged_and_missing_files_are_made_again(tmp_path: Path) -> None:
 
 
 def test_a_shorter_store_has_the_beginning(tmp_path: Path) -> None:
-    long = ChunkStore.open(tmp_path, "long", {}, count=10)
-    short = ChunkStore.open(tmp_path, "short", {}, count=4)
+    long = open_store(tmp_path, "long", {}, count=10)
+    short = open_store(tmp_path, "short", {}, count=4)
     assert [lacking for _, lacking in fill([short, long])] == [[0, 1], [1], [1]]
     assert short.load_all()["square"].tolist() == [0, 1, 4, 9]
 
@@ -67,9 +65,9 @@ def test_a_shorter_store_has_the_beginning(tmp_path: Path) -> None:
 def test_processes_divide_the_chunks_and_give_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = ChunkStore.open(tmp_path, "alone", {}, count=18)
+    alone = open_store(tmp_path, "alone", {}, count=18)
     fill([alone])
-    shared = ChunkStore.open(tmp_path, "shared", {}, count=18)
+    shared = open_store(tmp_path, "shared", {}, count=18)
     asked = []
     for place in range(3):
         monkeypatch.setattr(distributed, "find_place", lambda place=place: (place, 3))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from nbp import build, weights
+from nbp import build
 from nbp.config import load_config
 from nbp.config.schema import Config
 from nbp.errors import ConfigError
@@ -19,7 +19,7 @@ from nbp.protocols import PROTOCOLS
 from nbp.train import train_workdir
 from nbp.training.checkpoint import Checkpointer
 from tests import tiny
-from tests.evaluated import SMALL, SmallNetwork, make_workdir
+from tests.evaluated import SMALL_SETUP, make_workdir
 
 SHAPES = {"data.frames": "9", "data.size": "16", "generator.prompt": "label"}
 
@@ -27,12 +27,6 @@ SHAPES = {"data.frames": "9", "data.size": "16", "generator.prompt": "label"}
 def make_config(**changes: str) -> Config:
     keys = {"stages": "('generator',)", "train.tokenizer.ema": "0", "train.generator.ema": "0"}
     return load_config(tiny.CONFIG, {**tiny.OVERRIDES, **SHAPES, **keys, **changes})
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "I3dNetwork", SmallNetwork)
-    monkeypatch.setattr(weights, "I3dSpec", lambda **_: SMALL)
 
 
 def read_params(workdir: Path) -> list[np.ndarray]:
@@ -50,7 +44,7 @@ def test_training_is_scored_and_not_changed(tmp_path: Path) -> None:
     for every in (0, 2):
         workdir = make_workdir(tmp_path / str(every), SHAPES)
         keys = {"evaluation.every": str(every), "evaluation.every_clips": "6"}
-        train_workdir(make_config(**keys), workdir)
+        train_workdir(make_config(**keys), workdir, setup=SMALL_SETUP)
         states.append(read_params(workdir))
     for plain, scored in zip(*states, strict=True):
         np.testing.assert_array_equal(plain, scored)
@@ -69,18 +63,21 @@ def test_training_is_scored_and_not_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "keys,message",
     [
-        ({"evaluation.protocol": "reconstruction"}, "generates no clips to score"),
-        ({"evaluation.protocol": "prediction"}, "which are no whole latent frames"),
+        ({"protocol": "reconstruction"}, "generates no clips to score"),
+        ({"protocol": "prediction"}, "which are no whole latent frames"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_training(
-    keys: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    keys: dict[str, str], message: str, tmp_path: Path
 ) -> None:
     given = dataclasses.replace(PROTOCOLS["moving-shapes"], name="prediction")
     assert given.generation is not None
     rule = dataclasses.replace(given.generation, given_frames=4)
     prediction = dataclasses.replace(given, generation=rule)
-    monkeypatch.setitem(PROTOCOLS, "prediction", prediction)
-    config = make_config(**{"evaluation.every": "1", **keys})
+    protocols = {**PROTOCOLS, "prediction": prediction}
+    setup = dataclasses.replace(SMALL_SETUP, protocols=protocols)
+    config = make_config(**{"evaluation.every": "1"})
+    evaluation = dataclasses.replace(config.evaluation, **keys)
+    config = dataclasses.replace(config, evaluation=evaluation)
     with pytest.raises(ConfigError, match=message):
-        PeriodicScore(config, tmp_path, ("one",))
+        PeriodicScore(config, tmp_path, ("one",), setup=setup)

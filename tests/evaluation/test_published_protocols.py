@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nbp import weights
 from nbp.evaluate import evaluate_workdir
-from nbp.evaluation.setup import EvaluateRequest
+from nbp.evaluation.result import EvaluationResult
+from nbp.evaluation.setup import EvaluateRequest, EvaluationSetup
 from nbp.protocols.clip_lists import draw_clips
 from nbp.protocols.published import PUBLISHED
 from tests.evaluated import (
-    SMALL,
-    SmallNetwork,
+    SMALL_SETUP,
     add_generator,
     make_prepared,
     make_workdir,
@@ -29,10 +28,7 @@ FAST = ("magvit-ucf", "larp-ucf")
 NAMES = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SMALLER]
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "I3dNetwork", SmallNetwork)
-    monkeypatch.setattr(weights, "I3dSpec", lambda **_: SMALL)
+SETUP = dataclasses.replace(SMALL_SETUP, protocols=SMALLER)
 
 
 def make_run(folder: Path, kind: str, **changes: str) -> Path:
@@ -53,10 +49,15 @@ def predicting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("b"), "k600", **changes)
 
 
-def evaluate(workdir: Path, name: str, **changes: Any) -> dict[str, Any]:
-    request = EvaluateRequest(workdir, name, features="random-i3d", known=SMALLER, **changes)
-    report = evaluate_workdir(request, lambda text: None)
-    return json.loads(json.dumps(report))
+def evaluate(
+    workdir: Path, name: str, *, setup: EvaluationSetup = SETUP, cache: Path | None = None
+) -> dict[str, Any]:
+    request = EvaluateRequest(workdir, name, features="random-i3d", setup=setup, cache=cache)
+    result = evaluate_workdir(request, lambda text: None)
+    report = json.loads(json.dumps(result.to_json()))
+    again = EvaluationResult.from_json(report)
+    assert json.dumps(again.to_json()) == json.dumps(report)
+    return report
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,18 +99,16 @@ def check_repeats(report: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_repeats_with_other_clips_go_on_where_they_stopped(
-    labelled: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_repeats_with_other_clips_go_on_where_they_stopped(labelled: Path) -> None:
     """Folders of each repeat are found again, those of one that is missing are made anew."""
     two = dataclasses.replace(SMALLER["magvit-ucf"], repeats=2)
-    monkeypatch.setitem(SMALLER, "magvit-ucf", two)
-    first = evaluate(labelled, "magvit-ucf", cache=labelled.parent / "cache")
+    setup = dataclasses.replace(SMALL_SETUP, protocols={**SMALLER, "magvit-ucf": two})
+    first = evaluate(labelled, "magvit-ucf", setup=setup, cache=labelled.parent / "cache")
     folders = sorted((labelled.parent / "cache").iterdir())
     assert [folder.name.split("-")[0] for folder in folders] == ["generated"] * 2 + ["real"] * 2
     folders[1].joinpath("000000.npz").unlink()
     folders[3].joinpath("000000.npz").unlink()
-    again = evaluate(labelled, "magvit-ucf", cache=labelled.parent / "cache")
+    again = evaluate(labelled, "magvit-ucf", setup=setup, cache=labelled.parent / "cache")
     assert sorted((labelled.parent / "cache").iterdir()) == folders
     assert again["scores"] == first["scores"]
     assert again["repeats"] == first["repeats"]

@@ -3,6 +3,7 @@
 """Evaluations of generated clips on models of random weights: numbers, files, resuming."""
 
 import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -19,26 +20,36 @@ from nbp.evaluation import chunk_store
 from nbp.evaluation.generation import Made, finish_clips
 from nbp.evaluation.leakage import find_duplicates
 from nbp.evaluation.real_clips import open_clips
+from nbp.evaluation.setup import EvaluationSetup
 from nbp.metrics.frechet import Moments, frechet_distance
 from nbp.metrics.fvd import FeatureExtractor
 from nbp.metrics.score_table import find_score
 from nbp.nn.conv3d import taps_conv
 from nbp.protocols import PROTOCOLS
 from nbp.protocols.clip_lists import draw_clips
-from nbp.protocols.protocol import FeatureRule, GenerationRule, Storage
+from nbp.protocols.protocol import FeatureRule, GenerationRule, Protocol, Storage
 from nbp.sampling.sampler import Sampler
 from nbp.workdir import read_config, read_labels
-from tests.evaluated import SMALL, SmallNetwork, add_generator, make_prepared, make_workdir
+from tests.evaluated import (
+    SMALL,
+    SMALL_SETUP,
+    SmallNetwork,
+    add_generator,
+    make_prepared,
+    make_workdir,
+)
 
 SHAPES = {"data.frames": "9", "data.size": "16", "data.validation_clips": "11"}
 FEATURES = ("--features", "random-i3d")
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "I3dNetwork", SmallNetwork)
-    monkeypatch.setattr(weights, "I3dSpec", lambda **_: SMALL)
-    monkeypatch.setattr(chunk_store, "CHUNK", 8)
+SETUP = dataclasses.replace(SMALL_SETUP, chunk=8)
+
+
+def with_protocols(*protocols: Protocol) -> EvaluationSetup:
+    """In place of those of their names, or beside all."""
+    added = {protocol.name: protocol for protocol in protocols}
+    return dataclasses.replace(SETUP, protocols={**PROTOCOLS, **added})
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +59,12 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return add_generator(make_workdir(folder, {**SHAPES, "generator.prompt": "label"}))
 
 
-def run(workdir: Path, protocol: str, *arguments: object) -> dict[str, Any]:
+def run(
+    workdir: Path, protocol: str, *arguments: object, setup: EvaluationSetup = SETUP
+) -> dict[str, Any]:
     out = workdir.parent / "scores.json"
     flags = ("--workdir", workdir, "--protocol", protocol, "--out", out, *arguments)
-    evaluate.main([str(flag) for flag in flags])
+    evaluate.main([str(flag) for flag in flags], setup=setup)
     found = json.loads(out.read_text())
     assert all(find_score(name).meaning for name in found["scores"])
     return found
@@ -84,7 +97,7 @@ def test_the_score_is_that_of_all_clips_at_once(workdir: Path) -> None:
     assert report["generated"]["clips"] == 21
 
 
-def shrink(name: str, monkeypatch: pytest.MonkeyPatch, clips: int = 13) -> str:
+def shrink(name: str, clips: int = 13) -> Protocol:
     """A published protocol for toy data: fewer videos, smaller and shorter clips."""
     protocol = PROTOCOLS[name]
     assert protocol.generation is not None
@@ -95,9 +108,7 @@ def shrink(name: str, monkeypatch: pytest.MonkeyPatch, clips: int = 13) -> str:
     )
     made = dataclasses.replace(protocol.generation, clips=clips, size=None)
     features = dataclasses.replace(protocol.features, frames=9)
-    small = dataclasses.replace(protocol, clips=rules, generation=made, features=features)
-    monkeypatch.setitem(PROTOCOLS, name, small)
-    return name
+    return dataclasses.replace(protocol, clips=rules, generation=made, features=features)
 
 
 def make_ucf(folder: Path, kind: str = "ucf101", **changes: str) -> Path:
@@ -154,13 +165,15 @@ def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_bits(
     assert again["per_class"] == whole["per_class"]
 
 
-def test_paired_labels_and_repeated_videos(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paired_labels_and_repeated_videos(labelled: Path) -> None:
     """nbp-ucf: 13 clips of six videos, dealt to eight processes, with their labels."""
-    report = run(labelled, shrink("nbp-ucf", monkeypatch), *FEATURES)
+    protocol = shrink("nbp-ucf")
+    setup = with_protocols(protocol)
+    report = run(labelled, "nbp-ucf", *FEATURES, setup=setup)
     assert report["reference"]["distinct"] == 8
     assert report["reference"]["clips"] == 13
     assert report["seed"] == 42
-    odd = int((draw_clips(PROTOCOLS["nbp-ucf"].clips[0], 6, 42).rows % 2).sum())
+    odd = int((draw_clips(protocol.clips[0], 6, 42).rows % 2).sum())
     assert [(row["label"], row["count"]) for row in report["per_class"]] == [
         ("one", 13 - odd),
         ("two", odd),
@@ -169,7 +182,7 @@ def test_paired_labels_and_repeated_videos(labelled: Path, monkeypatch: pytest.M
     assert report["deviations"] == ["features of random-i3d", *losses]
     assert list(report["scores"]) == ["fvd_random_features"]
     # A smaller number is another score.
-    part = run(labelled, "nbp-ucf", *FEATURES, "--clips", 4)
+    part = run(labelled, "nbp-ucf", *FEATURES, "--clips", 4, setup=setup)
     assert "fvd_random_features_4" in part["scores"]
     assert part["deviations"][:2] == ["4 of 13 generated clips", "4 of 13 real clips"]
     assert not part["complete"]
@@ -179,15 +192,15 @@ def test_protocols_share_their_clips_and_repeat_them(
     labelled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of four repeats; tats-ucf scores a beginning of its first."""
-    names = [shrink("omni-ucf", monkeypatch), shrink("tats-ucf", monkeypatch, clips=8)]
-    first = PROTOCOLS["omni-ucf"]
+    names = ["omni-ucf", "tats-ucf"]
+    first = shrink("omni-ucf")
     rules = (dataclasses.replace(first.clips[0], duplicates="cycle", order="listed"),)
     first = dataclasses.replace(first, repeats=4, clips=rules)
-    monkeypatch.setitem(PROTOCOLS, "omni-ucf", first)
+    setup = with_protocols(first, shrink("tats-ucf", clips=8))
     calls = count_draws(monkeypatch)
     flags = [f"--protocol={name}" for name in names]
     arguments = [*flags, "--workdir", str(labelled), *FEATURES, "--statistics=kvd,precision,stream"]
-    evaluate.main(arguments)
+    evaluate.main(arguments, setup=setup)
     drawn = [numbers for numbers in calls if numbers[0] == 0]
     longer, tats = (json.loads((labelled / "report" / f"{n}.json").read_text()) for n in names)
     values = [row["value"] for row in longer["repeats"]]
@@ -199,7 +212,7 @@ def test_protocols_share_their_clips_and_repeat_them(
     assert len(drawn) >= 4
     # Alone, tats-ucf gives the same bits.
     shutil.rmtree(labelled / "report" / "cache")
-    alone = run(labelled, "tats-ucf", *FEATURES, "--statistics=kvd,precision,stream")
+    alone = run(labelled, "tats-ucf", *FEATURES, "--statistics=kvd,precision,stream", setup=setup)
     assert alone["scores"] == tats["scores"]
 
 
@@ -215,11 +228,9 @@ def count_draws(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return calls
 
 
-def test_given_frames_are_those_of_the_real_clips(
-    predicting: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = shrink("nbp-k600", monkeypatch, clips=7)
-    report = run(predicting, name, *FEATURES)
+def test_given_frames_are_those_of_the_real_clips(predicting: Path) -> None:
+    name = "nbp-k600"
+    report = run(predicting, name, *FEATURES, setup=with_protocols(shrink(name, clips=7)))
     scores = report["scores"]
     assert {"fvd_random_features", "psnr_after_given"} <= set(scores)
     assert len(report["generated_psnr_per_frame"]) == 9
@@ -287,12 +298,18 @@ def test_other_data_or_sizes_are_refused_beforehand(
     assert re.search(message, line)
 
 
-def refuse(workdir: Path, protocol: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+def refuse(
+    workdir: Path,
+    protocol: str,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    setup: EvaluationSetup = SETUP,
+) -> str:
     """The line of a request that ends with exit code 2 before anything is made."""
     before = sorted(workdir.rglob("*"))
-    arguments = ["--workdir", str(workdir), "--protocol", protocol, *FEATURES, *more]
+    arguments = ["--workdir", str(workdir), "--protocol", protocol, *FEATURES]
     with pytest.raises(SystemExit) as caught:
-        run_main(evaluate.main, arguments)
+        run_main(functools.partial(evaluate.main, setup=setup), arguments)
     assert caught.value.code == EXIT_USAGE
     assert sorted(workdir.rglob("*")) == before
     (line,) = capsys.readouterr().err.splitlines()
@@ -300,42 +317,40 @@ def refuse(workdir: Path, protocol: str, capsys: pytest.CaptureFixture[str], *mo
 
 
 def test_models_that_cannot_generate_it_are_refused_beforehand(
-    labelled: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("nbp-ucf", "tats-ucf", "tats-ucf-uncond"):
-        shrink(name, monkeypatch, clips=6)
+    names = ("nbp-ucf", "tats-ucf", "tats-ucf-uncond")
+    small = [shrink(name, clips=6) for name in names]
     prediction = dataclasses.replace(
-        PROTOCOLS["tats-ucf-uncond"],
+        small[-1],
         name="prediction",
         generation=GenerationRule(6, given_frames=4, condition="reconstructed"),
     )
-    monkeypatch.setitem(PROTOCOLS, "prediction", prediction)
-    line = refuse(labelled, "prediction", capsys)
+    setup = with_protocols(*small, prediction)
+    line = refuse(labelled, "prediction", capsys, setup=setup)
     assert "it gives 4 frames, which are no whole latent frames" in line
     none = {"generator.prompt": "none", "sampling.guidance": "0"}
     unlabelled = make_ucf(tmp_path / "a", **none)
-    line = refuse(unlabelled, "nbp-ucf", capsys)
+    line = refuse(unlabelled, "nbp-ucf", capsys, setup=setup)
     assert "it asks for clips of given classes, and this model was trained without labels" in line
     assert "Use tats-ucf-uncond" in line
     never = {"generator.prompt": "label", "generator.null_probability": "0"}
-    line = refuse(make_ucf(tmp_path / "b", **never), "tats-ucf-uncond", capsys)
+    line = refuse(make_ucf(tmp_path / "b", **never), "tats-ucf-uncond", capsys, setup=setup)
     assert "it gives no labels, and this model always had one in training" in line
     only = make_ucf(tmp_path / "c", **none, **{"generator.opening": "prefix"})
-    line = refuse(only, "tats-ucf-uncond", capsys)
+    line = refuse(only, "tats-ucf-uncond", capsys, setup=setup)
     assert "it gives no frames to continue, and this model was not trained for that" in line
 
 
-def test_leaks_are_told(labelled: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_leaks_are_told(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = labelled.parent / "report.csv"  # beside the data, as nbp.prepare leaves it
     report.write_text(
         "heading,split,class,path,detail\n"
         "overlap,test,one,test/1.avi,same content as train/1.avi of train\n"
         "too short,test,one,test/2.avi,\n"
     )
-    found = run(labelled, shrink("tats-ucf", monkeypatch, clips=6), *FEATURES)
+    setup = with_protocols(shrink("tats-ucf", clips=6))
+    found = run(labelled, "tats-ucf", *FEATURES, setup=setup)
     report.unlink()
     assert found["leaks"]["train_test_names"] == ["test/1.avi"]
     assert found["leaks"]["duplicate_clips"] == 0
@@ -354,20 +369,14 @@ def test_equal_real_clips_are_found(labelled: Path) -> None:
 
 
 def test_only_numbers_of_one_protocol_are_compared(
-    labelled: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    labelled: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     files = []
+    setup = with_protocols(shrink("tats-ucf", clips=6))
     for seed in (1, 2):
-        shrink("tats-ucf", monkeypatch, clips=6)
-        report = run(labelled, "tats-ucf", *FEATURES, "--seed", seed)
+        report = run(labelled, "tats-ucf", *FEATURES, "--seed", seed, setup=setup)
         files.append(tmp_path / f"{seed}.json")
         files[-1].write_text(json.dumps(report))
-        monkeypatch.undo()
-        monkeypatch.setattr(weights, "I3dNetwork", SmallNetwork)
-        monkeypatch.setattr(weights, "I3dSpec", lambda **_: SMALL)
     capsys.readouterr()
     evaluate.main(["--compare", *map(str, files)])
     printed = capsys.readouterr().out

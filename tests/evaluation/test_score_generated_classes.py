@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`nbp.evaluate --c3d`: the Inception score of generated clips, by C3D of random weights."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from nbp import build_sampling, evaluate, weights
+from nbp import build_sampling, evaluate
 from nbp.build_sampling import make_sampling
 from nbp.errors import run_main
-from nbp.evaluation import chunk_store
 from nbp.evaluation.generation import ClipScorer, Made, finish_clips
 from nbp.evaluation.score_generated import score_probabilities
+from nbp.evaluation.setup import EvaluationSetup
 from nbp.metrics.inception_score import ClassProbabilities, inception_score, score_classes
 from nbp.models.c3d import C3dNetwork, C3dSpec
 from nbp.nn.conv3d import taps_conv
@@ -65,10 +66,10 @@ def test_inception_scores_of_repeats_are_averaged_as_the_protocol_says() -> None
 
 @pytest.mark.slow
 def test_the_inception_score_is_that_of_all_clips_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(chunk_store, "CHUNK", 8)
-    monkeypatch.setattr(weights, "C3dSpec", lambda: SPEC)
+    setup = EvaluationSetup(c3d=lambda: NETWORK, chunk=8)
+    main = functools.partial(evaluate.main, setup=setup)
     params = make_params()
     save_params(tmp_path, "c3d", params)
     (tmp_path / "c3d" / "converted.json").write_text('{"file": "c3d.pth", "sha256": "ab"}')
@@ -83,9 +84,9 @@ def test_the_inception_score_is_that_of_all_clips_at_once(
     asked = ["--workdir", str(workdir), "--protocol", "moving-shapes", "--out", str(out)]
     asked += ["--c3d", str(tmp_path), "--clips"]
     with pytest.raises(SystemExit):
-        run_main(evaluate.main, [*asked, "9"])
+        run_main(main, [*asked, "9"])
     assert "an inception score needs at least 10 generated clips" in capsys.readouterr().err
-    evaluate.main([*asked, "21"])
+    main([*asked, "21"])
     report = json.loads(out.read_text())
     config = read_config(workdir)
     sampling = make_sampling(config)

@@ -15,12 +15,13 @@ from benchmarks.video_degradations import (
     shuffle_frames,
 )
 from nbp.data.moving_shapes import MovingShapesSpec, render_clip
-from nbp.metrics.fvd import FeatureExtractor, frechet_video_distance
+from nbp.metrics.fvd import FeatureExtractor
 from nbp.metrics.stream import Spectra, StreamScores, make_random_frames, stream_scores
 from nbp.models import i3d
 from nbp.nn.conv3d import taps_conv
 from nbp.protocols.published import FeatureRule
 from nbp.weights import draw_i3d
+from tests.metrics.features import frechet
 
 HELD_OUT = 1_000_000
 # Damage that a distance of few clips shows: half a pixel of blur is less than their chance.
@@ -149,10 +150,7 @@ def test_fvd_of_random_features_grows_with_blur_and_noise(narrow_i3d):
     clips = shapes(8, frames=9)
     reference = narrow_i3d(clips)
     for degrade, levels in PLAIN:
-        distances = [
-            frechet_video_distance(narrow_i3d(degrade(clips, level)), reference)
-            for level in levels[1:]
-        ]
+        distances = [frechet(narrow_i3d(degrade(clips, level)), reference) for level in levels[1:]]
         assert distances[0] > 1e-3
         assert np.all(np.diff(distances) > 0), (degrade, distances)
 
@@ -167,9 +165,7 @@ def test_distance_of_frame_features_grows_with_blur_and_noise():
     reference = describe(shapes(64, frames=4))
     made = shapes(64, start=HELD_OUT, frames=4)
     for degrade, levels in PLAIN:
-        distances = [
-            frechet_video_distance(describe(degrade(made, level)), reference) for level in levels
-        ]
+        distances = [frechet(describe(degrade(made, level)), reference) for level in levels]
         assert np.all(np.diff(distances) > 0), (degrade, distances)
-    shuffled = frechet_video_distance(describe(shuffle_frames(made, 1.0)), reference)
-    assert shuffled == pytest.approx(frechet_video_distance(describe(made), reference), rel=1e-4)
+    shuffled = frechet(describe(shuffle_frames(made, 1.0)), reference)
+    assert shuffled == pytest.approx(frechet(describe(made), reference), rel=1e-4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nbp.metrics import kvd
-from nbp.metrics.kvd import kernel_distance, kernel_distance_of_blocks
+from nbp.metrics.kvd import kernel_distance
 
 
 def loop_distance(x, y):
@@ -73,21 +73,6 @@ def test_equal_distributions_are_around_zero():
     found = [kernel_distance(draw(2 * i, 60, 8), draw(2 * i + 1, 60, 8)).value for i in range(60)]
     assert 10 < sum(value < 0 for value in found) < 50
     assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(60)
-
-
-def test_blocks_average_the_same_quantity():
-    x, y = draw(6, 400, 5), draw(7, 300, 5, shift=0.5)
-    whole = kernel_distance(x, y)
-    blocks = kernel_distance_of_blocks(x, y, blocks=60, size=50)
-    assert blocks.mean == pytest.approx(whole.value, abs=4 * blocks.error + whole.error)
-    again = kernel_distance_of_blocks(x, y, blocks=60, size=50)
-    assert again == blocks
-    assert kernel_distance_of_blocks(x, y, blocks=60, size=50, seed=1) != blocks
-    # A block as large as the sets is the sets.
-    one = kernel_distance_of_blocks(x, y[:300], blocks=1, size=1000)
-    assert one.mean != blocks.mean
-    same = kernel_distance_of_blocks(x[:300], y, blocks=2, size=1000)
-    assert same.mean == pytest.approx(kernel_distance(x[:300], y).value, rel=1e-9)
 
 
 def test_too_few_vectors_are_refused():

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from nbp.metrics.fvd import frechet_video_distance
 from nbp.metrics.psnr_ssim import (
     PSNR_LIMIT,
     gms_per_frame,
@@ -24,6 +23,7 @@ from nbp.metrics.reconstruction import (
     WorstClips,
 )
 from nbp.metrics.score_table import name_fvd
+from tests.metrics.features import frechet
 
 
 def draw_pair(count: int = 5, *, frames: int = 2, size: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -141,7 +141,7 @@ def test_paired_moments_are_those_of_the_whole_sets() -> None:
     moments = PairedMoments(6)
     for rows in np.split(np.arange(40), [1, 7, 30]):
         moments.add(real[rows], made[rows])
-    assert moments.distance == pytest.approx(frechet_video_distance(real, made), rel=1e-9)
+    assert moments.distance == pytest.approx(frechet(real, made), rel=1e-9)
     same = PairedMoments(6)
     same.add(real, real)
     assert 0 <= same.distance < 1e-9

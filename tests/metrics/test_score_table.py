@@ -70,7 +70,7 @@ def of_likelihood() -> set[str]:
     codes = np.zeros((1, *config.grid.shape), np.int32)
     batch = {"codes": codes, "label": np.zeros(1, np.int32)}
     metrics, _ = jax.eval_shape(lambda params: task.evaluate(params, {}, batch), params)
-    return set(metrics)
+    return set(metrics) - {"bits_grid"}
 
 
 def of_classes() -> set[str]:

@@ -31,6 +31,7 @@ def make_network(
     codes: int = 11,
     attention: AttentionBackend = xla_attention,
     padding: int | None = None,
+    draft: bool = False,
     **options: Any,
 ) -> GeneratorNetwork:
     """Two layers of two heads unless `options` (of the TransformerSpec) say otherwise."""
@@ -42,7 +43,7 @@ def make_network(
         "paper": paper_recipe(attention, context=64),
         "modern": modern_recipe(attention, layers=spec.layers),
     }
-    return GeneratorNetwork(spec, plan, vocabulary, parts[recipe], padding=padding)
+    return GeneratorNetwork(spec, plan, vocabulary, parts[recipe], padding=padding, draft=draft)
 
 
 def abstract_params(network: GeneratorNetwork | TokenizerNetwork) -> Any:
@@ -133,10 +134,12 @@ def reference_logits(
     prompt: np.ndarray | None = None,
     *,
     null: bool = False,
+    drafts: np.ndarray | None = None,
 ) -> np.ndarray:
     """Logits [b n v] of the target positions for vocabulary ids [b size] in generation order.
 
-    `null` puts the null condition in place of the prompt.
+    `null` puts the null condition in place of the prompt. drafts: codes [b size], the number of
+    codes for a hidden one; None hides all.
     """
     params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float64), params)
     plan, special = network.plan, np.arange(network.plan.special_count)
@@ -146,6 +149,13 @@ def reference_logits(
     x = params["tokens"][np.concatenate(parts, axis=1)[:, plan.input_index]]
     if null:
         x[:, : plan.prompt_length] = params["null_prompt"]
+    if "drafts" in params:
+        shown = np.full(ids.shape, network.vocabulary.codes)
+        size, opening = plan.block_size, plan.opening
+        alone = opening.blocks * size if opening.kind == "hybrid" else 0
+        if drafts is not None and size > 1:
+            shown[:, alone:] = drafts[:, alone:]
+        x[:, plan.prompt_length :] += params["drafts"][shown[:, plan.first :]]
     positions = params["positions"]
     if "table" in positions:
         x += positions["table"][: plan.length]

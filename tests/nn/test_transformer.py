@@ -15,7 +15,7 @@ from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.models.inference import forward_cached, pack_layers
 from nbp.nn.attention.kv_cache import make_cache
 from nbp.nn.attention.reference import dense_attention, xla_attention
-from nbp.nn.transformer import Initialisation, Parts, Transformer, TransformerSpec, drop
+from nbp.nn.transformer import Initialisation, Parts, Transformer, TransformerSpec, drop, gelu
 from tests.models.toy import random_params, reference_transformer
 
 INIT = Initialisation(linear=0.02, embedding=0.02, position=0.0, residual=0.02)
@@ -56,19 +56,6 @@ def test_scanned_layers_are_the_layers_one_by_one(transformer, inputs, full_pass
     params = nnx.to_pure_dict(nnx.state(transformer))
     expected = reference_transformer(params, inputs, PLAN.k_end, SPEC.heads)
     np.testing.assert_allclose(full_pass, expected, atol=2e-5)
-
-
-def test_unstacked_layers_are_slices_of_the_stack(transformer):
-    stacked = nnx.to_pure_dict(nnx.state(transformer.layers))
-    layers = transformer.unstack()
-    assert len(layers) == SPEC.layers
-    for i, layer in enumerate(layers):
-        for one, other in zip(
-            jax.tree.leaves(nnx.to_pure_dict(nnx.state(layer))),
-            jax.tree.leaves(stacked),
-            strict=True,
-        ):
-            np.testing.assert_array_equal(one, other[i])
 
 
 @pytest.mark.parametrize("groups", [1, 2, "prefill and one", "uneven"])
@@ -175,3 +162,20 @@ def test_dropout_hits_each_residual_branch_of_each_layer_by_itself():
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="width 10 is not a multiple of 4 heads"):
         TransformerSpec(layers=1, heads=4, width=10)
+
+
+def test_gelu_and_its_derivative():
+    """Against x * Phi(x) of Python's erfc in float64, and differences of it."""
+    x = np.linspace(-9.0, 9.0, 181)
+
+    def exact(x: float) -> float:
+        return 0.5 * x * math.erfc(-x * math.sqrt(0.5))
+
+    values = [exact(float(v)) for v in x]
+    np.testing.assert_allclose(gelu(jnp.asarray(x, jnp.float32)), values, rtol=2e-5, atol=1e-9)
+    slopes = [(exact(v + 1e-5) - exact(v - 1e-5)) / 2e-5 for v in x.tolist()]
+    found = jax.vmap(jax.grad(gelu))(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(found, slopes, atol=2e-6)
+    half = jax.vmap(jax.grad(gelu))(jnp.asarray(x, jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(np.float32), slopes, atol=0.02)

@@ -16,6 +16,7 @@ from nbp.sampling.generate import generate_ids
 from nbp.sampling.settings import SamplingConfig
 from nbp.shapes import Array, PyTree
 from nbp.tasks.generator import score
+from tests.nn.layers import unstack
 from tests.official_parity.comparison import Comparison, compare
 from tests.official_parity.gpt_network import check_sizes, make_network, make_params, read_prompt
 from tests.official_parity.metrics import Arrays, Case, open_case
@@ -147,7 +148,7 @@ def _run_pass(
     x = model.embed(table, 0, plan.length, null=null)
     seen = model.key_mask(prompt, null)
     hidden = [x]
-    for layer in model.transformer.unstack():
+    for layer in unstack(model.transformer):
         mix: Callable[..., Array] = functools.partial(
             model.transformer.attention, k_end=limits, key_mask=seen
         )

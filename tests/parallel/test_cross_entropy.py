@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chunked cross-entropy against float64 numpy and the plain version, alone and on meshes."""
 
+import contextlib
 import math
 import re
 
@@ -11,7 +12,12 @@ import numpy as np
 import pytest
 
 from nbp.errors import ConfigError
-from nbp.parallel.cross_entropy import chunked_cross_entropy, look_up, plain_cross_entropy
+from nbp.parallel.cross_entropy import (
+    chunked_cross_entropy,
+    look_up,
+    plain_cross_entropy,
+    weighted_cross_entropy,
+)
 from nbp.parallel.mesh import make_mesh
 
 CLIPS, LENGTH, WIDTH, CLASSES = 4, 11, 8, 40
@@ -151,3 +157,44 @@ def test_embeddings_of_a_split_table(clips):
         rows, gradient = run(table, ids)
     np.testing.assert_array_equal(rows, table[ids])
     np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+WEIGHTS = np.random.default_rng(3).uniform(0, 2, (CLIPS, LENGTH)).astype(np.float32)
+WEIGHTS[:, ::3] = 0.0
+
+
+@pytest.mark.parametrize("mesh", [None, *MESHES])
+def test_weights_of_targets_are_those_of_the_definition(mesh):
+    hidden, kernel, targets = make_arrays()
+    logits = hidden.astype(np.float64) @ kernel.astype(np.float64)
+    share = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    right = np.eye(CLASSES)[targets]
+    nats = -np.log((share * right).sum(-1))
+    d_logits = (share - right) * (WEIGHTS / WEIGHTS.sum())[..., None]
+    gradients = (d_logits @ kernel.T, np.einsum("bnd,bnv->dv", hidden, d_logits))
+
+    def loss(hidden, kernel, weights):
+        scores = weighted_cross_entropy(hidden, kernel, targets, weights, tokens=12)
+        return scores.loss, scores
+
+    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+    with jax.set_mesh(make_mesh(**MESHES[mesh])) if mesh else contextlib.nullcontext():
+        (_, scores), found = run(hidden, kernel, WEIGHTS)
+        alone = jax.jit(lambda *a: loss(*a)[1])(hidden, kernel, WEIGHTS)
+    for each in (scores, alone):
+        np.testing.assert_allclose(each.loss, (nats * WEIGHTS).sum() / WEIGHTS.sum(), rtol=2e-6)
+        np.testing.assert_allclose(each.nats, nats, rtol=1e-5, atol=1e-6)
+        place = (share > (share * right).sum(-1, keepdims=True)).sum(-1)
+        np.testing.assert_array_equal(each.hit, place < 1)
+        np.testing.assert_array_equal(each.hit_top5, place < 5)
+    for one, other in zip(found, (*gradients, np.zeros_like(WEIGHTS)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
+
+
+def test_equal_weights_are_the_mean():
+    arrays = make_arrays()
+    plain = jax.jit(lambda *a: chunked_cross_entropy(*a, tokens=8))(*arrays)
+    ones = np.ones(arrays[2].shape, np.float32)
+    weighted = jax.jit(lambda *a: weighted_cross_entropy(*a, ones, tokens=8))(*arrays)
+    assert float(weighted.loss) == float(plain.loss)
+    assert float(weighted.hit.mean()) == pytest.approx(float(plain.accuracy))

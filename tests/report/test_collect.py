@@ -12,6 +12,7 @@ import pytest
 from nbp.config import load_config
 from nbp.data.video.encode import tile_clips, write_video
 from nbp.errors import EXIT_CHECKPOINT, DataError, run_main
+from nbp.evaluation.result import EvaluationResult
 from nbp.report import __main__, clips
 from nbp.report.collect import collect_page, write_page
 from nbp.report.records import KINDS
@@ -19,26 +20,7 @@ from nbp.stages import adopt_config
 from nbp.training.metrics import MetricsTable
 from tests import tiny
 from tests.report.page_example import EVIL
-
-REPORT: dict[str, Any] = {
-    "protocol": {"name": "moving-shapes", "version": 1, "clips": [{"dataset": "moving_shapes"}]},
-    "scores": {"psnr": 29.5, "label_agreement": 1},
-    "deviations": ["8 of 256 clips"],
-    "psnr_per_frame": [30, 28.5, 29.0, 28.0, 27.5],
-    "device": "1 x cpu",
-    "versions": {"nbp": "0.1"},
-    "seconds": 12,
-    "seed": 3,
-    "generation": {"clips_per_second": 4, "seconds_of": {"draw": 2.5}},
-    "per_class": [{"label": EVIL, "count": 2, "feature_distance": 3.5, "label_agreement": None}],
-    "code_usage": {"real": {"codes": 16, "used": 4, "curve": [0.5, 0.75, 1, 1]}},
-    "leaks": {
-        "train_test_names": ["v_1"],
-        "train_test_count": 1,
-        "duplicates": [["a", "b"]],
-        "duplicate_clips": 2,
-    },
-}
+from tests.report.report_example import REPORT, make_report
 
 
 @pytest.fixture
@@ -70,7 +52,7 @@ def add_metrics(workdir: Path) -> None:
 def add_report(workdir: Path, **changes: Any) -> None:
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)
-    (folder / "moving-shapes.json").write_text(json.dumps({**REPORT, **changes}))
+    (folder / "moving-shapes.json").write_text(json.dumps(make_report(**changes)))
 
 
 def add_clips(workdir: Path, count: int) -> list[dict[str, Any]]:
@@ -161,10 +143,39 @@ def test_an_evaluation_is_shown_with_all_its_parts(workdir: Path) -> None:
         "leak: 2 real clips are copies of others, the first pair: a and b",
     )
     speeds = {speed.what: speed.value for speed in page.speeds}
-    assert speeds == {"clips generated": 4.0, "time of draw": 2.5, "whole evaluation": 12.0}
+    assert speeds == {
+        "clips generated": 4.0,
+        "frames generated": 40.0,
+        "passes of the generator for a clip": 5.0,
+        "time of draw": 2.5,
+        "whole evaluation": 12.0,
+    }
     text = write_page(workdir).read_text(encoding="utf8")
     assert EVIL not in text
     assert "29.50" in text
+
+
+@pytest.mark.parametrize(
+    "damage, reason",
+    [
+        ({"scores": {"psnr": "29.5"}}, "scores.psnr is a str"),
+        ({"protocol": ["moving-shapes"]}, "protocol is a list"),
+        ({"worst": None}, "worst is a NoneType"),
+        ({"leaks": {"train_test_count": 1}}, "leaks.checked is missing"),
+        ({"code_usage": {"real": {"codes": 16}}}, "code_usage.real.used is missing"),
+    ],
+)
+def test_a_damaged_report_is_left_out_with_a_note(
+    workdir: Path, damage: dict[str, Any], reason: str
+) -> None:
+    add_report(workdir)
+    broken = make_report(**damage)
+    (workdir / "report" / "broken.json").write_text(json.dumps(broken))
+    page = collect_page(workdir)
+    assert [evaluation.name for evaluation in page.evaluations] == ["moving-shapes"]
+    note = f"broken.json is left out: it is damaged ({reason})"
+    assert page.left_out == (note,)
+    assert note in write_page(workdir).read_text(encoding="utf8")
 
 
 def test_clips_that_were_kept_are_shown_in_groups(workdir: Path) -> None:
@@ -227,7 +238,8 @@ def test_without_kept_clips_the_worst_and_the_samples_are_shown(workdir: Path) -
     (workdir / "samples" / "0000-red-square-right.mp4").write_bytes(b"")
     config = load_config(tiny.CONFIG, tiny.OVERRIDES)
     report_json = json.loads((workdir / "report" / "moving-shapes.json").read_text())
-    found = list(clips.split_worst(workdir / "report", report_json, config))
+    result = EvaluationResult.from_json(report_json)
+    found = list(clips.split_worst(workdir / "report", result, config))
     for clip, pixels in zip(found, (original, output), strict=True):
         assert np.abs(clip.pixels.astype(int) - pixels).mean() < 4
     page = collect_page(workdir)

@@ -17,11 +17,12 @@ from nbp.nn.attention.reference import (
 )
 
 Name = Literal["prefix", "xla", "dense", "mosaic", "pallas", "cudnn", "splash"]
+Choice = Literal["auto", Name]
 # Backends that are kernels of one platform; the others run on all.
 PLATFORMS = {"mosaic": "gpu", "pallas": "gpu", "cudnn": "gpu", "splash": "tpu"}
 
 
-def choose_attention(name: Name | Literal["auto"], platform: str, dtype: Any) -> Name:
+def choose_attention(name: Choice, platform: str, dtype: Any) -> Name:
     """The backend that `auto` stands for on a platform (`cpu`, `gpu` or `tpu`).
 
     On GPUs a kernel that skips hidden tiles, not cuDNN, which skips none (docs/architecture.md).
@@ -80,9 +81,7 @@ def find_generation() -> int:
     return int(major) if major.isdecimal() else 0
 
 
-def make_attention_backend(
-    name: Name | Literal["auto"], *, platform: str, dtype: Any
-) -> AttentionBackend:
+def make_attention_backend(name: Choice, *, platform: str, dtype: Any) -> AttentionBackend:
     """The backend of this name for a platform and a compute type.
 
     Raises ConfigError where it cannot serve.
