@@ -9,6 +9,7 @@ of this name, which is none of our dependencies. Each section prints lines of JS
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import shutil
@@ -306,7 +307,7 @@ def save_v1(folder: Path, tree: Any) -> None:
     context.memory.write_concurrent_bytes = 2 * PIECE
     context.array.saving.storage_options.chunk_byte_size = PIECE
     context.array.saving.use_zarr3 = False
-    with ocp.training.Checkpointer(folder, context=context) as checkpointer:
+    with ocp.training.Checkpointer(str(folder), context=context) as checkpointer:
         checkpointer.save(0, tree)
 
 
@@ -360,9 +361,9 @@ def list_files() -> Iterator[tuple[str, bytes]]:
 def compare_safetensors() -> None:
     """Damaged files, each read by both; then the time to open many tensors and to read one."""
     if importlib.util.find_spec("safetensors") is None:
-        raise SystemExit("this section needs another package: pip install safetensors")
-    import safetensors
-    from safetensors.numpy import save_file
+        raise SystemExit("the package safetensors, which this section compares with, is not here")
+    safetensors = importlib.import_module("safetensors")
+    save_file = importlib.import_module("safetensors.numpy").save_file
 
     def ours(path: Path) -> list[Any]:
         return [tensor.read() for tensor in open_tensors(path).tensors.values()]
@@ -376,13 +377,13 @@ def compare_safetensors() -> None:
         path = Path(folder) / "x.safetensors"
         for name, content in list_files():
             path.write_bytes(content)
-            row = {by: read(run, path) for by, run in (("ours", ours), ("safetensors", theirs))}
-            print_row("libraries", {"what": "hostile file", "name": name, **row})
+            found = {by: read(run, path) for by, run in (("ours", ours), ("safetensors", theirs))}
+            print_row("libraries", {"what": "hostile file", "name": name, **found})
         save_file({f"layer.{i}.w": np.zeros(4, np.float32) for i in range(10_000)}, path)
         large = Path(folder) / "large.safetensors"
         save_file({"w": np.random.default_rng(0).random((256, MIB // 8))}, large)
         for by, run in (("ours", ours), ("safetensors", theirs)):
-            row = {"what": "safetensors", "by": by}
+            row: dict[str, Any] = {"what": "safetensors", "by": by}
             row["seconds_of_10000_tensors"] = measure(lambda run=run: run(path))
             row["seconds_of_256_mib"] = measure(lambda run=run: run(large))
             print_row("libraries", row)

@@ -44,7 +44,7 @@ def test_arrays_saved_in_pieces_are_read_back(tmp_path, monkeypatch):
 
 def test_the_interface_that_is_to_come_opens_our_checkpoints(tmp_path):
     """Orbax's v1: the day it leaves `experimental`, no checkpoint is lost."""
-    params = {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.float32([2.5])}
+    params = {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.ones(1, np.float32)}
     save(tmp_path, params)
     found = v1.load_checkpointables(tmp_path / "3")
     assert set(found) == {"model", "opt", "data", "meta"}

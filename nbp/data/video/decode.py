@@ -281,7 +281,7 @@ class _Track:
         rate = _read_ratio(self.stream.average_rate)
         if not rate and len(stamps) > 1 and self.container.duration:
             rate = Fraction(len(stamps) * av.time_base, self.container.duration)
-        base = _read_ratio(self.stream.time_base)
+        base = _read_ratio(self.stream.time_base) or Fraction(1)
         stated = float(rate) if rate and rate > 0 else None
         if self.container.format.name == "gif":  # what it states is a mean of the stored delays
             stamps, stated = slow_down(stamps, base), None
