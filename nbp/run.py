@@ -56,7 +56,23 @@ Codes = np.ndarray  # int32 [T H W] or [n T H W]
 Label = str | SupportsIndex  # the name of a class, or its id
 
 
-class SampleOptions(TypedDict, total=False):
+class PassOptions(TypedDict, total=False):
+    """Those of them that say how passes are made."""
+
+    decoding: Literal["plain", "jacobi", "relaxed"]
+    window: int | None
+    radius: int | None
+    delta: float | None
+    weights: Literal["compute", "int8"] | None
+    cache: Literal["compute", "bfloat16", "int8"] | None
+    block: str | None
+    refinements: int | None
+    commit: Literal["entropy", "confidence", "order"] | None
+    entropy_bound: float | None
+    confidence_noise: float | None
+
+
+class SampleOptions(PassOptions, total=False):
     """Further keywords of `Run.sample`: the flags of `nbp.sample` by their names."""
 
     per_class: int | None
@@ -68,20 +84,9 @@ class SampleOptions(TypedDict, total=False):
     guidance_schedule: Literal["constant", "ramp", "linear", "cosine"] | None
     guidance_start: float | None
     guidance_end: float | None
-    decoding: Literal["plain", "jacobi", "relaxed"]
-    window: int | None
-    radius: int | None
-    delta: float | None
-    weights: Literal["compute", "int8"] | None
-    cache: Literal["compute", "bfloat16", "int8"] | None
     keep_frames: int | None
     slide: Literal["reencode", "codes"] | None
     anchor: bool
-    block: str | None
-    refinements: int | None
-    commit: Literal["entropy", "confidence", "order"] | None
-    entropy_bound: float | None
-    confidence_noise: float | None
     mask: str | Path | np.ndarray | None
     between: tuple[str | Path | Video, str | Path | Video] | None
 

@@ -292,7 +292,8 @@ class Generator(nnx.Module):
         target = jax.lax.dynamic_slice_in_dim(jnp.asarray(self.plan.target_index), start, shape[1])
         rows = jnp.full(shape, self.vocabulary.codes)
         if drafts is not None:
-            rows = jnp.where(target >= self.plan.first_joint, drafts[:, target], rows)
+            shown = jnp.asarray(drafts)[:, target]
+            rows = jnp.where(target >= self.plan.first_joint, shown, rows)
         # A prompt predicts nothing.
         return jnp.where((target >= 0)[:, None], look_up(self.drafts[...], rows), 0.0)
 

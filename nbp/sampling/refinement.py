@@ -57,10 +57,10 @@ class EntropyBound:
     bound: float = 0.1
 
     def __call__(self, proposal: Proposal) -> Bool[Array, "b n"]:
-        entropy = jnp.where(proposal.hidden, sum_entropy(proposal.probabilities), jnp.inf)
-        place = rank(entropy)
-        ascending = jnp.sort(entropy, axis=-1)
-        before = jnp.cumsum(ascending, axis=-1) - ascending  # NaN behind all that is hidden
+        entropy = sum_entropy(proposal.probabilities)
+        place = rank(entropy, proposal.hidden)
+        ascending = jnp.sort(jnp.where(proposal.hidden, _finite(entropy), LAST), axis=-1)
+        before = jnp.cumsum(ascending, axis=-1) - ascending
         within = jnp.take_along_axis(before <= self.bound, place, axis=-1)
         return proposal.hidden & (within | (place < proposal.least[:, None]))
 
@@ -194,13 +194,21 @@ def make_rule(sampling: SamplingConfig, plan: SequencePlan) -> CommitRule:
 
 def accept_first(value: Float[Array, "b n"], proposal: Proposal) -> Bool[Array, "b n"]:
     """The `least` hidden places of smallest value."""
-    place = rank(jnp.where(proposal.hidden, value, jnp.inf))
+    place = rank(value, proposal.hidden)
     return proposal.hidden & (place < proposal.least[:, None])
 
 
-def rank(value: Float[Array, "b n"]) -> Int[Array, "b n"]:
-    """The place of each value in ascending order; equal ones by index, NaN last."""
+LAST = 1e30  # above all entropies and doubts, so that hidden places come before the others
+
+
+def rank(value: Float[Array, "b n"], hidden: Bool[Array, "b n"]) -> Int[Array, "b n"]:
+    """The place of each hidden value in ascending order; equal ones by index, NaN last of them."""
+    value = jnp.where(hidden, _finite(value), LAST)
     return jnp.argsort(jnp.argsort(value, axis=-1), axis=-1)
+
+
+def _finite(value: Array) -> Array:
+    return jnp.where(jnp.isnan(value), LAST / 2, jnp.minimum(value, LAST / 2))
 
 
 def sum_entropy(probabilities: Float[Array, "*b v"]) -> Float[Array, "*b"]:
