@@ -4,7 +4,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -161,11 +161,11 @@ def draw_laws(study: Study, loss: str) -> list[Chart]:
             rows = sorted((p.compute, read(p)) for p in laws.points if read(p) is not None)
             curves += [Curve(group, rows, joined=False)] if rows else []
             if fit is not None:
-                x = np.exp(np.linspace(*np.log([fit.low[0], 10 * fit.high[0]]), SHOWN))
+                x = np.geomspace(fit.low[0], 10 * fit.high[0], SHOWN)
                 curves.append(
                     Curve(f"law of {group}", list(zip(x, fit.law(x[:, None]), strict=True)))
                 )
         if curves:
-            axes = {"x_logarithmic": True, "logarithmic": True}
-            charts.append(Chart(title, tuple(curves), x_name="operations", **axes))
+            chart = Chart(title, tuple(curves), x_name="operations")
+            charts.append(replace(chart, logarithmic=True, x_logarithmic=True))
     return charts

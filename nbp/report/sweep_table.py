@@ -205,7 +205,7 @@ def list_rows(run: SweepRun, folder: Path, record: Mapping[str, Any]) -> list[Ro
         )
     if rows:
         return rows
-    empty = {"passes": None, "seconds_per_clip": None, "clips": None}
+    empty: dict[str, Any] = {"passes": None, "seconds_per_clip": None, "clips": None}
     scores = dict(training["measures"])
     return [Row(**shared, dial=DEFAULT, dial_overrides={}, scores=scores, **empty, workdir=place)]
 

@@ -224,7 +224,7 @@ def test_records_that_are_older_than_a_key_had_its_default(
     commands.calls.clear()
     sweep.main([write_sweep(tmp_path), "--workdir", str(out)])
     assert not commands.calls
-    path.write_text("{")
+    (out / "runs" / "row-width=8-s0" / "run.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"run\.json cannot be read.*Remove it"):
         sweep.main([write_sweep(tmp_path), "--workdir", str(out)])
 
