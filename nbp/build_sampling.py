@@ -342,19 +342,18 @@ def choose_given_frames(config: Config, request: SampleRequest) -> int:
 
 def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndarray]:
     """Clips or codes whose first frames are kept: of what is given, else held-out ones in turn."""
+    data, stride = config.data, config.tokenizer.stride[0]
+    if request.between is not None:
+        first = request.given_frames or 1
+        clips = build_data.join_ends(config, request.between, frames_of_latents(first, stride))
+        return repeat_rows(request.count, clips=clips[None], kept=keep_ends(config.grid, first))
     if request.frames is None:
         if config.data.kind != "moving_shapes" and not config.data.root:
             raise ConfigError("this model continues a video: name one with --frames FILE")
         _, held_out = build_data.make_data(config)
         rows = build_data.iterate_clips(config, held_out, limit=request.count, batch=request.count)
         return take_examples(next(rows), request.count)
-    data = config.data
     fps = data.fps or None
-    stride = config.tokenizer.stride[0]
-    if request.between is not None:
-        first = request.given_frames or 1
-        clips = build_data.join_ends(config, request.between, frames_of_latents(first, stride))
-        return repeat_rows(request.count, clips=clips[None], kept=keep_ends(config.grid, first))
     needed = frames_of_latents(choose_given_frames(config, request), stride)
     needed = needed if request.mask is None else data.frames
     if isinstance(request.frames, Path):
@@ -392,7 +391,7 @@ def check_given_anywhere(config: Config, request: SampleRequest) -> None:
     frames = request.long.num_frames
     if frames is not None and frames > config.data.frames:
         raise ConfigError(
-            f"{flag} is about one clip of {config.data.frames} frames: no more frames"
+            f"{flag} draws one clip of {config.data.frames} frames: leave out --num_frames"
         )
     if request.decoder.decoding != "plain":
         raise ConfigError(f"{flag}: leave out --decoding {request.decoder.decoding}")

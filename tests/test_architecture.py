@@ -88,6 +88,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.protocols",
         "nbp.sampling.settings",
         "nbp.tasks.adversary",
+        "nbp.tasks.corrupted_context",
         "nbp.tasks.draft",
         "nbp.tasks.tokenizer",
         "nbp.training.guards",

@@ -178,7 +178,7 @@ class Sampler:
             ids = self.put(ids if numbers is None else numbers[rows])
             stays = None
             if kept is not None:
-                stays = self.put(np.asarray(self.generator.to_sequence(kept[rows])))
+                stays = self.put(self.generator.to_sequence(np.asarray(kept[rows], np.int32)) > 0)
             yield Batch(start, min(size, count - start), ids, label_rows, known, stays)
 
     def run(
