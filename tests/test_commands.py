@@ -22,6 +22,7 @@ from nbp.config import load_config, parse_overrides
 from nbp.config.schema import Config
 from nbp.config.sweep import load_sweep
 from nbp.errors import ConfigError
+from nbp.evaluation.setup import change_sampling, split_overrides
 from nbp.metrics.feature_statistics import parse_statistics
 from nbp.protocols import find_protocol, needs_features
 from tests.launch.golden import stand_in_python
@@ -78,7 +79,13 @@ def test_shown_commands_have_flags_and_configurations_that_exist(command: Comman
         unread = {"data.root": "unread", "losses.lpips_root": "unread", **overrides}
         load_cached(arguments.config, tuple(unread.items()))
     elif overrides:
-        build_data.change_data(load_cached("configs/quickstart.py", ()), None, overrides)
+        drawing, reading = split_overrides(overrides)
+        # What the workdirs in the documents were trained with.
+        knows = {"generator.blocks": "('frame', 'token')"}
+        if "sampling.refinements" in drawing:
+            knows = {"generator.draft": "True"}
+        config = load_cached("configs/quickstart.py", tuple(knows.items()))
+        build_data.change_data(change_sampling(config, drawing), None, reading)
 
 
 @pytest.mark.parametrize("command", choose("nbp.evaluate"), ids=lambda c: c.place)

@@ -152,7 +152,7 @@ def test_overrides_take_python_literals_or_strings() -> None:
         ("generator.blok", "generator.block"),
         ("train.tokenizer.step", "train.tokenizer.steps"),
         ("generatr.width", "generator.width"),
-        ("block", "generator.block"),
+        ("block", "generator.block or sampling.block"),
         ("data.moving_shapes.color", "data.moving_shapes.colours"),
     ],
 )

@@ -139,8 +139,8 @@ def suggest_key(key: str, schema: type) -> str:
     keys = list(list_keys(schema))
     last = key.rpartition(".")[2]
     elsewhere = [known for known in keys if known.rpartition(".")[2] == last]
-    if len(elsewhere) == 1:
-        return f"; did you mean {elsewhere[0]}?"
+    if 1 <= len(elsewhere) <= 2:
+        return f"; did you mean {' or '.join(elsewhere)}?"
     return suggest(key, elsewhere or keys)
 
 

@@ -250,7 +250,11 @@ class Config:
     def block(self) -> Box:
         return resolve_block(self.generator.block, self.grid)
 
-    def opening(self, block: Box) -> Opening:
+    @property
+    def opening(self) -> Opening:
+        return self.opening_of(self.block)
+
+    def opening_of(self, block: Box) -> Opening:
         """How a clip in such blocks begins."""
         blocks = self.generator.opening_blocks
         if self.generator.opening != "hybrid":
@@ -274,7 +278,7 @@ class Config:
         """The plan of a block; ValueError where it does not fit."""
         lengths = {"none": 0, "label": 1, "text": prompts.LENGTH}
         prompt, box = lengths[self.generator.prompt], resolve_block(block, self.grid)
-        return SequencePlan(self.grid, box, self.opening(box), prompt, self.generator.partition)
+        return SequencePlan(self.grid, box, self.opening_of(box), prompt, self.generator.partition)
 
     def with_block(self, block: str | Box) -> "Config":
         """The same model, which draws in another of its blocks; ValueError where it knows none."""
