@@ -146,25 +146,6 @@ def test_clips_follow_the_distribution_of_their_passes(case):
     assert np.abs(at_once - expected).sum() / 2 > 0.05
 
 
-def test_a_token_a_pass_draws_tokens_that_depend_on_each_other():
-    """The mutual information of the two tokens of a block, which drawing at once leaves out."""
-    sizes = {**ROWS, "grid": LatentGrid(1, 1, 2)}
-    network = make_network(**sizes, codes=CODES, layers=1, draft=True)
-    params = draw_params(network, seed=0)
-    sampling = SamplingConfig(refinements=2, commit="order")
-    expected, _ = enumerate_clips(network, params, sampling)
-    pairs = expected.reshape(CODES, CODES)
-    gap = np.sum(pairs * np.log(pairs / np.outer(pairs.sum(1), pairs.sum(0))))
-    assert gap > 0.02
-    drawn, passes = make_run(network, sampling=sampling)(params, range(COUNT))
-    assert (passes == 2).all()
-    assert measure_misfit(drawn, expected) < 5
-    alone, _ = enumerate_clips(network, params, dataclasses.replace(sampling, refinements=1))
-    drawn, passes = make_run(network)(params, range(COUNT))
-    assert (passes == 1).all()
-    assert measure_misfit(drawn, alone) < 5
-
-
 FULL_CASES = [
     ((1, 1, 2), Opening("prefix"), "paper", 0, 2),
     ((1, 1, 2), Opening("hybrid", 2), "modern", 1, 0),
