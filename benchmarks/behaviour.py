@@ -62,7 +62,7 @@ PINNED = {
 }
 
 COMMANDS = ("convert", "encode", "evaluate", "export", "precompile", "prepare", "report")
-COMMANDS += ("sample", "train")
+COMMANDS += ("sample", "train", "sweep", "fit")
 # Arguments of commands. @NAME lies in the working folder; .KEY=VALUE is --config.KEY=VALUE.
 SMOKE = "--config configs/quickstart.py:smoke"
 TRAIN = f"{SMOKE} --workdir @run .seed=0"
@@ -203,11 +203,14 @@ def read_flags(text: str) -> dict[str, Any]:
     """Of a help each option or choice: its forms, its default, and whether it can be left out."""
     usage, _, rest = text.partition("\n\n")
     found: dict[str, Any] = {}
-    for entry in re.findall(r"^  ([-{].*(?:\n {3,}\S.*)*)$", rest.partition("\nexample")[0], re.M):
+    for entry in re.findall(
+        r"^  ([-{A-Z].*(?:\n {3,}\S.*)*)$", rest.partition("\nexample")[0], re.M
+    ):
         forms, _, described = re.sub(r"\n\s*", "  ", entry).partition("  ")
         name, default = re.split(r"[, ]", forms)[0], re.search(r"default (\S+)$", described)
-        name = "choice" if name.startswith("{") else name
-        optional = bool(re.search(rf"\[{re.escape(name)}[\] ]", usage))
+        # A list of at least one is shown as RUN [RUN ...].
+        optional = bool(re.search(rf"\[{re.escape(name)}(?:\]| (?!\.\.\.))", usage))
+        name = name if name.startswith("-") else "choice"
         found[name] = {"forms": forms, "default": default and default[1], "optional": optional}
     return found
 

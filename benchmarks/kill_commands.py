@@ -41,7 +41,9 @@ from nbp import build
 from nbp.training.integrity import Damaged, verify_files
 from nbp.workdir import read_config, read_labels
 from tests import tiny
+from tests.commands import test_sweep
 from tests.commands.test_convert import CLIPS, TOKENIZER, make_generator, write_generator
+from tests.commands.test_sweep import read_results, write_sweep
 from tests.data.videos import encode, make_clip
 from tests.evaluated import add_generator, make_workdir
 from tests.test_resume import CHANGES
@@ -49,6 +51,10 @@ from tests.test_resume import CHANGES
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = "moving-shapes"
 QUICK = "--xla_backend_optimization_level=0"  # one device, quickly compiled
+SWEEP: dict[str, Any] = {
+    "overrides": {**test_sweep.KEYS, "data.validation_clips": 8},
+    "runs": {"row": {"seeds": (0, 1)}},
+}
 # Names that say of themselves that they are not finished, here and in orbax.
 UNFINISHED = ("*.tmp", ".exporting", ".converting", "*.orbax-checkpoint-tmp*", "discarded-*")
 
@@ -149,6 +155,15 @@ def make_commands(folder: Path) -> dict[str, Command]:
             lambda out: [*source, "--out", str(out), "--shard_size", "4", "--threads", "1"],
             hash_files,
             ("*.lock",),
+        ),
+        Command(
+            "sweep",
+            lambda out: [write_sweep(folder, **SWEEP), "--workdir", str(out)],
+            read_results,
+            (
+                *("*metrics.csv", "*goodput.json", "*events.out.tfevents*", "*.lock", "*report/*"),
+                *("*config.json", "*labels.json", "*/run.json", "logs/*", "sweep.*", "index.html"),
+            ),
         ),
         Command("evaluate", evaluated, read_report, ("report/[!c]*", "report/clips.json")),
         # A killed export begins anew, so nothing of it counts as finished.

@@ -19,15 +19,15 @@ fail() {
 }
 
 # Looks at flags and configuration before a machine is asked for, where this project can run here.
-# Folders that the configuration names are not looked at: they are those of the hosts.
+# Folders that the configuration names are not looked at: they are those of the hosts. The arguments
+# are the module that looks, and its own.
 check() {
   local code=0 text
-  text=$(cd "$root" && "${PYTHON:-python}" -m nbp.train --config "$1" --workdir "$2" --check "${@:3}" 2>&1 </dev/null) ||
-    code=$?
+  text=$(cd "$root" && "${PYTHON:-python}" -m "$@" 2>&1 </dev/null) || code=$?
   case $code in
     0) ;;
     2) fail "${text##*$'\n'}; nothing was created" ;;
-    *) say "the configuration is not checked: ${PYTHON:-python} cannot run nbp.train here (PYTHON names another)" ;;
+    *) say "the configuration is not checked: ${PYTHON:-python} cannot run $1 here (PYTHON names another)" ;;
   esac
 }
 

@@ -23,6 +23,8 @@ usage: launch/gke.sh --name NAME --type TYPE --cluster CLUSTER --zone ZONE --pro
   --claim CLAIM      persistent volume claim, mounted as /data; WORKDIR and the data should lie
                      there (jobset; with xpk, attach storage to the cluster: xpk storage attach)
   --queue QUEUE      local queue of Kueue (jobset)
+  --sweep N          CONFIG is the file of a sweep (nbp.sweep), without overrides: N machines of one
+                     host share its runs (jobset)
   --restarts N       further starts, after preemptions and faults, at most (default 50)
   --grace SECONDS    to save in when a node is taken away (default 120)
   --poll SECONDS     between two looks at the state (default 30)
@@ -34,6 +36,9 @@ example:
   launch/gke.sh --name ucf-700m --type v5p-64 --cluster tpus --zone us-east5-a --project my-project \
     --image us-docker.pkg.dev/my-project/nbp/nbp:2026-01-01 --claim nbp-data \
     configs/ucf101/generator_700m.py /data/runs/ucf101 --config.data.root=/data/ucf101
+  launch/gke.sh --name scaling --type v5litepod-8 --cluster tpus --zone us-east5-a \
+    --project my-project --image us-docker.pkg.dev/my-project/nbp/nbp:2026-01-01 --claim nbp-data \
+    --sweep 4 configs/sweeps/scaling.py /data/runs/scaling
 TEXT
 }
 
@@ -41,7 +46,7 @@ TEXT
 source "$(dirname "${BASH_SOURCE[0]}")/cloud.sh"
 
 name='' type='' cluster='' zone=${CLOUDSDK_COMPUTE_ZONE-} project=${CLOUDSDK_CORE_PROJECT-} image=''
-engine=jobset claim='' queue='' restarts=50 grace=120 poll=30 build=true
+engine=jobset claim='' queue='' sweep='' restarts=50 grace=120 poll=30 build=true
 while [[ $# -gt 0 ]]; do
   case $1 in
     --no-build) build=false ;;
@@ -52,7 +57,7 @@ while [[ $# -gt 0 ]]; do
       printf -v "${1#--}" %s "$2"
       shift
       ;;
-    --restarts | --grace | --poll)
+    --restarts | --grace | --poll | --sweep)
       [[ ${2-} =~ ^[0-9]+$ ]] || fail "$1 needs a number"
       printf -v "${1#--}" %s "$2"
       shift
@@ -81,9 +86,20 @@ done
 [[ $# -ge 2 ]] || fail "name CONFIG and WORKDIR; --help shows how"
 [[ $1 == configs/* && -f $root/${1%%:*} ]] || fail "no configuration ${1%%:*} in $root/configs, which the image holds"
 [[ $2 == /* ]] || fail "WORKDIR $2: name an absolute path on storage that all hosts share"
-training=(python -u -m nbp.train --config "$1" --workdir "$2" "${@:3}")
+if [[ -n $sweep ]]; then
+  [[ $engine == jobset ]] || fail "--sweep is for --engine jobset"
+  [[ $sweep -ge 1 ]] || fail "--sweep needs a number from 1"
+  [[ $# -eq 2 ]] || fail "--sweep takes FILE and WORKDIR; overrides stand in the file"
+  look=(nbp.sweep "$1" --workdir "$2" --dry_run) distributed='"off"' # quoted, it is no boolean
+  # shellcheck disable=SC2016 # each pod's own shell puts its number in
+  training=(bash -c 'exec "$@" --index "$JOB_COMPLETION_INDEX"' sweep)
+  training+=(python -u -m nbp.sweep "$1" --workdir "$2" --of "$sweep")
+else
+  look=(nbp.train --config "$1" --workdir "$2" --check "${@:3}") distributed=auto
+  training=(python -u -m nbp.train --config "$1" --workdir "$2" "${@:3}")
+fi
 
-check "$@"
+check "${look[@]}"
 
 # What a slice of the type consists of: accelerator and topology as labels of GKE, hosts, chips.
 describe_type() {
@@ -114,6 +130,10 @@ describe_type() {
   esac
 }
 [[ $engine == xpk ]] || describe_type
+if [[ -n $sweep ]]; then
+  [[ $hosts -eq 1 ]] || fail "--type $type has $hosts hosts: a run of a sweep has one"
+  hosts=$sweep # pods of one job, each with its number
+fi
 
 # A text as a string of JSON, which YAML understands.
 json() {
@@ -123,7 +143,8 @@ json() {
   printf '"%s"' "${text//$'\n'/\\n}"
 }
 
-# Exit codes 42 and 127 to 255 start the whole workload again, others end it.
+# Exit codes 42 and 127 to 255 start the whole workload again, others end it. Of a sweep they start
+# the one share again, or end it, and the others go on.
 manifest() {
   local argument codes
   codes=42,$(seq -s , 127 255)
@@ -132,6 +153,8 @@ apiVersion: jobset.x-k8s.io/v1alpha2
 kind: JobSet
 metadata:
   name: $name
+YAML
+  [[ -n $sweep ]] || cat <<YAML
   annotations:
     alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
 YAML
@@ -139,7 +162,7 @@ YAML
   cat <<YAML
 spec:
   failurePolicy:
-    maxRestarts: $restarts
+    maxRestarts: $([[ -n $sweep ]] && echo 0 || echo "$restarts")
     rules:
       - action: FailJobSet
         onJobFailureReasons: [PodFailurePolicy]
@@ -151,10 +174,7 @@ spec:
           parallelism: $hosts
           completions: $hosts
           completionMode: Indexed
-          backoffLimit: 0
-          podFailurePolicy:
-            rules:
-              - action: FailJob
+$(restarting)
                 onExitCodes:
                   containerName: nbp
                   operator: NotIn
@@ -178,7 +198,7 @@ spec:
                     privileged: true
                   env:
                     - name: NBP_DISTRIBUTED
-                      value: auto
+                      value: $distributed
                   command:
 YAML
   for argument in "${training[@]}"; do
@@ -200,6 +220,28 @@ YAML
                     medium: Memory
 YAML
   [[ -z $claim ]] || printf '                - name: data\n                  persistentVolumeClaim:\n                    claimName: %s\n' "$claim"
+}
+
+# What of a job's specification decides on restarts, down to the action for the other exit codes.
+restarting() {
+  if [[ -z $sweep ]]; then
+    cat <<YAML
+          backoffLimit: 0
+          podFailurePolicy:
+            rules:
+              - action: FailJob
+YAML
+  else
+    cat <<YAML
+          backoffLimitPerIndex: $restarts
+          podFailurePolicy:
+            rules:
+              - action: Ignore
+                onPodConditions:
+                  - type: DisruptionTarget
+              - action: FailIndex
+YAML
+  fi
 }
 
 place=(--cluster "$cluster" --zone "$zone" --project "$project")

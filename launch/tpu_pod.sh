@@ -88,7 +88,7 @@ if [[ -z $runtime ]]; then
     *) fail "--type $type: name its software with --runtime" ;;
   esac
 fi
-check "$@"
+check nbp.train --config "$1" --workdir "$2" --check "${@:3}"
 $dry_run || command -v gcloud >/dev/null || fail "gcloud is not installed; nothing was created"
 files=(nbp configs launch requirements.txt)
 [[ $1 == configs/* ]] || files+=("${1%%:*}")

@@ -18,7 +18,7 @@ from nbp.errors import ConfigError, run_main
 from nbp.flags import Parser
 
 COMMANDS = ("train", "sample", "evaluate", "report")
-COMMANDS += ("prepare", "encode", "convert", "export", "precompile")
+COMMANDS += ("prepare", "encode", "convert", "export", "precompile", "sweep", "fit")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -39,6 +39,11 @@ class Lock:
         """Whether there is a lock at all."""
         return self._handle is not None
 
+    @property
+    def handle(self) -> int | None:
+        """The open file: a process that inherits it holds the lock as long as it lives."""
+        return self._handle
+
     def __enter__(self) -> "Lock":
         return self
 

@@ -18,8 +18,8 @@ from nbp import build
 from nbp.build_sampling import choose_given_frames, make_sampling
 from nbp.config.schema import Config
 from nbp.data.prompts import load_prompts
-from nbp.parallel.hlo import abstract
-from nbp.parallel.mesh import make_state_shardings, measure_bytes, replicate
+from nbp.parallel.hlo import abstract, count_flops
+from nbp.parallel.mesh import make_mesh, make_state_shardings, measure_bytes, replicate
 from nbp.parallel.sharding import RULES, count_parts, make_partition_spec
 from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Sampler
@@ -68,6 +68,48 @@ def generator_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
         _evaluation_case(task, _rows(config, mesh, clips), mesh),
         _sampling_case(config, task, frozen, mesh),
     ]
+
+
+@dataclass(frozen=True)
+class TrainingAmount:
+    """What all updates of a generator take, or of a tokenizer where no generator is trained.
+
+    flops: operations, those of the tokenizer beside it too where that is trained. tokens: that are
+    predicted in all updates, 0 for a tokenizer. parameters: of the network, embeddings too.
+    """
+
+    updates: int
+    clips: int
+    tokens: int
+    flops: float
+    parameters: int
+
+
+def measure_training(config: Config, classes: int) -> TrainingAmount:
+    """The amounts of a configuration's training; computes nothing, reads neither data nor weights.
+
+    classes: labels of data with label prompts.
+    """
+    flops = 0.0
+    if "tokenizer" in config.stages:
+        mesh = make_mesh(devices=jax.devices()[:1])
+        (case,) = tokenizer_cases(config, mesh, classes)
+        with jax.set_mesh(mesh):
+            flops = config.train.tokenizer.steps * count_flops(case.lower()[1])
+    stage = getattr(config.train, config.stages[-1])
+    clips, tokens = stage.steps * stage.batch, 0
+    if config.stages[-1] == "generator":
+        # The kernels are those of other devices; what they compute is the same.
+        config = replace(config, generator=replace(config.generator, attention="auto"))
+        labels = list(load_prompts()) if config.generator.prompt == "text" else _name(classes)
+        network = build.make_generator_network(config, labels)
+        flops += clips * network.flops_per_clip
+        tokens = clips * network.plan.target_count
+    else:
+        network = build.make_tokenizer_network(config)
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return TrainingAmount(stage.steps, clips, tokens, flops, parameters)
 
 
 def _update_case(name: str, task: Any, rows: dict[str, Any], mesh: Mesh) -> Case:

@@ -1,18 +1,23 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The process: compiled programs that are kept between runs, and memory that is freed."""
+"""The process: compiled programs that are kept between runs, memory that is freed, children."""
 
+import contextlib
 import ctypes
 import hashlib
 import os
 import platform
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from nbp.errors import NbpError
+from nbp.errors import EXIT_PREEMPTED, EXIT_RESTART, NbpError, Preempted
 from nbp.files import check_writable_folder
 
 
@@ -52,11 +57,16 @@ def find_folder() -> Path | None:
         return None
     if not root.is_absolute():
         return None
+    return root / "nbp" / "compiled" / name_host()
+
+
+def name_host() -> str:
+    """A name for this kind of host: machines with the same instructions have the same."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf8").splitlines() if info.is_file() else []
     names = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
     host = "\n".join([platform.machine(), *sorted(names)])
-    return root / "nbp" / "compiled" / hashlib.sha256(host.encode()).hexdigest()[:16]
+    return hashlib.sha256(host.encode()).hexdigest()[:16]
 
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # numbers of mallopt(3)
@@ -78,3 +88,108 @@ def keep_freed_memory() -> bool:
         return False
     switches = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_ARENA_MAX, 1))
     return all(mallopt(name, value) for name, value in switches)
+
+
+QUIET = 30.0  # seconds between two lines of a child that are passed on
+TAIL = 4096  # bytes of a log in which its last line is looked for
+
+
+class CommandFailed(Exception):
+    """A command ended with `code`, which says so, and `line` last."""
+
+    def __init__(self, code: int, line: str, log: Path) -> None:
+        super().__init__(f"exit code {code}: {line}; see {log}")
+        self.code = code
+
+
+class CommandRunner:
+    """Runs commands of this project, each as a process, whose memory is free when it ends.
+
+    A context manager: inside, SIGTERM is passed on to the child, which saves, and ends the work
+    with Preempted. compiled: folder in which all children keep their compiled programs, unless the
+    user has chosen one. say: takes lines of progress. restarts: of a command after faults that a
+    restart cures.
+    """
+
+    def __init__(self, compiled: Path, say: Callable[[str], None], *, restarts: int = 3) -> None:
+        self._compiled, self._say, self._restarts = compiled.absolute(), say, restarts
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+        self._before: Any = None
+
+    def __enter__(self) -> "CommandRunner":
+        self._before = signal.signal(signal.SIGTERM, self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+        self._pass_on()
+
+    def _stop(self, *_: object) -> None:
+        self._stopped = True
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()
+
+    def check(self) -> None:
+        """Raises Preempted where this process was told to stop."""
+        if self._stopped:
+            raise Preempted("stopped by SIGTERM; the same command goes on")
+
+    def run(
+        self, command: str, words: Sequence[str], log: Path, *, inherited: int | None = None
+    ) -> None:
+        """Runs `python -m nbp.COMMAND WORDS` to its end; what it says is added to `log`.
+
+        inherited: an open file that the child holds too. Raises CommandFailed, and Preempted where
+        this process, or the child, was told to stop.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        line = [sys.executable, "-m", f"nbp.{command}", *words]
+        for attempt in range(1 + self._restarts):
+            code = self._run_once(line, log, () if inherited is None else (inherited,))
+            self.check()
+            if code == EXIT_PREEMPTED:
+                raise Preempted(f"nbp.{command} was told to stop; the same command goes on")
+            if not code:
+                return
+            if attempt == self._restarts or (code != EXIT_RESTART and code > 0):
+                raise CommandFailed(code, read_last_line(log), log)
+            self._say(f"exit code {code}; restart {attempt + 1} of {self._restarts}")
+
+    def _run_once(self, line: Sequence[str], log: Path, inherited: tuple[int, ...]) -> int:
+        self.check()
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(self._compiled / name_host()))
+        shown = read_last_line(log)  # of an earlier start
+        with log.open("ab") as out:
+            self._child = subprocess.Popen(
+                line,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=inherited,
+            )
+        if self._stopped:  # told to between the look and the start
+            self._pass_on()
+        told = time.monotonic()
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._child.wait(timeout=1.0)
+            if time.monotonic() - told > QUIET:
+                told, text = time.monotonic(), read_last_line(log)
+                if text != shown:
+                    self._say(text)
+                shown = text
+
+
+def read_last_line(log: Path) -> str:
+    """The last line of a log that is not empty; "" where there is none."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+        lines = file.read().decode("utf8", "replace").replace("\r", "\n").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""

@@ -168,10 +168,10 @@ def find_resume(source: Path, workdir: Path, *, step: int | None = None) -> Resu
     begun = list_begun(source)
     if not begun:
         raise CheckpointError(f"--resume_from {source}: nothing is trained there")
-    last = _list_steps(source, begun[-1])
+    last = list_steps(source, begun[-1])
     if step is not None and step not in last:
         raise CheckpointError(f"{source} has no {begun[-1]} checkpoint {step}: it has {last}")
-    steps = {stage: _list_steps(source, stage) for stage in begun}
+    steps = {stage: list_steps(source, stage) for stage in begun}
     return Resume(source, steps if step is None else {**steps, begun[-1]: [step]})
 
 
@@ -185,7 +185,7 @@ def copy_resume(resume: Resume, workdir: Path) -> None:
 def _copy(resume: Resume, workdir: Path) -> None:
     source = resume.source
     steps = {
-        stage: _copy_stage(source, workdir, stage, wanted) for stage, wanted in resume.steps.items()
+        stage: copy_stage(source, workdir, stage, wanted) for stage, wanted in resume.steps.items()
     }
     for file in ("config.json", "labels.json"):
         if (source / file).is_file():
@@ -196,14 +196,17 @@ def _copy(resume: Resume, workdir: Path) -> None:
     print(f"[train] resumed from {source}: {shown}", flush=True)
 
 
-def _list_steps(workdir: Path, stage: str) -> list[int]:
+def list_steps(workdir: Path, stage: str) -> list[int]:
     """Steps that have a checkpoint, oldest first."""
     folder = build.stage_directory(workdir, stage) / "checkpoints"
     return sorted(int(p.name) for p in folder.glob("[0-9]*") if p.name.isdecimal())
 
 
-def _copy_stage(source: Path, workdir: Path, stage: str, steps: Sequence[int]) -> int:
-    """Copies the last whole one of these checkpoints, and the curves; returns its step."""
+def copy_stage(source: Path, workdir: Path, stage: str, steps: Sequence[int]) -> int:
+    """Copies the last whole one of these checkpoints, and the curves; returns its step.
+
+    In the end it is there whole, or not at all. Raises CheckpointError where none is whole.
+    """
     folder = build.stage_directory(source, stage)
     target = build.stage_directory(workdir, stage)
     partial = target / "resuming"

@@ -88,6 +88,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.protocols",
         "nbp.sampling.settings",
         "nbp.tasks.adversary",
+        "nbp.tasks.corrupted_context",
         "nbp.tasks.draft",
         "nbp.tasks.tokenizer",
         "nbp.training.guards",
@@ -104,6 +105,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.config",
         "nbp.data.video",
         "nbp.flags",
+        "nbp.sampling.settings",
         "nbp.workdir",
         "nbp.build",
     ),
@@ -156,6 +158,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 # Commands, and what serves several of them, may import all but other commands...
 COMMANDS = ("train", "sample", "evaluate", "prepare", "encode", "convert", "precompile", "export")
+COMMANDS += ("sweep", "fit")
 # ...except the one that ends with the work of two others, and the library's face.
 CALLED = {"nbp.train": ("nbp.sample", "nbp.evaluate"), "nbp.run": ("nbp.evaluate",)}
 
@@ -288,7 +291,8 @@ def test_dataclasses_have_at_most_20_fields(name: str) -> None:
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.ClassDef):
             fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
-            section = name == "nbp.config.schema"
+            # Sections of the configuration, and the flags of a command as keywords.
+            section = name == "nbp.config.schema" or "TypedDict" in map(ast.unparse, node.bases)
             assert len(fields) <= 20 or section, f"{name}.{node.name} has {len(fields)} fields"
 
 
@@ -333,6 +337,8 @@ def test_folders_are_small() -> None:
     folders = collections.Counter(p.parent for p in PACKAGE if p.name != "__init__.py")
     root = folders.pop(ROOT / "nbp")
     assert root - len(COMMANDS) - 1 <= 24  # `__main__` is the command `nbp`
+    scores = folders.pop(ROOT / "nbp" / "metrics")  # a file each is what a reader guesses
+    assert scores <= 16
     assert max(folders.values()) <= 14, folders.most_common(1)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import attention, run_all
+from benchmarks import attention, cross_entropy, run_all
 from benchmarks.naive_sampling import draw_naively, draw_token
 from benchmarks.run_all import Section
 from benchmarks.tokenizer import count_pass_flops
@@ -112,6 +112,16 @@ def test_a_wrong_backend_is_not_timed_and_the_others_are(tiny_attention, monkeyp
     assert wrong == ["xla"]
     assert "differs from the dense mask" in rows[1]["failed"]
     assert rows[2]["both_seconds_median"] > 0
+
+
+def test_both_ways_of_the_cross_entropy_have_the_same_loss(monkeypatch, capsys):
+    monkeypatch.setattr(cross_entropy, "CODES", 64)
+    sizes = ["--layers=1", "--width=8", "--heads=1", "--batch=1", "--repeats=1", "--remat=none"]
+    for variant in cross_entropy.VARIANTS:
+        cross_entropy.main([f"--variant={variant}", *sizes])
+    plain, chunked = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (plain["tokens_at_a_time"], chunked["tokens_at_a_time"]) == (0, 158)
+    assert chunked["loss"] == pytest.approx(plain["loss"], rel=1e-5)
 
 
 def test_a_section_that_fails_or_lasts_does_not_stop_the_others(tmp_path, monkeypatch, capfd):

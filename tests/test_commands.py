@@ -20,6 +20,7 @@ import pytest
 from nbp import build_data
 from nbp.config import load_config, parse_overrides
 from nbp.config.schema import Config
+from nbp.config.sweep import load_sweep
 from nbp.errors import ConfigError
 from nbp.metrics.feature_statistics import parse_statistics
 from nbp.protocols import find_protocol, needs_features
@@ -68,6 +69,8 @@ def test_shown_commands_have_flags_and_configurations_that_exist(command: Comman
     parser = load(command.module.removeprefix("nbp."))
     arguments, rest = parser.parse_known_args(command.arguments)
     assert not rest or parser.overrides
+    if command.module == "nbp.sweep" and arguments.sweep != "FILE":
+        load_sweep(arguments.sweep)
     overrides = parse_overrides(rest)
     if parser.overrides == "all" and command.module == "nbp.train":
         check_training(arguments.config, rest)
@@ -132,7 +135,10 @@ def test_shown_launches_pass_their_dry_run(command: Command) -> None:
     assert not done.stderr
     if "--help" not in arguments:
         config = next(i for i, word in enumerate(arguments) if word.startswith("configs/"))
-        check_training(arguments[config], arguments[config + 2 :])
+        if "--sweep" in arguments:
+            load_sweep(arguments[config])
+        else:
+            check_training(arguments[config], arguments[config + 2 :])
 
 
 # Help --------------------------------------------------------------------------------------------

@@ -243,6 +243,65 @@ def test_wrong_usage_is_one_line_and_calls_nothing(
     assert not stage.calls()
 
 
+SWEEP = ("configs/sweeps/scaling.py", "/data/my run")
+
+
+def launch_sweep(stage: Stage, *options: str) -> subprocess.CompletedProcess[str]:
+    asked = {**dict(zip(ASKED[::2], ASKED[1::2], strict=True)), "--type": "v5p-8", "--poll": "0"}
+    words = [word for pair in asked.items() for word in pair]
+    return stage.run("gke.sh", *words, *options, *SWEEP)
+
+
+def test_a_sweep_is_one_job_whose_pods_have_a_share_each(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "s", DIGEST, ended("Completed"))
+    done = launch_sweep(stage, "--sweep", "4", "--claim", "data-1", "--restarts", "7")
+    assert done.returncode == 0, done.stderr
+    [text] = stage.piped()
+    jobset = yaml.safe_load(text)
+    assert "annotations" not in jobset["metadata"], "its pods may lie in any node pool"
+    assert jobset["spec"]["failurePolicy"]["maxRestarts"] == 0
+    [slices] = jobset["spec"]["replicatedJobs"]
+    job = slices["template"]["spec"]
+    assert (slices["replicas"], job["parallelism"], job["completions"]) == (1, 4, 4)
+    assert (job["completionMode"], job["backoffLimitPerIndex"]) == ("Indexed", 7)
+    assert "backoffLimit" not in job
+    preempted, failed = job["podFailurePolicy"]["rules"]
+    assert preempted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+    assert (failed["action"], failed["onExitCodes"]["operator"]) == ("FailIndex", "NotIn")
+    assert set(failed["onExitCodes"]["values"]) == {42, *range(127, 256)}
+    [container] = job["template"]["spec"]["containers"]
+    assert {"name": "NBP_DISTRIBUTED", "value": "off"} in container["env"], "each works alone"
+    command = [*container["command"][:2], container["command"][2].replace("exec", "printf '%s|'")]
+    shown = subprocess.run(
+        [*command, *container["command"][3:]],
+        env={"JOB_COMPLETION_INDEX": "2", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout == (
+        f"python|-u|-m|nbp.sweep|{SWEEP[0]}|--workdir|{SWEEP[1]}|--of|4|--index|2|"
+    )
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--sweep", "two"), "--sweep needs a number"),
+        (("--sweep", "0"), "--sweep needs a number from 1"),
+        (("--sweep", "2", "--type", "v5p-64"), "--type v5p-64 has 8 hosts: a run of a sweep has"),
+        (("--sweep", "2", "--engine", "xpk"), "--sweep is for --engine jobset"),
+    ],
+)
+def test_sweeps_that_cannot_be_launched(
+    tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    stage = Stage(tmp_path / "s")
+    done = launch_sweep(stage, *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not stage.calls()
+
+
 def test_the_image_holds_what_the_dockerfile_copies() -> None:
     """The build context is a short list; each file that the image needs must be on it."""
     text = (ROOT / "Dockerfile").read_text()

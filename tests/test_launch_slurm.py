@@ -164,3 +164,52 @@ def test_wrong_usage(
     assert done.returncode == 2
     assert message in done.stderr
     assert not stage.calls()
+
+
+# Sweeps ------------------------------------------------------------------------------------------
+
+ARRAY = {
+    "SLURM_ARRAY_TASK_ID": "7",
+    "SLURM_ARRAY_TASK_MIN": "3",
+    "SLURM_ARRAY_TASK_COUNT": "4",
+    "SLURM_ARRAY_TASK_STEP": "2",
+}
+
+
+def launch_sweep(stage: Stage, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    python = {"PYTHON": str(stage.folder / "python")}
+    return stage.run("slurm.sbatch", "--sweep", *options, variables={**JOB, **python, **variables})
+
+
+def make_sweep_stage(folder: Path, *codes: int) -> Stage:
+    stage = make_stage(folder, *codes)
+    python = stage.folder / "python"
+    python.write_text(python.read_text().replace("--check", "--dry_run"))
+    return stage
+
+
+def test_a_task_of_an_array_makes_its_share_of_a_sweep(tmp_path: Path) -> None:
+    """--array=3-9:2 has four tasks, of which 7 is the third."""
+    stage = make_sweep_stage(tmp_path, 0)
+    done = launch_sweep(stage, "s.py", "my runs/a", **ARRAY)
+    assert done.returncode == 0, done.stderr
+    assert (stage.folder / "ran").read_text() == (
+        "-u|-m|nbp.sweep|s.py|--workdir|my runs/a|--index|2|--of|4|\n"
+    )
+    alone = make_sweep_stage(tmp_path / "alone", 0)
+    assert launch_sweep(alone, "s.py", "w").returncode == 0
+    assert (alone.folder / "ran").read_text() == "-u|-m|nbp.sweep|s.py|--workdir|w|\n"
+
+
+def test_a_preempted_share_is_requeued(tmp_path: Path) -> None:
+    stage = make_sweep_stage(tmp_path, 143)
+    assert launch_sweep(stage, "s.py", "w", **ARRAY).returncode == 143
+    assert stage.verbs() == ["srun bash", "squeue", "scontrol requeue 77"]
+
+
+def test_a_sweep_takes_no_overrides(tmp_path: Path) -> None:
+    stage = make_sweep_stage(tmp_path, 0)
+    done = launch_sweep(stage, "s.py", "w", "--config.seed=1")
+    assert done.returncode == 2
+    assert "overrides stand in the file" in done.stderr
+    assert not stage.calls()

@@ -22,9 +22,11 @@ from nbp import (
     encode,
     evaluate,
     export,
+    fit,
     precompile,
     prepare,
     sample,
+    sweep,
     train,
 )
 from nbp.config import load_config
@@ -39,8 +41,12 @@ from tests.data import videos
 
 COMMANDS = {
     module.__name__.removesuffix(".__main__").rpartition(".")[2]: module.main
-    for module in (train, sample, evaluate, encode, export, prepare, convert, precompile, report)
+    for module in (
+        *(train, sample, evaluate, encode, export, prepare, convert, precompile, report),
+        *(sweep, fit),
+    )
 }
+SWEEP = "configs/sweeps/blocks.py"
 KEYS = {"data.kind": "folder", "data.validation": "0", "generator.prompt": "label"}
 STEP, BATCH = 4, 8
 
@@ -464,6 +470,17 @@ OTHER_COMMANDS: list[tuple[str, tuple[str, ...], int, str]] = [
         2,
         "no config file",
     ),
+    ("sweep", ("@absent.py", "--workdir", "@new"), 2, "no config file"),
+    ("sweep", ("@file", "--workdir", "@new"), 2, "is no Python file"),
+    ("sweep", (SWEEP, "--workdir", "@new", "--index", "1"), 2, "--index I and --of N"),
+    ("sweep", (SWEEP, "--workdir", "@new", "--index", "2", "--of", "2"), 2, "I from 0 to N - 1"),
+    ("sweep", (f"{SWEEP}:large", "--workdir", "@new"), 2, "has no variant 'large'"),
+    ("sweep", (SWEEP, "--workdir", "@file/new"), 2, "is a file"),
+    ("fit", ("@absent",), 4, "is no workdir"),
+    ("fit", ("@file",), 3, "is no table of nbp.sweep"),
+    ("fit", ("@run",), 4, "no metrics of a generator"),
+    ("fit", ("@run", "--baseline", "row", "--out", "@new"), 2, "give both, or neither"),
+    ("fit", ("@run", "--budgets", "1e18,much", "--out", "@new"), 2, "write operations"),
     ("report", ("--workdir", "@absent", "--out", "@new/page.html"), 4, "is no workdir"),
     ("report", ("--workdir", "@run", "--out", "@new/page.html"), 3, "nothing to show"),
 ]

@@ -37,8 +37,11 @@ def convert(schema: type[T], values: Mapping[str, Any]) -> T:
     return typing.cast(T, result)
 
 
-def call_get_config(path: str, variant: str) -> dict[str, Any]:
-    """The nested values that a config file returns. The file is the user's own Python code."""
+def call_get_config(path: str, variant: str, *, function: str = "get_config") -> dict[str, Any]:
+    """The nested values that a config file returns. The file is the user's own Python code.
+
+    function: the one that returns them, of the variant if it takes one.
+    """
     spec = importlib.util.spec_from_file_location("nbp_user_config", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is no Python file; configurations end in .py")
@@ -46,7 +49,7 @@ def call_get_config(path: str, variant: str) -> dict[str, Any]:
     try:
         with importing_beside(path):
             spec.loader.exec_module(module)
-            get_config = module.get_config
+            get_config = getattr(module, function)
             takes_variant = bool(inspect.signature(get_config).parameters)
             if variant and not takes_variant:
                 raise ConfigError(f"{path} has no variants; use it without {variant!r}")
@@ -54,7 +57,7 @@ def call_get_config(path: str, variant: str) -> dict[str, Any]:
         values = tree.to_dict() if hasattr(tree, "to_dict") else tree
         if not isinstance(values, Mapping):
             kind = type(tree).__name__
-            raise ConfigError(f"{path}: get_config returns a {kind}, not a ConfigDict or a dict")
+            raise ConfigError(f"{path}: {function} returns a {kind}, not a ConfigDict or a dict")
         return dict(values)
     except ConfigError:
         raise
@@ -64,8 +67,8 @@ def call_get_config(path: str, variant: str) -> dict[str, Any]:
     except (Exception, SystemExit) as error:  # whatever the user's file does wrong
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         where = f"{path}, line {lines[-1]}" if lines else path
-        if not hasattr(module, "get_config"):
-            where += " (it must define get_config)"
+        if not hasattr(module, function):
+            where += f" (it must define {function})"
         raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
 
 

@@ -353,7 +353,8 @@ def _make_iterator(
     return iter(stream)
 
 
-# grain's own function stacks into shared memory, and leaves some of that behind when it stops.
+# grain stacks into shared memory only behind the division of the examples among workers, and then
+# batches depend on the number of workers (benchmarks/libraries.py).
 def _stack_examples(examples: Sequence[Batch]) -> Batch:
     content = next(name for name in CONTENTS if name in examples[0])
     shapes = {example[content].shape for example in examples}

@@ -28,7 +28,8 @@ Where it does not, a real clip of the generated one's label is taken, if there i
 An evaluation replaces the rows and the files of its own protocol and leaves others alone. Reports
 (`WORKDIR/report/PROTOCOL.json`) of protocols that generate clips have, beside the older keys:
 
-    generation   clips, seed, passes, seconds, clips_per_second, frames_per_second, seconds_of
+    generation   clips, seed, passes, seconds, seconds_per_clip (median), clips_per_second,
+                 frames_per_second, seconds_of
                  {part: seconds}: "draw", "features", "real"
     reference    what the real set was: clips, fingerprint, file of its cached features
     per_class    [{label, count, feature_distance, label_agreement}]: means over generated clips;

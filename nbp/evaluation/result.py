@@ -50,13 +50,16 @@ class CodeUse(TypedDict):
 
 
 class Drawing(TypedDict):
-    """How clips were generated. seconds_of: parts of this run's seconds."""
+    """How clips were generated. passes: of a clip, a mean where clips differ. seconds_of: parts of
+    this run's seconds. seconds_per_clip: the median, newer than some reports.
+    """
 
     clips: int
     seed: int
-    passes: int
+    passes: float
     seconds: float
     seconds_of: dict[str, float]
+    seconds_per_clip: NotRequired[float]
     clips_per_second: float
     frames_per_second: float
 

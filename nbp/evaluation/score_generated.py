@@ -304,6 +304,8 @@ def summarize(plan: Plan, sets: Sequence[MadeSet], conditions: RealClips | None)
         "passes": passes,
         "seconds": speed.seconds,
         "seconds_of": speed.seconds_of,
+        # The median: the first ones wait for the compiler.
+        "seconds_per_clip": round(float(np.median(first["seconds"])), 6),
         "clips_per_second": _rate(plan.generated, float(first["seconds"].sum())),
         "frames_per_second": _rate(frames, float(first["seconds"].sum())),
     }

@@ -215,12 +215,15 @@
     chart.addEventListener("pointermove", (event) => {
       const box = chart.getBoundingClientRect();
       const place = ((event.clientX - box.left) / box.width) * chart.viewBox.baseVal.width;
-      const x = data.x[0] + ((place - left) / (right - left)) * (data.x[1] - data.x[0]);
+      const scale = (value) => (data.xLog ? Math.log(value) : value);
+      const [first, last] = data.x.map(scale);
+      const x = first + ((place - left) / (right - left)) * (last - first);
+      const away = (point) => Math.abs(scale(point[0]) - x);
       const near = data.curves.map((curve) =>
-        curve.points.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a)),
+        curve.points.reduce((a, b) => (away(b) < away(a) ? b : a)),
       );
-      const at = near.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a))[0];
-      const spot = String(left + ((at - data.x[0]) / (data.x[1] - data.x[0])) * (right - left));
+      const at = near.reduce((a, b) => (away(b) < away(a) ? b : a))[0];
+      const spot = String(left + ((scale(at) - first) / (last - first)) * (right - left));
       line.setAttribute("x1", spot);
       line.setAttribute("x2", spot);
       chart.append(line);

@@ -11,35 +11,43 @@ import base64
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from string import Template
 from typing import Any
 
 from nbp.report.records import Page, ShownClip
-from nbp.report.sections import make_header, make_sections
+from nbp.report.sections import Section, make_header, make_sections
 
 
 def build_page(page: Page) -> str:
-    """The page as one HTML document."""
+    """The page of a workdir as one HTML document."""
+    clips = [_describe_picture(clip) for clip in page.clips]
+    return build_document(page.title, make_header(page), make_sections(page), clips=clips)
+
+
+def build_document(
+    title: str, header: str, sections: Sequence[Section], *, clips: Sequence[Any] = ()
+) -> str:
+    """An HTML document. title: plain text. header, sections: HTML. clips: for the script."""
     style, script = _read_part("page.css"), _read_part("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode("utf8")).digest()).decode("ascii")
-    sections = make_sections(page)
     links = "".join(f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in sections)
     return Template(_read_part("page.html")).substitute(
-        title=escape(page.title),
+        title=escape(title),
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'",
         style=style,
         script=script,
         links=links,
-        header=make_header(page),
+        header=header,
         sections="\n".join(
             f'<section id="{s.anchor}" aria-labelledby="{s.anchor}-title">'
             f'<h2 id="{s.anchor}-title">{escape(s.title)}</h2>\n{s.html}\n</section>'
             for s in sections
         ),
-        clips=_embed_json([_describe_picture(clip) for clip in page.clips]),
+        clips=_embed_json(clips),
     )
 
 

@@ -15,6 +15,7 @@ from nbp.files import open_part
 from nbp.layout import latent_borders
 from nbp.metrics.drift import Drift
 from nbp.metrics.score_table import find_score
+from nbp.report.svg import MARKED, Chart
 from nbp.training.metrics import MetricsTable
 
 UNITS = {"_per_s": "1/s", "_s": "seconds", "_mib": "MiB"}
@@ -216,6 +217,44 @@ def write_drift_curves(path: Path, drift: Drift, *, title: str) -> None:
         axes.set_ylim(bottom=0)
         axes.set_ylabel(name, fontsize=7)
     figure.axes[-1].set_xlabel("frame (lines: segments as long as a clip of training)")
+    _save(figure, path)
+
+
+def write_charts_png(path: Path, charts: Sequence[Chart], *, title: str) -> None:
+    """Draws charts of the page as one PNG, three in a row: points with their errors, joined."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(len(charts), 3)
+    rows = math.ceil(len(charts) / columns)
+    figure = Figure(figsize=(4.4 * columns, 3.3 * rows + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=11)
+    for place, chart in enumerate(charts, start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        for curve, colour in zip(chart.curves, itertools.cycle(COLOURS)):
+            x, y = zip(*curve.points, strict=True)
+            smooth = len(x) > MARKED and curve.joined
+            axes.errorbar(
+                x,
+                y,
+                yerr=curve.errors or None,
+                label=curve.name,
+                color=colour,
+                marker=None if smooth else "o",
+                markersize=3,
+                linewidth=1,
+                linestyle="-" if curve.joined else "",
+                capsize=2,
+            )
+        axes.set_title(chart.title, fontsize=9)
+        axes.set_xlabel(chart.x_name, fontsize=8)
+        axes.set_ylabel(chart.unit, fontsize=8)
+        axes.set_xscale("log" if chart.x_logarithmic else "linear")
+        axes.set_yscale("log" if chart.logarithmic else "linear")
+        axes.tick_params(labelsize=7, which="both")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=6, frameon=False)
     _save(figure, path)
 
 

@@ -23,10 +23,15 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Curve:
-    """Points (x, y) with growing x; all finite, at least one."""
+    """Points (x, y) with growing x; all finite, at least one. errors: of each y, or none.
+
+    joined: whether a line goes through them.
+    """
 
     name: str
     points: Points
+    errors: Sequence[float] = ()
+    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Chart:
     """What is drawn in one frame.
 
     borders: x of faint vertical lines; events: (x, name) of dashed ones. from_zero: the y axis
-    begins at zero. logarithmic: for positive values. ends: whether last values are worth reading.
+    begins at zero. logarithmic: for positive values; x_logarithmic: the same of x. ends: whether
+    last values are worth reading.
     """
 
     title: str
@@ -42,6 +48,7 @@ class Chart:
     x_name: str = "step"
     unit: str = ""
     logarithmic: bool = False
+    x_logarithmic: bool = False
     from_zero: bool = False
     ends: bool = True
     borders: tuple[float, ...] = ()
@@ -102,6 +109,7 @@ def draw_chart(chart: Chart) -> str:
         "x": [frame.x_low, frame.x_high],
         "y": [frame.y_low, frame.y_high],
         "log": chart.logarithmic,
+        "xLog": chart.x_logarithmic,
         "xName": chart.x_name,
         "unit": chart.unit,
         "frame": [LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM],
@@ -132,11 +140,15 @@ class _Frame:
 
     def __init__(self, chart: Chart) -> None:
         xs = [x for curve in chart.curves for x, _ in curve.points]
-        ys = [y for curve in chart.curves for _, y in curve.points]
+        ys = [y for curve in chart.curves for low_high in list_ends(curve) for y in low_high]
         self.x_low, self.x_high = min(xs), max(xs)
+        self.x_logarithmic = chart.x_logarithmic
         if self.x_low == self.x_high:
-            self.x_low, self.x_high = self.x_low - 1, self.x_high + 1
+            narrow = self.x_low / 2 if chart.x_logarithmic else 1
+            self.x_low, self.x_high = self.x_low - narrow, self.x_high + narrow
         self.logarithmic = chart.logarithmic
+        if chart.logarithmic:  # an error may be larger than its value
+            ys = [y for y in ys if y > 0]
         low, high = min(ys), max(ys)
         if chart.logarithmic:
             self.y_low, self.y_high = low / 1.1, high * 1.1
@@ -147,7 +159,10 @@ class _Frame:
             self.y_high = high + margin
 
     def x(self, value: float) -> float:
-        share = (value - self.x_low) / (self.x_high - self.x_low)
+        low, high = self.x_low, self.x_high
+        if self.x_logarithmic:
+            value, low, high = math.log(value), math.log(low), math.log(high)
+        share = (value - low) / (high - low)
         return round(LEFT + share * (WIDTH - LEFT - RIGHT), 2)
 
     def y(self, value: float) -> float:
@@ -159,16 +174,27 @@ class _Frame:
     def y_ticks(self) -> list[float]:
         if not self.logarithmic:
             return choose_ticks(self.y_low, self.y_high)
-        powers = range(math.floor(math.log10(self.y_low)), math.ceil(math.log10(self.y_high)) + 1)
-        ticks = [10.0**p for p in powers if self.y_low <= 10.0**p <= self.y_high]
-        if len(ticks) < 2:
-            ticks = [
-                m * 10.0**p
-                for p in powers
-                for m in (1, 2, 5)
-                if self.y_low <= m * 10.0**p <= self.y_high
-            ]
-        return ticks
+        return choose_log_ticks(self.y_low, self.y_high)
+
+    def x_ticks(self) -> list[float]:
+        if not self.x_logarithmic:
+            return choose_ticks(self.x_low, self.x_high, 5)
+        return choose_log_ticks(self.x_low, self.x_high)
+
+
+def choose_log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten within [low, high], with 2 and 5 times these where they are few."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [10.0**p for p in powers if low <= 10.0**p <= high]
+    if len(ticks) < 2:
+        ticks = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+    return ticks
+
+
+def list_ends(curve: Curve) -> list[tuple[float, float]]:
+    """Of each point the ends of its error: y twice without errors."""
+    errors = curve.errors or [0.0] * len(curve.points)
+    return [(y - e, y + e) for (_, y), e in zip(curve.points, errors, strict=True)]
 
 
 def _short(value: float) -> float:
@@ -183,7 +209,7 @@ def _draw_grid(chart: Chart, frame: _Frame) -> list[str]:
         y = frame.y(tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5:.2f}" text-anchor="end">{text}</text>')
-    ticks = choose_ticks(frame.x_low, frame.x_high, 5)
+    ticks = frame.x_ticks()
     for tick, text in zip(ticks, format_ticks(ticks), strict=True):
         x = frame.x(tick)
         parts.append(f'<line class="tick" x1="{x}" x2="{x}" y1="{bottom}" y2="{bottom + 4}"/>')
@@ -207,7 +233,15 @@ def _draw_lines(chart: Chart, frame: _Frame) -> list[str]:
         colour = f"series-{place % SERIES + 1}"
         spots = [(frame.x(x), frame.y(y)) for x, y in curve.points]
         path = " ".join(f"{x:g},{y:g}" for x, y in spots)
-        parts.append(f'<polyline class="line {colour}" points="{path}"/>')
-        if len(spots) <= MARKED:
+        if curve.joined:
+            parts.append(f'<polyline class="line {colour}" points="{path}"/>')
+        for (x, _), (low, high) in zip(curve.points, list_ends(curve), strict=True):
+            low = max(low, frame.y_low) if chart.logarithmic else low
+            if high > low:
+                ends = (
+                    f'x1="{frame.x(x)}" x2="{frame.x(x)}" y1="{frame.y(low)}" y2="{frame.y(high)}"'
+                )
+                parts.append(f'<line class="line {colour}" {ends}/>')
+        if len(spots) <= MARKED or not curve.joined:
             parts += [f'<circle class="dot {colour}" cx="{x}" cy="{y}" r="2.2"/>' for x, y in spots]
     return parts

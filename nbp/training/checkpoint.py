@@ -227,6 +227,8 @@ class Checkpointer:
         except Exception as error:
             self._count_failure(step, error)
         else:
+            if self._failures:  # threads of the failed save may have written on until now
+                integrity.remove_unfinished(self.directory)
             self._failures = 0
 
     def discard(self, steps: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -265,13 +266,19 @@ def test_nothing_decodable_ends_the_run():
         assert stream.position == 0
 
 
-def test_mistakes_are_not_swallowed():
+@pytest.mark.parametrize("workers", [0, 1])
+def test_mistakes_are_not_swallowed(workers):
+    """The traceback, also that of a worker, goes down to the line at fault."""
     source = Numbered(10, frozenset({2}), fault="bug")
+    spec = PipelineSpec(5, 7, shuffle=False, workers=workers)
     with (
-        BatchStream(source, (), PipelineSpec(5, 7, shuffle=False)) as stream,
-        pytest.raises(KeyError, match="a mistake of ours"),
+        BatchStream(source, (), spec) as stream,
+        pytest.raises(KeyError, match="a mistake of ours") as caught,
     ):
         next(stream)
+    assert 'raise KeyError("a mistake of ours")' in "".join(
+        traceback.format_exception(caught.value)
+    )
 
 
 def test_a_stall_ends_in_a_restart_request():

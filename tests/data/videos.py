@@ -29,11 +29,15 @@ def make_clip(frames: int = 20, height: int = 24, width: int = 32, *, seed: int 
     return np.stack(np.broadcast_arrays(*waves), axis=-1).astype(np.uint8)
 
 
-def encode(path: Path, clip: np.ndarray, *, fps: float = 10, options: Any = None) -> Path:
+def encode(
+    path: Path, clip: np.ndarray, *, fps: float = 10, options: Any = None, title: str = ""
+) -> Path:
     """Writes the clip with the coding that the suffix stands for, at high quality."""
     encoder, pixels = CODINGS[path.suffix[1:]]
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=options or {}) as out:
+        if title:
+            out.metadata["title"] = title
         stream: Any = out.add_stream(encoder, rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = clip.shape[1:3]
         stream.pix_fmt = pixels

@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.launch.stage import LAUNCH, ROOT
 
 CONFIG = "configs/ucf101/generator_700m.py"
+SWEEP = "configs/sweeps/scaling.py"
 BLOCK = "--config.generator.block=(1,2,2)"
 TPU = ("tpu_pod.sh", "--name", "nbp-700m", "--zone", "us-east5-a", "--project", "my-project")
 GKE = (
@@ -25,6 +26,7 @@ CASES = {
     "local_8_devices": ("local.sh", "--devices", "8", CONFIG, "runs/a"),
     "local_2x4": ("local.sh", "--processes", "2", "--devices", "4", CONFIG, "my runs/a", BLOCK),
     "slurm": ("slurm.sbatch", CONFIG, "my runs/a", BLOCK),
+    "slurm_sweep": ("slurm.sbatch", "--sweep", SWEEP, "my runs/a"),
     "tpu_v5e": (*TPU, "--type", "v5litepod-256", CONFIG, "/mnt/nbp/my runs/a", BLOCK),
     "tpu_v5p": (*TPU, "--type", "v5p-512", "--valid-for", "6h", CONFIG, "/mnt/nbp/a"),
     "tpu_v6e_spot": (
@@ -37,6 +39,10 @@ CASES = {
         *(CONFIG, "/data/my runs/a", BLOCK),
     ),
     "gke_jobset_no_build": (*GKE, "--type", "v6e-256", "--no-build", CONFIG, "/data/a"),
+    "gke_sweep": (
+        *(*GKE, "--type", "v6e-8", "--no-build", "--claim", "nbp-data", "--sweep", "4"),
+        *(SWEEP, "/data/my runs/a"),
+    ),
     "gke_xpk": (
         *GKE,
         "--type",

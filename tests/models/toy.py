@@ -145,7 +145,7 @@ def reference_logits(
     plan, special = network.plan, np.arange(network.plan.special_count)
     parts = [np.tile(special, (len(ids), 1)), ids]
     if prompt is not None:
-        parts.insert(0, prompt + len(special))
+        parts.insert(0, prompt + network.vocabulary.special)
     x = params["tokens"][np.concatenate(parts, axis=1)[:, plan.input_index]]
     if null:
         x[:, : plan.prompt_length] = params["null_prompt"]

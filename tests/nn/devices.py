@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""GPUs that are not here, as compilers see them."""
+"""GPUs and TPUs that are not here, as compilers see them."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from nbp.nn.attention.mosaic import MosaicAttention
 HOPPER, BLACKWELL = "NVIDIA H100", "NVIDIA B200"
 CAPABILITIES = {HOPPER: "9.0", BLACKWELL: "10.0"}
 CORES = 132
+TPUS = ("TPU v5 lite", "TPU v5p", "TPU v6 lite")  # v5e, v5p, v6e
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,14 @@ def make_mosaic() -> MosaicAttention:
 
 def describe_gpu(kind: str = HOPPER) -> AbstractContextManager[None]:
     """While it lasts, Pallas lowers kernels for this GPU."""
-    device = jax.sharding.AbstractDevice(kind, CORES, "gpu")
+    return _describe(jax.sharding.AbstractDevice(kind, CORES, "gpu"))
+
+
+def describe_tpu(kind: str) -> AbstractContextManager[None]:
+    """While it lasts, Pallas lowers kernels for this TPU."""
+    return _describe(jax.sharding.AbstractDevice(kind, 1, "tpu"))
+
+
+def _describe(device: jax.sharding.AbstractDevice) -> AbstractContextManager[None]:
     mesh = jax.sharding.AbstractMesh((1,), ("x",), abstract_device=device)
     return jax.sharding.use_abstract_mesh(mesh)

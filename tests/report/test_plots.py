@@ -8,6 +8,7 @@ from PIL import Image
 from nbp.errors import DataError
 from nbp.report import plots
 from nbp.report.plots import write_curves_png
+from nbp.report.svg import Chart, Curve
 from nbp.training.metrics import MetricsTable
 
 
@@ -32,6 +33,17 @@ def test_curves_are_drawn(tmp_path):
     assert pixels.shape[1] > pixels.shape[0] > 200
     saturation = pixels.max(axis=2) - pixels.min(axis=2)
     assert np.mean(saturation > 60) > 1e-3, "there are coloured curves"
+
+
+def test_charts_are_drawn_with_errors(tmp_path):
+    points = tuple((10.0**x, 1.0 + x) for x in range(4))
+    curves = (Curve("a", points, (0.1,) * 4), Curve("b", points, joined=False))
+    chart = Chart("t", curves, x_logarithmic=True)
+    plots.write_charts_png(tmp_path / "c.png", [chart] * 4, title="all")
+    pixels = read_pixels(tmp_path / "c.png")
+    saturation = pixels.max(axis=2) - pixels.min(axis=2)
+    assert np.mean(saturation > 60) > 1e-3
+    assert pixels.shape[1] > 1.5 * pixels.shape[0], "three in a row, then one"
 
 
 def test_curves_need_metrics(tmp_path):

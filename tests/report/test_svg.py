@@ -79,6 +79,35 @@ def test_a_logarithmic_axis_makes_powers_straight():
     assert {"1", "10", "100", "1,000"} <= {text.text for text in svg.findall("text")}
 
 
+def test_a_logarithmic_x_axis_makes_factors_equal_steps():
+    points = tuple((10.0**x, float(x)) for x in range(1, 5))
+    chart = Chart("t", (Curve("a", points),), x_logarithmic=True)
+    svg = ElementTree.fromstring(draw_chart(chart))
+    steps = [b[0] - a[0] for a, b in itertools.pairwise(read_line(svg))]
+    assert max(steps) - min(steps) < 0.05
+    assert {"10", "100", "1,000"} <= {text.text for text in svg.findall("text")}
+    assert json.loads(svg.attrib["data-chart"])["xLog"] is True
+    alone = Chart("t", (Curve("a", ((7.0, 1.0),)),), x_logarithmic=True)
+    assert "nan" not in draw_chart(alone)
+
+
+def test_errors_are_bars_around_their_points():
+    curve = Curve("a", ((1.0, 5.0), (2.0, 6.0), (3.0, 7.0)), (1.0, 0.0, 2.0), joined=False)
+    svg = ElementTree.fromstring(draw_chart(Chart("t", (curve,))))
+    bars = [line for line in svg.findall("line") if line.get("class") == "line series-1"]
+    dots = svg.findall("circle")
+    assert (len(bars), len(dots), svg.find("polyline")) == (2, 3, None)
+    for bar, dot in zip(bars, (dots[0], dots[2]), strict=True):
+        ends = [float(bar.attrib[name]) for name in ("y1", "y2")]
+        assert bar.attrib["x1"] == bar.attrib["x2"] == dot.attrib["cx"]
+        assert sum(ends) / 2 == pytest.approx(float(dot.attrib["cy"]), abs=0.02)
+        assert 10 <= min(ends) < max(ends) <= 172
+    heights = [abs(float(b.attrib["y1"]) - float(b.attrib["y2"])) for b in bars]
+    assert heights[1] == pytest.approx(2 * heights[0], rel=0.01)
+    logarithmic = Chart("t", (Curve("a", ((1.0, 5.0),), (9.0,)),), logarithmic=True)
+    assert "<line" in draw_chart(logarithmic), "an error that is larger than its value"
+
+
 def test_marks_are_drawn_inside_the_frame():
     svg = draw(borders=(1.5, 5.5), events=((3.0, EVIL), (99.0, "late")))
     lines = svg.findall("line")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import orbax.checkpoint.experimental.v1 as v1
 
 from nbp.training import checkpoint
 from nbp.training.checkpoint import Checkpointer
@@ -39,6 +40,17 @@ def test_arrays_saved_in_pieces_are_read_back(tmp_path, monkeypatch):
     for name, value in params.items():
         assert found[name].dtype == value.dtype
         np.testing.assert_array_equal(found[name], value)
+
+
+def test_the_interface_that_is_to_come_opens_our_checkpoints(tmp_path):
+    """Orbax's v1: the day it leaves `experimental`, no checkpoint is lost."""
+    params = {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.ones(1, np.float32)}
+    save(tmp_path, params)
+    found = v1.load_checkpointables(tmp_path / "3")
+    assert set(found) == {"model", "opt", "data", "meta"}
+    assert found["meta"]["items"] == ["model", "opt", "data", "meta"]
+    for name, value in params.items():
+        np.testing.assert_array_equal(found["model"][name], value)
 
 
 def test_saving_needs_little_more_than_the_arrays(tmp_path):

@@ -41,6 +41,10 @@ REASONS = (
 MAX_BYTES = 16 * 2**30
 MAX_PIXELS = 2**26  # 8192 x 8192
 MAX_FRAMES = 10**6
+# Marks of a file that are no UTF-8 do not matter. PyAV reads them since version 19, raised before.
+LENIENT: dict[str, Any] = (
+    {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+)
 
 
 @dataclass(frozen=True)
@@ -222,7 +226,7 @@ class _Track:
         self.name, self.container, self.stream = name, container, stream
         # The fourth byte of uncompressed pixels is unused in AVI (BI_RGB), and mostly 0.
         opaque = container.format.name == "avi" and stream.codec_context.name == "rawvideo"
-        self.pictures = PictureReader(stream.sample_aspect_ratio, opaque=opaque)
+        self.pictures = PictureReader(_read_ratio(stream.sample_aspect_ratio), opaque=opaque)
         several = containers.count_tracks(container.streams.video) > 1
         self._notes = ("several tracks",) if several else ()
         self._decoder = _open_alpha_decoder(stream)
@@ -274,20 +278,26 @@ class _Track:
 
     def _lay_out(self, stamps: list[int | None]) -> Timeline:
         """The timeline; files without a rate and without time stamps get frames / duration."""
-        rate = self.stream.average_rate
+        rate = _read_ratio(self.stream.average_rate)
         if not rate and len(stamps) > 1 and self.container.duration:
             rate = Fraction(len(stamps) * av.time_base, self.container.duration)
+        base = _read_ratio(self.stream.time_base) or Fraction(1)
         stated = float(rate) if rate and rate > 0 else None
         if self.container.format.name == "gif":  # what it states is a mean of the stored delays
-            stamps, stated = slow_down(stamps, self.stream.time_base), None
+            stamps, stated = slow_down(stamps, base), None
         try:
-            timeline = lay_out(stamps, self.stream.time_base, stated=stated, limit=MAX_FRAMES)
+            timeline = lay_out(stamps, base, stated=stated, limit=MAX_FRAMES)
         except ValueError as error:
             raise VideoError(self.name, "too large", f"{error}, at most {MAX_FRAMES}") from None
         if timeline is None:
             text = "it states neither a frame rate nor a duration"
             raise VideoError(self.name, "corrupt", text)
         return timeline
+
+
+def _read_ratio(ratio: Any) -> Fraction | None:
+    """A rational number of PyAV: a `Fraction` or None, since version 19 a class that has both."""
+    return Fraction(ratio.numerator, ratio.denominator) if ratio else None
 
 
 def _open_alpha_decoder(stream: Any) -> Any | None:
@@ -314,7 +324,7 @@ def _open_track(name: str) -> Iterator[_Track]:
             demuxer = containers.recognize(head)
             if demuxer is None:
                 raise VideoError(name, "not a video", containers.explain_refusal(head))
-            with av.open(file, format=demuxer, metadata_errors="ignore") as container:
+            with av.open(file, format=demuxer, **LENIENT) as container:
                 stream = containers.choose_track(container.streams.video)
                 if stream is None:
                     raise VideoError(name, "no video stream")

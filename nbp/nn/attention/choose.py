@@ -26,11 +26,14 @@ def choose_attention(name: Choice, platform: str, dtype: Any) -> Name:
     """The backend that `auto` stands for on a platform (`cpu`, `gpu` or `tpu`).
 
     On GPUs a kernel that skips hidden tiles, not cuDNN, which skips none (docs/architecture.md).
+    Where JAX has none that serves, what runs everywhere: cuDNN would refuse some widths of heads.
     """
     if name != "auto":
         return name
     if platform == "gpu":
-        return "pallas" if _explain_no_mosaic(dtype) else "mosaic"
+        if not _explain_no_mosaic(dtype):
+            return "mosaic"
+        return "prefix" if _explain_no_pallas() else "pallas"
     return "splash" if platform == "tpu" else "prefix"
 
 
@@ -49,6 +52,23 @@ def _explain_no_mosaic(dtype: Any) -> str:
             'pip install -r requirements.txt ".[cuda]", or use auto'
         )
     return ""
+
+
+def _explain_no_pallas() -> str:
+    """Why our kernel, which is lowered through Triton, cannot serve here; "" where it can.
+
+    JAX has deprecated Pallas's Triton backend in 0.11 and says that it will be removed.
+    """
+    try:
+        from jax.experimental.pallas import triton
+    except ImportError:
+        triton = None
+    if hasattr(triton, "CompilerParams"):
+        return ""
+    return (
+        f"needs Pallas's Triton backend, which JAX {jax.__version__} does not have: use auto, or "
+        "cudnn in half precision"
+    )
 
 
 def find_generation() -> int:
@@ -85,6 +105,8 @@ def make_attention_backend(name: Choice, *, platform: str, dtype: Any) -> Attent
                 raise ConfigError(f"generator.attention=mosaic {reason}")
             return MosaicAttention()
         case "pallas":
+            if reason := _explain_no_pallas():
+                raise ConfigError(f"generator.attention=pallas {reason}")
             from nbp.nn.attention.pallas import PallasAttention
 
             return PallasAttention()

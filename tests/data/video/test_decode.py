@@ -32,6 +32,16 @@ def test_containers(tmp_path, suffix):
     np.testing.assert_array_equal(distance.argmin(axis=1), np.arange(20))
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv"])
+def test_marks_that_are_no_utf8_harm_nobody(tmp_path, suffix):
+    path = encode(tmp_path / f"clip.{suffix}", make_clip(), title="EEEEEE")
+    data = path.read_bytes()
+    assert b"EEEEEE" in data
+    path.write_bytes(data.replace(b"EEEEEE", b"\xc9t\xe9 \xff\xfe"))  # Latin-1, and worse
+    assert probe_video(path) == VideoInfo(20, 10.0, 24, 32)
+    assert read_clip(path, frames=20).shape == (20, 24, 32, 3)
+
+
 def test_gif_reads_back(tmp_path):
     clip = make_clip()
     write_gif(tmp_path / "clip.gif", clip, fps=10.0)

@@ -2,7 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which attention serves where, what refuses to, and how kernels are divided among devices."""
 
+import sys
+import types
+
 import jax
+import jax.experimental.pallas
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -88,6 +92,32 @@ def test_mosaic_refuses_what_it_cannot_do(monkeypatch, capability, dtype, instal
     make_gpu(monkeypatch, capability, installed=installed)
     with pytest.raises(ConfigError, match=f"attention=mosaic .*{told}"):
         make_attention_backend("mosaic", platform="gpu", dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    "capability, dtype, expected",
+    [
+        ("8.0", "bfloat16", "prefix"),
+        ("9.0", "float32", "prefix"),
+        ("gfx942", "bfloat16", "prefix"),
+        ("9.0", "bfloat16", "mosaic"),
+    ],
+)
+@pytest.mark.parametrize("left", ["nothing", "a module without its contents"])
+def test_auto_outlives_the_triton_backend_of_jax(monkeypatch, capability, dtype, expected, left):
+    """JAX will remove it: then nothing of ours may import it, and other backends serve."""
+    make_gpu(monkeypatch, capability)
+    rest = None if left == "nothing" else types.ModuleType("triton")
+    monkeypatch.setitem(sys.modules, "jax.experimental.pallas.triton", rest)
+    monkeypatch.delattr(jax.experimental.pallas, "triton", raising=False)
+    for module in ("pallas", "pallas_kernels"):
+        monkeypatch.delitem(sys.modules, f"nbp.nn.attention.{module}", raising=False)
+    assert choose_attention("auto", "gpu", dtype) == expected
+    backend = make_attention_backend("auto", platform="gpu", dtype=dtype)
+    assert backend == {"mosaic": MosaicAttention(), "prefix": prefix_attention}[expected]
+    with pytest.raises(ConfigError, match=r"attention=pallas needs .*Triton.* JAX \d.*: use auto"):
+        make_attention_backend("pallas", platform="gpu", dtype=dtype)
+    assert "nbp.nn.attention.pallas_kernels" not in sys.modules
 
 
 @pytest.mark.parametrize("name", PLATFORMS)

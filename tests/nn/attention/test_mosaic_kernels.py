@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""tokamax's kernels lower for GPUs that are not here; our part of it is in `test_attention`."""
+"""tokamax's kernels lower for GPUs that are not here; our part of it is in `test_reference`."""
 
 import logging
 import re

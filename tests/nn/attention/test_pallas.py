@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel for GPUs skips, and that it lowers; its values are in `test_attention`."""
+"""What the kernel for GPUs skips, and that it lowers; its values are in `test_reference`."""
 
 import warnings
 

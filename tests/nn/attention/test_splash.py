@@ -1,6 +1,8 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Splash attention over several tiles; that it agrees with the oracle, `test_attention` shows."""
+"""Splash attention over several tiles, and that it lowers; its values are in `test_reference`."""
+
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.nn.attention.reference import dense_attention
 from nbp.nn.attention.splash import LANES, STEP, PrefixMask, SplashAttention, choose_tile
+from tests.nn.devices import TPUS, describe_tpu
 
 PLAN = SequencePlan(LatentGrid(2, 10, 7), (1, 1, 7), Opening("hybrid"), 5)
 
@@ -71,3 +74,23 @@ def test_limits_must_be_known_when_it_is_compiled():
     q, k, v, _ = make_arrays(4)
     with pytest.raises(ValueError, match="limits that are known"):
         SplashAttention(interpret=True)(q, k, v, jnp.arange(1, 5))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("kind", TPUS)
+def test_it_lowers_for_a_tpu_that_is_not_here(kind, dtype, masked):
+    """Forward and backward pass over lengths that are no multiple of a tile."""
+    limits = np.minimum(np.arange(1, 302), 300)
+    shape = jax.ShapeDtypeStruct((2, 301, 2, 96), dtype)
+    shown = jax.ShapeDtypeStruct((2, 301), jnp.bool_) if masked else None
+
+    def run(q, k, v, weight, shown):
+        out, pull = jax.vjp(lambda q, k, v: SplashAttention()(q, k, v, limits, shown), q, k, v)
+        return out, pull(weight)
+
+    with describe_tpu(kind):
+        traced = jax.jit(run).trace(shape, shape, shape, shape, shown)
+        text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert len(re.findall(r"custom_call @tpu_custom_call", text)) == 3  # forward, two backward
+    assert not re.search(r"tensor<(?:\d+x)*301x301xi1>", text)  # no mask of queries by keys
