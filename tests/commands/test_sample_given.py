@@ -127,9 +127,6 @@ def test_what_lies_between_two_videos(whole, clip, video, tmp_path):
     assert np.any(drawn["tokens"][0][1] != drawn["tokens"][1][1])
     again = run.sample(num=2, between=(frames, still), refinements=6)
     np.testing.assert_array_equal(again, drawn["videos"])
-    # The end is seen by what is drawn before it.
-    other = run.sample(num=2, between=(frames, 255 - still), refinements=6)
-    assert np.any(run.encode(other)[:, 1] != run.encode(again)[:, 1])
 
 
 REFUSED: list[tuple[tuple[Any, ...], str]] = [
