@@ -333,8 +333,8 @@ def generator_evaluators(
         means = {name: value / total for name, value in sums.items()}
         frames = means.pop("bits_grid").mean((1, 2))
         means |= {f"bits_frame_{t}": bits for t, bits in enumerate(frames) if np.isfinite(bits)}
-        means["unigram_bits"] = counter.result()["unigram_bits"]
-        return {name: float(value) for name, value in means.items()}
+        found = {name: float(value) for name, value in means.items()}
+        return {**found, "unigram_bits": counter.result()["unigram_bits"]}
 
     def preview(state: TrainState) -> np.ndarray:
         batch = clips.batches()[0]

@@ -271,5 +271,7 @@ class Likelihood:
     def token_bits(self) -> TokenBits:
         """Means over clips at each place of the grid."""
         bits = self._sums["bits_grid"] / self._count
-        kept = np.where(np.isfinite(bits), bits, None).tolist()
+        kept = bits.astype(object)
+        kept[~np.isfinite(bits)] = None  # JSON has no other number that is none
+        kept = kept.tolist()
         return {"plan": dataclasses.asdict(self._plan), "bits": kept}

@@ -100,7 +100,7 @@ class GeneratorTask:
 
     def each_block(self) -> list["GeneratorTask"]:
         """The tasks of the network's own plan and of each further one."""
-        tasks = [dataclasses.replace(self, further=())]
+        tasks: list[GeneratorTask] = [dataclasses.replace(self, further=())]
         for plan in self.further:
             network = dataclasses.replace(self.network, plan=plan)
             corruption = self.corruption and dataclasses.replace(self.corruption, plan=plan)

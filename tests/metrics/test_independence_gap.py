@@ -62,8 +62,9 @@ def test_two_evaluations():
     bits = np.arange(8.0).reshape(2, 2, 2)
 
     def record(plan: SequencePlan, bits: np.ndarray) -> dict:
-        kept = np.where(np.isfinite(bits), bits, None).tolist()
-        return json.loads(json.dumps({"plan": dataclasses.asdict(plan), "bits": kept}))
+        kept = bits.astype(object)
+        kept[~np.isfinite(bits)] = None
+        return json.loads(json.dumps({"plan": dataclasses.asdict(plan), "bits": kept.tolist()}))
 
     given = np.where(bits < 2, np.nan, bits)
     for pair in ((rows, given), (single, bits / 2)), ((single, bits / 2), (rows, given)):

@@ -195,6 +195,6 @@ def test_equal_weights_are_the_mean():
     arrays = make_arrays()
     plain = jax.jit(lambda *a: chunked_cross_entropy(*a, tokens=8))(*arrays)
     ones = np.ones(arrays[2].shape, np.float32)
-    weighted = jax.jit(lambda *a: weighted_cross_entropy(*a, ones, tokens=8))(*arrays)
+    weighted = jax.jit(lambda x, k, t: weighted_cross_entropy(x, k, t, ones, tokens=8))(*arrays)
     assert float(weighted.loss) == float(plain.loss)
     assert float(weighted.hit.mean()) == pytest.approx(float(plain.accuracy))

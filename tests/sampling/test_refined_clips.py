@@ -134,7 +134,7 @@ def test_clips_follow_the_distribution_of_their_passes(case):
     network = make_network(**sizes, codes=CODES, layers=1, prompt=int(prompted), draft=True)
     params = draw_params(network, seed=0)  # tokens of a block depend on each other
     prompt = np.full((COUNT, 1), 2, np.int32) if prompted else None
-    arrays = {} if prompt is None else {"prompt": prompt}
+    arrays: dict[str, Any] = {} if prompt is None else {"prompt": prompt}
     drawn, passes = make_run(network, sampling=sampling)(params, range(COUNT), **arrays)
     one = None if prompt is None else prompt[:1]
     expected, mean = enumerate_clips(network, params, sampling, prompt=one)
@@ -168,7 +168,8 @@ def test_greedy_passes_are_full_forward_passes(block, opening, recipe, prompt_le
     known = rng.integers(0, codes, (2, GRID.size), np.int32)
     kept = rng.random((2, GRID.size)) < 0.3
     prompt = rng.integers(0, LABELS, (2, prompt_length), np.int32) if prompt_length else None
-    arrays = {"known": known, "kept": kept} | ({} if prompt is None else {"prompt": prompt})
+    arrays: dict[str, Any] = {"known": known, "kept": kept}
+    arrays |= {} if prompt is None else {"prompt": prompt}
     drawn, passes = make_run(network, sampling=sampling, given=given)(params, range(2), **arrays)
 
     offset, scored = network.vocabulary.code_offset, network.recipe.output_ids(network.vocabulary)

@@ -77,11 +77,11 @@ def test_shares_leave_one_clip_of_each_kind():
 
 
 def test_numbers_of_hidden_tokens_follow_the_schedule():
-    for schedule, below in (
-        ("uniform", lambda k: k / 4),  # P(count <= k)
-        ("cosine", lambda k: 1 - math.acos(k / 4) * 2 / math.pi),
+    for objective, below in (
+        (DraftObjective(schedule="uniform"), lambda k: k / 4),  # P(count <= k)
+        (DraftObjective(schedule="cosine"), lambda k: 1 - math.acos(k / 4) * 2 / math.pi),
     ):
-        counts = draw_counts(DraftObjective(schedule=schedule), 4, (40_000,), key=jax.random.key(1))
+        counts = draw_counts(objective, 4, (40_000,), key=jax.random.key(1))
         for k in range(1, 5):
             assert np.mean(np.asarray(counts) <= k) == pytest.approx(below(k), abs=0.01)
 
@@ -134,7 +134,7 @@ def test_bits_one_by_one_are_the_mean_over_all_orders():
     )  # fmt: skip
     params = draw_params(network, seed=4)
     codes = CODES[:2, :6]
-    total = np.zeros(())
+    total, each = np.zeros(()), np.zeros((2, 6))
     for order in orders:
         for i, place in enumerate(order):
             drafts = np.full(codes.shape, HIDDEN)
