@@ -101,10 +101,9 @@ def weighted_cross_entropy(
     if tokens < 1:
         raise ValueError(f"pieces of {tokens} tokens: use 1 or more")
     weights = jax.lax.stop_gradient(weights.astype(jnp.float32))
-    scores: tuple[Any, ...] = _sum_scores(hidden, kernel, targets, weights, (tokens, True))
-    total, *_, each = scores
-    nats, hit, hit_top5 = (jax.lax.stop_gradient(part) for part in each)
-    return TokenScores(total / weights.sum(), nats, hit, hit_top5)
+    sums: tuple[Any, ...] = _sum_scores(hidden, kernel, targets, weights, (tokens, True))
+    nats, hit, hit_top5 = (jax.lax.stop_gradient(part) for part in sums[-1])
+    return TokenScores(sums[0] / weights.sum(), nats, hit, hit_top5)
 
 
 def draw_classes(
