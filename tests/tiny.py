@@ -24,6 +24,7 @@ OVERRIDES = {
     "train.generator.steps": "4",
     "train.tokenizer.warmup": "1",
     "train.generator.warmup": "1",
+    "memory.remat": "none",
     # One device: programs for eight take twice as long to compile. What is about them says so.
     "mesh.data": "1",
     "mesh.fsdp": "1",

@@ -22,7 +22,14 @@ from nbp.errors import ConfigError
 from nbp.flags import Parser, Real, Whole
 from nbp.sample_files import Files, Recording, find_earlier, write_samples
 from nbp.sampling.long_video import Piece
-from nbp.sampling.request import GUIDANCE, TEMPERATURE, SampleRequest, add_flags, make_request
+from nbp.sampling.request import (
+    GUIDANCE,
+    TEMPERATURE,
+    SampleRequest,
+    add_flags,
+    make_request,
+    read_block,
+)
 from nbp.sampling.sampler import Samples
 from nbp.sampling.settings import SamplingConfig
 from nbp.stages import adopt_config
@@ -251,7 +258,8 @@ def test_no_number_is_without_a_range():
     add_flags(parser)
     numbers = {"--" + a.dest for a in parser._actions if isinstance(a.type, Real | Whole)}
     assert numbers == set(NOT_IN_RANGE)
-    assert {a.type for a in parser._actions if not isinstance(a.type, Real | Whole)} == {None, Path}
+    others = {a.type for a in parser._actions if not isinstance(a.type, Real | Whole)}
+    assert others == {None, Path, read_block}
 
 
 def test_the_ranges_of_flags_are_those_of_the_library():

@@ -65,7 +65,13 @@ def of_clips() -> set[str]:
 
 def of_likelihood() -> set[str]:
     config = load_config(
-        tiny.CONFIG, {**tiny.OVERRIDES, "generator.prompt": "label", "generator.draft": "True"}
+        tiny.CONFIG,
+        {
+            **tiny.OVERRIDES,
+            "generator.prompt": "label",
+            "generator.blocks": "('frame',)",
+            "generator.draft": "True",
+        },
     )
     task = build.make_generator_task(config, ("a", "b"), {})
     params = jax.eval_shape(task.network.init, jax.random.key(0))
