@@ -84,7 +84,13 @@ def plan_training(
     """
     resume = None if source is None else find_resume(source, workdir, step=step)
     place = workdir if resume is None else resume.source
-    compare_config(config, place)  # before a long look at the data, which may fail in turn
+    changed = compare_config(config, place)  # before a long look at the data, which may fail too
+    if source is None and changed.get("generator.draft") == (True, False):
+        raise CheckpointError(
+            f"{workdir} was trained with generator.draft=True, and would lose what it learned of "
+            "drafts: add --config.generator.draft=True, or train without it in another --workdir "
+            f"with --resume_from {workdir}"
+        )
     stages = list_stages(config)
     for stage in stages if config.images.batch else ():
         if stage.images:

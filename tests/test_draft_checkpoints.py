@@ -92,6 +92,13 @@ def test_the_table_is_left_out_with_a_line(drafted, tmp_path, capsys):
     assert "drafts" not in state.params
 
 
+def test_a_forgotten_flag_does_not_lose_the_table(drafted):
+    before = {path: path.stat().st_mtime_ns for path in drafted.rglob("*")}
+    with pytest.raises(CheckpointError, match="generator.draft=True, or train without it"):
+        run(drafted, {"train.generator.steps": "9"})
+    assert {path: path.stat().st_mtime_ns for path in drafted.rglob("*")} == before
+
+
 @pytest.mark.parametrize("draft", [True, False])
 def test_a_stage_starts_from_either(plain, drafted, tmp_path, capsys, draft):
     source = plain if draft else drafted
