@@ -176,9 +176,10 @@ class GeneratorTask:
         grids = self.codes(frozen, batch)
         codes = self.network.to_sequence(grids)
         model, prompt = self.network.bind(params), self.network.prompt(batch)
-        loss, metrics = score(model, codes, prompt, tokens=self.loss_tokens)
+        states = model.hidden_states(codes, prompt)
+        loss, metrics = score_states(model, states, codes, tokens=self.loss_tokens)
         nats, drawn = draw_context(
-            model, codes, prompt, tokens=self.loss_tokens, key=jax.random.key(CORRUPTION)
+            model, states, codes, tokens=self.loss_tokens, key=jax.random.key(CORRUPTION)
         )
         again, _ = score(model, codes, prompt, read=drawn, tokens=self.loss_tokens)
         plan = self.network.plan
@@ -189,8 +190,8 @@ class GeneratorTask:
             "bits_grid": places[plan.inverse_order].reshape(plan.grid.shape),
         }
         for task in self.each_block()[1:]:
-            codes = task.network.to_sequence(grids)
-            found = score(task.network.bind(params), codes, prompt, tokens=self.loss_tokens)[1]
+            order = task.network.to_sequence(grids)
+            found = score(task.network.bind(params), order, prompt, tokens=self.loss_tokens)[1]
             metrics[f"bits_{task.network.plan.name}_blocks"] = found["bits_per_token"]
         if self.network.draft:
             key = jax.random.key(DRAFTS)
@@ -214,9 +215,20 @@ def score(
 
     read: codes that the model reads in the place of the true ones, which it predicts.
     """
-    hidden = model.hidden_states(codes if read is None else read, prompt, null=null, key=key)
+    states = model.hidden_states(codes if read is None else read, prompt, null=null, key=key)
+    return score_states(model, states, codes, tokens=tokens)
+
+
+def score_states(
+    model: Generator,
+    states: Float[Array, "b n d"],
+    codes: Int[Array, "b size"],
+    *,
+    tokens: int,
+) -> tuple[Array, dict[str, Array]]:
+    """As `score`, of the final states that predict the codes."""
     kernel = model.head.kernel[...]
-    scores = chunked_cross_entropy(hidden, kernel, model.targets(codes), tokens=tokens)
+    scores = chunked_cross_entropy(states, kernel, model.targets(codes), tokens=tokens)
     return scores.loss, {
         "bits_per_token": scores.loss / losses.NATS_PER_BIT,
         "accuracy": scores.accuracy,
@@ -226,15 +238,17 @@ def score(
 
 def draw_context(
     model: Generator,
+    states: Float[Array, "b n d"],
     codes: Int[Array, "b size"],
-    prompt: Int[Array, "b p"] | None,
     *,
     tokens: int,
     key: Array,
 ) -> tuple[Float[Array, "b n"], Int[Array, "b size"]]:
-    """Nats of each scored token, and codes drawn from the same predictions, given ones kept."""
-    states, kernel = model.hidden_states(codes, prompt), model.head.kernel[...]
-    targets = model.targets(codes)
+    """Nats of each scored token, and codes drawn from the same predictions, given ones kept.
+
+    states: the final ones that predict the codes.
+    """
+    kernel, targets = model.head.kernel[...], model.targets(codes)
     found = weighted_cross_entropy(states, kernel, targets, jnp.ones(targets.shape), tokens=tokens)
     outside = model.vocabulary.code_offset - model.output_ids.start  # ids that are no codes
     drawn = draw_classes(states, kernel, key, tokens=tokens, first=outside) - outside

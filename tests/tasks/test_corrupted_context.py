@@ -114,12 +114,14 @@ def test_bits_of_each_place_and_behind_drawn_codes():
 
     model = NETWORK.bind(params)
     repeat = [np.repeat(rows[:1], 20_000, 0) for rows in (codes, prompt)]
-    _, drawn = draw_context(model, *repeat, tokens=4096, key=jax.random.key(5))
+    states = model.hidden_states(*repeat)
+    _, drawn = draw_context(model, states, repeat[0], tokens=4096, key=jax.random.key(5))
     share = np.stack([np.bincount(column, minlength=12) for column in np.asarray(drawn).T]) / 20_000
     np.testing.assert_allclose(share, np.exp(logs[0]), atol=0.02)
 
     key = jax.random.key(CORRUPTION)
-    _, drawn = draw_context(model, codes, prompt, tokens=TASK.loss_tokens, key=key)
+    states = model.hidden_states(codes, prompt)
+    _, drawn = draw_context(model, states, codes, tokens=TASK.loss_tokens, key=key)
     read = np.asarray(drawn) + NETWORK.vocabulary.code_offset
     logits = reference_logits(NETWORK, params, read, prompt)
     logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

@@ -79,6 +79,21 @@ def test_bits_of_each_block_are_those_of_a_numpy_transformer():
         assert float(metrics[f"bits_{name}_blocks"]) == pytest.approx(bits, rel=1e-4)
 
 
+def test_further_blocks_change_no_measure_of_the_first():
+    """Blocks whose tokens come in another order, and a network with the draft channel."""
+    rows = SequencePlan(GRID, (1, 1, 2), Opening("hybrid"), 1)
+    assert rows.order.tolist() != NETWORK.plan.order.tolist()
+    network = dataclasses.replace(NETWORK, draft=True)
+    params = draw_params(network, seed=6)
+    one = dataclasses.replace(SEVERAL, network=network, further=())
+    expected, _ = jax.jit(one.evaluate)(params, {}, BATCH)
+    two = dataclasses.replace(one, further=(rows,))
+    found, _ = jax.jit(two.evaluate)(params, {}, BATCH)
+    assert set(found) - set(expected) == {"bits_row_blocks"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
+
+
 @pytest.mark.parametrize("plan", [FRAMES, TOKENS], ids=["frame", "token"])
 def test_cached_decoding_in_another_block_is_the_full_pass(plan):
     """Greedy clips are what a pass over the whole clip finds most likely, token by token."""
