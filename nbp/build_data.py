@@ -16,7 +16,7 @@ from typing import Any, assert_never
 import numpy as np
 
 from nbp.config import expand_paths, from_dict, to_json
-from nbp.config.parsing import set_override
+from nbp.config.parsing import set_overrides
 from nbp.config.schema import Config, StageConfig
 from nbp.data.augmentation import Transform, choose_spatial, make_clip_transforms
 from nbp.data.images import (
@@ -393,7 +393,6 @@ def change_data(
       leaves the configured. report: is told which, where the dataset lies deeper.
     """
     values = json.loads(to_json(config))
-    problems: list[str] = []
     if place is not None:
         found = find_dataset(place)
         kind = "folder" if found is None else "records"
@@ -401,15 +400,7 @@ def change_data(
             place = found
             report(f"--data: the dataset in {found}")
         values["data"] |= {"kind": kind, "root": str(place), "validation_split": ""}
-    for key, text in overrides.items():
-        if not key.startswith("data."):
-            problems.append(f"--config.{key}: only keys of data can be changed here")
-            continue
-        try:
-            set_override(values, Config, key, text=text)
-        except ConfigError as error:
-            problems.append(str(error))
-    if problems:
+    if problems := set_overrides(values, Config, overrides, section="data"):
         raise ConfigError("; ".join(problems))
     changed = expand_paths(from_dict(values))
     try:

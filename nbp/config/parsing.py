@@ -127,6 +127,25 @@ def set_override(values: dict[str, Any], schema: type, key: str, *, text: str) -
             raise ConfigError(f"config key {above!r} is {values!r}, not a group of keys")
 
 
+def set_overrides(
+    values: dict[str, Any], schema: type, overrides: Mapping[str, str], *, section: str = ""
+) -> list[str]:
+    """Sets many keys as `set_override` does; returns a text for each that cannot be set.
+
+    section: the only one whose keys may be, empty for all.
+    """
+    problems = []
+    for key, text in overrides.items():
+        if section and not key.startswith(f"{section}."):
+            problems.append(f"--config.{key}: only keys of {section} can be changed here")
+            continue
+        try:
+            set_override(values, schema, key, text=text)
+        except ConfigError as error:
+            problems.append(str(error))
+    return problems
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """The end of an error message: the nearest of the known names, or all of them."""
     known = list(known)

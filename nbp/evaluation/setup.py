@@ -12,7 +12,7 @@ from typing import Any
 from nbp import build, build_data, build_sampling
 from nbp.build_sampling import choose_given_frames, draw_in_block, make_sampling
 from nbp.config import from_dict, to_json
-from nbp.config.parsing import set_override
+from nbp.config.parsing import set_overrides
 from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluation.chunk_store import CHUNK
@@ -243,13 +243,7 @@ def split_overrides(overrides: Mapping[str, str]) -> tuple[dict[str, str], dict[
 def change_sampling(config: Config, overrides: Mapping[str, str]) -> Config:
     """The configuration with keys of `sampling` overridden; ConfigError names every mistake."""
     values = json.loads(to_json(config))
-    problems = []
-    for key, text in overrides.items():
-        try:
-            set_override(values, Config, key, text=text)
-        except ConfigError as error:
-            problems.append(str(error))
-    if problems:
+    if problems := set_overrides(values, Config, overrides):
         raise ConfigError("; ".join(problems))
     return from_dict(values) if overrides else config
 
