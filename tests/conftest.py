@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Test setup: eight virtual CPU devices, quick compilation, run-time checks of annotations."""
 
+import gc
 import os
 import sys
 from importlib.metadata import version
@@ -22,9 +23,18 @@ os.environ["XLA_FLAGS"] = flags
 CACHE = Path(__file__).resolve().parent.parent / ".pytest_cache" / "jax"
 CACHE.mkdir(parents=True, exist_ok=True, mode=0o700)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Commands that are called again in one process compile the same programs again, most of them in a
+# tenth of a second, so small ones are kept as well.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 
 from jaxtyping import install_import_hook  # noqa: E402
 
 if "nbp" not in sys.modules:
     install_import_hook("nbp", "beartype.beartype")
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what imports have made, and never becomes garbage, out of all collections."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
