@@ -14,8 +14,10 @@ flags = os.environ.get("XLA_FLAGS", "")
 # and runs.
 quick = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
 if version("jaxlib").startswith("0.10."):
-    # Fusions are lowered without MLIR, in half of the time. Later versions end at the flag.
+    # Fusions are lowered without MLIR, in half of the time, and a program is not cut for threads
+    # that it need not share. Later versions end at a flag that they no longer know.
     quick.append("--xla_cpu_use_fusion_emitters=false")
+    quick.append("--xla_cpu_parallel_codegen_split_count=1")
 for flag in quick:
     if flag.partition("=")[0] not in flags:
         flags = f"{flags} {flag}".strip()
