@@ -22,6 +22,7 @@ from nbp import __main__ as nbp_main
 from nbp import build, build_data, evaluate, sample
 from nbp.data.video.decode import read_clip
 from nbp.errors import CheckpointError, ConfigError
+from nbp.evaluation import gallery
 from nbp.flags import Parser
 from nbp.metrics.psnr_ssim import psnr_per_clip
 from nbp.run import Run, SampleOptions
@@ -40,6 +41,12 @@ CHANGES = {
     "sampling.guidance": "0",
     "sampling.batch": "4",
 }
+
+
+@pytest.fixture(autouse=True)
+def few_clips_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording two dozen clips for the page takes longer than scoring them."""
+    monkeypatch.setattr(gallery, "EACH", 1)
 
 
 @pytest.fixture(scope="module")

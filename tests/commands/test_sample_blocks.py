@@ -12,6 +12,7 @@ import pytest
 import nbp
 from nbp import evaluate, sample, train
 from nbp.errors import ConfigError
+from nbp.evaluation import gallery
 from tests import tiny
 
 
@@ -62,7 +63,8 @@ def test_a_block_that_was_not_learned_is_refused(workdir, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_scores_in_each_block(workdir, tmp_path):
+def test_scores_in_each_block(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "EACH", 1)
     found = {}
     for block in ("row", "token"):
         out = tmp_path / f"{block}.json"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nbp.evaluate import evaluate_workdir
+from nbp.evaluation import gallery
 from nbp.evaluation.result import EvaluationResult
 from nbp.evaluation.setup import EvaluateRequest, EvaluationSetup
 from nbp.protocols.clip_lists import draw_clips
@@ -39,6 +40,12 @@ def make_run(folder: Path, kind: str, **changes: str) -> Path:
     keys |= {"generator.block": "frame", "generator.opening": "bov", "sampling.top_p": "1"}
     keys |= {"generator.opening_blocks": "1", "sampling.guidance": "0"}
     return add_generator(make_workdir(folder / "run", {**keys, **changes}))
+
+
+@pytest.fixture(autouse=True)
+def few_clips_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording two dozen clips for the page takes longer than scoring them."""
+    monkeypatch.setattr(gallery, "EACH", 1)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 from nbp import build_data, build_sampling, evaluate, weights
 from nbp.build_sampling import make_sampling
 from nbp.errors import EXIT_USAGE, run_main
-from nbp.evaluation import chunk_store
+from nbp.evaluation import chunk_store, gallery
 from nbp.evaluation.generation import Made, finish_clips
 from nbp.evaluation.leakage import find_duplicates
 from nbp.evaluation.real_clips import open_clips
@@ -58,6 +58,12 @@ def with_protocols(*protocols: Protocol) -> EvaluationSetup:
     """In place of those of their names, or beside all."""
     added = {protocol.name: protocol for protocol in protocols}
     return dataclasses.replace(SETUP, protocols={**PROTOCOLS, **added})
+
+
+@pytest.fixture(autouse=True)
+def few_clips_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording two dozen clips for the page takes longer than scoring them."""
+    monkeypatch.setattr(gallery, "EACH", 1)
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +242,10 @@ def count_draws(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return calls
 
 
-def test_given_frames_are_those_of_the_real_clips(predicting: Path) -> None:
+def test_given_frames_are_those_of_the_real_clips(
+    predicting: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "EACH", 8)
     name = "nbp-k600"
     report = run(predicting, name, *FEATURES, setup=with_protocols(shrink(name, clips=7)))
     scores = report["scores"]
