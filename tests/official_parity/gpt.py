@@ -4,6 +4,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.models.inference import forward_cached, pack_layers
-from nbp.nn.attention.kv_cache import make_cache
+from nbp.nn.attention.kv_cache import Cache, make_cache
 from nbp.sampling.generate import generate_ids
 from nbp.sampling.settings import SamplingConfig
 from nbp.shapes import Array, PyTree
@@ -145,20 +146,22 @@ def _run_pass(
     plan = model.plan
     limits = jnp.asarray(plan.k_end)
     table = model.input_table(jnp.asarray(ids), prompt)
-    x = model.embed(table, 0, plan.length, null=null)
     seen = model.key_mask(prompt, null)
-    hidden = [x]
-    for layer in unstack(model.transformer):
-        mix: Callable[..., Array] = functools.partial(
-            model.transformer.attention, k_end=limits, key_mask=seen
-        )
-        hidden.append(layer(hidden[-1], mix))
-    logits = model.predict(model.transformer(x, limits, key_mask=seen))
-    return {
-        "tokens_in": np.asarray(table[:, plan.input_index]),
-        "hidden": np.stack(hidden),
-        "logits": np.asarray(logits),
-    }
+
+    @jax.jit
+    def run(table: Array) -> tuple[Array, Array]:
+        x = model.embed(table, 0, plan.length, null=null)
+        hidden = [x]
+        for layer in unstack(model.transformer):
+            mix: Callable[..., Array] = functools.partial(
+                model.transformer.attention, k_end=limits, key_mask=seen
+            )
+            hidden.append(layer(hidden[-1], mix))
+        return jnp.stack(hidden), model.predict(model.transformer(x, limits, key_mask=seen))
+
+    hidden, logits = map(np.asarray, run(table))
+    inputs = np.asarray(table[:, plan.input_index])
+    return {"tokens_in": inputs, "hidden": hidden, "logits": logits}
 
 
 def _mask(network: GeneratorNetwork, prompt: np.ndarray | None, codes: np.ndarray) -> np.ndarray:
@@ -214,20 +217,20 @@ def _cached_logits(
     for phase in schedule.phases:
         starts = range(phase.start, phase.start + phase.count * phase.width, phase.width)
         passes += [(start, phase.width, phase.width) for start in starts]
+
+    @functools.partial(jax.jit, static_argnames=("width", "drawn"))
+    def run(cache: Cache, start: Array, limits: Array, *, width: int, drawn: int) -> Any:
+        x = model.embed(table, start, width, null=null)
+        x, cache = forward_cached(
+            model.transformer, x, cache, layers, start=start, k_end=limits, key_mask=seen
+        )
+        return model.predict(x[:, width - drawn :]), cache
+
     logits = []
     for start, width, drawn in passes:
-        x = model.embed(table, start, width, null=null)
         limits = plan.k_end[:width] if start == 0 else np.full(width, start + width)
-        x, cache = forward_cached(
-            model.transformer,
-            x,
-            cache,
-            layers,
-            start=start,
-            k_end=jnp.asarray(limits),
-            key_mask=seen,
-        )
-        logits.append(np.asarray(model.predict(x[:, width - drawn :])))
+        found, cache = run(cache, start, jnp.asarray(limits), width=width, drawn=drawn)
+        logits.append(np.asarray(found))
     return np.concatenate(logits, axis=1)
 
 
