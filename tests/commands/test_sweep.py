@@ -445,8 +445,13 @@ def read_results(workdir: Path) -> list[dict[str, Any]]:
 def test_killed_sweeps_end_with_the_same_table(tmp_path: Path) -> None:
     """Killed while a run is trained, and while it is scored: the child goes on alone."""
     trained = make_workdir(tmp_path / "tokenizer", {})
-    quick = {"sampling.guidance": 0.0, "sampling.top_p": 1.0, "generator.block": "frame"}
-    overrides = {**KEYS, **quick, "generator.opening_blocks": 1, "train.generator.ema": 0.0}
+    quick: dict[str, Any] = {
+        "sampling.guidance": 0.0,
+        "sampling.top_p": 1.0,
+        "generator.block": "frame",
+    }
+    quick |= {"generator.opening_blocks": 1, "train.tokenizer.ema": 0.0, "train.generator.ema": 0.0}
+    overrides = {**KEYS, **quick}
     argument = write_sweep(
         tmp_path, tokenizer=str(trained), runs={"row": {}}, dials={}, overrides=overrides
     )

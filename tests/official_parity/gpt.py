@@ -33,7 +33,7 @@ def check_forward(case: Case, arrays: Arrays) -> list[Comparison]:
         check_sizes(config, network, codes)
         if codes.shape != (config["batch"], config["z_len"]):
             raise ValueError(f"{case['name']}: z_indices {codes.shape} are not as configured")
-        model = network.bind(make_params(network))
+        model = _bind(network)
         passed = _run_pass(model, codes + offset, prompt, null=None)
         loss, _ = score(model, codes, prompt)
         scored = model(codes, prompt) - passed["logits"][:, plan.prompt_length :]
@@ -59,9 +59,7 @@ def check_unconditional(case: Case, arrays: Arrays) -> list[Comparison]:
         network = make_network(config, codes.shape[1], prompt)
         check_sizes(config, network, codes)
         ids = codes + network.vocabulary.code_offset
-        passed = _run_pass(
-            network.bind(make_params(network)), ids, prompt, null=np.ones(len(ids), bool)
-        )
+        passed = _run_pass(_bind(network), ids, prompt, null=np.ones(len(ids), bool))
         behind = passed["tokens_in"][:, network.plan.prompt_length :]
         return [
             compare("tokens_in", behind, read["tokens_in"], "exact"),
@@ -85,7 +83,7 @@ def check_greedy(case: Case, arrays: Arrays) -> list[Comparison]:
         known = np.zeros((len(drawn), network.plan.grid.size), np.int32)
         known[:, :given] = start[:, :given] - offset if given else 0
         sampling = SamplingConfig(temperature=0.0)
-        model = network.bind(make_params(network))
+        model = _bind(network)
         ids = _generate(network, prompt, known=known, given=given, sampling=sampling)
         fed = _run_pass(model, ids, prompt, null=None)["tokens_in"]
         begin = fed[:, : network.plan.schedule(given).prefill]
@@ -118,7 +116,7 @@ def check_guided(case: Case, arrays: Arrays) -> list[Comparison]:
         )
         known = np.zeros(drawn.shape, np.int32)
         ids = _generate(network, prompt, known=known, given=0, sampling=sampling)
-        model = network.bind(make_params(network))
+        model = _bind(network)
         branch = functools.partial(_cached_logits, model, ids, prompt, given=0)
         nulls = np.ones(len(drawn), bool)
         return [
@@ -137,6 +135,10 @@ def check_guided(case: Case, arrays: Arrays) -> list[Comparison]:
 
 
 # Running -----------------------------------------------------------------------------------------
+
+
+def _bind(network: GeneratorNetwork) -> Generator:
+    return network.bind(jax.tree.map(jnp.asarray, make_params(network)))
 
 
 def _run_pass(
@@ -167,7 +169,7 @@ def _run_pass(
 def _mask(network: GeneratorNetwork, prompt: np.ndarray | None, codes: np.ndarray) -> np.ndarray:
     """The mask [b n m] as the attention backend applies it, read off its response to values."""
     plan = network.plan
-    model = network.bind(make_params(network))
+    model = _bind(network)
     seen = model.key_mask(prompt, None)
     flat = jnp.zeros((len(codes), plan.length, 1, plan.length))
     marks = jnp.broadcast_to(jnp.eye(plan.length)[None, :, None], flat.shape)
