@@ -7,6 +7,7 @@ The digits of a code are those of `nbp.nn.fsq.Fsq` (its channels) and the bits o
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ class Digits:
         """The inverse of `split`."""
         return jnp.sum(digits * jnp.asarray(self._basis), axis=-1, dtype=jnp.int32)
 
-    def one_hot(self, digits: Int[Array, "*s D"], dtype: type) -> Float[Array, "*s S"]:
+    def one_hot(self, digits: Int[Array, "*s D"], dtype: Any) -> Float[Array, "*s S"]:
         """1 in the column of the value of each digit, 0 elsewhere."""
         parts = [
             jax.nn.one_hot(digits[..., i], level, dtype=dtype)

@@ -157,18 +157,21 @@ def enumerate_guided(network, params, sampling):
     return np.take_along_axis(share, digits[..., None], -1).prod((1, 2, 3))
 
 
-@pytest.mark.parametrize("head", [JOINT, DIGITS], ids=["joint", "digits"])
+PLAIN = SamplingConfig()
+FILTERED = SamplingConfig(temperature=1.5, top_p=0.8, top_k=2, guidance=0.7)
+
+
 @pytest.mark.parametrize(
-    "sampling",
-    [SamplingConfig(), SamplingConfig(temperature=1.5, top_p=0.8, top_k=2, guidance=0.7)],
-    ids=["plain", "filtered"],
+    "head, sampling",
+    [(JOINT, PLAIN), (JOINT, FILTERED), (DIGITS, FILTERED)],
+    ids=["joint", "joint-filtered", "digits-filtered"],
 )
 def test_draws_have_the_enumerated_distribution(head, sampling):
     """All 36 clips of a block: their probabilities sum to 1, and draws occur as often."""
     network, params = make(PAIR, (1, 1, 2), Opening("bov"), head=head, prompt=1)
     expected = enumerate_guided(network, params, sampling)
     assert expected.sum() == pytest.approx(1.0, abs=1e-5)
-    count = 20_000
+    count = 6000
     ids, labels = np.arange(count), np.zeros((count, 1), np.int32)
 
     @jax.jit
@@ -184,16 +187,16 @@ def test_draws_have_the_enumerated_distribution(head, sampling):
     np.testing.assert_array_equal(again[0], codes[5])  # whatever the batch
     found = np.bincount(np.asarray(codes) @ [6, 1], minlength=36)
     assert not found[expected < 1e-9].any()
-    check_frequencies(found, expected)
-    if sampling == SamplingConfig():
-        check_frequencies(np.bincount(np.asarray(sampled) @ [6, 1], minlength=36), expected)
-        between = np.outer(expected.reshape(6, 6).sum(1), expected.reshape(6, 6).sum(0))
-        dependent = stats.chisquare(found, between.reshape(-1) * count).pvalue < 1e-9
-        assert dependent == (head is JOINT), "the tokens of a block know of each other"
+    assert compare_frequencies(found, expected) > 1e-4
+    if sampling == PLAIN:
+        others = np.bincount(np.asarray(sampled) @ [6, 1], minlength=36)
+        assert compare_frequencies(others, expected) > 1e-4
+        between = np.outer(expected.reshape(6, 6).sum(1), expected.reshape(6, 6).sum(0)).ravel()
+        assert compare_frequencies(found, between) < 1e-9, "the two tokens know of each other"
 
 
-def check_frequencies(found: np.ndarray, probabilities: np.ndarray) -> None:
-    """Chi-squared test; outcomes that are expected less than five times count as one."""
+def compare_frequencies(found: np.ndarray, probabilities: np.ndarray) -> float:
+    """p of a chi-squared test; outcomes that are expected less than five times count as one."""
     expected = probabilities / probabilities.sum() * found.sum()
     rare = expected < 5
     expected = np.append(expected[~rare], expected[rare].sum() + 1e-9)
@@ -201,7 +204,7 @@ def check_frequencies(found: np.ndarray, probabilities: np.ndarray) -> None:
     if expected[-1] < 1:
         expected, found = expected[:-1], found[:-1]
     statistic = ((found - expected) ** 2 / expected).sum()
-    assert stats.chi2.sf(statistic, len(found) - 1) > 1e-4
+    return float(stats.chi2.sf(statistic, len(found) - 1))
 
 
 def test_a_digit_knows_exactly_those_before_it():
@@ -268,8 +271,9 @@ def test_a_mesh_computes_what_one_device_computes():
 
 def test_half_precision_and_recomputation_change_little():
     options = {"dtype": jnp.bfloat16, "remat": "full"}
-    network, params = make(*CASES[0][:3])
-    coarse, _ = make(*CASES[0][:3], **options)
+    head = HeadSpec(LEVELS, JointHeadSettings(layers=1, width=8, heads=2))
+    network, params = make(*CASES[0][:3], head=head)
+    coarse, _ = make(*CASES[0][:3], head=head, **options)
     codes = np.random.default_rng(0).integers(0, 6, (8, 4), np.int32)
 
     @jax.jit
