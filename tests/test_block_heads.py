@@ -34,6 +34,8 @@ JOINT = {
     "generator.joint_head.width": "8",
     "generator.joint_head.heads": "2",
 }
+LFQ = {"tokenizer.quantizer": "lfq", "tokenizer.levels": "()", "tokenizer.codes": "16"}
+VQ = LFQ | {"tokenizer.quantizer": "vq", "tokenizer.code_channels": "2"}
 
 
 def load(changes: dict[str, str]) -> Config:
@@ -82,14 +84,11 @@ def draw(workdir: Path, out: Path, *flags: Any) -> np.ndarray:
         return arrays["tokens"]
 
 
-def test_clips_videos_and_kept_cells_are_drawn(joint, tmp_path):
-    flags = ("--guidance", 0.5, "--top_p", 0.9)
-    tokens = draw(joint, tmp_path / "clips", "--num", 4, *flags)
-    config = read_config(joint)
-    assert tokens.shape == (4, *config.grid.shape)
-    assert len(np.unique(tokens)) > 4
-    long = draw(joint, tmp_path / "long", "--num", 1, "--num_frames", 9, "--slide", "codes")
-    assert long.shape[1] > config.grid.t
+def test_long_videos_and_kept_cells_are_drawn(joint, tmp_path):
+    flags = ("--num_frames", 9, "--slide", "codes", "--guidance", 0.5, "--top_p", 0.9)
+    long = draw(joint, tmp_path / "long", "--num", 2, *flags)
+    assert long.shape[1] > read_config(joint).grid.t
+    assert len(np.unique(long)) > 4
     video = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
     write_video(tmp_path / "clip.mp4", video, fps=8.0)
     given = ("--frames", tmp_path / "clip.mp4", "--mask", "box:8,0,16,16")
@@ -127,7 +126,7 @@ def test_a_stage_starts_from_another_head(plain, joint, tmp_path, capsys):
         for path, leaf in old.items():
             np.testing.assert_array_equal(found[path], leaf)
         for path, leaf in fresh.items():
-            np.testing.assert_array_equal(found[f"head/{path}"], leaf)
+            np.testing.assert_allclose(found[f"head/{path}"], leaf, rtol=1e-5, atol=1e-7)
 
 
 def test_blocks_and_head_change_together():
@@ -155,7 +154,7 @@ def test_networks_of_configurations(head):
     assign_groups(build.make_generator_groups(config), params)
     assert set(network.axes) == set(flatten_paths(params))
     assert load({}).head is None
-    bits = load({"tokenizer.quantizer": "lfq", "tokenizer.codes": "16", "generator.head": head})
+    bits = load(LFQ | {"generator.head": head})
     assert bits.head is None or bits.head.levels == (2,) * 4
 
 
@@ -171,7 +170,7 @@ def test_a_mesh_divides_both_widths():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"tokenizer.quantizer": "vq"}, "generator.head: joint predicts digits of codes"),
+        (VQ, "generator.head: joint predicts digits of codes"),
         ({"generator.recipe": "paper"}, "generator.head: recipe paper is the official network"),
         ({"generator.draft": "True"}, "generator.draft: drafts are accepted by probabilities"),
         ({"generator.joint_head.heads": "3"}, "width 8 is not a multiple of 3 heads"),
