@@ -343,13 +343,13 @@ class Generation(Drawing):
         known = here = None
         if kept is not None:
             here = jax.lax.dynamic_slice_in_dim(kept, token, drawn, 1)
-            known = jax.lax.dynamic_slice_in_dim(ids, token, drawn, 1)
-        codes = None if known is None else known - first_id
-        drawn_tokens = self.decoder.draw(hidden, choose, token=token, known=codes, kept=here)
+            known = jax.lax.dynamic_slice_in_dim(ids, token, drawn, 1) - first_id
+        drawn_tokens = self.decoder.draw(hidden, choose, token=token, known=known, kept=here)
         finite = (drawn_tokens >= 0).all(1)
-        new = jnp.maximum(drawn_tokens, 0) + first_id
-        if here is not None:
+        new = jnp.maximum(drawn_tokens, 0)
+        if here is not None and known is not None:
             new = jnp.where(here, known, new)
+        new = new + first_id
         ids = jax.lax.dynamic_update_slice(ids, new.astype(ids.dtype), (0, token))
         return ids, cache, finite
 
