@@ -162,7 +162,7 @@ class ShapesContent:
     distractors: int = 0
     rotate: bool = False
     radius: tuple[float, float] = (0.2, 0.25)
-    speeds: tuple[float, ...] = (0.05,)
+    speeds: tuple[float | int, ...] = (0.05,)
     snap: int = 0
     world: WorldRules = PLAIN_WORLD
 
@@ -332,7 +332,7 @@ def _draw(
     outline: Outline,
     *,
     radius: float,
-    colour: tuple[float, ...],
+    colour: tuple[float | int, ...],
     centres: Array,
     angles: Array | None,
 ) -> None:
@@ -355,7 +355,7 @@ def _draw(
 
 
 def _draw_distractor(
-    rng: np.random.Generator, spec: MovingShapesSpec, canvas: Array, colour: tuple[float, ...]
+    rng: np.random.Generator, spec: MovingShapesSpec, canvas: Array, colour: tuple[float | int, ...]
 ) -> None:
     outline = SHAPES[spec.shapes[rng.integers(len(spec.shapes))]]
     radius = DISTRACTOR_SCALE * spec.radius[0] * spec.size
@@ -385,7 +385,9 @@ class _Stretch:
     centres: Array
     angles: Array | None
 
-    def paint(self, canvas: Array, radius: float, colour: tuple[float, ...], *, wrap: bool) -> None:
+    def paint(
+        self, canvas: Array, radius: float, colour: tuple[float | int, ...], *, wrap: bool
+    ) -> None:
         """Into its frames of float32 [t size size c]; at a wrapping border on both sides."""
         size = canvas.shape[1]
         places = [(x, y) for x in (-size, 0, size) for y in (-size, 0, size)] if wrap else [(0, 0)]

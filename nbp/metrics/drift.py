@@ -168,7 +168,8 @@ def measure_drift(
     segments, moments, rows, first = [], [], [], []
     for start in starts:
         latent = latents_of_frames(start + 1, stride)
-        counts = [count_codes(row[latent : latent + window - 1], codes) for row in tokens]
+        part = tokens[:, latent : latent + window - 1]
+        counts = [count_codes(part[i : i + 1], codes) for i in range(len(part))]
         first = first or counts
         rows.append([_describe_codes(*pair) for pair in zip(counts, first, strict=True)])
         usage, entropy, distance = _describe_codes(np.sum(counts, axis=0), np.sum(first, axis=0))

@@ -17,6 +17,7 @@ label in force. Rules:
   are judged agree; the label survives with all of them.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -38,8 +39,9 @@ LEAST_HISTORY = 4  # frames that a prediction is made from
 LEAST_SWITCHED = 4  # frames that a switch is judged by
 # Of a shape that is not seen: the mean distance of two random places in a frame, in frames.
 LOST = 0.52
-# Root mean square error of a straight line, in frames, from which a bounce is looked for.
-BENT = 0.004
+# A bounce is believed where a straight line is off by more than this (root mean square, in frames)
+# and by twice as much as the line with the bounce.
+BENT = 0.0015
 
 
 @dataclass(frozen=True)
@@ -265,7 +267,7 @@ class Watcher:
             return set()
         low, high = self._walls(path, asked, piece.start)
         moved = np.nanmax(np.abs(np.diff(centres, axis=0)), axis=0, initial=0.0)
-        near = np.minimum(first[0] - low, high - first[0]) <= (self.rules.stride + 1) * moved
+        near = np.minimum(first[0] - low, high - first[0]) <= (self.rules.stride + 2) * moved
         signs = [(1, -1) if each else (1,) for each in near]
         mirrored = [direction * (x, y) for x in signs[0] for y in signs[1]]
         names = self._legal[asked["motion"]]
@@ -278,12 +280,12 @@ class Watcher:
         whole, blobs = np.zeros(len(clip)), []
         frame = np.array(clip.shape[2:0:-1], np.float64)
         border, occluded = self.rules.border, self.rules.occluded
-        for start in range(0, len(clip), self.rules.step):
-            piece = slice(start, start + self.rules.step)
-            blobs.append(
-                (piece, self._tracker.locate(clip[piece], border=border, occluded=occluded))
-            )
-            areas[piece] = blobs[-1][1].areas
+        cuts = {*range(0, len(clip), self.rules.step), *(f for f, _ in script if f < len(clip))}
+        for start, end in itertools.pairwise([*sorted(cuts), len(clip)]):
+            piece = slice(start, end)
+            blob = self._tracker.locate(clip[piece], border=border, occluded=occluded)
+            areas[piece] = blob.areas
+            blobs.append((piece, blob))
         for (start, _), end in zip(script, [*(f for f, _ in script[1:]), len(clip)], strict=True):
             whole[start:end] = np.percentile(areas[start:end], 90 if occluded else 50)
         for piece, blob in blobs:
@@ -411,8 +413,8 @@ def predict_bounces(
         slopes = unfolded @ centred / (centred @ centred)
         errors = unfolded - unfolded.mean(axis=1, keepdims=True) - slopes[:, None] * centred
         square = (errors**2).mean(axis=1)
-        straight = square[0] <= (BENT * (high + low)) ** 2  # the walls lie alike: sum is the frame
-        best = 0 if straight else int(square.argmin())
+        bent = square[0] > max(4 * square.min(), (BENT * (high + low)) ** 2)  # walls lie alike
+        best = int(square.argmin()) if bent else 0
         line = unfolded[best].mean() + slopes[best] * (at - time.mean())
         if high > low:
             offset = (line - low) % (2 * (high - low))

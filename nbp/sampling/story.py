@@ -108,8 +108,8 @@ class Story:
                 )
         if len(self.starts) > 1 and self.starts[1] < least:
             raise ConfigError(
-                f"--story: the first scene has {self.scenes[0].frames} frames; it needs "
-                f"{allowed(least)} here, for the window that the next one begins with"
+                f"--story: the first scene takes {self.scenes[0].frames} of the {allowed(least)} "
+                "frames that it needs here: the next one begins with a window of them"
             )
 
 
