@@ -91,7 +91,8 @@ def test_each_window_is_drawn_under_the_condition_in_force(sampler, kind):
 
 
 def test_an_anchor_keeps_its_keys_and_the_prompt_is_rewritten(sampler):
-    sampling = dataclasses.replace(sampler.sampling, guidance=4.0)
+    # Drawn, not greedy: the largest logit of this small model is the same for all labels.
+    sampling = dataclasses.replace(sampler.sampling, temperature=1.0, guidance=4.0)
     sampler = dataclasses.replace(sampler, sampling=sampling)
     plain, before = roll(sampler, "anchor", None, 19)
     # Scenes that end with a window and say what held before change nothing.
@@ -103,7 +104,7 @@ def test_an_anchor_keeps_its_keys_and_the_prompt_is_rewritten(sampler):
     np.testing.assert_array_equal(tokens[:, :6], before[:, :6])
     assert np.any(tokens[:, 6:] != before[:, 6:])
     # Guidance comes and goes: the cache has other rows then.
-    story = Story((Scene(11, 0, guidance=0.0), Scene(4, 4, guidance=1.5), Scene(4, None)), STRIDE)
+    story = Story((Scene(11, 0, guidance=0.0), Scene(8, None)), STRIDE)
     assert roll(sampler, "anchor", story, 19)[1].shape[1] == 10
 
 
