@@ -183,7 +183,8 @@ def measure_drift(
             Segment(start, clips.shape[1], usage, perplexity, distance, fvd, entropy=own)
         )
     of_codes = np.transpose(rows, (2, 1, 0))  # measure, video, segment
-    measured = dict(zip(("usage", "entropy", "code_distance"), of_codes, strict=True))
+    names = ("usage", "entropy", "code_distance")
+    measured: dict[str, Array] = dict(zip(names, of_codes, strict=True))
     for name, frames in (("sharpness", sharpness), ("colour_shift", shift)):
         parts = [frames[:, s.frame : s.frame + s.frames].mean(1) for s in segments]
         measured[name] = np.stack(parts, axis=1)

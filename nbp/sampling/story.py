@@ -55,10 +55,10 @@ class Scene:
 
 
 class Condition(NamedTuple):
-    """What is in force at a latent frame. index: of the scene. end: latent frame with which the
-    next one begins, None for the last."""
+    """What is in force at a latent frame. scene: its number. end: latent frame with which the next
+    one begins, None for the last."""
 
-    index: int
+    scene: int
     label: int | None
     guidance: float | None
     end: int | None
@@ -161,7 +161,7 @@ def _read_items(items: Any, place: str) -> list[Line]:
                 raise ConfigError(f"{here}: unknown {unknown[0]!r}; use frames, label, guidance")
             values = (item.get("frames"), item.get("label"), item.get("guidance"))
         elif isinstance(item, Sequence) and not isinstance(item, str) and len(item) in (2, 3):
-            values = (*item, None)[:3]
+            values = (item[0], item[1], item[2] if len(item) == 3 else None)
         else:
             raise ConfigError(f"{here}: {item!r} is no scene; give [frames, label]")
         lines.append(_make_line(*values, here))

@@ -214,7 +214,7 @@ def test_a_wide_video_of_another_rate_is_continued(workdir, tmp_path):
 def test_a_story_changes_labels_on_the_way(workdir, tmp_path):
     story = tmp_path / "story.txt"
     story.write_text(
-        "7 red\n4 guidance=1 green # one latent frame of two frames is a block\n2 none\n"
+        "7 red\n4 guidance=1000 green # one latent frame of two frames is a block\n2 none\n"
     )
     arrays = draw(workdir, tmp_path / "out", "--num", 2, "--story", story)
     assert arrays["videos"].shape == (2, 13, 16, 16, 3)
@@ -230,7 +230,7 @@ def test_a_story_changes_labels_on_the_way(workdir, tmp_path):
         "entropy",
         "code_distance",
     }
-    scenes = [(7, "red"), {"frames": 4, "label": 1, "guidance": 1}, (2, "none")]
+    scenes = [(7, "red"), {"frames": 4, "label": 1, "guidance": 1000}, (2, "none")]
     videos = nbp.load(workdir).sample(num=2, story=scenes)
     np.testing.assert_array_equal(videos, arrays["videos"])
     # Until the first switch it is the video of the first label.

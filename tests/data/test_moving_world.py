@@ -4,6 +4,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,8 +42,8 @@ HARD = MovingShapesSpec(
 GOLDEN = Path(__file__).parents[1] / "golden" / "moving_shapes.npz"
 
 
-def world(spec: MovingShapesSpec = EASY, *, frames: int = 65, **rules) -> MovingShapesSpec:
-    return replace(spec, frames=frames, world=WorldRules(**{"clip_frames": 9} | rules))
+def world(spec: MovingShapesSpec = EASY, *, frames: int = 65, **rules: Any) -> MovingShapesSpec:
+    return replace(spec, frames=frames, world=WorldRules(clip_frames=9, **rules))
 
 
 def centroids(clip: np.ndarray) -> np.ndarray:
@@ -136,7 +137,7 @@ def test_labels_change_at_the_frames_that_are_named():
             if frame:
                 step = truth.centres[frame] - truth.centres[frame - 1]
                 forward = step @ np.array(MOTIONS[motion])
-                assert forward > 0 or np.min(np.abs(truth.centres[frame] - 16)) > 6  # at a wall
+                assert forward > 0 or np.max(np.abs(truth.centres[frame] - 16)) > 6  # at a wall
     other = [render_world(spec, index)[1].labels[-1] for index in range(30)]
     assert len(set(other)) > 8, "changes are drawn, not fixed"
 
@@ -151,7 +152,8 @@ def test_something_in_front_hides_as_much_as_the_truth_says(occlusion):
         shape = np.abs(plain.astype(int) - int(BACKGROUND)).max(-1) > 100
         covered = shape & (np.abs(clip.astype(int) - plain).max(-1) > 30)
         share = 1 - covered.sum((1, 2)) / shape.sum((1, 2))
-        np.testing.assert_allclose(share, truth.visible, atol=0.12)
+        np.testing.assert_allclose(share, truth.visible, atol=0.2)
+        assert np.abs(share - truth.visible).mean() < 0.05
         hidden += (truth.visible < 0.9).sum()
     assert hidden > 30
 
@@ -162,7 +164,6 @@ def test_something_in_front_hides_as_much_as_the_truth_says(occlusion):
         ({"changes": (5, 5)}, "WorldRules.changes"),
         ({"changes": (0, 5)}, "frames from 1"),
         ({"changing": ()}, "one or more of shape, colour, motion"),
-        ({"border": "open"}, "bounce, wrap"),
         ({"clip_frames": 1}, "0, or 2 and more"),
     ],
 )

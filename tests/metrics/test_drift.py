@@ -112,7 +112,7 @@ def test_features_of_segments():
 def test_a_report_and_its_picture(tmp_path):
     drift = measure(make_videos(), extractor=lambda clips: clips.mean((1, 2, 3)))
     report = json.loads(json.dumps(drift.to_json()))
-    assert set(report) == {"sharpness", "colour_shift", "segments"}
+    assert set(report) == {"sharpness", "colour_shift", "segments", "slopes"}
     assert set(report["segments"][0]) >= {"frame", "usage", "perplexity", "code_distance", "fvd"}
     write_drift_curves(tmp_path / "new" / "drift.png", drift, title="2 videos")
     with Image.open(tmp_path / "new" / "drift.png") as image:
@@ -163,13 +163,13 @@ def test_slopes_of_all_videos_together_and_of_what_is_missing():
 def test_only_what_drifts_has_a_slope():
     """Videos of noise of which one half of the codes vanishes with time, and the sharpness."""
     rng = np.random.default_rng(0)
-    videos = rng.integers(0, 256, (6, 25, 8, 8, 3)).astype(float)
+    videos = rng.integers(0, 256, (16, 25, 8, 8, 3)).astype(float)
     fade = np.linspace(1, 0.4, 25)[None, :, None, None, None]
-    tokens = rng.integers(0, CODES, (6, 13, 4, 4))
+    tokens = rng.integers(0, CODES, (16, 13, 4, 4))
     still = measure_drift(
         videos.astype(np.uint8), tokens, window=WINDOW, stride=STRIDE, codes=CODES
     ).slopes
-    assert not any(slope.changes for slope in still.values())
+    assert sum(bool(slope.changes) for slope in still.values()) <= 1, "one in twenty by chance"
     tokens[:, 7:] //= 2
     faded = (videos * fade + 128 * (1 - fade)).astype(np.uint8)
     found = measure_drift(faded, tokens, window=WINDOW, stride=STRIDE, codes=CODES).slopes

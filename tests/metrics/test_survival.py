@@ -251,7 +251,7 @@ def test_scores_are_plain_numbers_and_mistakes_are_named(truth):
     assert list(found["survival"]) == ["17"]
     assert found["agreement"]["label"] == [1.0, 1.0]
     assert found["switches"] is None
-    with pytest.raises(ValueError, match="a script per video: 4, 1"):
+    with pytest.raises(ValueError, match="a script per video: 3, 1"):
         score(SPEC, clips, scripts[:1])
     with pytest.raises(ValueError, match="'red blob right' is not"):
         score(SPEC, clips[:1], ["red blob right"])

@@ -156,7 +156,7 @@ def test_a_story_is_a_function_of_the_latent_frame():
         scenes = {
             max(i for i, f in enumerate(STORY.first_frames) if f <= frame) for frame in frames
         }
-        assert scenes == {STORY.at(latent).index}
+        assert scenes == {STORY.at(latent).scene}
     STORY.check(depth=1, least=5)
     with pytest.raises(ConfigError, match="first scene takes 9 of the 11 frames"):
         STORY.check(depth=1, least=6)
