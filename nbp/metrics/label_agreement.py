@@ -73,7 +73,7 @@ UNKNOWN = Observation(shape=None, colour=None, motion=None, confidence=0.0)
 
 @dataclass(frozen=True)
 class Blob:
-    """The largest lasting blob of a palette colour in a clip of t frames.
+    """The largest lasting blob of a palette colour in t frames of a clip, which `frames` numbers.
 
     mask: soft, float32 [t h w]; at a border that wraps each frame is rolled, so that it is whole.
     centres: (x, y) in the mask, [t 2], and path: in the video, unwrapped over a border that wraps.
@@ -87,6 +87,7 @@ class Blob:
     areas: Array
     area: float
     compact: Array
+    frames: Array
 
     def steady(self, whole_area: float | None = None) -> Array:
         """In which frames it is one whole shape of its usual (or this) area, bool [t]."""
@@ -100,19 +101,6 @@ class Blob:
         """Whether a shape is so large."""
         low, high = AREA_RANGE
         return low <= self.area / (self.mask.shape[1] * self.mask.shape[2]) <= high
-
-
-@dataclass(frozen=True)
-class _Track:
-    """One blob through a clip: its colour, mask [t h w], centres and path (x, y) [t 2], median
-    area, and the frames [t] that these are of."""
-
-    colour: str
-    mask: Array
-    centres: Array
-    path: Array
-    area: float
-    frames: Array
 
 
 class ShapeTracker:
@@ -211,10 +199,11 @@ class ShapeTracker:
                 path[:, axis] = np.unwrap(path[:, axis], period=clip.shape[2 - axis])
         compact = inside / np.maximum(area, 1e-6)
         colour = list(self.palette)[best]
-        return Blob(colour, mask, centres, path, area, float(usual[best]), compact)
+        frames = np.arange(len(clip))
+        return Blob(colour, mask, centres, path, area, float(usual[best]), compact, frames)
 
-    def _follow(self, clip: Clip, border: Border, whole_area: float | None) -> _Track | None:
-        """The blob of a clip where it lasts."""
+    def _follow(self, clip: Clip, border: Border, whole_area: float | None) -> Blob | None:
+        """The blob of a clip where it lasts: in all frames, or in those that show it whole."""
         if clip.shape[0] < 2:
             return None
         occluded = whole_area is not None
@@ -222,17 +211,15 @@ class ShapeTracker:
         if not blob.plausible:
             return None
         whole = blob.steady(whole_area)
-        frames = np.arange(len(clip))
-        if occluded:
-            frames = np.flatnonzero(whole)
-            if len(frames) < LEAST_WHOLE_FRAMES:
-                return None
-        elif np.mean(whole) < LEAST_FRAMES:
+        if not occluded:
+            return blob if np.mean(whole) >= LEAST_FRAMES else None
+        frames = np.flatnonzero(whole)
+        if len(frames) < LEAST_WHOLE_FRAMES:
             return None
-        rows = (blob.mask[frames], blob.centres[frames], blob.path[frames])
-        return _Track(blob.colour, *rows, whole_area or blob.area, frames)
+        rows = {n: getattr(blob, n)[frames] for n in ("mask", "centres", "path", "frames")}
+        return replace(blob, **rows, area=whole_area)
 
-    def _overlaps(self, track: _Track, shape: str, steps: int) -> Array:
+    def _overlaps(self, track: Blob, shape: str, steps: int) -> Array:
         """Soft intersection over union with the ideal mask at each of `steps` angles, [angle t]."""
         radius = math.sqrt(track.area / self.unit_areas[shape])
         window = min(*track.mask.shape[1:], 2 * math.ceil(1.8 * radius) + 3)
@@ -251,7 +238,7 @@ class ShapeTracker:
             overlaps[row] = best
         return overlaps
 
-    def _read_motion(self, track: _Track, shape: str, *, size: int, border: Border) -> str | None:
+    def _read_motion(self, track: Blob, shape: str, *, size: int, border: Border) -> str | None:
         """Names the motion whose model explains the whole path, within the stated errors."""
         path, time = track.path, track.frames.astype(np.float64)
         spread = float(np.linalg.norm(path - path.mean(axis=0), axis=1).max())
