@@ -22,7 +22,7 @@ from nbp.data.video.decode import probe_video, read_clip
 from nbp.errors import ConfigError
 from nbp.flags import Parser, Real, Whole
 from nbp.sample_files import Files, Recording, find_earlier, write_samples
-from nbp.sampling.long_video import Piece
+from nbp.sampling.long_video import Piece, Rollout
 from nbp.sampling.request import (
     GUIDANCE,
     TEMPERATURE,
@@ -33,6 +33,7 @@ from nbp.sampling.request import (
 )
 from nbp.sampling.sampler import Samples
 from nbp.sampling.settings import SamplingConfig
+from nbp.sampling.story import Scene, Story
 from nbp.stages import adopt_config
 from nbp.workdir import save_labels
 from tests import tiny
@@ -211,7 +212,14 @@ def test_a_wide_video_of_another_rate_is_continued(workdir, tmp_path):
     assert report["videos"] == 2
 
 
-def test_a_story_changes_labels_on_the_way(workdir, tmp_path):
+def test_a_story_changes_labels_on_the_way(workdir, tmp_path, monkeypatch):
+    told = []
+
+    def watch(sampler: Any, slide: Any, story: Any) -> Rollout:
+        told.append(story)
+        return Rollout(sampler, slide, story)
+
+    monkeypatch.setattr(sample, "Rollout", watch)
     story = tmp_path / "story.txt"
     story.write_text(
         "7 red\n4 guidance=1000 green # one latent frame of two frames is a block\n2 none\n"
@@ -236,7 +244,7 @@ def test_a_story_changes_labels_on_the_way(workdir, tmp_path):
     # Until the first switch it is the video of the first label.
     red = draw(workdir, tmp_path / "red", "--num", 2, "--num_frames", 13, "--label", "red")
     np.testing.assert_array_equal(red["tokens"][:, :4], arrays["tokens"][:, :4])
-    assert np.any(red["tokens"][:, 4:] != arrays["tokens"][:, 4:])
+    assert told == [Story((Scene(7, 0), Scene(4, 1, 1000.0), Scene(2, None)), stride=2), None]
 
 
 @pytest.mark.parametrize(
