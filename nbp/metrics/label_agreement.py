@@ -202,7 +202,9 @@ class ShapeTracker:
         frames = np.arange(len(clip))
         return Blob(colour, mask, centres, path, area, float(usual[best]), compact, frames)
 
-    def _follow(self, clip: Clip, border: Border, whole_area: float | None) -> Blob | None:
+    def _follow(
+        self, clip: Clip, border: Border = "bounce", whole_area: float | None = None
+    ) -> Blob | None:
         """The blob of a clip where it lasts: in all frames, or in those that show it whole."""
         if clip.shape[0] < 2:
             return None
