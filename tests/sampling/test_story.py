@@ -103,6 +103,10 @@ def test_an_anchor_keeps_its_keys_and_the_prompt_is_rewritten(sampler):
     _, tokens = roll(sampler, "anchor", Story((Scene(11, 0), Scene(8, 4)), STRIDE), 19)
     np.testing.assert_array_equal(tokens[:, :6], before[:, :6])
     assert np.any(tokens[:, 6:] != before[:, 6:])
+    # A scene that ends within a window: the window is cut, what it drew behind it is gone.
+    _, tokens = roll(sampler, "anchor", Story((Scene(9, 0), Scene(10, 4)), STRIDE), 19)
+    np.testing.assert_array_equal(tokens[:, :5], before[:, :5])
+    assert np.any(tokens[:, 5:] != before[:, 5:])
     # Guidance comes and goes: the cache has other rows then.
     story = Story((Scene(11, 0, guidance=0.0), Scene(8, None)), STRIDE)
     assert roll(sampler, "anchor", story, 19)[1].shape[1] == 10
