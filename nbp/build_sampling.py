@@ -23,16 +23,18 @@ from nbp.build import (
 )
 from nbp.config.schema import Config
 from nbp.data.masks import keep_cells, keep_ends
+from nbp.data.prompts import load_prompts
 from nbp.data.video.decode import read_clip
 from nbp.errors import ConfigError
 from nbp.layout import Box, frames_of_latents
 from nbp.parallel import mesh
 from nbp.sampling.finite import check_parameters
 from nbp.sampling.long_video import Slide, choose_slide
-from nbp.sampling.request import LongRequest, SampleRequest
+from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Sampler
 from nbp.sampling.settings import SamplingConfig
 from nbp.sampling.speculative import AUTOREGRESSIVE, Decoding, RelaxedJacobi, SpeculativeJacobi
+from nbp.sampling.story import NONE, Line, Scene, Story, read_story
 from nbp.workdir import find_label
 
 NO_DRAFTS = (
@@ -113,9 +115,9 @@ def load_sampler(
 class RequestPlan:
     """A request for samples that was checked against the configuration of its workdir.
 
-    request: with `per_class` written as conditions. ids: class of each condition, None without.
-    given_frames: latent frames that are kept. slide: how windows move, None where no video is
-    longer than a clip.
+    request: with `per_class` written as conditions, and the length of a story. ids: class of each
+    condition, None without. given_frames: latent frames that are kept. slide: how windows move,
+    None where no video is longer than a clip. story: of each video, in place of `ids`.
     """
 
     request: SampleRequest
@@ -124,6 +126,7 @@ class RequestPlan:
     ids: list[int] | None
     given_frames: int
     slide: Slide | None
+    story: Story | None = None
 
     @property
     def count(self) -> int:
@@ -133,22 +136,74 @@ class RequestPlan:
     def name_clips(self, labels: Sequence[str]) -> list[str]:
         """What each clip shows."""
         ids, copies = self.ids, self.request.samples_per_condition
+        if self.story is not None:
+            return [" then ".join(name for _, name in self.story_script(labels))] * self.count
         names = ["clip"] * self.request.count if ids is None else [labels[i] for i in ids]
         return [name for name in names for _ in range(copies)]
+
+    def story_script(self, labels: Sequence[str]) -> tuple[tuple[int, str], ...]:
+        """(first frame, label) of each scene of the story, () without one."""
+        if self.story is None:
+            return ()
+        shown = [NONE if s.label is None else labels[s.label] for s in self.story.scenes]
+        return tuple(zip(self.story.first_frames, shown, strict=True))
 
 
 def plan_request(config: Config, labels: Sequence[str], request: SampleRequest) -> RequestPlan:
     """Checks a request before anything is read or computed; ConfigError where it cannot be."""
+    story = plan_story(config, labels, request)
+    if story is not None:
+        request = replace(request, long=replace(request.long, num_frames=story.frames))
     request = count_conditions(config, labels, request)
     check_given_anywhere(config, request)
-    return RequestPlan(
+    plan = RequestPlan(
         request,
         make_sampling(config, request.sampling),
         make_decoding(config, request),
         ids=choose_labels(config, labels, request),
         given_frames=choose_given_frames(config, request),
-        slide=plan_slide(config, request.long),
+        slide=plan_slide(config, request),
+        story=story,
     )
+    if story is None or plan.slide is None:
+        return plan
+    story.check(depth=config.plan.block[0], least=max(plan.slide.keep, plan.given_frames + 1))
+    first = story.scenes[0].label
+    return replace(plan, ids=None if first is None else [first] * request.count)
+
+
+def plan_story(config: Config, labels: Sequence[str], request: SampleRequest) -> Story | None:
+    """The story of a request with the ids of its labels; ConfigError where it cannot be told."""
+    if request.story is None:
+        return None
+    if config.generator.prompt == "none":
+        raise ConfigError("--story: this model was trained without labels (prompt none)")
+    others = {"label": request.label, "per_class": request.per_class, "mask": request.mask}
+    others |= {"unconditional": request.unconditional or None, "between": request.between}
+    for name, value in others.items():
+        if value is not None:
+            raise ConfigError(f"--story tells the labels of a long video: leave out --{name}")
+    texts = {}
+    if config.generator.prompt == "text":
+        texts = {text: name for name, (text, _) in load_prompts().items()}
+
+    def find(number: int, line: Line) -> int | None:
+        try:
+            return find_label(labels, texts.get(line.label, line.label))
+        except ConfigError as error:
+            if line.label == NONE:
+                return None
+            raise ConfigError(f"--story, scene {number}: {error}") from error
+
+    lines = read_story(request.story)
+    scenes = [Scene(x.frames, find(i, x), x.guidance) for i, x in enumerate(lines, start=1)]
+    story, asked = Story(tuple(scenes), config.tokenizer.stride[0]), request.long.num_frames
+    if asked is not None and asked != story.frames:
+        raise ConfigError(
+            f"--story has {story.frames} frames, --num_frames {asked}: leave out --num_frames, or "
+            "change a scene"
+        )
+    return story
 
 
 def read_drawing(config: Config, plan: RequestPlan) -> dict[str, Any]:
@@ -295,10 +350,10 @@ def choose_labels(
     return [ids[i % len(ids)] for i in range(request.count)]
 
 
-def plan_slide(config: Config, request: LongRequest) -> Slide | None:
+def plan_slide(config: Config, asked: SampleRequest) -> Slide | None:
     """How windows move over the videos asked for; None where a trained clip has all frames."""
-    frames = request.num_frames
-    if frames is None or frames <= config.data.frames:
+    request, frames = asked.long, asked.long.num_frames
+    if frames is None or (frames <= config.data.frames and asked.story is None):
         if frames is not None and frames < 1:
             raise ConfigError(f"--num_frames {frames}: draw at least 1 frame")
         for flag, value in (

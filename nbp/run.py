@@ -89,6 +89,7 @@ class SampleOptions(PassOptions, total=False):
     anchor: bool
     mask: str | Path | np.ndarray | None
     between: tuple[str | Path | Video, str | Path | Video] | None
+    story: str | Path | Sequence[Any] | None
 
 
 class EvaluateOptions(TypedDict, total=False):
@@ -192,7 +193,7 @@ class Run:
                 f"{self.workdir}"
             )
         given = _take_frames(frames)
-        anywhere = {name: options.pop(name, None) for name in ("mask", "between")}
+        objects = {name: options.pop(name, None) for name in ("mask", "between", "story")}
         if isinstance(given, np.ndarray) and given.ndim == 5 and options.get("per_class") is None:
             num = len(given) if num is None else num
         flags = {
@@ -207,7 +208,8 @@ class Run:
         }
         arguments = _read_flags(flags)
         arguments.frames, arguments.label = given, self._name_labels(labels)
-        arguments.mask, arguments.between = anywhere["mask"], anywhere["between"]
+        for name, value in objects.items():  # what no flag can say
+            setattr(arguments, name, value)
         return self._draw(make_request(arguments))
 
     def encode(self, video: Video) -> Codes:
@@ -330,14 +332,15 @@ class Run:
         config = draw_in_block(self.config, request.sampling.get("block", ""))
         plan = plan_request(config, self.labels, request)
         count, size = plan.count, self.config.data.size
-        frames = request.long.num_frames or self.config.data.frames
+        frames = plan.request.long.num_frames or self.config.data.frames
         check_room(self.workdir, count=count, frames=frames, size=size, streamed=False)
         drawing = read_drawing(config, plan)
         sampler = self._find_sampler(config, plan)
         if plan.slide is None:
             return sampler.sample(count, **drawing).videos[:, :frames]
         videos = np.empty((count, frames, *self.shape[1:]), np.uint8)
-        for piece in Rollout(sampler, plan.slide).sample(count, frames, **drawing):
+        rollout = Rollout(sampler, plan.slide, plan.story)
+        for piece in rollout.sample(count, frames, **drawing):
             rows = slice(piece.first, piece.first + len(piece.videos))
             videos[rows, piece.frame : piece.frame + piece.videos.shape[1]] = piece.videos
         return videos

@@ -64,7 +64,8 @@ class SampleRequest:
     samples_per_condition: clips drawn for each. per_class: clips of each class, in place of both.
     label: class name or id, or several, in turn. frames: what is continued, a file, or uint8
     [t h w c], or one for each condition. mask: what of them is drawn anew, a file or a box (see
-    `nbp.build_given`). between: two of them, whose gap is drawn.
+    `nbp.build_given`). between: two of them, whose gap is drawn. story: labels over the time of
+    each video, a file or a list (see `nbp.sampling.story`).
     """
 
     count: int
@@ -74,6 +75,7 @@ class SampleRequest:
     frames: Path | Any | None = None
     mask: str | Any | None = None
     between: tuple[Any, Any] | None = None
+    story: Path | Any | None = None
     given_frames: int | None = None
     per_class: int | None = None
     samples_per_condition: int = 1
@@ -90,6 +92,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--samples_per_condition", type=CLIPS, default=1, help="clips for each label or prefix")
     add("--label", help="class name or id; default: all in turn")
     add("--unconditional", action="store_true", help="clips of no class: as --label none")
+    add("--story", type=Path, help="labels over time: lines FRAMES LABEL, or JSON; one long video")
     add("--frames", type=Path, help="video whose first frames are continued")
     add("--given_frames", type=NATURAL, help="latent frames taken from --frames")
     add(
