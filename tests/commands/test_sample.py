@@ -306,7 +306,7 @@ def list_names(folder: Path) -> set[str]:
 
 def make_samples(count: int, value: int = 0) -> Samples:
     videos = np.full((count, 2, 16, 16, 3), value, np.uint8)
-    return Samples(videos, np.zeros((count, 1, 2, 2), np.int32), np.ones(count, np.int32))
+    return Samples(videos, np.zeros((count, 1, 2, 2), np.int32), *np.ones((2, count), np.int32))
 
 
 def test_a_smaller_set_takes_the_place_of_a_larger_one(tmp_path):
