@@ -66,7 +66,7 @@ class PassOptions(TypedDict, total=False):
     weights: Literal["compute", "int8"] | None
     cache: Literal["compute", "bfloat16", "int8"] | None
     block: str | None
-    opener: str | None
+    opener: str | Path | None
     opener_frames: int | None
     refinements: int | None
     commit: Literal["entropy", "confidence", "order"] | None

@@ -235,6 +235,7 @@ NOT_IN_RANGE = {
     "--window": ("0", "-3"),
     "--radius": ("0", str(2**32)),
     "--refinements": ("0", "1.5", "-1"),
+    "--opener_frames": ("0", "1.5", "-1"),
     "--entropy_bound": ("nan", "-0.1", "inf"),
     "--confidence_noise": ("-1", "1e9"),
     "--delta": ("nan", "1.5", "-0.1"),

@@ -7,7 +7,6 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from nbp.config import load_config
 from nbp.evaluation import during_training
 from nbp.evaluation.during_training import EarlyCheck, EarlyScore, StageEvaluators
 from nbp.train import train_workdir
+from nbp.training.metrics import MetricsWriter
+from nbp.training.state import TrainState
 from nbp.training.task import Evaluator
 from tests import tiny
 from tests.evaluated import add_generator, make_workdir
@@ -31,12 +32,12 @@ def watch(
     lines: list[str] = []
     found = dict(zip(steps, zip(bits, scores, strict=True), strict=True))
     check = EarlyCheck(
-        lambda state: {"bits_per_token": found[state.step][0]},
-        EarlyScore("likeness", rises, lambda state, measured: found[state.step][1]),
+        lambda state: {"bits_per_token": found[int(state.step)][0]},
+        EarlyScore("likeness", rises, lambda state, measured: found[int(state.step)][1]),
         note=lines.append,
     )
     for step in steps:
-        state: Any = SimpleNamespace(step=step)
+        state = TrainState(np.asarray(step, np.int32), {}, {}, {}, {})
         expected = {"bits_per_token": found[step][0], "likeness": found[step][1]}
         assert check(state) == expected
     return lines
@@ -83,9 +84,9 @@ def test_it_looks_at_the_first_updates_alone():
     ]
 
 
-def test_it_is_made_for_runs_that_start_from_other_weights():
+def test_it_is_made_for_runs_that_start_from_other_weights(tmp_path):
     config = load_config(tiny.CONFIG, tiny.OVERRIDES)
-    writer: Any = SimpleNamespace(note=print)
+    writer = MetricsWriter(tmp_path, tensorboard=False)
 
     def list_names(*, started: bool, clips: int = 8) -> list[str]:
         evaluation = dataclasses.replace(config.evaluation, early_clips=clips)
@@ -98,6 +99,7 @@ def test_it_is_made_for_runs_that_start_from_other_weights():
     assert list_names(started=False) == list_names(started=True, clips=0) == []
 
 
+@pytest.mark.slow
 def test_a_training_from_other_weights_is_watched(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(during_training, "EARLY_EVERY", 1)
     monkeypatch.setattr(during_training, "EARLY_LAST", 2)
