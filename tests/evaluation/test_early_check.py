@@ -90,7 +90,8 @@ def test_it_is_made_for_runs_that_start_from_other_weights(tmp_path):
 
     def list_names(*, started: bool, clips: int = 8) -> list[str]:
         evaluation = dataclasses.replace(config.evaluation, early_clips=clips)
-        stage = StageEvaluators(dataclasses.replace(config, evaluation=evaluation), None, None)
+        changed = dataclasses.replace(config, evaluation=evaluation)
+        stage = StageEvaluators(changed, lambda state: {}, None)
         stage.early = EarlyScore("likeness", True, lambda state, found: 0.0)
         return [evaluator.name for evaluator in stage.make(writer, started=started)]
 
