@@ -30,7 +30,7 @@ from nbp import build
 from nbp.build_sampling import (
     RequestPlan,
     describe_array,
-    draw_in_block,
+    draw_as_asked,
     load_request_sampler,
     plan_request,
     read_drawing,
@@ -59,13 +59,15 @@ Label = str | SupportsIndex  # the name of a class, or its id
 class PassOptions(TypedDict, total=False):
     """Those of them that say how passes are made."""
 
-    decoding: Literal["plain", "jacobi", "relaxed"]
+    decoding: Literal["plain", "jacobi", "relaxed", "self_speculative"]
     window: int | None
     radius: int | None
     delta: float | None
     weights: Literal["compute", "int8"] | None
     cache: Literal["compute", "bfloat16", "int8"] | None
     block: str | None
+    opener: str | Path | None
+    opener_frames: int | None
     refinements: int | None
     commit: Literal["entropy", "confidence", "order"] | None
     entropy_bound: float | None
@@ -329,7 +331,7 @@ class Run:
 
     def _draw(self, request: SampleRequest) -> Video:
         """The videos that `nbp.sample` would write."""
-        config = draw_in_block(self.config, request.sampling.get("block", ""))
+        config = draw_as_asked(self.config, request)
         plan = plan_request(config, self.labels, request)
         count, size = plan.count, self.config.data.size
         frames = plan.request.long.num_frames or self.config.data.frames
@@ -350,7 +352,8 @@ class Run:
         sampling, decoding = key = (plan.sampling, plan.decoding)
         if key not in self._samplers:
             held = self._samplers.values()
-            alike = [s for s in held if s.sampling.weights == sampling.weights]
+            wanted = (sampling.weights, sampling.opener)
+            alike = [s for s in held if (s.sampling.weights, s.sampling.opener) == wanted]
             if alike:
                 network = build.make_generator_network(config, self.labels)
                 self._samplers[key] = replace(

@@ -43,7 +43,7 @@ import jax.numpy as jnp
 
 from nbp.build_sampling import (
     RequestPlan,
-    draw_in_block,
+    draw_as_asked,
     load_request_sampler,
     plan_request,
     read_drawing,
@@ -83,7 +83,7 @@ def sample_workdir(
     """Draws `request.count` clips into `out`; returns the name of each clip's condition."""
     keep_freed_memory()
     keep_compiled()
-    config = draw_in_block(read_config(workdir), request.sampling.get("block", ""))
+    config = draw_as_asked(read_config(workdir), request)
     if is_main():
         check_writable_folder(out, "Name another with --out DIR.")
         find_earlier(out)
@@ -109,7 +109,11 @@ def sample_workdir(
     if is_main():  # every process has drawn the same clips
         write_samples(samples, files)
         planned = config.plan.passes(config.plan.tokens_of_frames(plan.given_frames))
-        print(f"{samples.passes.mean():.1f} passes per clip on average; the plan has {planned}")
+        told = f"the plan has {planned}"
+        if plan.sampling.opener:
+            opened = f"{samples.opener_passes.mean():.1f} of them by {plan.sampling.opener}"
+            told = f"{opened}; without it {told}"
+        print(f"{samples.passes.mean():.1f} passes per clip on average; {told}")
     return names
 
 

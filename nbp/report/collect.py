@@ -229,8 +229,10 @@ def list_drawing(reports: list[EvaluationResult]) -> list[Speed]:
                 (drawn["clips_per_second"], "clips generated", "1/s"),
                 (drawn["frames_per_second"], "frames generated", "1/s"),
                 (drawn["passes"], "passes of the generator for a clip", ""),
+                (drawn.get("opener_passes"), "of these, passes of the opener", ""),
             ):
-                found.append(Speed(what, float(value), unit, source))
+                if value is not None:
+                    found.append(Speed(what, float(value), unit, source))
             parts = drawn["seconds_of"].items()
             found += [Speed(f"time of {name}", float(value), "s", source) for name, value in parts]
         found.append(Speed("whole evaluation", float(result.conditions.seconds), "s", source))

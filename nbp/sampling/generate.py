@@ -36,6 +36,7 @@ def generate(
     null: Bool[Array, "b"] | None = None,
     known: Int[Array, "b size"] | None = None,
     given: int = 0,
+    until: int | None = None,
     kept: Bool[Array, "b size"] | None = None,
     sampling: SamplingConfig = PLAIN,
 ) -> Int[Array, "b size"]:
@@ -48,7 +49,8 @@ def generate(
       key: root random key. sample_ids: a number per clip; equal numbers draw equal noise.
       prompt: raw prompt ids; null: samples to draw without their condition.
       known: codes in generation order, of which the first `given` are kept as they are.
-      given: whole blocks (see `SequencePlan.schedule`, which raises ValueError otherwise).
+      given, until: whole blocks (see `SequencePlan.schedule`, which raises ValueError otherwise).
+        Tokens from `until` on are not drawn, and mean nothing.
       kept: further codes of `known` that are kept, anywhere: drafts that begin accepted. A token
         knows those of its block and of the blocks before. Needs the draft channel.
 
@@ -56,7 +58,7 @@ def generate(
     the head covers them) are fed back unchanged and clipped at the end, as the official code does.
     """
     options: dict[str, Any] = {"prompt": prompt, "null": null, "known": known, "given": given}
-    options |= {"kept": kept, "sampling": sampling}
+    options |= {"until": until, "kept": kept, "sampling": sampling}
     return generate_checked(model, key, sample_ids, **options)[0]
 
 
@@ -98,6 +100,7 @@ def _generate(
     null: Array | None = None,
     known: Array | None = None,
     given: int = 0,
+    until: int | None = None,
     kept: Array | None = None,
     sampling: SamplingConfig = PLAIN,
 ) -> "Drawn":
@@ -108,6 +111,7 @@ def _generate(
         prompt=prompt,
         null=null,
         given=given,
+        until=until,
         sampling=sampling,
     )
     if known is None:
@@ -129,6 +133,7 @@ def make_generation(
     prompt: Int[Array, "b p"] | None,
     null: Bool[Array, "b"] | None,
     given: int,
+    until: int | None = None,
     sampling: SamplingConfig,
 ) -> "Generation":
     """One generation of the arguments of `generate`, before its first pass.
@@ -142,7 +147,7 @@ def make_generation(
         require_drafts(decoder.model, f"refinements {sampling.refinements}")
     return Generation(
         decoder=decoder,
-        schedule=plan.schedule(given),
+        schedule=plan.schedule(given, until),
         keys=jax.vmap(functools.partial(jax.random.fold_in, key))(sample_ids),
         prompt=_double(prompt) if guided else prompt,
         null=jnp.arange(2 * batch) >= batch if guided else null,
@@ -324,7 +329,7 @@ class Generation(Drawing):
         plan = self.model.plan
         logits, cache = self.look(ids, cache, start, fed=fed, drawn=drawn, k_end=k_end, index=index)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, index)
-        passes = self.schedule.passes
+        passes = self.schedule.planned
         drawn_tokens = draw_tokens(self.sampling, keys, logits, index=index, passes=passes)
         finite = (drawn_tokens >= 0).all(1)
         new = jnp.maximum(drawn_tokens, 0) + self.model.output_ids.start
@@ -390,7 +395,7 @@ class Generation(Drawing):
             keys = jax.vmap(
                 lambda key: jax.random.fold_in(jax.random.fold_in(key, index), pass_index)
             )(self.keys)
-            when: dict[str, Any] = {"index": index, "passes": self.schedule.passes}
+            when: dict[str, Any] = {"index": index, "passes": self.schedule.planned}
             drawn = draw_tokens(sampling, keys, logits, **when)
             return drawn, token_probabilities(sampling, logits, **when), keys
 
@@ -409,7 +414,9 @@ class Generation(Drawing):
         if not self.sampling.guidance:
             return logits
         conditional, unconditional = jnp.split(logits, 2)
-        t = guidance_weight(self.sampling, index, self.schedule.passes)
+        t = guidance_weight(self.sampling, index, self.schedule.planned)
+        if jnp.ndim(index):  # of each position
+            t = jnp.broadcast_to(t, jnp.shape(index))[..., None]
         return (1 + t) * conditional - t * unconditional
 
 

@@ -159,7 +159,8 @@ class Rollout:
         kind = self.slide.kind
         run = self._reencode if kind == "reencode" else self._move_codes
         frame, latent = 0, 0
-        for videos, tokens in run(batch, make_key(seed), given):
+        begun = self.sampler.begin(batch, make_key(seed), given)
+        for videos, tokens in run(begun.batch, begun.key, begun.given):
             videos = videos[: batch.keep, : frames - frame]
             needed = latents_of_frames(frame + videos.shape[1], self.stride) - latent
             tokens = tokens[: batch.keep, :needed]

@@ -29,11 +29,14 @@ GUIDANCE = Real(0.0, STRONGEST)
 BOUND = Real(0.0, 1e6)
 
 
+DecodingKind = Literal["plain", "jacobi", "relaxed", "self_speculative"]
+
+
 @dataclass(frozen=True)
 class DecodingRequest:
     """How passes are made (`nbp.sampling.speculative`); None leaves a number to the decoding."""
 
-    decoding: Literal["plain", "jacobi", "relaxed"] = "plain"
+    decoding: DecodingKind = "plain"
     window: int | None = None
     radius: int | None = None
     delta: float | None = None
@@ -119,10 +122,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--commit", choices=get_args(CommitKind), help="which draws a pass over a block accepts")
     add("--entropy_bound", type=BOUND, help="commit entropy: nats that are accepted at once")
     add("--confidence_noise", type=BOUND, help="commit confidence: noise on log-probabilities")
-    add("--decoding", choices=("plain", "jacobi", "relaxed"), default="plain", help="of passes")
+    add("--decoding", choices=get_args(DecodingKind), default="plain", help="of passes")
     add("--window", type=COUNT, help="passes that jacobi and relaxed look at at once")
     add("--radius", type=COUNT, help="relaxed: levels that mass may move")
     add("--delta", type=SHARE, help="relaxed: share of it that may move, 0..1")
+    add(
+        "--opener", metavar="DIR", help="workdir of another generator, which draws the first frames"
+    )
+    add("--opener_frames", type=COUNT, help="latent frames that it draws; default 1")
     add("--weights", choices=get_args(WeightType), help="what decoding keeps the weights in")
     add("--cache", choices=get_args(CacheType), help="the same for keys and values")
     add("--seed", type=SEED, default=0, help="of all randomness; default 0")

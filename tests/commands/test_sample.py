@@ -299,6 +299,7 @@ NOT_IN_RANGE = {
     "--window": ("0", "-3"),
     "--radius": ("0", str(2**32)),
     "--refinements": ("0", "1.5", "-1"),
+    "--opener_frames": ("0", "1.5", "-1"),
     "--entropy_bound": ("nan", "-0.1", "inf"),
     "--confidence_noise": ("-1", "1e9"),
     "--delta": ("nan", "1.5", "-0.1"),
@@ -370,7 +371,7 @@ def list_names(folder: Path) -> set[str]:
 
 def make_samples(count: int, value: int = 0) -> Samples:
     videos = np.full((count, 2, 16, 16, 3), value, np.uint8)
-    return Samples(videos, np.zeros((count, 1, 2, 2), np.int32), np.ones(count, np.int32))
+    return Samples(videos, np.zeros((count, 1, 2, 2), np.int32), *np.ones((2, count), np.int32))
 
 
 def test_a_smaller_set_takes_the_place_of_a_larger_one(tmp_path):
