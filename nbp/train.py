@@ -263,7 +263,7 @@ def train_stage(
             writer=writer,
             meta=meta,
             seed=config.seed,
-            evaluators=evaluators.make(writer),
+            evaluators=evaluators.make(writer, started=begin is not None),
         )
 
 

@@ -173,6 +173,8 @@ class EvaluationConfig:
     held-out clips instead of generated.
     every: steps of the generator between Frechet distances of `every_clips` clips during training,
     0 for none; under `protocol`, else the data's own, with `features`, else random ones.
+    early_clips: clips drawn in the first 90 updates of a generator that starts from other weights,
+    every 15, to see that they improve when its loss falls (docs/guard_rails.md); 0 for none.
     """
 
     protocol: str = ""
@@ -182,6 +184,7 @@ class EvaluationConfig:
     given_frames: Natural = 0
     every: Natural = 0
     every_clips: Annotated[int, Range(2.0)] = 64
+    early_clips: Natural = 8
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,12 @@ class Generator(nnx.Module):
         x = self.transformer(x, self.plan.k_end, key_mask=hidden, key=key2)
         return x[:, self.plan.prompt_length :]
 
+    def with_plan(self, plan: SequencePlan) -> "Generator":
+        """The same parameters in another plan that they learned (`generator.blocks`)."""
+        other = nnx.merge(*nnx.split(self))
+        other.plan = other.positions.plan = plan
+        return other
+
     def targets(self, codes: Int[Array, "b size"]) -> Int[Array, "b n"]:
         """The class index, among the head's outputs, of each scored token."""
         shift = self.vocabulary.code_offset - self.output_ids.start

@@ -38,6 +38,7 @@ def generate(
     null: Bool[Array, "b"] | None = None,
     known: Int[Array, "b size"] | None = None,
     given: int = 0,
+    until: int | None = None,
     kept: Bool[Array, "b size"] | None = None,
     sampling: SamplingConfig = PLAIN,
 ) -> Int[Array, "b size"]:
@@ -50,7 +51,8 @@ def generate(
       key: root random key. sample_ids: a number per clip; equal numbers draw equal noise.
       prompt: raw prompt ids; null: samples to draw without their condition.
       known: codes in generation order, of which the first `given` are kept as they are.
-      given: whole blocks (see `SequencePlan.schedule`, which raises ValueError otherwise).
+      given, until: whole blocks (see `SequencePlan.schedule`, which raises ValueError otherwise).
+        Tokens from `until` on are not drawn, and mean nothing.
       kept: further codes of `known` that are kept, anywhere: drafts that begin accepted. A token
         knows those of its block and of the blocks before. Needs the draft channel, or a joint
         head, where a token knows those before it.
@@ -59,7 +61,7 @@ def generate(
     the head covers them) are fed back unchanged and clipped at the end, as the official code does.
     """
     options: dict[str, Any] = {"prompt": prompt, "null": null, "known": known, "given": given}
-    options |= {"kept": kept, "sampling": sampling}
+    options |= {"until": until, "kept": kept, "sampling": sampling}
     return generate_checked(model, key, sample_ids, **options)[0]
 
 
@@ -101,6 +103,7 @@ def _generate(
     null: Array | None = None,
     known: Array | None = None,
     given: int = 0,
+    until: int | None = None,
     kept: Array | None = None,
     sampling: SamplingConfig = PLAIN,
 ) -> "Drawn":
@@ -111,6 +114,7 @@ def _generate(
         prompt=prompt,
         null=null,
         given=given,
+        until=until,
         sampling=sampling,
     )
     if known is None:
@@ -132,6 +136,7 @@ def make_generation(
     prompt: Int[Array, "b p"] | None,
     null: Bool[Array, "b"] | None,
     given: int,
+    until: int | None = None,
     sampling: SamplingConfig,
 ) -> "Generation":
     """One generation of the arguments of `generate`, before its first pass.
@@ -145,7 +150,7 @@ def make_generation(
         require_drafts(decoder.model, f"refinements {sampling.refinements}")
     return Generation(
         decoder=decoder,
-        schedule=plan.schedule(given),
+        schedule=plan.schedule(given, until),
         keys=jax.vmap(functools.partial(jax.random.fold_in, key))(sample_ids),
         prompt=_double(prompt) if guided else prompt,
         null=jnp.arange(2 * batch) >= batch if guided else null,
@@ -329,7 +334,7 @@ class Generation(Drawing):
         plan, first_id = self.model.plan, self.model.output_ids.start
         hidden, cache = self.feed(ids, cache, start, fed=fed, drawn=drawn, k_end=k_end)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, index)
-        passes = self.schedule.passes
+        passes = self.schedule.planned
 
         def choose(logits: Array, step: Array | None) -> Array:
             own, guided = keys, self.guide(logits, index)
@@ -417,7 +422,7 @@ class Generation(Drawing):
             keys = jax.vmap(
                 lambda key: jax.random.fold_in(jax.random.fold_in(key, index), pass_index)
             )(self.keys)
-            when: dict[str, Any] = {"index": index, "passes": self.schedule.passes}
+            when: dict[str, Any] = {"index": index, "passes": self.schedule.planned}
             drawn = draw_tokens(sampling, keys, logits, **when)
             return drawn, token_probabilities(sampling, logits, **when), keys
 
@@ -436,7 +441,9 @@ class Generation(Drawing):
         if not self.sampling.guidance:
             return logits
         conditional, unconditional = jnp.split(logits, 2)
-        t = guidance_weight(self.sampling, index, self.schedule.passes)
+        t = guidance_weight(self.sampling, index, self.schedule.planned)
+        if jnp.ndim(index):  # of each position
+            t = jnp.broadcast_to(t, jnp.shape(index))[..., None]
         return (1 + t) * conditional - t * unconditional
 
 
