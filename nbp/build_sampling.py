@@ -350,6 +350,11 @@ def make_sampling(config: Config, changes: Mapping[str, Any] | None = None) -> S
         raise ConfigError(str(error)) from error
     if sampling.guidance and config.generator.prompt == "none":
         raise ConfigError("guidance needs a label-conditional model; this one has no prompt")
+    if sampling.refinements > 1 and config.generator.head != "vocabulary":
+        raise ConfigError(
+            f"refinements {sampling.refinements}: a model with generator.head="
+            f"{config.generator.head} has no drafts and draws a block in 1 pass"
+        )
     if sampling.refinements > 1 and not config.generator.draft:
         raise ConfigError(f"refinements {sampling.refinements}: {NO_DRAFTS}")
     if "opener_frames" in (changes or {}) and not sampling.opener:
@@ -373,6 +378,11 @@ def make_decoding(config: Config, request: SampleRequest) -> Decoding:
         raise ConfigError(
             f"--decoding {chosen.decoding} draws each block in one pass, not {refinements}: use "
             "--refinements 1"
+        )
+    if config.generator.head != "vocabulary" and chosen.decoding != "plain":
+        raise ConfigError(
+            f"--decoding {chosen.decoding} compares probabilities of whole codes, which a model "
+            f"with generator.head={config.generator.head} does not have: leave it out"
         )
     levels = find_levels(config) if chosen.decoding == "relaxed" else ()
     if request.long.anchor and chosen.decoding != "plain":
@@ -556,7 +566,8 @@ def check_given_anywhere(config: Config, request: SampleRequest) -> None:
     flag = "--mask" if request.mask is not None else "--between"
     if request.mask is None and request.between is None:
         return
-    if not config.generator.draft:
+    chained = config.generator.head == "joint" and request.mask is not None
+    if not config.generator.draft and not chained:
         raise ConfigError(f"{flag}: {NO_DRAFTS}")
     frames = request.long.num_frames
     if frames is not None and frames > config.data.frames:

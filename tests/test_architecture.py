@@ -81,6 +81,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "nbp.config": (
         "nbp.config",
         "nbp.layout",
+        "nbp.models.heads",
         "nbp.models.tokenizer",
         "nbp.nn.attention.choose",
         "nbp.data.moving_shapes",
