@@ -27,11 +27,19 @@ TIME = 0  # of the axes t, h, w
 FAR = 1024  # latent frames; see `turn_angles`
 
 
+class Sinks(NamedTuple):
+    """How queries turn towards the first `count` keys of a cache, where it is another way."""
+
+    count: int
+    query: tuple[Array, Array]
+
+
 class Rotation(NamedTuple):
     """Cosines and sines of n positions, float32: of queries [n 1 e], of keys [n k e] by head."""
 
     query: tuple[Array, Array]
     key: tuple[Array, Array]
+    sinks: Sinks | None = None
 
     def turn(
         self, q: Float[Array, "b n k d"], k: Float[Array, "b n k d"]
