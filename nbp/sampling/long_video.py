@@ -35,17 +35,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nbp.layout import (
-    RollingWindow,
-    SequencePlan,
-    frames_of_latents,
-    latents_of_frames,
-    list_sinks,
-)
+from nbp.layout import SequencePlan, frames_of_latents, latents_of_frames
 from nbp.models.tokenizer_streaming import decode_step
 from nbp.nn.attention.kv_cache import Cache
 from nbp.sampling.generate import Generation, clip_codes, make_generation
-from nbp.sampling.rolling import roll
+from nbp.sampling.rolling import RollingWindow, list_sinks, roll
 from nbp.sampling.sampler import Batch, Sampler, make_key
 from nbp.shapes import Array, Bool, Clips, Int, PyTree, UInt8
 

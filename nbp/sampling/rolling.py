@@ -3,7 +3,7 @@
 """A rolling cache: blocks of one endless stream of codes, for generators with rotary positions.
 
 A clip is drawn as ever. From there on each pass draws the next block of the stream, and its keys
-and values take the slots of blocks that have left the window (`nbp.layout.RollingWindow`). What is
+and values take the slots of blocks that have left the window (`RollingWindow`). What is
 kept: the sinks, which are the prompt and the first latent frames (StreamingLLM, arXiv 2309.17453),
 and the latest frames, as many as make a trained clip with the sinks.
 
@@ -18,13 +18,99 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
-from nbp.layout import Phase, RollingWindow
+from nbp.layout import Phase, SequencePlan
 from nbp.models.inference import forward_cached
 from nbp.nn.attention.kv_cache import Cache
 from nbp.nn.rotary import Sinks
 from nbp.sampling.generate import Drawn, Generation
-from nbp.shapes import Array, Float, Int
+from nbp.shapes import Array, Bool, Float, Int
+
+
+@dataclass(frozen=True)
+class RollingWindow:
+    """The slots of a cache through which a stream of blocks rolls that does not end with a clip.
+
+    The slots `[0, base)` hold the prompt and the first `sinks` latent frames of the stream: they
+    are the first positions of the plan and stay. The others are a ring of blocks. A slot belongs to
+    the block that is *read* there. The query of a block of the latent frames f (as many as a block
+    is deep) sees the sinks and what is read of the latest frames up to f, as many as make a clip
+    with the sinks; those of an older frame leave together, since they would stand at a distance
+    that no clip has. `newest` is where the plan has the queries of a clip's last latent frames.
+
+    Raises ValueError for a number of sinks that the plan does not allow.
+    """
+
+    plan: SequencePlan
+    sinks: int
+
+    def __post_init__(self) -> None:
+        plan, allowed = self.plan, list_sinks(self.plan)
+        if not allowed:
+            raise ValueError(
+                f"a window of {plan.grid.t} latent frames in blocks of depth {plan.block[0]} with "
+                f"opening {plan.opening.kind} cannot roll: the frame that is drawn, one before it "
+                "and what the opening draws token by token need more"
+            )
+        if self.sinks not in allowed:
+            raise ValueError(
+                f"{self.sinks} latent frames as sinks: a window of {plan.grid.t} in blocks of "
+                f"depth {plan.block[0]} keeps {', '.join(map(str, allowed))}"
+            )
+
+    @property
+    def passes(self) -> int:
+        """Blocks that lie beside each other: passes for as many latent frames as one is deep."""
+        return self.plan.block[0] * self.plan.grid.frame // self.plan.block_size
+
+    @property
+    def newest(self) -> int:
+        """First query of the last latent frames of the plan."""
+        return self.plan.length - self.passes * self.plan.block_size
+
+    @property
+    def base(self) -> int:
+        """Slots that stay; the rest is the ring."""
+        return self.plan.length - self.ring * self.plan.block_size
+
+    @property
+    def ring(self) -> int:
+        """Blocks that the ring holds: all that are read behind the sinks, the last is not."""
+        return (self.plan.grid.t - self.sinks) // self.plan.block[0] * self.passes - 1
+
+    def later(self, number: Any) -> Any:
+        """Latent frames by which the `number`-th ones of the stream stand behind a clip's last."""
+        return number * self.plan.block[0] - (self.plan.grid.t - self.plan.block[0])
+
+    def slot(self, number: Any, index: Any) -> Any:
+        """Where the query of block `index` of the `number`-th latent frames is written.
+
+        Both may be traced. number: from 0, in units of the depth of a block.
+        """
+        return self.base + self._place(number, index) * self.plan.block_size
+
+    def visible(self, number: Any, index: Any) -> Bool[Any, "length"]:
+        """The slots that this query attends, its own among them."""
+        slots = np.arange(self.plan.length)
+        age = (self._place(number, index) - (slots - self.base) // self.plan.block_size) % self.ring
+        frames = (self.plan.grid.t - self.sinks) // self.plan.block[0] - 1
+        return (slots < self.base) | (age < frames * self.passes + index)
+
+    def _place(self, number: Any, index: Any) -> Any:
+        """In the ring; its first block reads the first one behind the sinks."""
+        read = number * self.passes + index - 1
+        return (read - self.sinks // self.plan.block[0] * self.passes) % self.ring
+
+
+def list_sinks(plan: SequencePlan) -> list[int]:
+    """Numbers of latent frames that can stay while blocks roll past; none for short clips.
+
+    Two frames roll at least, and what is drawn token by token stays: the ring has whole blocks.
+    """
+    depth = plan.block[0]
+    fewest = -(-plan.narrow // (depth * plan.grid.frame)) * depth
+    return list(range(fewest, plan.grid.t - depth, depth))
 
 
 @dataclass(frozen=True)

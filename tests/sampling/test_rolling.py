@@ -14,7 +14,7 @@ import pytest
 from nbp.build_sampling import plan_slide
 from nbp.config import load_config
 from nbp.errors import ConfigError
-from nbp.layout import LatentGrid, Opening, RollingWindow, SequencePlan, list_sinks
+from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.inference import make_inference_model
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
@@ -23,7 +23,7 @@ from nbp.sample import print_remainder
 from nbp.sampling.generate import make_generation
 from nbp.sampling.long_video import Piece, Rollout, Slide, choose_rolling
 from nbp.sampling.request import DecodingRequest, LongRequest, SampleRequest
-from nbp.sampling.rolling import roll
+from nbp.sampling.rolling import RollingWindow, list_sinks, roll
 from nbp.sampling.sampler import Sampler
 from nbp.sampling.settings import SamplingConfig
 from tests import tiny
