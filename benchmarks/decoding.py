@@ -11,7 +11,8 @@ compilation. `plain:1` is plain sampling with another seed, which shows what cha
 statistics. `jacobi:4` has a window of 4 passes, `anew:4` too but draws all drafts behind a
 rejected one anew, `relaxed:4:0.1:1` moves at most a share of 0.1 within radius 1. `refine:8` draws
 each block in at most 8 passes (models with the draft channel), `refine:8:entropy:0.5`,
-`refine:8:confidence:1` and `refine:8:order` by the rule of that name.
+`refine:8:confidence:1` and `refine:8:order` by the rule of that name. Of a run with several blocks
+`token` draws in token blocks, and `self:row` so, too, with drafts in rows (self-speculation).
 """
 
 import argparse
@@ -30,6 +31,7 @@ from nbp.config.schema import Config
 from nbp.layout import frames_of_latents
 from nbp.metrics.label_agreement import label_agreement
 from nbp.sampling.sampler import Sampler
+from nbp.sampling.self_speculative import SelfSpeculative
 from nbp.sampling.speculative import Autoregressive, Decoding, RelaxedJacobi, SpeculativeJacobi
 from nbp.workdir import read_config, read_labels
 
@@ -48,10 +50,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--decodings", nargs="+", default=DECODINGS)
     arguments = parser.parse_args(argv)
-    config, labels = read_config(arguments.workdir), read_labels(arguments.workdir)
-    sampling = make_sampling(config)
+    trained, labels = read_config(arguments.workdir), read_labels(arguments.workdir)
+    sampling = make_sampling(trained)
     reference = None
     for name in arguments.decodings:
+        by_tokens = name.split(":")[0] in ("token", "self")
+        config = trained.with_block("token") if by_tokens else trained
         sampler, origin = build_sampling.load_sampler(
             config,
             arguments.workdir,
@@ -88,9 +92,11 @@ def make_decoding(name: str, config: Config) -> Decoding:
     """The decoding of a command line's name, as `relaxed:WINDOW:DELTA:RADIUS`."""
     kind, *numbers = name.split(":")
     match kind, numbers:
+        case "self", [block]:
+            return SelfSpeculative(config.plan_of(block))
         case "plain", [] | [_]:
             return Autoregressive()
-        case "refine", [_] | [_, _] | [_, _, _]:
+        case ("refine", [_] | [_, _] | [_, _, _]) | ("token", []):
             return Autoregressive()
         case "jacobi", [window]:
             return SpeculativeJacobi(int(window))
@@ -100,7 +106,8 @@ def make_decoding(name: str, config: Config) -> Decoding:
             return RelaxedJacobi(find_levels(config), int(window), int(radius), float(delta))
         case _:
             raise SystemExit(
-                f"{name}: use plain, jacobi:N, anew:N, relaxed:N:DELTA:RADIUS or refine:N"
+                f"{name}: use plain, jacobi:N, anew:N, relaxed:N:DELTA:RADIUS, refine:N, token or "
+                "self:BLOCK"
             )
 
 

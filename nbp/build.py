@@ -54,6 +54,13 @@ GENERATOR_GROUPS = (
     ParamGroup("tokens|drafts", decay=False),
     ParamGroup(".*(bias|scale)|null_prompt|positions/.*", decay=False),
 )
+# In the place of head/kernel where the head is joint.
+JOINT_HEAD_GROUPS = (
+    ParamGroup("head/transformer/.*qkv/kernel", matrix="joined"),
+    ParamGroup("head/(transformer/.*(proj|up|down)|enter|mix)/kernel", matrix="dense"),
+    ParamGroup("head/out/kernel"),
+    ParamGroup("head/(previous|begin|places|earlier|slots)", decay=False),
+)
 
 
 def make_conv() -> ConvBackend:
@@ -115,12 +122,16 @@ def make_generator_network(
         texts=find_texts(labels) if text else None,
         padding=PADDING if text and generator.padding == "hidden" else None,
         draft=generator.draft,
+        head=config.head,
     )
 
 
 def make_generator_groups(config: Config) -> tuple[ParamGroup, ...]:
     """Matrices are stored as the configuration says, the few other values in float32."""
     *matrices, vectors = GENERATOR_GROUPS
+    if config.generator.head == "joint":
+        kept = [group for group in matrices if group.pattern != "head/kernel"]
+        matrices = [*kept, *JOINT_HEAD_GROUPS]
     storage = config.memory.parameters
     return (*(dataclasses.replace(group, storage=storage) for group in matrices), vectors)
 
@@ -134,7 +145,10 @@ def make_mesh(
     fsdp = chosen.fsdp
     if not fsdp:
         left = max(1, total // (chosen.tensor * max(1, chosen.data)))
-        fsdp = math.gcd(left, config.generator.width if stage == "generator" else 0)
+        generator = config.generator
+        widths = [generator.width] if stage == "generator" else []
+        widths += [generator.joint_head.width] if widths and generator.head == "joint" else []
+        fsdp = math.gcd(left, *widths)
     return mesh.make_mesh(
         data=chosen.data or None, fsdp=fsdp, tensor=chosen.tensor, devices=devices
     )

@@ -21,19 +21,23 @@ from nbp.build import (
     make_generator_network,
     make_tokenizer_network,
 )
+from nbp.config import expand_path
 from nbp.config.schema import Config
 from nbp.data.masks import keep_cells, keep_ends
+from nbp.data.prompts import load_prompts
 from nbp.data.video.decode import read_clip
-from nbp.errors import ConfigError
-from nbp.layout import Box, frames_of_latents
+from nbp.errors import CheckpointError, ConfigError
+from nbp.layout import Box, SequencePlan, frames_of_latents
 from nbp.parallel import mesh
 from nbp.sampling.finite import check_parameters
 from nbp.sampling.long_video import Slide, SlideKind, choose_rolling, choose_slide
 from nbp.sampling.request import SampleRequest
-from nbp.sampling.sampler import Sampler
+from nbp.sampling.sampler import Opener, Sampler, find_opened
+from nbp.sampling.self_speculative import SelfSpeculative, check_plans
 from nbp.sampling.settings import SamplingConfig
 from nbp.sampling.speculative import AUTOREGRESSIVE, Decoding, RelaxedJacobi, SpeculativeJacobi
-from nbp.workdir import find_label
+from nbp.sampling.story import NONE, Line, Scene, Story, read_story
+from nbp.workdir import find_label, has_begun, read_config, read_labels
 
 NO_DRAFTS = (
     "this model has no draft channel: train with --config.generator.draft=True, from its own "
@@ -53,6 +57,97 @@ def draw_in_block(config: Config, block: str | Box = "") -> Config:
         raise ConfigError(
             f"sampling in {error}. Train it with more: --config.generator.blocks"
         ) from error
+
+
+def draw_as_asked(config: Config, request: SampleRequest) -> Config:
+    """As `draw_in_block` for a request; self-speculative decoding draws the clips of token blocks.
+
+    These clips' further blocks begin with the one that drafts.
+    """
+    chosen = draw_in_block(config, request.sampling.get("block", ""))
+    if request.decoder.decoding != "self_speculative" or chosen.plan.block_size == 1:
+        return chosen
+    try:
+        return chosen.with_block("token")
+    except ValueError as error:
+        raise ConfigError(
+            f"--decoding self_speculative checks blocks token by token: {error}. Train it with "
+            "token blocks, too: --config.generator.blocks=\"('token',)\""
+        ) from error
+
+
+def read_opener(config: Config, labels: Sequence[str], sampling: SamplingConfig) -> Config | None:
+    """The configuration of the opener that a sampling names; None where there is none.
+
+    Raises CheckpointError where it is not trained, ConfigError where it has another grid, other
+    codes or other conditions.
+    """
+    if not sampling.opener:
+        return None
+    place = find_opener(sampling)
+    opener = draw_in_block(read_config(place))
+    if not has_begun(place, "generator"):
+        raise CheckpointError(f"sampling.opener: {place} holds no trained generator")
+    here, there = ((c.grid.shape, c.tokenizer.make_quantizer().codes) for c in (config, opener))
+    if (here, config.generator.prompt) != (there, opener.generator.prompt):
+        sides = [
+            f"a grid of {grid} with {codes} codes and prompt {c.generator.prompt}"
+            for (grid, codes), c in ((there, opener), (here, config))
+        ]
+        raise ConfigError(f"sampling.opener {place} has {sides[0]}, this model {sides[1]}")
+    if config.generator.prompt != "none" and tuple(read_labels(place)) != tuple(labels):
+        raise ConfigError(f"sampling.opener {place} was trained with other classes than this model")
+    return opener
+
+
+def find_opener(sampling: SamplingConfig) -> Path:
+    """The workdir of the opener; ConfigError where its path has a variable that is not set."""
+    try:
+        return Path(expand_path(sampling.opener))
+    except ValueError as error:
+        raise ConfigError(f"sampling.opener: {error}") from error
+
+
+def check_opener(
+    config: Config, labels: Sequence[str], sampling: SamplingConfig, *, given: int
+) -> None:
+    """As `read_opener`; ConfigError too where its frames behind `given` ones do not fit."""
+    opener = read_opener(config, labels, sampling)
+    if opener is None:
+        return
+    try:
+        find_opened(config.plan, opener.plan, given, sampling)
+    except ValueError as error:
+        raise ConfigError(f"sampling.opener {sampling.opener}: {error}") from error
+
+
+def load_opener(
+    config: Config, labels: Sequence[str], sampling: SamplingConfig, *, tokenizer: Trained
+) -> tuple[Opener | None, dict[str, Any]]:
+    """The opener that a sampling names, if any, and the provenance of its parameters.
+
+    Errors as in `read_opener`; CheckpointError where its codes are those of another tokenizer.
+    """
+    opener = read_opener(config, labels, sampling)
+    if opener is None:
+        return None, {}
+    place, network = find_opener(sampling), make_generator_network(opener, labels)
+    trained = load_trained(
+        place,
+        "generator",
+        network=network,
+        ema=opener.train.generator.ema > 0,
+        groups=make_generator_groups(opener),
+    )
+    codes = trained.meta.get("tokenizer_sha256") or load_tokenizer(opener, place).sha256
+    if codes != tokenizer.sha256:
+        raise CheckpointError(
+            f"sampling.opener {place} was trained on the tokenizer {codes[:16]}, but this model's "
+            f"(step {tokenizer.step}) is {tokenizer.sha256[:16]}: its codes mean something else. "
+            "Train both generators on copies of one tokenizer."
+        )
+    origin = {"opener_step": trained.step, "opener_sha256": trained.sha256}
+    return Opener(network, trained.params), origin
 
 
 def make_sampling_mesh(config: Config) -> Mesh | None:
@@ -100,11 +195,14 @@ def load_sampler(
         decoding=decoding,
     )
     check_tokenizer(trained_generator, trained_tokenizer)
+    opener, opened = load_opener(config, labels, sampling, tokenizer=trained_tokenizer)
+    sampler = replace(sampler, opener=opener)
     origin = {
         "tokenizer_step": trained_tokenizer.step,
         "tokenizer_sha256": trained_tokenizer.sha256,
         "generator_step": trained_generator.step,
         "generator_sha256": trained_generator.sha256,
+        **opened,
     }
     return sampler, origin
 
@@ -113,9 +211,9 @@ def load_sampler(
 class RequestPlan:
     """A request for samples that was checked against the configuration of its workdir.
 
-    request: with `per_class` written as conditions. ids: class of each condition, None without.
-    given_frames: latent frames that are kept. slide: how windows move, None where no video is
-    longer than a clip.
+    request: with `per_class` written as conditions, and the length of a story. ids: class of each
+    condition, None without. given_frames: latent frames that are kept. slide: how windows move,
+    None where no video is longer than a clip. story: of each video, in place of `ids`.
     """
 
     request: SampleRequest
@@ -124,6 +222,7 @@ class RequestPlan:
     ids: list[int] | None
     given_frames: int
     slide: Slide | None
+    story: Story | None = None
 
     @property
     def count(self) -> int:
@@ -133,22 +232,76 @@ class RequestPlan:
     def name_clips(self, labels: Sequence[str]) -> list[str]:
         """What each clip shows."""
         ids, copies = self.ids, self.request.samples_per_condition
+        if self.story is not None:
+            return [" then ".join(name for _, name in self.story_script(labels))] * self.count
         names = ["clip"] * self.request.count if ids is None else [labels[i] for i in ids]
         return [name for name in names for _ in range(copies)]
+
+    def story_script(self, labels: Sequence[str]) -> tuple[tuple[int, str], ...]:
+        """(first frame, label) of each scene of the story, () without one."""
+        if self.story is None:
+            return ()
+        shown = [NONE if s.label is None else labels[s.label] for s in self.story.scenes]
+        return tuple(zip(self.story.first_frames, shown, strict=True))
 
 
 def plan_request(config: Config, labels: Sequence[str], request: SampleRequest) -> RequestPlan:
     """Checks a request before anything is read or computed; ConfigError where it cannot be."""
+    story = plan_story(config, labels, request)
+    if story is not None:
+        request = replace(request, long=replace(request.long, num_frames=story.frames))
     request = count_conditions(config, labels, request)
     check_given_anywhere(config, request)
-    return RequestPlan(
+    sampling, given = make_sampling(config, request.sampling), choose_given_frames(config, request)
+    check_opener(config, labels, sampling, given=given)
+    plan = RequestPlan(
         request,
-        make_sampling(config, request.sampling),
+        sampling,
         make_decoding(config, request),
         ids=choose_labels(config, labels, request),
-        given_frames=choose_given_frames(config, request),
+        given_frames=given,
         slide=plan_slide(config, request),
+        story=story,
     )
+    if story is None or plan.slide is None:
+        return plan
+    story.check(depth=config.plan.block[0], least=max(plan.slide.keep, plan.given_frames + 1))
+    first = story.scenes[0].label
+    return replace(plan, ids=None if first is None else [first] * request.count)
+
+
+def plan_story(config: Config, labels: Sequence[str], request: SampleRequest) -> Story | None:
+    """The story of a request with the ids of its labels; ConfigError where it cannot be told."""
+    if request.story is None:
+        return None
+    if config.generator.prompt == "none":
+        raise ConfigError("--story: this model was trained without labels (prompt none)")
+    others = {"label": request.label, "per_class": request.per_class, "mask": request.mask}
+    others |= {"unconditional": request.unconditional or None, "between": request.between}
+    for name, value in others.items():
+        if value is not None:
+            raise ConfigError(f"--story tells the labels of a long video: leave out --{name}")
+    texts = {}
+    if config.generator.prompt == "text":
+        texts = {text: name for name, (text, _) in load_prompts().items()}
+
+    def find(number: int, line: Line) -> int | None:
+        try:
+            return find_label(labels, texts.get(line.label, line.label))
+        except ConfigError as error:
+            if line.label == NONE:
+                return None
+            raise ConfigError(f"--story, scene {number}: {error}") from error
+
+    lines = read_story(request.story)
+    scenes = [Scene(x.frames, find(i, x), x.guidance) for i, x in enumerate(lines, start=1)]
+    story, asked = Story(tuple(scenes), config.tokenizer.stride[0]), request.long.num_frames
+    if asked is not None and asked != story.frames:
+        raise ConfigError(
+            f"--story has {story.frames} frames, --num_frames {asked}: leave out --num_frames, or "
+            "change a scene"
+        )
+    return story
 
 
 def read_drawing(config: Config, plan: RequestPlan) -> dict[str, Any]:
@@ -185,7 +338,7 @@ def load_request_sampler(
         decoding=plan.decoding,
         loaded=loaded,
     )
-    check_parameters({"generator": sampler.generator_params, "tokenizer": sampler.tokenizer_params})
+    check_parameters(sampler.params)
     return replace(sampler, mesh=make_sampling_mesh(config)).laid_out()
 
 
@@ -197,8 +350,15 @@ def make_sampling(config: Config, changes: Mapping[str, Any] | None = None) -> S
         raise ConfigError(str(error)) from error
     if sampling.guidance and config.generator.prompt == "none":
         raise ConfigError("guidance needs a label-conditional model; this one has no prompt")
+    if sampling.refinements > 1 and config.generator.head != "vocabulary":
+        raise ConfigError(
+            f"refinements {sampling.refinements}: a model with generator.head="
+            f"{config.generator.head} has no drafts and draws a block in 1 pass"
+        )
     if sampling.refinements > 1 and not config.generator.draft:
         raise ConfigError(f"refinements {sampling.refinements}: {NO_DRAFTS}")
+    if "opener_frames" in (changes or {}) and not sampling.opener:
+        raise ConfigError("--opener_frames: name the model that draws them with --opener DIR")
     return sampling
 
 
@@ -208,6 +368,7 @@ def make_decoding(config: Config, request: SampleRequest) -> Decoding:
     asked = {"window": chosen.window, "radius": chosen.radius, "delta": chosen.delta}
     given = {name: value for name, value in asked.items() if value is not None}
     takes = {"plain": (), "jacobi": ("window",), "relaxed": ("window", "radius", "delta")}
+    takes["self_speculative"] = ()
     for name in given:
         if name not in takes[chosen.decoding]:
             fitting = " or ".join(kind for kind, names in takes.items() if name in names)
@@ -217,6 +378,11 @@ def make_decoding(config: Config, request: SampleRequest) -> Decoding:
         raise ConfigError(
             f"--decoding {chosen.decoding} draws each block in one pass, not {refinements}: use "
             "--refinements 1"
+        )
+    if config.generator.head != "vocabulary" and chosen.decoding != "plain":
+        raise ConfigError(
+            f"--decoding {chosen.decoding} compares probabilities of whole codes, which a model "
+            f"with generator.head={config.generator.head} does not have: leave it out"
         )
     levels = find_levels(config) if chosen.decoding == "relaxed" else ()
     if request.long.anchor and chosen.decoding != "plain":
@@ -229,10 +395,24 @@ def make_decoding(config: Config, request: SampleRequest) -> Decoding:
                 return SpeculativeJacobi(**given)
             case "relaxed":
                 return RelaxedJacobi(levels, **given)
+            case "self_speculative":
+                return SelfSpeculative(find_drafts(config))
             case _ as never:
                 assert_never(never)
     except ValueError as error:
         raise ConfigError(f"--decoding {chosen.decoding}: {error}") from error
+
+
+def find_drafts(config: Config) -> SequencePlan:
+    """The plan of the blocks that draft for token blocks; ConfigError where there is none."""
+    if not config.generator.blocks:
+        raise ConfigError(
+            "--decoding self_speculative drafts in blocks, and this model knows none but "
+            f"{config.plan.name}: train it with more, --config.generator.blocks=\"('row',)\""
+        )
+    drafts = config.plan_of(config.generator.blocks[0])
+    check_plans(config.plan, drafts)
+    return drafts
 
 
 def find_levels(config: Config) -> tuple[int, ...]:
@@ -298,7 +478,7 @@ def choose_labels(
 def plan_slide(config: Config, asked: SampleRequest) -> Slide | None:
     """How windows move over the videos asked for; None where a trained clip has all frames."""
     request, frames = asked.long, asked.long.num_frames
-    if frames is None or frames <= config.data.frames:
+    if frames is None or (frames <= config.data.frames and asked.story is None):
         if frames is not None and frames < 1:
             raise ConfigError(f"--num_frames {frames}: draw at least 1 frame")
         for flag, value in (
@@ -316,8 +496,8 @@ def plan_slide(config: Config, asked: SampleRequest) -> Slide | None:
         return None
     if request.anchor and request.slide in ("reencode", "rolling"):
         raise ConfigError("--anchor keeps codes as they are: leave out --slide, or use codes")
-    rotary = config.generator.positions == "rotary"
-    usual: SlideKind = "rolling" if rotary else "reencode"
+    rolls = config.generator.positions == "rotary" and asked.story is None
+    usual: SlideKind = "rolling" if rolls else "reencode"
     kind = "anchor" if request.anchor else request.slide or usual
     if request.sinks is not None and kind != "rolling":
         raise ConfigError(f"--sinks {request.sinks}: {kind} has none; they are for --slide rolling")
@@ -339,6 +519,8 @@ def check_rolling(config: Config, asked: SampleRequest) -> None:
             "--slide rolling: this model has learned positions, which end with the clip: use "
             "reencode or codes, or train one with --config.generator.positions=rotary"
         )
+    if asked.story is not None:
+        raise ConfigError("--story: a rolling window keeps one prompt: leave out --slide rolling")
     if asked.long.keep_frames is not None:
         raise ConfigError(
             f"--keep_frames {asked.long.keep_frames}: a rolling window keeps all but the oldest: "
@@ -415,7 +597,8 @@ def check_given_anywhere(config: Config, request: SampleRequest) -> None:
     flag = "--mask" if request.mask is not None else "--between"
     if request.mask is None and request.between is None:
         return
-    if not config.generator.draft:
+    chained = config.generator.head == "joint" and request.mask is not None
+    if not config.generator.draft and not chained:
         raise ConfigError(f"{flag}: {NO_DRAFTS}")
     frames = request.long.num_frames
     if frames is not None and frames > config.data.frames:
@@ -424,6 +607,8 @@ def check_given_anywhere(config: Config, request: SampleRequest) -> None:
         )
     if request.decoder.decoding != "plain":
         raise ConfigError(f"{flag}: leave out --decoding {request.decoder.decoding}")
+    if make_sampling(config, request.sampling).opener:
+        raise ConfigError(f"{flag}: an opener draws whole frames: leave out --opener")
     if request.mask is not None:
         if request.frames is None:
             raise ConfigError("--mask: name the video of which the rest is kept: --frames FILE")

@@ -222,8 +222,7 @@ def check_places(request: EvaluateRequest) -> None:
 def check_model(plan: Plan) -> None:
     """NonFiniteError that names weights with which no score can be computed."""
     sampler = plan.model.sampler
-    stages = {"tokenizer": plan.model.params}
-    check_parameters(stages | ({} if sampler is None else {"generator": sampler.generator_params}))
+    check_parameters({"tokenizer": plan.model.params} | ({} if sampler is None else sampler.params))
 
 
 def check_leaks(plan: Plan, report: Report) -> Leaks:

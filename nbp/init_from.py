@@ -141,7 +141,9 @@ def check_start(start: Start, stage: StageName, network: Any) -> None:
     else:
         shapes = fit_optional(shapes, network, start, report=False)
         _check(
-            jax.eval_shape(lambda params: fit_ids(params, other, network), shapes), network, start
+            jax.eval_shape(lambda params: fit_generator(params, other, network), shapes),
+            network,
+            start,
         )
 
 
@@ -159,7 +161,9 @@ def read_params(start: Start, stage: StageName, network: Any) -> PyTree:
     params = fit_optional(jax.tree.map(np.asarray, trained.params), network, start)
     if isinstance(network, TokenizerNetwork) and network.spec.taps != other.spec.taps:
         return inflate(params, other.spec, network.spec)
-    params = jax.tree.map(np.asarray, fit_ids(params, other, network))
+    if getattr(network, "head", None) != getattr(other, "head", None):
+        print(f"{start} has another head: new here", flush=True)
+    params = jax.tree.map(np.asarray, fit_generator(params, other, network))
     return _check(params, network, start)
 
 
@@ -176,14 +180,30 @@ def fit_ids(params: PyTree, source: Any, target: Any) -> PyTree:
     if old.special == new.special or (old.prompt, old.codes) != (new.prompt, new.codes):
         return params
     fresh, kept = target.init(jax.random.key(0)), min(old.special, new.special)
-    tokens, head = params["tokens"], params["head"]["kernel"]
+    tokens = params["tokens"]
     tokens = jnp.concatenate(
         [tokens[:kept], fresh["tokens"][kept : new.special], tokens[old.special :]]
     )
-    if head.shape[1] == old.size:  # it covers all ids
-        middle = fresh["head"]["kernel"][:, kept : new.special]
-        head = jnp.concatenate([head[:, :kept], middle, head[:, old.special :]], axis=1)
-    return {**params, "tokens": tokens, "head": {**params["head"], "kernel": head}}
+    head = params["head"]
+    if target.head is None and head["kernel"].shape[1] == old.size:  # it covers all ids
+        kernel, middle = head["kernel"], fresh["head"]["kernel"][:, kept : new.special]
+        kernel = jnp.concatenate([kernel[:, :kept], middle, kernel[:, old.special :]], axis=1)
+        head = {**head, "kernel": kernel}
+    return {**params, "tokens": tokens, "head": head}
+
+
+def fit_head(params: PyTree, source: Any, target: Any) -> PyTree:
+    """Parameters of a `source` generator with a new head where that of `target` is another one."""
+    if not isinstance(source, GeneratorNetwork) or not isinstance(target, GeneratorNetwork):
+        return params
+    if source.head == target.head:
+        return params
+    return {**params, "head": target.init(jax.random.key(0))["head"]}
+
+
+def fit_generator(params: PyTree, source: Any, target: Any) -> PyTree:
+    """Parameters of a `source` generator for a `target` of other blocks, or with another head."""
+    return fit_ids(fit_head(params, source, target), source, target)
 
 
 def fit_optional(params: PyTree, network: Any, start: Start, *, report: bool = True) -> PyTree:

@@ -163,17 +163,25 @@ class Schedule:
     """The passes that generate a clip when its first `given` tokens are known.
 
     The first pass feeds the queries `[0, prefill)` and draws from its last `first_width` logits;
-    then come the phases. Each later pass attends all that is cached plus itself.
+    then come the phases. Each later pass attends all that is cached plus itself. left: passes of
+    the whole clip that are not made, where only its beginning is drawn.
     """
 
     given: int
     prefill: int
     first_width: int
     phases: tuple[Phase, ...]
+    left: int = 0
 
     @property
     def passes(self) -> int:
+        """Passes that are made."""
         return 1 + sum(phase.count for phase in self.phases)
+
+    @property
+    def planned(self) -> int:
+        """Passes of the whole clip: what guidance and temperature change over."""
+        return self.passes + self.left
 
 
 @dataclass(frozen=True)
@@ -390,8 +398,12 @@ class SequencePlan:
             )
         return frames * self.grid.frame
 
-    def schedule(self, given: int = 0) -> Schedule:
-        """The decoding passes when the first `given` tokens (whole blocks) are known."""
+    def schedule(self, given: int = 0, until: int | None = None) -> Schedule:
+        """The decoding passes when the first `given` tokens (whole blocks) are known.
+
+        until: tokens after which drawing stops: whole blocks, or some of those that are drawn one
+        by one. None draws the whole clip.
+        """
         size, total = self.block_size, self.grid.size
         if given % size or not self.first <= given < total:
             raise ValueError(
@@ -399,16 +411,25 @@ class SequencePlan:
                 f"{self.opening.kind} can start after {self.first}, {self.first + size}, ..., "
                 f"{total - size} tokens"
             )
+        end = total if until is None else until
+        if not given < end <= total or (end > self.narrow and end % size):
+            raise ValueError(
+                f"drawing {given} to {end} of {total} tokens: in blocks of {size} it can end after "
+                f"whole blocks, or within the first {self.narrow} tokens"
+            )
         query = self.prompt_length - self.first  # query of token i is query + i
         width = 1 if given < self.narrow else size
         drawn = given + width
-        phases = []
-        if drawn < self.narrow:
-            phases.append(Phase(query + drawn, 1, self.narrow - drawn))
-            drawn = self.narrow
-        if drawn < total:
-            phases.append(Phase(query + drawn, size, (total - drawn) // size))
-        return Schedule(given, query + given + width, width, tuple(phases))
+        phases, narrow = [], min(self.narrow, end)
+        if drawn < narrow:
+            phases.append(Phase(query + drawn, 1, narrow - drawn))
+            drawn = narrow
+        if drawn < end:
+            phases.append(Phase(query + drawn, size, (end - drawn) // size))
+        found = Schedule(given, query + given + width, width, tuple(phases))
+        if until is None:
+            return found
+        return dataclasses.replace(found, left=self.schedule(given).passes - found.passes)
 
     def settled(self, tokens: int) -> int:
         """Leading positions whose keys and values depend on nothing behind the first `tokens`.

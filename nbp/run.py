@@ -30,7 +30,7 @@ from nbp import build
 from nbp.build_sampling import (
     RequestPlan,
     describe_array,
-    draw_in_block,
+    draw_as_asked,
     load_request_sampler,
     plan_request,
     read_drawing,
@@ -59,13 +59,15 @@ Label = str | SupportsIndex  # the name of a class, or its id
 class PassOptions(TypedDict, total=False):
     """Those of them that say how passes are made."""
 
-    decoding: Literal["plain", "jacobi", "relaxed"]
+    decoding: Literal["plain", "jacobi", "relaxed", "self_speculative"]
     window: int | None
     radius: int | None
     delta: float | None
     weights: Literal["compute", "int8"] | None
     cache: Literal["compute", "bfloat16", "int8"] | None
     block: str | None
+    opener: str | Path | None
+    opener_frames: int | None
     refinements: int | None
     commit: Literal["entropy", "confidence", "order"] | None
     entropy_bound: float | None
@@ -90,6 +92,7 @@ class SampleOptions(PassOptions, total=False):
     anchor: bool
     mask: str | Path | np.ndarray | None
     between: tuple[str | Path | Video, str | Path | Video] | None
+    story: str | Path | Sequence[Any] | None
 
 
 class EvaluateOptions(TypedDict, total=False):
@@ -193,7 +196,7 @@ class Run:
                 f"{self.workdir}"
             )
         given = _take_frames(frames)
-        anywhere = {name: options.pop(name, None) for name in ("mask", "between")}
+        objects = {name: options.pop(name, None) for name in ("mask", "between", "story")}
         if isinstance(given, np.ndarray) and given.ndim == 5 and options.get("per_class") is None:
             num = len(given) if num is None else num
         flags = {
@@ -208,7 +211,8 @@ class Run:
         }
         arguments = _read_flags(flags)
         arguments.frames, arguments.label = given, self._name_labels(labels)
-        arguments.mask, arguments.between = anywhere["mask"], anywhere["between"]
+        for name, value in objects.items():  # what no flag can say
+            setattr(arguments, name, value)
         return self._draw(make_request(arguments))
 
     def encode(self, video: Video) -> Codes:
@@ -328,17 +332,18 @@ class Run:
 
     def _draw(self, request: SampleRequest) -> Video:
         """The videos that `nbp.sample` would write."""
-        config = draw_in_block(self.config, request.sampling.get("block", ""))
+        config = draw_as_asked(self.config, request)
         plan = plan_request(config, self.labels, request)
         count, size = plan.count, self.config.data.size
-        frames = request.long.num_frames or self.config.data.frames
+        frames = plan.request.long.num_frames or self.config.data.frames
         check_room(self.workdir, count=count, frames=frames, size=size, streamed=False)
         drawing = read_drawing(config, plan)
         sampler = self._find_sampler(config, plan)
         if plan.slide is None:
             return sampler.sample(count, **drawing).videos[:, :frames]
         videos = np.empty((count, frames, *self.shape[1:]), np.uint8)
-        for piece in Rollout(sampler, plan.slide).sample(count, frames, **drawing):
+        rollout = Rollout(sampler, plan.slide, plan.story)
+        for piece in rollout.sample(count, frames, **drawing):
             rows = slice(piece.first, piece.first + len(piece.videos))
             videos[rows, piece.frame : piece.frame + piece.videos.shape[1]] = piece.videos
         return videos
@@ -348,7 +353,8 @@ class Run:
         sampling, decoding = key = (plan.sampling, plan.decoding)
         if key not in self._samplers:
             held = self._samplers.values()
-            alike = [s for s in held if s.sampling.weights == sampling.weights]
+            wanted = (sampling.weights, sampling.opener)
+            alike = [s for s in held if (s.sampling.weights, s.sampling.opener) == wanted]
             if alike:
                 network = build.make_generator_network(config, self.labels)
                 self._samplers[key] = replace(

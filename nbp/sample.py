@@ -43,17 +43,16 @@ import jax.numpy as jnp
 
 from nbp.build_sampling import (
     RequestPlan,
-    draw_in_block,
+    draw_as_asked,
     load_request_sampler,
     plan_request,
     read_drawing,
 )
 from nbp.config.schema import Config
 from nbp.errors import ConfigError
+from nbp.evaluation.long_videos import DriftJob, describe_drift
 from nbp.files import check_writable_folder, write_text
-from nbp.layout import frames_of_latents, latents_of_frames
-from nbp.metrics.drift import measure_drift
-from nbp.metrics.score_table import name_fvd
+from nbp.layout import latents_of_frames
 from nbp.parallel import distributed
 from nbp.parallel.distributed import is_main
 from nbp.protocols import find_protocol
@@ -62,7 +61,6 @@ from nbp.runtime import keep_compiled, keep_freed_memory
 from nbp.sample_files import Files, Recording, check_room, find_earlier, write_samples
 from nbp.sampling.long_video import Rollout, Slide
 from nbp.sampling.request import SampleRequest, make_request
-from nbp.sampling.sampler import Sampler
 from nbp.weights import Features, MakeI3d, load_features, make_i3d
 from nbp.workdir import read_config, read_labels
 
@@ -85,14 +83,14 @@ def sample_workdir(
     """Draws `request.count` clips into `out`; returns the name of each clip's condition."""
     keep_freed_memory()
     keep_compiled()
-    config = draw_in_block(read_config(workdir), request.sampling.get("block", ""))
+    config = draw_as_asked(read_config(workdir), request)
     if is_main():
         check_writable_folder(out, "Name another with --out DIR.")
         find_earlier(out)
     labels = read_labels(workdir)
     plan = plan_request(config, labels, request)
     long = plan_long_videos(config, plan, i3d)
-    frames = request.long.num_frames or config.data.frames
+    frames = plan.request.long.num_frames or config.data.frames
     if is_main():  # before anything of this size is made
         streamed = long is not None
         check_room(out, count=plan.count, frames=frames, size=config.data.size, streamed=streamed)
@@ -102,7 +100,9 @@ def sample_workdir(
     names, copies = plan.name_clips(labels), plan.request.samples_per_condition
     files = Files(out, names, fps=config.sampling.fps, columns=copies if copies > 1 else None)
     if long is not None:
-        draw_long_videos(sampler, long, files, drawing=drawing)
+        job = DriftJob(config, long.features, names, plan.story_script(labels))
+        rollout = Rollout(sampler, long.slide, plan.story)
+        draw_long_videos(rollout, job, files, frames=long.frames, drawing=drawing)
         return names
     samples = sampler.sample(len(names), **drawing)
     if request.long.num_frames is not None:
@@ -110,7 +110,11 @@ def sample_workdir(
     if is_main():  # every process has drawn the same clips
         write_samples(samples, files)
         planned = config.plan.passes(config.plan.tokens_of_frames(plan.given_frames))
-        print(f"{samples.passes.mean():.1f} passes per clip on average; the plan has {planned}")
+        told = f"the plan has {planned}"
+        if plan.sampling.opener:
+            opened = f"{samples.opener_passes.mean():.1f} of them by {plan.sampling.opener}"
+            told = f"{opened}; without it {told}"
+        print(f"{samples.passes.mean():.1f} passes per clip on average; {told}")
     return names
 
 
@@ -150,49 +154,22 @@ def plan_long_videos(config: Config, plan: RequestPlan, i3d: MakeI3d) -> LongPla
 
 
 def draw_long_videos(
-    sampler: Sampler, plan: LongPlan, files: Files, *, drawing: Mapping[str, Any]
+    rollout: Rollout, job: DriftJob, files: Files, *, frames: int, drawing: Mapping[str, Any]
 ) -> None:
     """Draws videos into files as they come, then `drift.json` and `drift.png`.
 
-    drawing: the other arguments of `Sampler.sample`.
+    drawing: the other arguments of `Rollout.sample`.
     """
-    features = plan.features
-    pieces = Rollout(sampler, plan.slide).sample(len(files.names), plan.frames, **drawing)
+    pieces = rollout.sample(len(files.names), frames, **drawing)
     if not is_main():  # every process draws the same videos
         for _ in pieces:
             pass
         return
-    stride = sampler.tokenizer.spec.stride[0]
-    window = sampler.generator.plan.grid.t
-    latents = latents_of_frames(plan.frames, stride)
-    with Recording(files, frames=plan.frames, latents=latents) as recording:
+    latents = latents_of_frames(frames, rollout.stride)
+    with Recording(files, frames=frames, latents=latents) as recording:
         for piece in pieces:
             recording.add(piece)
-        drift = measure_drift(
-            recording.videos,
-            recording.tokens,
-            window=window,
-            stride=stride,
-            codes=sampler.tokenizer.spec.make_quantizer().codes,
-            extractor=None if features is None else features.extractor,
-        )
-        report = {
-            "videos": len(files.names),
-            "frames": plan.frames,
-            "window_frames": frames_of_latents(window, stride),
-            "slide": plan.slide.kind,
-            "keep_frames": plan.slide.keep,
-            **({"sinks": plan.slide.sinks} if plan.slide.kind == "rolling" else {}),
-            "fvd": None if features is None else name_drift(len(files.names), features),
-            "features": None if features is None else features.origin,
-            **drift.to_json(),
-        }
+        drift, report = describe_drift(job, recording.videos, recording.tokens, rollout.slide)
         write_text(recording.folder / "drift.json", json.dumps(report, indent=1) + "\n")
-        title = f"{len(files.names)} videos of {plan.frames} frames, {plan.slide.kind}"
+        title = f"{len(files.names)} videos of {frames} frames, {rollout.slide.kind}"
         write_drift_curves(recording.folder / "drift.png", drift, title=title)
-
-
-def name_drift(count: int, features: Features) -> str:
-    """What the report's FVD is: never of a complete set, and with whose features."""
-    name = name_fvd("fvd", count=count, complete=count + 1, features=features.kind)
-    return f"{name}_to_first_segment"

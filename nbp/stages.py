@@ -24,6 +24,7 @@ from nbp.evaluation.during_training import (
     PeriodicScore,
     StageEvaluators,
     Validation,
+    choose_early_score,
     generator_evaluators,
     make_preview_sampler,
     tokenizer_evaluators,
@@ -78,6 +79,7 @@ def _evaluate_generator(
     evaluators = generator_evaluators(config, task, clips, sampler=sampler)
     if score is not None:
         evaluators.score = partial(score, sampler)
+    evaluators.early = choose_early_score(config, clips, sampler=sampler, score=score)
     return evaluators
 
 

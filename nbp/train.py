@@ -85,6 +85,11 @@ from nbp.training.metrics import MetricsWriter
 from nbp.training.state import TrainState
 from nbp.workdir import copy_resume, has_begun, save_labels
 
+WARN_DIGITS = (
+    "warning: generator.head=digits draws the digits of a code independently, which is known to "
+    "make poor codes (TokenBridge: gFID 15.7, in a chain 1.94); generator.head=joint chains them"
+)
+
 
 def main(argv: list[str] | None = None) -> None:
     """The command. argv: its arguments; default: those of the process."""
@@ -159,6 +164,8 @@ def begin(config: Config, workdir: Path, plan: TrainPlan) -> None:
                     *describe_split_folders(plan.labels),
                 ):
                     print(f"[data] {text}", flush=True)
+            if "generator" in config.stages and config.generator.head == "digits":
+                print(f"[train] {WARN_DIGITS}", flush=True)
             adopt_config(config, workdir, report=lambda text: print(f"[train] {text}", flush=True))
             save_labels(workdir, plan.labels)
     except OSError as error:
@@ -256,7 +263,7 @@ def train_stage(
             writer=writer,
             meta=meta,
             seed=config.seed,
-            evaluators=evaluators.make(writer),
+            evaluators=evaluators.make(writer, started=begin is not None),
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from nbp import build, build_data
-from nbp.build_sampling import choose_given_frames, make_sampling
+from nbp.build_sampling import choose_given_frames, make_sampling, read_opener
 from nbp.config import to_json
 from nbp.config.schema import Config, StageConfig, StageName
 from nbp.data.sources import BadVideos
@@ -127,6 +127,8 @@ def plan_training(
     check_pair(config, place, begun, checked)
     check_labels(config, place, begun, held_out.label_names)
     labels = held_out.label_names
+    if any(stage.generates for stage in stages):
+        read_opener(config, labels, config.sampling)
     score = None
     if config.evaluation.every:
         score = PeriodicScore(config, workdir, labels, setup=setup)

@@ -35,6 +35,11 @@ def get_sweep(variant: str = "") -> dict[str, Any]:
                 "overrides": ROWS
                 | {"generator.corruption.share": 0.4, "generator.corruption.codes": "near"}
             },
+            "joint": {"overrides": ROWS | {"generator.head": "joint"}},
+            "joint_small": {
+                "overrides": ROWS | {"generator.head": "joint", "generator.joint_head.width": 128}
+            },
+            "digits": {"overrides": ROWS | {"generator.head": "digits"}},
             "cell": {"overrides": SETS},
             "strided": {"overrides": SETS | {"generator.partition": "strided"}},
             "halton": {"overrides": SETS | {"generator.partition": "halton"}},

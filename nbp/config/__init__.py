@@ -126,6 +126,7 @@ def expand_paths(config: Config) -> Config:
         images=expand(config.images, "images", "root"),
         losses=expand(config.losses, "losses", "lpips_root"),
         evaluation=expand(config.evaluation, "evaluation", "features"),
+        sampling=expand(config.sampling, "sampling", "opener"),
         train=dataclasses.replace(config.train, **stages),
     )
     if problems:

@@ -17,6 +17,7 @@ from nbp.layout import (
     Vocabulary,
     resolve_block,
 )
+from nbp.models.heads import HeadKind, HeadSpec, JointHeadSettings
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.nn.attention.choose import Choice as AttentionChoice
 from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed, Share
@@ -111,6 +112,9 @@ class GeneratorConfig:
     corruption: wrong codes among those that are read in training.
     draft: whether blocks can be refined in several passes (docs/blocks.md). A trained generator can
       get or lose it. draft_training: how it is learned.
+    head: vocabulary predicts whole codes, all of a block at once; digits the digits of codes (FSQ
+      levels, LFQ bits), all at once; joint one after the other, each knows those before it
+      (docs/blocks.md). joint_head: its size.
     """
 
     layers: Count
@@ -134,6 +138,8 @@ class GeneratorConfig:
     corruption: CorruptionSettings = field(default_factory=CorruptionSettings)
     draft: bool = False
     draft_training: DraftObjective = field(default_factory=DraftObjective)
+    head: HeadKind = "vocabulary"
+    joint_head: JointHeadSettings = field(default_factory=JointHeadSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +185,8 @@ class EvaluationConfig:
     held-out clips instead of generated.
     every: steps of the generator between Frechet distances of `every_clips` clips during training,
     0 for none; under `protocol`, else the data's own, with `features`, else random ones.
+    early_clips: clips drawn in the first 90 updates of a generator that starts from other weights,
+    every 15, to see that they improve when its loss falls (docs/guard_rails.md); 0 for none.
     """
 
     protocol: str = ""
@@ -188,6 +196,7 @@ class EvaluationConfig:
     given_frames: Natural = 0
     every: Natural = 0
     every_clips: Annotated[int, Range(2.0)] = 64
+    early_clips: Natural = 8
 
 
 @dataclass(frozen=True)
@@ -321,6 +330,20 @@ class Config:
             levels=self.tokenizer.digits,
             given=plan.tokens_of_frames(self.evaluation.given_frames),
         )
+
+    @property
+    def head(self) -> HeadSpec | None:
+        """The head of digits; None predicts whole codes. ValueError where codes have no digits."""
+        generator = self.generator
+        if generator.head == "vocabulary":
+            return None
+        if not (levels := self.tokenizer.digits):
+            raise ValueError(
+                f"{generator.head} predicts digits of codes, which those of "
+                f"{self.tokenizer.quantizer} do not have: use tokenizer.quantizer=fsq or lfq, or "
+                "generator.head=vocabulary"
+            )
+        return HeadSpec(levels, generator.joint_head if generator.head == "joint" else None)
 
     def vocabulary(self, classes: int) -> Vocabulary:
         """The ids of a model trained with `classes` labels."""

@@ -34,6 +34,7 @@ def validate(config: Config) -> None:
     if not problems:
         check("generator.corruption", lambda: config.corruption)
         check("generator.blocks", lambda: config.further_plans)
+        check("generator.head", lambda: config.head)
     if not problems:
         problems += find_block_problems(config)
     generator, data = config.generator, config.data
@@ -76,6 +77,7 @@ def validate(config: Config) -> None:
         require(images.batch % accumulate == 0, "images.batch", text)
     text = "a folder of images, of which none are taken: --config.images.batch=N, or leave it empty"
     require(bool(images.batch) or not images.root, "images.root", text)
+    problems += find_head_problems(config)
     problems += find_draft_problems(config) if not problems else []
     if "tokenizer" in config.stages:
         problems += find_objective_problems(config)
@@ -126,6 +128,30 @@ def find_block_problems(config: Config) -> list[str]:
             config.with_block(config.sampling.block)
         except ValueError as error:
             problems.append(f"sampling.block: {error}")
+    return problems
+
+
+def find_head_problems(config: Config) -> list[str]:
+    """What a head of digits does not go with."""
+    generator, problems = config.generator, []
+    if generator.head == "vocabulary":
+        return []
+    if generator.recipe == "paper":
+        problems.append(
+            f"generator.head: recipe paper is the official network, which has no {generator.head} "
+            "head: use generator.recipe=modern, or generator.head=vocabulary"
+        )
+    if generator.draft:
+        problems.append(
+            "generator.draft: drafts are accepted by probabilities of whole codes, which "
+            f"generator.head={generator.head} does not have: leave out one of the two"
+        )
+    size = generator.joint_head
+    if generator.head == "joint" and size.width % size.heads:
+        problems.append(
+            f"generator.joint_head.heads: width {size.width} is not a multiple of {size.heads} "
+            "heads"
+        )
     return problems
 
 

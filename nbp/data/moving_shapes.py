@@ -4,7 +4,9 @@
 
 One coloured shape moves over a dim, still texture. Its label is "colour shape motion", for example
 "red square right", so that a generated clip can be checked against its label by tracking
-(`nbp.metrics.label_agreement`). Distractors, turning, bounces and more classes make it harder.
+(`nbp.metrics.label_agreement`). Distractors, turning, bounces and more classes make it harder. In
+clips of any length it goes on by the rules of a world (`nbp.data.moving_world`), which tell what
+is right in each frame.
 
 Positions are (x, y) in pixels, x to the right and y down; pixel i covers [i, i + 1].
 """
@@ -19,6 +21,16 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
+from nbp.data.moving_world import (
+    PLAIN_WORLD,
+    Label,
+    WorldRules,
+    WorldTruth,
+    bar_cover,
+    draw_labels,
+    fold,
+    reflect,
+)
 from nbp.shapes import Array, Clip
 
 Distance = Callable[[Array, Array], Array]
@@ -140,6 +152,7 @@ class ShapesContent:
     radius: range of the labelled shape's radius, as fractions of the size.
     speeds: fractions of the size per frame; each clip takes one of them.
     snap: pixels between the possible start positions of straight paths; 0 allows any.
+    world: what happens beyond a clip of training, and in front of the shape.
     """
 
     shapes: tuple[str, ...] = ("square", "disk", "triangle")
@@ -149,8 +162,9 @@ class ShapesContent:
     distractors: int = 0
     rotate: bool = False
     radius: tuple[float, float] = (0.2, 0.25)
-    speeds: tuple[float, ...] = (0.05,)
+    speeds: tuple[float | int, ...] = (0.05,)
     snap: int = 0
+    world: WorldRules = PLAIN_WORLD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +210,24 @@ class MovingShapesSpec(ShapesContent):
         _check("snap", self.snap, self.snap >= 0, "0 or more")
         classes = len(self.shapes) * len(self.colours) * len(self.motions)
         _check("shapes x colours x motions", classes, classes >= 2, "at least 2 classes")
+        if problem := self._find_world_problem():
+            raise ValueError(f"MovingShapesSpec.world: {problem}.")
+
+    def _find_world_problem(self) -> str:
+        """What these clips cannot have of their world; empty where all fits."""
+        world = self.world
+        if self.frames < world.clip_frames:
+            return f"clip_frames {world.clip_frames} is more than the {self.frames} frames"
+        for part in sorted(world.changed_parts):
+            if len(getattr(self, f"{part}s")) < 2:
+                return f"the {part} cannot change: {part}s names one"
+        if "motion" in world.changed_parts and "orbit" in self.motions:
+            return "the motion cannot change to or from an orbit: leave orbit out of motions"
+        if "colour" in world.changed_parts and (self.distractors or world.occlusion == "shape"):
+            return "the colour cannot change beside shapes of other colours: leave these out"
+        if world.occlusion == "shape" and len(self.colours) < self.distractors + 2:
+            return "a shape in front needs a colour of its own: name more colours"
+        return ""
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -232,13 +264,6 @@ def _check_names(field: str, names: tuple[str, ...], allowed: Mapping[str, objec
         )
 
 
-def _reflect(position: Array, low: Array, high: Array) -> Array:
-    """Folds an unbounded straight path into [low, high], as a ball between walls."""
-    span = high - low
-    offset = (position - low) % (2 * span)
-    return low + np.minimum(offset, 2 * span - offset)
-
-
 def _walls(outline: Outline, radius: float, size: int, *, turning: bool) -> tuple[Array, Array]:
     """Lowest and highest centre (x, y) at which the shape is wholly inside the frame."""
     if turning:
@@ -251,25 +276,39 @@ def _walls(outline: Outline, radius: float, size: int, *, turning: bool) -> tupl
 
 def _path(
     rng: np.random.Generator, spec: MovingShapesSpec, motion: str, walls: tuple[Array, Array]
-) -> Array:
-    """Centres (x, y) of the shape in each frame, float [t 2]."""
+) -> tuple[Array, float]:
+    """Centres (x, y) of the shape in each frame, float [t 2], and pixels that it moves in one.
+
+    It begins as in a clip of `world.clip_frames`.
+    """
     low, high = walls
     time = np.arange(spec.frames, dtype=np.float64)[:, None]
+    steps = (spec.world.clip_frames or spec.frames) - 1
     speed = spec.speeds[rng.integers(len(spec.speeds))] * spec.size
     if motion == "orbit":
         circle = min(ORBIT_RADIUS * spec.size, 0.5 * float(np.min(high - low)))
-        rate = max(speed / circle, ORBIT_TURNS * 2 * math.pi / (spec.frames - 1))
+        rate = max(speed / circle, ORBIT_TURNS * 2 * math.pi / steps)
         middle = rng.uniform(low + circle, high - circle)
         angle = rng.uniform(0, 2 * math.pi) + rng.choice((-1.0, 1.0)) * rate * time
-        return middle + circle * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+        return middle + circle * np.concatenate([np.cos(angle), np.sin(angle)], axis=1), speed
     velocity = speed * np.array(MOTIONS[motion])
     # Start far enough from the wall ahead to hold the direction for the asked share of the clip.
-    ahead = np.minimum(np.abs(velocity) * spec.held * (spec.frames - 1), high - low)
+    ahead = np.minimum(np.abs(velocity) * spec.held * steps, high - low)
     least = low + ahead * (velocity < 0)
     start = least + rng.random(2) * (high - low - ahead)
     if spec.snap:
         start = np.clip(np.round(start / spec.snap) * spec.snap, least, least + high - low - ahead)
-    return _reflect(start + velocity * time, low, high)
+    return fold(start + velocity * time, walls, border=spec.world.border, size=spec.size), speed
+
+
+def _continue_path(
+    spec: MovingShapesSpec, motion: str, walls: tuple[Array, Array], *, here: Array, moves: Array
+) -> Array:
+    """Centres [t 2] of a straight path from the last place `here`, after `moves` pixels [t]."""
+    if spec.world.border == "bounce":  # another outline may be larger
+        here = np.clip(here, *walls)
+    centres = here + moves[:, None] * np.array(MOTIONS[motion])
+    return fold(centres, walls, border=spec.world.border, size=spec.size)
 
 
 def _make_background(rng: np.random.Generator, size: int, texture: float) -> Array:
@@ -293,11 +332,11 @@ def _draw(
     outline: Outline,
     *,
     radius: float,
-    colour: tuple[int, int, int],
+    colour: tuple[float | int, ...],
     centres: Array,
     angles: Array | None,
 ) -> None:
-    """Paints one anti-aliased shape into each frame of `canvas`, float32 [t size size 3]."""
+    """Paints one anti-aliased shape into each frame of `canvas`, float32 [t size size c]."""
     frames, size = canvas.shape[:2]
     # Only a window around the shape is evaluated: half of a small frame, a fifth of a large one.
     window = min(size, 2 * math.ceil(outline.reach * radius) + 3)
@@ -316,7 +355,7 @@ def _draw(
 
 
 def _draw_distractor(
-    rng: np.random.Generator, spec: MovingShapesSpec, canvas: Array, colour: str
+    rng: np.random.Generator, spec: MovingShapesSpec, canvas: Array, colour: tuple[float | int, ...]
 ) -> None:
     outline = SHAPES[spec.shapes[rng.integers(len(spec.shapes))]]
     radius = DISTRACTOR_SCALE * spec.radius[0] * spec.size
@@ -329,48 +368,157 @@ def _draw_distractor(
         canvas,
         outline,
         radius=radius,
-        colour=COLOURS[colour],
-        centres=_reflect(centres, low, high),
+        colour=colour,
+        centres=reflect(centres, low, high),
         angles=angles,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Stretch:
+    """Frames `start` to below `end`, in which the labelled shape has one outline and colour."""
+
+    start: int
+    end: int
+    outline: Outline
+    colour: tuple[int, int, int]
+    centres: Array
+    angles: Array | None
+
+    def paint(
+        self, canvas: Array, radius: float, colour: tuple[float | int, ...], *, wrap: bool
+    ) -> None:
+        """Into its frames of float32 [t size size c]; at a wrapping border on both sides."""
+        size = canvas.shape[1]
+        places = [(x, y) for x in (-size, 0, size) for y in (-size, 0, size)] if wrap else [(0, 0)]
+        for place in places:
+            centres = self.centres + place
+            margin = self.outline.reach * radius + 1
+            if np.all((centres > -margin) & (centres < size + margin), axis=1).any():
+                _draw(
+                    canvas[self.start : self.end],
+                    self.outline,
+                    radius=radius,
+                    colour=colour,
+                    centres=centres,
+                    angles=self.angles,
+                )
+
+
+def _make_stretches(
+    rng: np.random.Generator,
+    more: np.random.Generator,
+    spec: MovingShapesSpec,
+    labels: list[tuple[int, Label]],
+) -> tuple[list[_Stretch], float]:
+    """Where the labelled shape is while each label holds, and its radius in pixels.
+
+    rng: what a clip of training draws. more: what its world does.
+    """
+    motion = spec.motions[labels[0][1].motion]
+    turning = spec.rotate or motion == "spin"
+    radius = float(rng.uniform(*spec.radius)) * spec.size
+    turns = np.arange(spec.frames)
+    angles, centres, speed = None, np.empty((0, 2)), 0.0
+    if turning:
+        rate = spec.turn * rng.choice((-1.0, 1.0))
+        angles = rng.uniform(0, 2 * math.pi) + rate * turns
+    stretches = []
+    ends = [start for start, _ in labels[1:]] + [spec.frames]
+    for (start, label), end in zip(labels, ends, strict=True):
+        outline, motion = SHAPES[spec.shapes[label.shape]], spec.motions[label.motion]
+        turning = spec.rotate or motion == "spin"
+        walls = _walls(outline, radius, spec.size, turning=turning)
+        if not start:
+            centres, speed = _path(rng, spec, motion, walls)
+        else:
+            moves = speed * np.arange(1, end - start + 1)
+            here = centres[start - 1]
+            centres[start:end] = _continue_path(spec, motion, walls, here=here, moves=moves)
+            if turning and angles is None:
+                angles = spec.turn * more.choice((-1.0, 1.0)) * turns
+        stretches.append(
+            _Stretch(
+                start,
+                end,
+                outline,
+                COLOURS[spec.colours[label.colour]],
+                centres[start:end],
+                angles[start:end] if turning and angles is not None else None,
+            )
+        )
+    return stretches, radius
+
+
+def _occluder(
+    rng: np.random.Generator, spec: MovingShapesSpec, label: Label, taken: tuple[str, ...]
+) -> tuple[Array, Array]:
+    """What is in front of the shape: its cover 0..1, float32 [t size size 1], and its colour [3].
+
+    taken: colours of others.
+    """
+    if spec.world.occlusion == "bar":
+        across = MOTIONS[spec.motions[label.motion]]
+        return bar_cover(rng, spec.size, upright=abs(across[0]) >= abs(across[1]))
+    cover = np.zeros((spec.frames, spec.size, spec.size, 1), np.float32)
+    free = [name for name in spec.colours if name not in taken]
+    colour = COLOURS[free[rng.integers(len(free))]]
+    _draw_distractor(rng, spec, cover, (1.0,))
+    return cover, np.array(colour, np.float32)
 
 
 def render_clip(spec: MovingShapesSpec, index: int, *, seed: int = 0) -> tuple[Clip, int]:
     """Renders example `index` (>= 0): uint8 [frames size size 3] and its class id.
 
     The same (spec, seed, index) gives the same bytes in every process; classes are drawn
-    uniformly and independently. The id indexes `spec.label_names`.
+    uniformly and independently. The id indexes `spec.label_names`; where a world changes it, it
+    is that of the first frame.
+    """
+    clip, truth = render_world(spec, index, seed=seed)
+    return clip, int(truth.labels[0])
+
+
+def render_world(spec: MovingShapesSpec, index: int, *, seed: int = 0) -> tuple[Clip, WorldTruth]:
+    """As `render_clip`, with what is true of each frame.
+
+    With `world.clip_frames` n the first n frames are those of the clip of n frames with the same
+    seed and index, to the last bit, unless the world does something within them.
     """
     rng = np.random.default_rng((seed, index))
-    label = int(rng.integers(len(spec.shapes) * len(spec.colours) * len(spec.motions)))
-    rest, motion_id = divmod(label, len(spec.motions))
-    shape_id, colour_id = divmod(rest, len(spec.colours))
-    motion, colour = spec.motions[motion_id], spec.colours[colour_id]
-    outline = SHAPES[spec.shapes[shape_id]]
+    more = np.random.default_rng((seed, index, 1))  # the world's: a clip draws what it ever drew
+    counts = (len(spec.shapes), len(spec.colours), len(spec.motions))
+    first = Label.of(int(rng.integers(math.prod(counts))), counts)
+    labels = draw_labels(more, spec.world, first, counts=counts, frames=spec.frames)
 
     background = _make_background(rng, spec.size, spec.texture)
     canvas = np.repeat(background[None], spec.frames, axis=0)
+    taken = [spec.colours[first.colour]]
     if spec.distractors:
-        others = [name for name in spec.colours if name != colour]
+        others = [name for name in spec.colours if name not in taken]
         for other in rng.permutation(others)[: spec.distractors]:
-            _draw_distractor(rng, spec, canvas, str(other))
+            _draw_distractor(rng, spec, canvas, COLOURS[str(other)])
+            taken.append(str(other))
 
-    turning = spec.rotate or motion == "spin"
-    radius = float(rng.uniform(*spec.radius)) * spec.size
-    angles = None
-    if turning:
-        rate = spec.turn * rng.choice((-1.0, 1.0))
-        angles = rng.uniform(0, 2 * math.pi) + rate * np.arange(spec.frames)
-    walls = _walls(outline, radius, spec.size, turning=turning)
-    _draw(
-        canvas,
-        outline,
-        radius=radius,
-        colour=COLOURS[colour],
-        centres=_path(rng, spec, motion, walls),
-        angles=angles,
+    stretches, radius = _make_stretches(rng, more, spec, labels)
+    wrap = spec.world.border == "wrap"
+    for stretch in stretches:
+        stretch.paint(canvas, radius, stretch.colour, wrap=wrap)
+    visible = np.ones(spec.frames)
+    if spec.world.occlusion != "none":
+        cover, colour = _occluder(more, spec, first, tuple(taken))
+        canvas += cover * (colour - canvas)
+        mask = np.zeros((*canvas.shape[:3], 1), np.float32)
+        for stretch in stretches:
+            stretch.paint(mask, radius, (1.0,), wrap=wrap)
+        visible -= (mask * cover).sum((1, 2, 3)) / mask.sum((1, 2, 3))
+    ids = np.concatenate(
+        [
+            np.full(stretch.end - stretch.start, label.number(counts))
+            for stretch, (_, label) in zip(stretches, labels, strict=True)
+        ]
     )
-    return (canvas + 0.5).astype(np.uint8), label
+    centres = np.concatenate([stretch.centres for stretch in stretches])
+    return (canvas + 0.5).astype(np.uint8), WorldTruth(ids, centres, visible)
 
 
 class MovingShapes:
@@ -396,7 +544,10 @@ class MovingShapes:
     @property
     def fingerprint(self) -> str:
         """Changes whenever any example could: the renderer, the spec, the seed or the range."""
-        spec = ", ".join(f"{name}={getattr(self.spec, name)!r}" for name in FINGERPRINTED)
+        names = list(FINGERPRINTED)
+        if self.spec.world != PLAIN_WORLD:  # older checkpoints know of no other
+            names.append("world")
+        spec = ", ".join(f"{name}={getattr(self.spec, name)!r}" for name in names)
         parts = (self.seed, self.start, self.size)
         text = f"({RENDERER_VERSION}, MovingShapesSpec({spec}), {', '.join(map(repr, parts))})"
         return "moving_shapes-" + hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -410,3 +561,7 @@ class MovingShapes:
             raise IndexError(f"MovingShapes has examples 0 .. {self.size - 1}; asked for {index}.")
         video, label = render_clip(self.spec, self.start + position, seed=self.seed)
         return {"video": video, "label": np.int32(label)}
+
+    def truth(self, index: int) -> WorldTruth:
+        """What is true of the frames of example `index`."""
+        return render_world(self.spec, self.start + index, seed=self.seed)[1]

@@ -4,7 +4,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from nbp.evaluation.setup import (
 )
 from nbp.layout import frames_of_latents
 from nbp.metrics.frechet import Moments, frechet_distance
+from nbp.metrics.label_agreement import label_agreement
 from nbp.metrics.lpips import LpipsScorer
 from nbp.metrics.reconstruction import CodeCounter, ReconstructionScores
 from nbp.metrics.score_table import name_fvd
@@ -209,6 +211,10 @@ class Validation:
         self._config, self._data = config, data
         self._batches: list[dict[str, np.ndarray]] = []
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self._data.label_names
+
     def batches(self) -> list[dict[str, np.ndarray]]:
         if not self._batches:
             limit = min(EVALUATED, self._config.data.validation_clips)
@@ -221,14 +227,17 @@ class Validation:
 class StageEvaluators:
     """The periodic measurements and previews of a stage, made once its writer exists.
 
-    score: a measure of generated clips, at a cadence of its own.
+    score: a measure of generated clips, at a cadence of its own. early: what the first updates of a
+    stage are watched by that starts from other weights.
     """
 
     def __init__(self, config: Config, measure: Any, preview: Any) -> None:
         self._config, self._measure, self._preview = config, measure, preview
         self.score: Callable[[PyTree], dict[str, float]] | None = None
+        self.early: EarlyScore | None = None
 
-    def make(self, writer: MetricsWriter) -> list[Evaluator]:
+    def make(self, writer: MetricsWriter, *, started: bool = False) -> list[Evaluator]:
+        """started: whether the stage began with other weights than its seed gives."""
         cadence = self._config.train
         evaluators = []
         if cadence.evaluate_every:
@@ -246,7 +255,122 @@ class StageEvaluators:
         if (score := self.score) is not None:
             every = self._config.evaluation.every
             evaluators.append(Evaluator(NAME, every, lambda state: score(averaged(state))))
+        if started and self.early is not None and self._config.evaluation.early_clips:
+            check = EarlyCheck(self._measure, self.early, note=writer.note)
+            evaluators.append(Evaluator("early", EARLY_EVERY, check, until=EARLY_LAST))
         return evaluators
+
+
+EARLY_EVERY, EARLY_LAST = 15, 90  # updates between looks at the first clips, and the last look
+FALLEN = 0.01  # share by which bits per token have fallen where they fall
+GOOD = 0.9  # a share of agreement that need not rise
+
+
+@dataclass(frozen=True)
+class EarlyScore:
+    """A score of few clips. rises: whether more is better, of a share 0..1; else less is.
+
+    score: of a state, and of what was measured of held-out clips on it.
+    """
+
+    name: str
+    rises: bool
+    score: Callable[[TrainState, Mapping[str, float]], float]
+
+
+class EarlyCheck:
+    """Warns in a line where the loss of the first updates falls and sampled clips do not improve.
+
+    Means over the later half of the looks are held against those over the first half. Where
+    sampling reads something else than training did, the loss falls and clips stay noise: it is told
+    before a long training is spent on it.
+
+    measure: of held-out clips on a state, with bits_per_token. note: prints a line.
+    """
+
+    def __init__(
+        self,
+        measure: Callable[[TrainState], Mapping[str, float]],
+        score: EarlyScore,
+        *,
+        note: Callable[[str], None],
+    ) -> None:
+        self._measure, self._score, self._note = measure, score, note
+        self._bits: list[float] = []
+        self._scores: list[float] = []
+
+    def __call__(self, state: TrainState) -> dict[str, float]:
+        found, name = self._measure(state), self._score.name
+        self._bits.append(found["bits_per_token"])
+        self._scores.append(self._score.score(state, found))
+        step = int(state.step)
+        if step + EARLY_EVERY > EARLY_LAST and (warning := self.judge(step)):
+            self._note(f"warning: {warning}")
+        return {"bits_per_token": self._bits[-1], name: self._scores[-1]}
+
+    def judge(self, step: int) -> str:
+        """What is wrong by `step`; nothing where too few looks were taken to say so."""
+        half = len(self._scores) // 2
+        if not half:
+            return ""
+        bits = np.mean(self._bits[:half]), np.mean(self._bits[half:])
+        scores = np.mean(self._scores[:half]), np.mean(self._scores[half:])
+        gain = scores[1] - scores[0] if self._score.rises else scores[0] - scores[1]
+        good = self._score.rises and scores[0] >= GOOD
+        if bits[1] > bits[0] * (1 - FALLEN) or gain > 0 or good:
+            return ""
+        return (
+            f"by step {step} bits per token fell from {bits[0]:.3g} to {bits[1]:.3g}, but sampled "
+            f"clips do not improve ({self._score.name} {scores[0]:.3g}, then {scores[1]:.3g}): "
+            "look at the previews, and whether tokenizer, block, given frames and classes are "
+            "those that the weights were trained with"
+        )
+
+
+def choose_early_score(
+    config: Config, clips: Validation, *, sampler: Sampler, score: PeriodicScore | None
+) -> EarlyScore:
+    """The best score of few clips that the data offer.
+
+    The agreement of moving shapes with their labels, or the distance that is measured during
+    training anyway; else bits per token behind the model's own draws.
+    """
+    if config.data.kind == "moving_shapes" and config.generator.prompt == "label":
+        tracker = build.make_tracker(config)
+
+        def measure(state: TrainState, found: Mapping[str, float]) -> float:
+            videos, labels = draw_held_out(
+                config, clips, sampler, state, count=config.evaluation.early_clips
+            )
+            names = [clips.label_names[label] for label in labels]
+            parts = label_agreement(tracker, videos, names)
+            return float(np.mean([parts[f"{n}_agreement"] for n in ("colour", "shape", "motion")]))
+
+        return EarlyScore("agreement", True, measure)
+    if score is not None:
+        distance = functools.partial(score, sampler)
+        return EarlyScore(
+            "distance", False, lambda state, found: next(iter(distance(averaged(state)).values()))
+        )
+    return EarlyScore("bits_self_drawn", False, lambda state, found: found["bits_self_drawn"])
+
+
+def draw_held_out(
+    config: Config, clips: Validation, sampler: Sampler, state: TrainState, *, count: int
+) -> tuple[np.ndarray, list[int]]:
+    """Up to `count` clips of the first held-out labels and given frames, and these labels."""
+    batch = clips.batches()[0]
+    count = min(count, len(batch["label"]))
+    labels = batch["label"][:count].tolist()
+    drawn = sampler.sample(
+        count,
+        seed=config.seed,
+        labels=labels if config.generator.prompt != "none" else None,
+        given_frames=choose_given_frames(config, SampleRequest(1)),
+        params=averaged(state),
+        **take_examples(batch, count),
+    )
+    return drawn.videos, labels
 
 
 def tokenizer_evaluators(
@@ -316,7 +440,6 @@ def generator_evaluators(
     Previews show samples of the first held-out labels.
     """
     measure_batch = jax.jit(task.evaluate)
-    given = choose_given_frames(config, SampleRequest(1))
 
     def measure(state: TrainState) -> dict[str, float]:
         counter = CodeCounter(config.tokenizer.make_quantizer().codes)
@@ -337,17 +460,7 @@ def generator_evaluators(
         return {**found, "unigram_bits": counter.result()["unigram_bits"]}
 
     def preview(state: TrainState) -> np.ndarray:
-        batch = clips.batches()[0]
-        count = min(config.train.preview_clips, len(batch["label"]))
-        prompted = config.generator.prompt != "none"
-        return sampler.sample(
-            count,
-            seed=config.seed,
-            labels=batch["label"][:count].tolist() if prompted else None,
-            given_frames=given,
-            params=averaged(state),
-            **take_examples(batch, count),
-        ).videos
+        return draw_held_out(config, clips, sampler, state, count=config.train.preview_clips)[0]
 
     return StageEvaluators(config, measure, preview)
 

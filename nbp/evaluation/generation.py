@@ -39,7 +39,8 @@ class Made:
     """Generated clips: uint8 [n t h w 3], their codes [n T H W], class ids (-1 for none), seconds.
 
     real: the clips whose first frames were given, of the same shape; None without. others: the
-    videos with other values than rounded ones, from the same floats. passes: that each clip took.
+    videos with other values than rounded ones, from the same floats. passes: that each clip took,
+    opener_passes: those of the opener among them.
     """
 
     videos: Clips
@@ -49,6 +50,7 @@ class Made:
     real: Clips | None = None
     others: Mapping[Values, np.ndarray] = field(default_factory=dict)
     passes: np.ndarray | None = None
+    opener_passes: np.ndarray | None = None
 
     def of(self, values: Values) -> np.ndarray:
         """The videos with these values; rounded ones where they were not kept."""
@@ -87,7 +89,7 @@ class ClipGenerator:
                 made.append(self._draw(part, real))
         joined = {
             name: np.concatenate([getattr(m, name) for m in made])
-            for name in ("videos", "tokens", "labels", "seconds", "passes")
+            for name in ("videos", "tokens", "labels", "seconds", "passes", "opener_passes")
         }
         real = None if made[0].real is None else np.concatenate([m.real for m in made])
         others = {name: np.concatenate([m.others[name] for m in made]) for name in made[0].others}
@@ -122,6 +124,7 @@ class ClipGenerator:
             None if real is None else to_bytes(real),
             {values: choose_values(pixels, values) for values in self.values},
             samples.passes[:count],
+            samples.opener_passes[:count],
         )
 
 
@@ -169,6 +172,8 @@ class ClipScorer:
         arrays: Arrays = {"label": made.labels, "seconds": made.seconds, SUM + "codes": counts}
         if made.passes is not None:
             arrays["passes"] = made.passes
+        if made.opener_passes is not None and made.opener_passes.any():
+            arrays["opener_passes"] = made.opener_passes
         videos = finish_clips(made, self.rule, size=self.size, pixels=self.pixels)
         arrays |= measure_features(videos, self.extractor, self.frame_features)
         if self.classes is not None:

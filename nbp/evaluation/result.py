@@ -50,13 +50,15 @@ class CodeUse(TypedDict):
 
 
 class Drawing(TypedDict):
-    """How clips were generated. passes: of a clip, a mean where clips differ. seconds_of: parts of
-    this run's seconds. seconds_per_clip: the median, newer than some reports.
+    """How clips were generated. passes: of a clip, a mean where clips differ. opener_passes: those
+    of the opener among them, where there is one. seconds_of: parts of this run's seconds.
+    seconds_per_clip: the median, newer than some reports.
     """
 
     clips: int
     seed: int
     passes: float
+    opener_passes: NotRequired[float]
     seconds: float
     seconds_of: dict[str, float]
     seconds_per_clip: NotRequired[float]

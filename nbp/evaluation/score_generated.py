@@ -112,7 +112,9 @@ def describe_clips(plan: Plan, repeat: int) -> dict[str, Any]:
     rule = plan.protocol.generation
     assert rule is not None
     settings = dataclasses.asdict(plan.model_config.sampling)
-    aside = {"batch", "fps"} | (set() if settings["refinements"] > 1 else set(REFINING))
+    aside = {"batch", "fps", "opener"} | (set() if settings["refinements"] > 1 else set(REFINING))
+    if not settings["opener"]:  # where there is one, the origin has the hash of its checkpoint
+        aside.add("opener_frames")
     drawing = {name: value for name, value in settings.items() if name not in aside}
     paired = follows_real(plan)
     return {
@@ -292,7 +294,8 @@ def summarize(plan: Plan, sets: Sequence[MadeSet], conditions: RealClips | None)
     per_frame = first.get("psnr_per_frame")
     plan_of_blocks = plan.model_config.plan
     passes: float = plan_of_blocks.passes(plan_of_blocks.tokens_of_frames(plan.given))
-    if plan.model_config.sampling.refinements > 1:  # each clip takes its own number
+    drawn_otherwise = plan.model_config.sampling.refinements > 1 or "opener_passes" in first
+    if drawn_otherwise:  # each clip takes its own number
         passes = round(float(first["passes"].mean()), 2)
     frames = plan.generated * plan.model_config.data.frames
     curve = None
@@ -309,6 +312,8 @@ def summarize(plan: Plan, sets: Sequence[MadeSet], conditions: RealClips | None)
         "clips_per_second": _rate(plan.generated, float(first["seconds"].sum())),
         "frames_per_second": _rate(frames, float(first["seconds"].sum())),
     }
+    if "opener_passes" in first:
+        generation["opener_passes"] = round(float(first["opener_passes"].mean()), 2)
     result = GeneratedResult(
         generation=generation,
         reference=None if reference is None else reference.provenance,

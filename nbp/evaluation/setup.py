@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from nbp import build, build_data, build_sampling
-from nbp.build_sampling import choose_given_frames, draw_in_block, make_sampling
+from nbp.build_sampling import (
+    check_opener,
+    choose_given_frames,
+    draw_in_block,
+    make_sampling,
+)
 from nbp.config import from_dict, to_json
 from nbp.config.parsing import set_overrides
 from nbp.config.schema import Config
@@ -351,11 +356,15 @@ def share_sampler(plan: Plan) -> tuple[Sampler, int]:
     sampler, devices = plan.model.sampler, plan.devices
     assert sampler is not None
     batch = devices.round_up(min(sampler.sampling.batch, plan.setup.chunk, plan.generated))
+    opener = sampler.opener
+    if opener is not None:
+        opener = dataclasses.replace(opener, params=devices.copy(opener.params))
     shared = dataclasses.replace(
         sampler.in_batches(batch),
         generator_params=devices.copy(sampler.generator_params),
         tokenizer_params=devices.copy(sampler.tokenizer_params),
         place=devices.place,
+        opener=opener,
     )
     return shared, batch
 
@@ -371,6 +380,8 @@ def check_generation(config: Config, protocol: Protocol, request: EvaluateReques
             f"protocol {protocol.name} scores generated clips, and {workdir} has no trained "
             f"generator: python -m nbp.train --config FILE --workdir {workdir}"
         )
+    if protocol.generation is not None and has_begun(workdir, "generator"):
+        check_opener(config, read_labels(workdir), config.sampling, given=given)
     return given
 
 

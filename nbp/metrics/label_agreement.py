@@ -10,13 +10,15 @@ Deterministic numpy, about 2 ms for 9x32x32 with upright shapes and 20 ms with t
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
 from nbp.shapes import Array, Clip, Clips
 
 Distance = Callable[[Array, Array], Array]
+Border = Literal["bounce", "wrap"]
 
 # Segmentation. A pixel is background + alpha * (colour - background); alpha is steepened around
 # one half, which keeps areas, sharpens blur and drops texture and noise.
@@ -29,6 +31,10 @@ AREA_RANGE = (0.01, 0.5)
 STEADY_AREA = (0.5, 1.8)
 LEAST_COMPACT = 0.75
 LEAST_FRAMES = 0.85
+# Where something may be in front of the shape: it is hidden in frames with less of its whole area,
+# and nothing is said of fewer frames than these without.
+WHOLE_AREA = 0.94
+LEAST_WHOLE_FRAMES = 4
 # Shape: soft intersection over union with the ideal mask, in a frame and on average.
 LEAST_FRAME_OVERLAP = 0.6
 LEAST_OVERLAP = 0.7
@@ -52,25 +58,49 @@ LARGEST_SPIN_LOSS = 0.04  # overlap lost by it against any angle in every frame
 @dataclass(frozen=True)
 class Observation:
     """What the tracker saw; `None` where it saw nothing sure. `confidence` is the mean overlap
-    (0..1) of the tracked mask with the ideal mask of the shape, 0 without a trackable shape."""
+    (0..1) of the tracked mask with the ideal mask of the shape, 0 without a trackable shape.
+    hidden: too few frames show the shape whole, though something may be in front of it."""
 
     shape: str | None
     colour: str | None
     motion: str | None
     confidence: float
+    hidden: bool = False
 
 
 UNKNOWN = Observation(shape=None, colour=None, motion=None, confidence=0.0)
 
 
 @dataclass(frozen=True)
-class _Track:
-    """One blob through a clip: its colour, mask [t h w], centres (x, y) [t 2], median area."""
+class Blob:
+    """The largest lasting blob of a palette colour in t frames of a clip, which `frames` numbers.
+
+    mask: soft, float32 [t h w]; at a border that wraps each frame is rolled, so that it is whole.
+    centres: (x, y) in the mask, [t 2], and path: in the video, unwrapped over a border that wraps.
+    areas: [t], in pixels, and the usual one. compact: share of it around the centre, 0..1 [t].
+    """
 
     colour: str
     mask: Array
     centres: Array
+    path: Array
+    areas: Array
     area: float
+    compact: Array
+    frames: Array
+
+    def steady(self, whole_area: float | None = None) -> Array:
+        """In which frames it is one whole shape of its usual (or this) area, bool [t]."""
+        least, most = STEADY_AREA
+        least, area = (least, self.area) if whole_area is None else (WHOLE_AREA, whole_area)
+        whole = (self.areas >= least * area) & (self.areas <= most * area)
+        return whole & (self.compact >= LEAST_COMPACT)
+
+    @property
+    def plausible(self) -> bool:
+        """Whether a shape is so large."""
+        low, high = AREA_RANGE
+        return low <= self.area / (self.mask.shape[1] * self.mask.shape[2]) <= high
 
 
 class ShapeTracker:
@@ -101,54 +131,99 @@ class ShapeTracker:
         self.palette, self.shapes, self.motions = dict(palette), dict(shapes), dict(motions)
         self.directions = {name: d for name, d in motions.items() if any(d)}
         self.turn_steps = TURN_STEPS if turning or "spin" in motions else 1
-        self._unit_areas, self._reaches = {}, {}
+        self.turning = turning
+        self.unit_areas: dict[str, float] = {}
+        self.reaches: dict[str, float] = {}
+        self.extents: dict[str, Array] = {}  # of radius 1: [[left, up], [right, down]]
         grid = (np.arange(400) + 0.5) / 100 - 2
         for name, distance in shapes.items():
             inside = distance(grid[None, :], grid[:, None]) < 0
-            self._unit_areas[name] = float(inside.mean()) * 16
+            self.unit_areas[name] = float(inside.mean()) * 16
             radius = np.hypot(grid[None, :], grid[:, None])
-            self._reaches[name] = float(radius[inside].max())
+            self.reaches[name] = float(radius[inside].max())
+            across, along = grid[inside.any(axis=0)], grid[inside.any(axis=1)]
+            ends = [[-across.min(), -along.min()], [across.max(), along.max()]]
+            self.extents[name] = np.array(ends)
 
-    def describe(self, clip: Clip) -> Observation:
+    def parse(self, label: str) -> dict[str, str]:
+        """Colour, shape and motion of a label; ValueError for one that is not of these names."""
+        known = {"colour": self.palette, "shape": self.shapes, "motion": self.motions}
+        asked = dict(zip(known, label.split(), strict=False))
+        if len(label.split()) != 3 or any(asked[part] not in known[part] for part in known):
+            raise ValueError(
+                f"label {label!r} is not 'colour shape motion' of {list(self.palette)}, "
+                f"{list(self.shapes)}, {list(self.motions)}."
+            )
+        return asked
+
+    def describe(
+        self, clip: Clip, *, border: Border = "bounce", whole_area: float | None = None
+    ) -> Observation:
         """Tracks the largest lasting shape of one clip; never raises on noise or black clips.
 
         A clip of one frame, or without one compact blob of a palette colour in nearly all
-        frames, gives `None` throughout.
+        frames, gives `None` throughout. border: what the shape does there: its motion is that
+        before it bounces. whole_area: of the shape in pixels, where something may be in front of
+        it: frames that show less are left out.
         """
-        track = self._follow(clip)
+        track = self._follow(clip, border, whole_area)
         if track is None:
-            return UNKNOWN
+            return replace(UNKNOWN, hidden=whole_area is not None)
         overlaps = {name: self._overlaps(track, name, self.turn_steps) for name in self.shapes}
         scores = {name: float(o.max(axis=0).mean()) for name, o in overlaps.items()}
         shape = max(scores, key=lambda name: scores[name])
         lasting = np.mean(overlaps[shape].max(axis=0) >= LEAST_FRAME_OVERLAP) >= LEAST_FRAMES
         if scores[shape] < LEAST_OVERLAP or not lasting:
             return Observation(None, track.colour, None, scores[shape])
-        motion = self._read_motion(track, shape, size=max(clip.shape[1:3]))
+        motion = self._read_motion(track, shape, size=max(clip.shape[1:3]), border=border)
         return Observation(shape, track.colour, motion, scores[shape])
 
-    def _follow(self, clip: Clip) -> _Track | None:
-        """Finds the palette colour with the largest lasting area and follows its blob."""
-        if clip.shape[0] < 2:
-            return None
+    def locate(self, clip: Clip, *, border: Border = "bounce", occluded: bool = False) -> Blob:
+        """Finds the palette colour with the largest lasting area and where it is in each frame.
+
+        The clip has at least one frame.
+        """
         masks = _segment(clip, np.array(list(self.palette.values()), np.float32))
         areas = masks.sum(axis=(2, 3))
-        medians = np.median(areas, axis=1)
-        best = int(medians.argmax())
-        area, mask = float(medians[best]), masks[best]
-        frame_area = clip.shape[1] * clip.shape[2]
-        if not AREA_RANGE[0] * frame_area <= area <= AREA_RANGE[1] * frame_area:
-            return None
-        steady = (areas[best] >= STEADY_AREA[0] * area) & (areas[best] <= STEADY_AREA[1] * area)
-        centres, inside = _locate(mask, 1.8 * math.sqrt(area / math.pi))
-        compact = inside >= LEAST_COMPACT * np.maximum(areas[best], 1e-6)
-        if np.mean(steady & compact) < LEAST_FRAMES:
-            return None
-        return _Track(list(self.palette)[best], mask, centres, area)
+        usual = np.percentile(areas, 90, axis=1) if occluded else np.median(areas, axis=1)
+        best = int(usual.argmax())
+        mask, area = masks[best], areas[best]
+        shifts = np.zeros((len(mask), 2), np.int64)
+        if border == "wrap":
+            mask, shifts = _roll_to_middle(mask)
+        reach = 1.8 * math.sqrt(float(usual[best]) / math.pi)
+        centres, inside = _locate(mask, reach)
+        path = centres - shifts
+        if border == "wrap":
+            for axis in (0, 1):
+                path[:, axis] = np.unwrap(path[:, axis], period=clip.shape[2 - axis])
+        compact = inside / np.maximum(area, 1e-6)
+        colour = list(self.palette)[best]
+        frames = np.arange(len(clip))
+        return Blob(colour, mask, centres, path, area, float(usual[best]), compact, frames)
 
-    def _overlaps(self, track: _Track, shape: str, steps: int) -> Array:
+    def _follow(
+        self, clip: Clip, border: Border = "bounce", whole_area: float | None = None
+    ) -> Blob | None:
+        """The blob of a clip where it lasts: in all frames, or in those that show it whole."""
+        if clip.shape[0] < 2:
+            return None
+        occluded = whole_area is not None
+        blob = self.locate(clip, border=border, occluded=occluded)
+        if not blob.plausible:
+            return None
+        whole = blob.steady(whole_area)
+        if not occluded:
+            return blob if np.mean(whole) >= LEAST_FRAMES else None
+        frames = np.flatnonzero(whole)
+        if len(frames) < LEAST_WHOLE_FRAMES:
+            return None
+        rows = {n: getattr(blob, n)[frames] for n in ("mask", "centres", "path", "frames")}
+        return replace(blob, **rows, area=whole_area)
+
+    def _overlaps(self, track: Blob, shape: str, steps: int) -> Array:
         """Soft intersection over union with the ideal mask at each of `steps` angles, [angle t]."""
-        radius = math.sqrt(track.area / self._unit_areas[shape])
+        radius = math.sqrt(track.area / self.unit_areas[shape])
         window = min(*track.mask.shape[1:], 2 * math.ceil(1.8 * radius) + 3)
         patch, x, y = _cut_windows(track.mask, track.centres, window)
         x, y = x / radius, y / radius
@@ -165,25 +240,44 @@ class ShapeTracker:
             overlaps[row] = best
         return overlaps
 
-    def _read_motion(self, track: _Track, shape: str, *, size: int) -> str | None:
+    def _read_motion(self, track: Blob, shape: str, *, size: int, border: Border) -> str | None:
         """Names the motion whose model explains the whole path, within the stated errors."""
-        path = track.centres
+        path, time = track.path, track.frames.astype(np.float64)
         spread = float(np.linalg.norm(path - path.mean(axis=0), axis=1).max())
         if "spin" in self.motions and spread < STILL * size:
-            return "spin" if _turns(self._overlaps(track, shape, FINE_TURN_STEPS)) else None
-        reach = self._reaches[shape] * math.sqrt(track.area / self._unit_areas[shape])
+            overlaps = self._overlaps(track, shape, FINE_TURN_STEPS)
+            return "spin" if _turns(overlaps, time) else None
+        reach = self.reaches[shape] * math.sqrt(track.area / self.unit_areas[shape])
         frame = np.array(track.mask.shape[:0:-1], np.float64)
-        velocity, line_errors = _fit_bouncing_line(path, reach, frame)
+        walls = None if border == "wrap" else (reach, frame)
+        velocity, line_errors = _fit_bouncing_line(path, time, walls)
         if "orbit" in self.motions:
-            errors = _fit_orbit(path, least_radius=2 * STILL * size)
-            if errors is not None and _mean_length(errors) < _mean_length(line_errors):
-                return "orbit" if _is_close(errors, size) else None
+            errors = fit_orbit(path, time, least_radius=2 * STILL * size)
+            if errors is not None and _mean_length(errors[0]) < _mean_length(line_errors):
+                return "orbit" if _is_close(errors[0], size) else None
         speed = float(np.linalg.norm(velocity))
         if speed < LEAST_SPEED * size or not _is_close(line_errors, size) or not self.directions:
             return None
         cosines = {n: float(velocity @ d) / speed for n, d in self.directions.items()}
         motion = max(cosines, key=lambda name: cosines[name])
         return motion if cosines[motion] >= LEAST_DIRECTION_COSINE else None
+
+
+def _roll_to_middle(mask: Array) -> tuple[Array, Array]:
+    """Each frame rolled so that its blob, which may lie on both sides, is whole in the middle.
+
+    Also by how many pixels (x, y) [t 2]. The blob's place is the circular mean of its pixels.
+    """
+    shifts = []
+    for axis in (2, 1):
+        weights, size = mask.sum(axis=3 - axis), mask.shape[axis]
+        angles = 2 * np.pi * (np.arange(size) + 0.5) / size
+        middle = np.arctan2(weights @ np.sin(angles), weights @ np.cos(angles)) * size / (2 * np.pi)
+        shifts.append(np.rint(size / 2 - middle).astype(np.int64))
+    frames = np.arange(len(mask))[:, None, None]
+    rows = (np.arange(mask.shape[1]) - shifts[1][:, None]) % mask.shape[1]
+    columns = (np.arange(mask.shape[2]) - shifts[0][:, None]) % mask.shape[2]
+    return mask[frames, rows[:, :, None], columns[:, None, :]], np.stack(shifts, axis=1)
 
 
 def _segment(clip: Clip, palette: Array) -> Array:
@@ -251,21 +345,26 @@ def _is_close(errors: Array, size: int) -> bool:
     return near and bool(largest <= LARGEST_PATH_ERROR * size)
 
 
-def _fit_bouncing_line(path: Array, reach: float, frame: Array) -> tuple[Array, Array]:
+def _fit_bouncing_line(
+    path: Array, time: Array, walls: tuple[float, Array] | None
+) -> tuple[Array, Array]:
     """Fits a straight path of constant speed that bounces off the frame's walls.
 
-    Returns the velocity (x, y) at the start in pixels per frame and the observed centres relative
-    to the fit, [t 2]. The line is fitted to the frames before the first bounce; as
+    time: of each place, in frames. walls: the shape's reach and the frame's (width, height); None
+    without walls. Returns the velocity (x, y) at the start in pixels per frame and the observed
+    centres relative to the fit, [t 2]. The line is fitted to the frames before the first bounce; as
     these are unknown, every number of them is tried and the best explanation of all frames wins.
     """
-    time = np.arange(len(path), dtype=np.float64)
     lowest, highest = path.min(axis=0), path.max(axis=0)
     best = (np.zeros(2), path + np.inf)
-    for count in range(min(3, len(path)), len(path) + 1):
+    for count in range(min(3, len(path)) if walls else len(path), len(path) + 1):
         centred = time[:count] - time[:count].mean()
         velocity = centred @ path[:count] / (centred @ centred)
         start = path[:count].mean(axis=0) - velocity * time[:count].mean()
         straight = start + velocity * time[:, None]
+        if walls is None:
+            return velocity, path - straight
+        reach, frame = walls
         # A shape may turn back only where it can touch the wall, and it does so up to half a step
         # beyond the last seen position: [low high t xy] holds every pair of places tried.
         slack = reach + np.abs(velocity) + 0.02 * frame
@@ -282,8 +381,11 @@ def _fit_bouncing_line(path: Array, reach: float, frame: Array) -> tuple[Array, 
     return best
 
 
-def _fit_orbit(path: Array, *, least_radius: float) -> Array | None:
-    """The centres relative to the best steady orbit, [t 2]; `None` if they do not run around one.
+def fit_orbit(
+    path: Array, time: Array, *, least_radius: float
+) -> tuple[Array, Callable[[Array], Array]] | None:
+    """The best steady orbit of centres [t 2] seen at `time` [t]: the errors [t 2] and the places
+    [m 2] at other times [m]; `None` if they do not run around one.
 
     The circle is the least squares fit of x^2 + y^2 = 2 a x + 2 b y + c (Kasa 1976); the angle on
     it is then fitted as a linear function of time.
@@ -299,17 +401,22 @@ def _fit_orbit(path: Array, *, least_radius: float) -> Array | None:
     angle = np.unwrap(np.arctan2(from_middle[:, 1], from_middle[:, 0]))
     if radius < least_radius or abs(angle[-1] - angle[0]) < LEAST_ORBIT_TURNS * 2 * math.pi:
         return None
-    time = np.arange(len(path)) - (len(path) - 1) / 2
-    steady = angle.mean() + time * (time @ angle) / (time @ time)
-    return from_middle - radius * np.stack([np.cos(steady), np.sin(steady)], axis=1)
+    middle = time.mean()
+    rate = (time - middle) @ angle / ((time - middle) @ (time - middle))
+
+    def place(at: Array) -> Array:
+        steady = angle.mean() + rate * (at - middle)
+        return origin + (a, b) + radius * np.stack([np.cos(steady), np.sin(steady)], axis=1)
+
+    return path - place(time), place
 
 
-def _turns(overlaps: Array) -> bool:
+def _turns(overlaps: Array, time: Array) -> bool:
     """Whether the overlaps [angle t] turn steadily; true of round shapes."""
     if np.ptp(overlaps.mean(axis=1)) < LEAST_SPIN_GAIN:
         return True
     steps, frames = overlaps.shape
-    turned = SPIN_RATES[:, None] * np.arange(frames) * (steps / (2 * math.pi))
+    turned = SPIN_RATES[:, None] * (time - time[0]) * (steps / (2 * math.pi))
     rows = np.rint(np.arange(steps)[:, None, None] + turned).astype(int) % steps
     scores = overlaps[rows, np.arange(frames)].mean(axis=-1).max(axis=0)
     turning = np.abs(SPIN_RATES) >= LEAST_SPIN_RATE
@@ -332,12 +439,7 @@ def label_agreement(tracker: ShapeTracker, clips: Clips, labels: Sequence[str]) 
     known = {"colour": tracker.palette, "shape": tracker.shapes, "motion": tracker.motions}
     right = dict.fromkeys(("label", *known), 0)
     for clip, label in zip(clips, labels, strict=True):
-        asked = dict(zip(known, label.split(), strict=False))
-        if len(label.split()) != 3 or any(asked[part] not in known[part] for part in known):
-            raise ValueError(
-                f"label {label!r} is not 'colour shape motion' of {list(tracker.palette)}, "
-                f"{list(tracker.shapes)}, {list(tracker.motions)}."
-            )
+        asked = tracker.parse(label)
         seen = tracker.describe(clip)
         matches = {part: getattr(seen, part) == asked[part] for part in known}
         for part, match in matches.items():

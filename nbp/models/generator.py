@@ -19,6 +19,8 @@ import numpy as np
 from flax import nnx
 
 from nbp.layout import Positions, SequencePlan, Vocabulary
+from nbp.models.heads import DigitHead, Head, HeadSpec, VocabularyHead
+from nbp.models.joint_head import JointHead
 from nbp.models.network import Network
 from nbp.nn.attention.reference import AttentionBackend
 from nbp.nn.rotary import (
@@ -34,10 +36,9 @@ from nbp.nn.transformer import (
     Transformer,
     TransformerSpec,
     drop,
-    make_linear,
 )
 from nbp.parallel.cross_entropy import look_up
-from nbp.parallel.sharding import Axes, constrain, gather
+from nbp.parallel.sharding import Axes, gather
 from nbp.shapes import Array, Bool, Float, Int, PyTree
 
 
@@ -137,6 +138,8 @@ class Generator(nnx.Module):
     `draft` adds the draft channel (docs/blocks.md): each query also reads a draft of the token that
     it *predicts*, a code or `codes` for one that is hidden. Tokens that are drawn one by one are
     always hidden. Its table begins at zero, where it changes nothing.
+
+    `head`: of digits; None predicts whole codes (`nbp.models.heads`).
     """
 
     def __init__(
@@ -148,6 +151,7 @@ class Generator(nnx.Module):
         *,
         padding: int | None = None,
         draft: bool = False,
+        head: HeadSpec | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         width, init = spec.width, recipe.parts.init
@@ -174,15 +178,13 @@ class Generator(nnx.Module):
             else None
         )
         self.transformer = Transformer(spec, recipe.parts, rngs=rngs)
-        self.head = make_linear(
-            width,
-            len(self.output_ids),
-            init.linear,
-            spec.dtype,
-            ("embed", "vocabulary"),
-            bias=False,
-            rngs=rngs,
-        )
+        self.head: Head
+        if head is None:
+            self.head = VocabularyHead(width, len(self.output_ids), init.linear, rngs=rngs)
+        elif head.joint is None:
+            self.head = DigitHead(width, head, init.linear, rngs=rngs)
+        else:
+            self.head = JointHead(spec, plan, head, recipe.parts, rngs=rngs)
 
     def __call__(
         self,
@@ -227,6 +229,12 @@ class Generator(nnx.Module):
         rotation = self.rotation(0, self.plan.length)
         x = self.transformer(x, self.plan.k_end, key_mask=hidden, rotation=rotation, key=key2)
         return x[:, self.plan.prompt_length :]
+
+    def with_plan(self, plan: SequencePlan) -> "Generator":
+        """The same parameters in another plan that they learned (`generator.blocks`)."""
+        other = nnx.merge(*nnx.split(self))
+        other.plan = other.positions.plan = plan
+        return other
 
     def targets(self, codes: Int[Array, "b size"]) -> Int[Array, "b n"]:
         """The class index, among the head's outputs, of each scored token."""
@@ -330,10 +338,15 @@ class Generator(nnx.Module):
         return jnp.where((target >= 0)[:, None], look_up(self.drafts[...], rows), 0.0)
 
     def predict(self, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:
-        """Logits in float32 over `scored`."""
-        kernel = gather(self.head.kernel[...], self.head.kernel.axes, self.spec.dtype)
-        logits = jnp.einsum("bnd,dv->bnv", x, kernel.astype(self.spec.dtype))
-        return constrain(logits, ("batch", None, "vocabulary")).astype(jnp.float32)
+        """Logits in float32 over `output_ids`."""
+        return require_vocabulary(self).predict(x)
+
+
+def require_vocabulary(model: Generator, wanted: str = "logits of whole codes") -> VocabularyHead:
+    """The head of a model that predicts whole codes; ValueError says what needs one."""
+    if not isinstance(model.head, VocabularyHead):
+        raise ValueError(f"{wanted}: only a model with generator.head=vocabulary has them")
+    return model.head
 
 
 @dataclass(frozen=True)
@@ -341,7 +354,7 @@ class GeneratorNetwork(Network[Generator]):
     """A generator without its parameters.
 
     texts: raw text ids per class, where the prompt is a text instead of the class id itself.
-    padding, draft: see `Generator`.
+    padding, draft, head: see `Generator`.
     """
 
     optional: ClassVar[str] = "drafts"
@@ -353,6 +366,7 @@ class GeneratorNetwork(Network[Generator]):
     texts: tuple[tuple[int, ...], ...] | None = None
     padding: int | None = None
     draft: bool = False
+    head: HeadSpec | None = None
 
     def build(self, key: Array) -> Generator:
         return Generator(
@@ -362,6 +376,7 @@ class GeneratorNetwork(Network[Generator]):
             self.recipe,
             padding=self.padding,
             draft=self.draft,
+            head=self.head,
             rngs=nnx.Rngs(key),
         )
 
@@ -378,17 +393,18 @@ class GeneratorNetwork(Network[Generator]):
 
         A forward pass takes 2 for each weight of the layers and each query, 4 * width for each
         layer and each pair of a query and a key that it sees, and 2 for each weight of the head and
-        each scored token; the backward pass takes twice as many. What is computed again, masked or
-        padded is not needed, and counts for nothing.
+        each scored token (a joint head counts its own pairs too); the backward pass takes twice as
+        many. What is computed again, masked or padded is not needed, and counts for nothing.
         """
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        model = nnx.eval_shape(lambda: self.build(jax.random.key(0)))
+        shapes = nnx.to_pure_dict(nnx.state(model))
         layers, _ = jax.tree_util.tree_flatten_with_path(shapes["transformer"])
         weights = sum(leaf.size for path, leaf in layers if path[-1].key == "kernel")
         pairs = float(np.sum(self.plan.k_end))
         forward = (
             2 * weights * self.plan.length
             + 4 * self.spec.width * self.spec.layers * pairs
-            + 2 * shapes["head"]["kernel"].size * self.plan.target_count
+            + model.head.count_flops(self.plan)
         )
         return 3.0 * forward
 

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from nbp.models.generator import Generator, GeneratorNetwork
+from nbp.models.generator import Generator, GeneratorNetwork, require_vocabulary
+from nbp.models.heads import Choose, DigitDrawing, VocabularyHead, place_offsets
 from nbp.nn.attention.kv_cache import Cache, CacheEntry, make_cache, quantize, write
 from nbp.nn.attention.reference import cached_attention
 from nbp.nn.rotary import Rotation, turn_columns
@@ -227,19 +228,22 @@ def forward_cached(
 
 
 class PackedParams(NamedTuple):
-    """Parameters of a generator for decoding; `rest` is as in training."""
+    """Parameters of a generator for decoding; `rest` is as in training, as is a head of digits."""
 
     rest: PyTree
     layers: list[DecodingLayer]
-    head: Matrix
+    head: Matrix | None
 
 
 class InferenceModel(NamedTuple):
-    """A generator, its layers and its head. `stored`: type of the cache."""
+    """A generator, its layers and its head. `stored`: type of the cache.
+
+    head: None for one of digits, which is read as in training.
+    """
 
     model: Generator
     layers: list[DecodingLayer]
-    head: Matrix
+    head: Matrix | None
     stored: CacheType = "compute"
 
     def make_cache(self, batch: int, length: int) -> Cache:
@@ -269,14 +273,39 @@ class InferenceModel(NamedTuple):
 
     def predict(self, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:
         """Logits in float32 over `Generator.output_ids`."""
+        if self.head is None:
+            require_vocabulary(self.model)
+        assert self.head is not None
         return constrain(score(self.head, x), ("batch", None, "vocabulary"))
+
+    def draw(
+        self,
+        x: Float[Array, "r n d"],
+        choose: Choose,
+        *,
+        token: Array | int,
+        known: Int[Array, "b n"] | None = None,
+        kept: Bool[Array, "b n"] | None = None,
+    ) -> Int[Array, "b n"]:
+        """Draws the block that begins with `token`: indexes into `Generator.output_ids`, or -1.
+
+        Other arguments as in `nbp.models.heads.DigitDrawing.draw`.
+        """
+        head, plan = self.model.head, self.model.plan
+        if not isinstance(head, DigitDrawing):
+            return choose(self.predict(x), None)
+        offsets = jnp.asarray(place_offsets(plan))
+        offsets = jax.lax.dynamic_slice_in_dim(offsets, token - plan.first, x.shape[1])
+        return head.draw(x, choose, offsets=offsets, known=known, kept=kept)
 
 
 def make_inference_model(
     model: Generator, *, weights: WeightType = "compute", stored: CacheType = "compute"
 ) -> InferenceModel:
     """The decoder of a generator; copies of its layers and its head are made, once."""
-    head = pack(model.head.kernel[...], None, model.spec.dtype, weights)
+    head = None
+    if isinstance(model.head, VocabularyHead):
+        head = pack(model.head.kernel[...], None, model.spec.dtype, weights)
     return InferenceModel(model, pack_layers(model.transformer, weights), head, stored)
 
 
@@ -302,7 +331,8 @@ def pack_params(
     With a mesh each device gets its share of the heads, MLPs and vocabulary, and the rest whole.
     """
     layers, dtype, rest = range(network.spec.layers), network.spec.dtype, dict(params)
-    head, stack = rest.pop("head"), dict(rest["transformer"])
+    head = rest.pop("head") if network.head is None else None
+    stack = dict(rest["transformer"])
     blocks = stack.pop("layers")
     rest["transformer"] = stack
 
@@ -315,7 +345,7 @@ def pack_params(
         values = part_of(part, blocks)
         parts[part] = [make(part, jax.tree.map(lambda p, i=i: p[i], values)) for i in layers]
         _delete(values)
-    laid_head = make("head", head)
+    laid_head = None if head is None else make("head", head)
     _delete(head)
     whole = jax.tree.map(lambda p: (None,) * p.ndim, rest)
     return PackedParams(
@@ -338,7 +368,8 @@ def bind_inference_model(
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     layers = {"layers": shapes["transformer"]["layers"]}
     transformer = {**params.rest["transformer"], **layers}
-    model = network.bind({**params.rest, "transformer": transformer, "head": shapes["head"]})
+    head = params.rest.get("head", shapes["head"])
+    model = network.bind({**params.rest, "transformer": transformer, "head": head})
     return InferenceModel(model, params.layers, params.head, stored)
 
 

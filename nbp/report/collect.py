@@ -3,7 +3,7 @@
 """Makes the report page of a workdir from its files; what is missing is left out of the page.
 
 Read are `config.json`, `STAGE/metrics.csv`, and below `report/` the `PROTOCOL.json` of every
-evaluation and `clips.json` with its media.
+evaluation and `clips.json` with its media; and the `drift.json` of long videos in any folder.
 """
 
 import json
@@ -19,6 +19,7 @@ from nbp.evaluation.leakage import describe_leaks
 from nbp.evaluation.result import EvaluationResult
 from nbp.files import make_folder, read_json
 from nbp.report.clips import Shown, collect_clips
+from nbp.report.drift import read_drifts
 from nbp.report.page import build_page
 from nbp.report.plots import MACHINE, Panel, arrange_panels, find_unit
 from nbp.report.records import Evaluation, Page, Speed
@@ -58,7 +59,7 @@ def is_stale(workdir: Path) -> bool:
     """Whether the page is not there, or older than curves and scores that it should show."""
     page = workdir / "report" / "index.html"
     sources = [stage_directory(workdir, stage) / "metrics.csv" for stage in STAGES]
-    sources += (workdir / "report").glob("*.json")
+    sources += [*(workdir / "report").glob("*.json"), *workdir.glob("*/drift.json")]
     times = [path.stat().st_mtime_ns for path in sources if path.is_file()]
     return bool(times) and (not page.is_file() or page.stat().st_mtime_ns < max(times))
 
@@ -74,7 +75,8 @@ def collect_page(workdir: Path) -> Page:
     }
     shown = collect_clips(workdir, config, reports)
     charts = {stage: make_charts(table) for stage, table in tables.items()}
-    if not reports and not any(charts.values()) and not shown.clips:
+    drifts, unread = read_drifts(workdir)
+    if not reports and not any(charts.values()) and not shown.clips and not drifts:
         raise DataError(
             f"{workdir} has nothing to show yet. Train it, or score it: "
             f"python -m nbp.evaluate --workdir {workdir} --protocol {_suggest(config)}"
@@ -88,7 +90,8 @@ def collect_page(workdir: Path) -> Page:
         machine={s: tuple(c for c in found if _is_machine(c)) for s, found in charts.items()},
         speeds=(*list_drawing(reports), *list_training(tables)),
         config=json.loads((workdir / "config.json").read_text(encoding="utf8")),
-        left_out=(*left_out, *shown.left_out),
+        drifts=tuple(drifts),
+        left_out=(*left_out, *shown.left_out, *unread),
     )
 
 
@@ -226,8 +229,10 @@ def list_drawing(reports: list[EvaluationResult]) -> list[Speed]:
                 (drawn["clips_per_second"], "clips generated", "1/s"),
                 (drawn["frames_per_second"], "frames generated", "1/s"),
                 (drawn["passes"], "passes of the generator for a clip", ""),
+                (drawn.get("opener_passes"), "of these, passes of the opener", ""),
             ):
-                found.append(Speed(what, float(value), unit, source))
+                if value is not None:
+                    found.append(Speed(what, float(value), unit, source))
             parts = drawn["seconds_of"].items()
             found += [Speed(f"time of {name}", float(value), "s", source) for name, value in parts]
         found.append(Speed("whole evaluation", float(result.conditions.seconds), "s", source))

@@ -86,6 +86,22 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class DriftReport:
+    """How the long videos in a folder change with time.
+
+    slopes: rows of a table, cell by cell. survival: by number of frames, shares of videos in which
+    label, shape, colour and motion survive them. story: (first frame, label) of scenes.
+    """
+
+    name: str
+    title: str
+    charts: tuple[Chart, ...]
+    slopes: tuple[tuple[str, ...], ...] = ()
+    survival: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    story: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Page:
     """All that is on the page; what is empty is left out.
 
@@ -100,6 +116,7 @@ class Page:
     curves: Mapping[str, tuple[Chart, ...]] = field(default_factory=dict)
     machine: Mapping[str, tuple[Chart, ...]] = field(default_factory=dict)
     speeds: tuple[Speed, ...] = ()
+    drifts: tuple[DriftReport, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     distance_name: str = "feature distance"

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from nbp.layout import latent_borders
 from nbp.metrics.score_table import find_place, find_score
 from nbp.report.clip_cards import show_clips
-from nbp.report.records import Evaluation, Page
+from nbp.report.drift import show_slopes
+from nbp.report.records import DriftReport, Evaluation, Page
 from nbp.report.svg import SERIES, Chart, Curve, draw_chart, format_number
 
 HEADLINES = 4  # scores shown large
@@ -30,6 +31,7 @@ def make_sections(page: Page) -> list[Section]:
         Section("frames", "Error per frame", show_frames(page.evaluations)),
         Section("classes", "Classes", "".join(show_classes(e) for e in page.evaluations)),
         Section("codes", "Use of the codes", show_codes(page.evaluations)),
+        Section("drift", "Long videos", "".join(show_drift(d) for d in page.drifts)),
         Section("training", "Training", show_stages(page.curves)),
         Section("speed", "Speed", show_speed(page)),
         Section("configuration", "Configuration", show_config(page)),
@@ -144,6 +146,18 @@ def show_stages(stages: Mapping[str, tuple[Chart, ...]]) -> str:
         f'<h3>{escape(stage)}</h3><div class="panels">{"".join(map(show_chart, charts))}</div>'
         for stage, charts in stages.items()
         if charts
+    )
+
+
+def show_drift(report: DriftReport) -> str:
+    """Measures over the frames of long videos, segments marked, and the table of their slopes."""
+    scenes = ", ".join(f"{label} from frame {frame}" for frame, label in report.story)
+    told = f"<p>Story (dashed lines): {escape(scenes)}.</p>" if scenes else ""
+    return (
+        f"<h3><code>{escape(report.name)}</code>: {escape(report.title)}</h3>{told}"
+        "<p>Faint lines are borders of segments, as long as clips of training. A measure changes "
+        "where 95% of the resampled slopes are on one side of zero.</p>"
+        f'<div class="panels">{"".join(map(show_chart, report.charts))}</div>{show_slopes(report)}'
     )
 
 

@@ -19,7 +19,9 @@ import jax.numpy as jnp
 
 from nbp.layout import Phase, Schedule
 from nbp.models.generator import Generator
+from nbp.models.heads import DigitDrawing
 from nbp.models.inference import InferenceModel, generator_of, inference_model_of
+from nbp.models.joint_head import JointHead
 from nbp.nn.attention.kv_cache import Cache, choose_lengths
 from nbp.sampling.filtering import draw_tokens, guidance_weight, token_probabilities
 from nbp.sampling.refinement import begin, make_rule, refine
@@ -36,6 +38,7 @@ def generate(
     null: Bool[Array, "b"] | None = None,
     known: Int[Array, "b size"] | None = None,
     given: int = 0,
+    until: int | None = None,
     kept: Bool[Array, "b size"] | None = None,
     sampling: SamplingConfig = PLAIN,
 ) -> Int[Array, "b size"]:
@@ -48,15 +51,17 @@ def generate(
       key: root random key. sample_ids: a number per clip; equal numbers draw equal noise.
       prompt: raw prompt ids; null: samples to draw without their condition.
       known: codes in generation order, of which the first `given` are kept as they are.
-      given: whole blocks (see `SequencePlan.schedule`, which raises ValueError otherwise).
+      given, until: whole blocks (see `SequencePlan.schedule`, which raises ValueError otherwise).
+        Tokens from `until` on are not drawn, and mean nothing.
       kept: further codes of `known` that are kept, anywhere: drafts that begin accepted. A token
-        knows those of its block and of the blocks before. Needs the draft channel.
+        knows those of its block and of the blocks before. Needs the draft channel, or a joint
+        head, where a token knows those before it.
 
     Returns: codes 0..codes-1 in generation order. Ids outside the video range (possible only where
     the head covers them) are fed back unchanged and clipped at the end, as the official code does.
     """
     options: dict[str, Any] = {"prompt": prompt, "null": null, "known": known, "given": given}
-    options |= {"kept": kept, "sampling": sampling}
+    options |= {"until": until, "kept": kept, "sampling": sampling}
     return generate_checked(model, key, sample_ids, **options)[0]
 
 
@@ -98,6 +103,7 @@ def _generate(
     null: Array | None = None,
     known: Array | None = None,
     given: int = 0,
+    until: int | None = None,
     kept: Array | None = None,
     sampling: SamplingConfig = PLAIN,
 ) -> "Drawn":
@@ -108,6 +114,7 @@ def _generate(
         prompt=prompt,
         null=null,
         given=given,
+        until=until,
         sampling=sampling,
     )
     if known is None:
@@ -129,6 +136,7 @@ def make_generation(
     prompt: Int[Array, "b p"] | None,
     null: Bool[Array, "b"] | None,
     given: int,
+    until: int | None = None,
     sampling: SamplingConfig,
 ) -> "Generation":
     """One generation of the arguments of `generate`, before its first pass.
@@ -142,7 +150,7 @@ def make_generation(
         require_drafts(decoder.model, f"refinements {sampling.refinements}")
     return Generation(
         decoder=decoder,
-        schedule=plan.schedule(given),
+        schedule=plan.schedule(given, until),
         keys=jax.vmap(functools.partial(jax.random.fold_in, key))(sample_ids),
         prompt=_double(prompt) if guided else prompt,
         null=jnp.arange(2 * batch) >= batch if guided else null,
@@ -237,7 +245,8 @@ class Generation(Drawing):
         offset = self.model.vocabulary.code_offset
         stays = jnp.arange(plan.grid.size) < schedule.given
         if kept is not None:
-            require_drafts(self.model, "tokens that are given anywhere")
+            if not isinstance(self.model.head, JointHead):
+                require_drafts(self.model, "tokens that are given anywhere")
             stays = stays | kept
         ids = jnp.where(stays, known + offset, 0)
         first = Phase(schedule.prefill - schedule.first_width, schedule.first_width, 1)
@@ -274,7 +283,8 @@ class Generation(Drawing):
         """Whether the blocks of a phase are read in a loop of passes."""
         plan = self.model.plan
         joint = phase.start - plan.prompt_length + plan.first >= plan.first_joint
-        return joint and (self.sampling.refinements > 1 or kept is not None)
+        drafted = self.model.drafts is not None  # else its head reads what is kept
+        return joint and (self.sampling.refinements > 1 or (kept is not None and drafted))
 
     def scan_phase(
         self, ids: Array, cache: Cache, phase: Phase, index: int, *, kept: Array | None
@@ -321,21 +331,44 @@ class Generation(Drawing):
 
         Also which clips had a distribution for all of them; the others get the first token.
         """
-        plan = self.model.plan
-        logits, cache = self.look(ids, cache, start, fed=fed, drawn=drawn, k_end=k_end, index=index)
+        plan, first_id = self.model.plan, self.model.output_ids.start
+        hidden, cache = self.feed(ids, cache, start, fed=fed, drawn=drawn, k_end=k_end)
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, index)
-        passes = self.schedule.passes
-        drawn_tokens = draw_tokens(self.sampling, keys, logits, index=index, passes=passes)
-        finite = (drawn_tokens >= 0).all(1)
-        new = jnp.maximum(drawn_tokens, 0) + self.model.output_ids.start
+        passes = self.schedule.planned
+
+        def choose(logits: Array, step: Array | None) -> Array:
+            own, guided = keys, self.guide(logits, index)
+            if step is not None:
+                own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
+            if isinstance(self.model.head, DigitDrawing):  # a digit may have fewer values: -inf
+                guided = jnp.where(jnp.isneginf(logits[: len(keys)]), -jnp.inf, guided)
+            return draw_tokens(self.sampling, own, guided, index=index, passes=passes)
+
         token = start + fed - drawn - plan.prompt_length + plan.first
+        known = here = None
         if kept is not None:
             here = jax.lax.dynamic_slice_in_dim(kept, token, drawn, 1)
-            new = jnp.where(here, jax.lax.dynamic_slice_in_dim(ids, token, drawn, 1), new)
+            known = jax.lax.dynamic_slice_in_dim(ids, token, drawn, 1) - first_id
+        drawn_tokens = self.decoder.draw(hidden, choose, token=token, known=known, kept=here)
+        finite = (drawn_tokens >= 0).all(1)
+        new = jnp.maximum(drawn_tokens, 0)
+        if here is not None and known is not None:
+            new = jnp.where(here, known, new)
+        new = new + first_id
         ids = jax.lax.dynamic_update_slice(ids, new.astype(ids.dtype), (0, token))
         return ids, cache, finite
 
     def look(
+        self, ids: Array, cache: Cache, start: Array | int, *, index: Array | int, **options: Any
+    ) -> tuple[Float[Array, "b n v"], Cache]:
+        """Logits of the last `drawn` of the queries `[start, start + fed)`, and the cache.
+
+        index: of the pass. Other arguments as in `feed`.
+        """
+        hidden, cache = self.feed(ids, cache, start, **options)
+        return self.guide(self.decoder.predict(hidden), index), cache
+
+    def feed(
         self,
         ids: Array,
         cache: Cache,
@@ -344,10 +377,9 @@ class Generation(Drawing):
         fed: int,
         drawn: int,
         k_end: Array,
-        index: Array | int,
         drafts: Int[Array, "b size"] | None = None,
-    ) -> tuple[Float[Array, "b n v"], Cache]:
-        """Logits of the last `drawn` of the queries `[start, start + fed)`, and the cache."""
+    ) -> tuple[Float[Array, "b2 n d"], Cache]:
+        """Final states of the last `drawn` of the queries `[start, start + fed)`, and the cache."""
         model = self.model
         rows = _double(ids) if self.sampling.guidance else ids
         drafts = _double(drafts) if self.sampling.guidance else drafts
@@ -355,7 +387,7 @@ class Generation(Drawing):
         x = model.embed(table, start, fed, null=self.null, drafts=drafts)
         hidden = model.key_mask(self.prompt, self.null)
         x, cache = self.forward(x, cache, start=start, k_end=k_end, key_mask=hidden)
-        return self.guide(self.decoder.predict(x[:, fed - drawn :]), index), cache
+        return x[:, fed - drawn :], cache
 
     def forward(
         self,
@@ -402,7 +434,7 @@ class Generation(Drawing):
             keys = jax.vmap(
                 lambda key: jax.random.fold_in(jax.random.fold_in(key, index), pass_index)
             )(self.keys)
-            when: dict[str, Any] = {"index": index, "passes": self.schedule.passes}
+            when: dict[str, Any] = {"index": index, "passes": self.schedule.planned}
             drawn = draw_tokens(sampling, keys, logits, **when)
             return drawn, token_probabilities(sampling, logits, **when), keys
 
@@ -421,7 +453,9 @@ class Generation(Drawing):
         if not self.sampling.guidance:
             return logits
         conditional, unconditional = jnp.split(logits, 2)
-        t = guidance_weight(self.sampling, index, self.schedule.passes)
+        t = guidance_weight(self.sampling, index, self.schedule.planned)
+        if jnp.ndim(index):  # of each position
+            t = jnp.broadcast_to(t, jnp.shape(index))[..., None]
         return (1 + t) * conditional - t * unconditional
 
 

@@ -21,6 +21,10 @@ for `stride` of them:
   All others are: each latent frame has moved, and keys were written at its old place.
 
 Memory does not depend on the length of the video: frames are handed over as they come.
+
+With a story (`nbp.sampling.story`) the condition changes on the way: `Rollout.at` is asked where a
+window begins, and a window ends with its scene. An anchor keeps the keys that it was computed with
+under the old prompt; the prompt's own rows of the cache are rewritten.
 """
 
 import dataclasses
@@ -41,6 +45,7 @@ from nbp.nn.attention.kv_cache import Cache
 from nbp.sampling.generate import Generation, clip_codes, make_generation
 from nbp.sampling.rolling import RollingWindow, list_sinks, roll
 from nbp.sampling.sampler import Batch, Sampler, make_key
+from nbp.sampling.story import Story, rewrite_prompt
 from nbp.shapes import Array, Bool, Clips, Int, PyTree, UInt8
 
 SlideKind = Literal["reencode", "codes", "anchor", "rolling"]
@@ -114,10 +119,12 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)  # holds compiled programs
 class Rollout:
-    """Draws videos of any length, a window at a time."""
+    """Draws videos of any length, a window at a time. story: their labels, in place of those asked
+    for, and their guidance."""
 
     sampler: Sampler
     slide: Slide
+    story: Story | None = None
 
     def sample(
         self,
@@ -141,6 +148,22 @@ class Rollout:
             given = self.plan.tokens_of_frames(given_frames)
             yield from self._emit(batch, frames, seed=seed, given=given)
 
+    def at(self, batch: Batch, latent: int) -> tuple["Rollout", Batch, int]:
+        """What draws the blocks from a latent frame on, for whom, and how many frames so."""
+        if self.story is None:
+            return self, batch, self.plan.grid.t
+        now, sampler = self.story.at(latent), self.sampler
+        if now.guidance is not None and now.guidance != sampler.sampling.guidance:
+            sampling = dataclasses.replace(sampler.sampling, guidance=now.guidance)
+            other = dataclasses.replace(sampler, sampling=sampling)
+            sampler = sampler.keep_program(("guidance", now.guidance), lambda: other)
+        labels = None
+        if now.label is not None:
+            labels = sampler.put(np.full(batch.ids.shape, now.label, np.int32))
+        batch = dataclasses.replace(batch, labels=labels)
+        left = self.plan.grid.t if now.end is None else now.end - latent
+        return dataclasses.replace(self, sampler=sampler), batch, left
+
     @property
     def plan(self) -> SequencePlan:
         return self.sampler.generator.plan
@@ -155,7 +178,8 @@ class Rollout:
         ways = {"reencode": self._reencode, "rolling": self._roll}
         run = ways.get(self.slide.kind, self._move_codes)
         frame, latent = 0, 0
-        for videos, tokens in run(batch, make_key(seed), given):
+        begun = self.sampler.begin(batch, make_key(seed), given)
+        for videos, tokens in run(begun.batch, begun.key, begun.given):
             videos = videos[: batch.keep, : frames - frame]
             needed = latents_of_frames(frame + videos.shape[1], self.stride) - latent
             tokens = tokens[: batch.keep, :needed]
@@ -170,14 +194,19 @@ class Rollout:
         """Windows without end, each begun with the encoded last frames of the one before."""
         sampler, keep = self.sampler, self.slide.keep
         shown = frames_of_latents(keep, self.stride)
-        known, old, window = batch.known, 0, 0
+        known, old, window, latent = batch.known, 0, 0, 0
         while True:
-            now = dataclasses.replace(batch, known=known)
-            drawn = sampler.run(sampler.draw_program(given), window_key(key, window), now)
+            part, now, left = self.at(batch, latent)
+            now = dataclasses.replace(now, known=known)
+            program = part.sampler.draw_program(given)
+            drawn = part.sampler.run(program, window_key(key, window), now)
             sampler.check(drawn.finite, batch)
             grid = sampler.generator.to_grid(drawn.codes)
             videos = np.asarray(sampler.decode(sampler.tokenizer_params, grid))
-            yield videos[:, shown if old else 0 :], np.asarray(grid, np.int32)[:, old:]
+            grid = np.asarray(grid, np.int32)[:, : old + left]
+            videos = videos[:, : frames_of_latents(grid.shape[1], self.stride)]
+            yield videos[:, shown if old else 0 :], grid[:, old:]
+            latent += grid.shape[1] - old
             codes = sampler.encode(sampler.tokenizer_params, videos[:, -shown:])
             known = sampler.generator.to_sequence(self._fill(codes))
             given, old, window = self.plan.tokens_of_frames(keep), keep, window + 1
@@ -189,21 +218,26 @@ class Rollout:
         sampler, keep = self.sampler, self.slide.keep
         held = self.plan.block[0] if self.slide.kind == "anchor" else 0
         decoder = StreamingDecoder(sampler, chunk=self.chunk)
-        known, old, window = batch.known, 0, 0
-        cache = None
+        known, old, window, latent = batch.known, 0, 0, 0
+        cache, before = None, False
         while True:
             keys = window_key(key, window)
             if window == 1 and not self._draws_codes_only:
                 cache = None  # it was made with what was drawn, before codes were made of it
-            now = dataclasses.replace(batch, known=known)
+            part, now, left = self.at(batch, latent)
+            now = dataclasses.replace(now, known=known)
             if held:
-                program = self.anchored_program(given)
-                drawn, cache, finite = sampler.run(program, keys, now, cache)
+                guided = bool(part.sampler.sampling_for(now.labels).guidance)
+                cache = cache if guided == before else None  # without guidance it has half the rows
+                program = part.anchored_program(given, rewrite=self.changes(latent))
+                drawn, cache, finite = part.sampler.run(program, keys, now, cache)
+                before = guided
             else:
-                found = sampler.run(sampler.draw_program(given), keys, now)
+                found = part.sampler.run(part.sampler.draw_program(given), keys, now)
                 drawn, finite = found.codes, found.finite
             sampler.check(finite, batch)
-            grid = np.asarray(sampler.generator.to_grid(drawn), np.int32)
+            grid = np.asarray(sampler.generator.to_grid(drawn), np.int32)[:, : old + left]
+            latent += grid.shape[1] - old
             yield decoder.decode(grid[:, old:]), grid[:, old:]
             kept = np.concatenate([grid[:, :held], grid[:, grid.shape[1] - keep + held :]], axis=1)
             known = sampler.generator.to_sequence(self._fill(kept))
@@ -275,7 +309,12 @@ class Rollout:
     def chunk(self) -> int:
         """Latent frames decoded at a time: whole chunks fill each window."""
         window = self.plan.grid.t
-        return math.gcd(window - 1, window - self.slide.keep)
+        cuts = () if self.story is None else (start - 1 for start in self.story.starts[1:])
+        return math.gcd(window - 1, window - self.slide.keep, *cuts)
+
+    def changes(self, latent: int) -> bool:
+        """Whether another scene begins with a latent frame behind the first."""
+        return self.story is not None and latent in self.story.starts[1:]
 
     def _fill(self, codes: Int[Array, "b _ H W"]) -> Int[np.ndarray, "b T H W"]:
         """The first codes of a window, and zeros where codes will be drawn."""
@@ -283,16 +322,17 @@ class Rollout:
         missing = self.plan.grid.t - codes.shape[1]
         return np.pad(codes, ((0, 0), (0, missing), (0, 0), (0, 0)))
 
-    def anchored_program(self, given: int) -> Any:
+    def anchored_program(self, given: int, *, rewrite: bool = False) -> Any:
         """(parameters, key, ids, labels or None, known codes, cache or None) -> codes, cache and
         which clips had finite logits.
 
         With a cache, which is consumed, the positions that its anchor settles are not fed again.
+        rewrite: but those of the prompt, which is another.
         """
-        make = functools.partial(self._make_anchored_program, given)
-        return self.sampler.keep_program(("anchored", given), make)
+        make = functools.partial(self._make_anchored_program, given, rewrite)
+        return self.sampler.keep_program(("anchored", given, rewrite), make)
 
-    def _make_anchored_program(self, given: int) -> Any:
+    def _make_anchored_program(self, given: int, rewrite: bool) -> Any:
         plan = self.plan
         settled = plan.settled(plan.tokens_of_frames(plan.block[0]))
 
@@ -307,6 +347,8 @@ class Rollout:
             run = self._start(params, key, ids, labels, given=given)
             held = 0 if cache is None else settled
             start = run.make_cache() if cache is None else cache
+            if rewrite and cache is not None:
+                start = rewrite_prompt(run, start)
             drawn = run.draw(known, start, held=held)
             return clip_codes(run.model, drawn.ids), drawn.cache, drawn.finite
 

@@ -29,11 +29,14 @@ GUIDANCE = Real(0.0, STRONGEST)
 BOUND = Real(0.0, 1e6)
 
 
+DecodingKind = Literal["plain", "jacobi", "relaxed", "self_speculative"]
+
+
 @dataclass(frozen=True)
 class DecodingRequest:
     """How passes are made (`nbp.sampling.speculative`); None leaves a number to the decoding."""
 
-    decoding: Literal["plain", "jacobi", "relaxed"] = "plain"
+    decoding: DecodingKind = "plain"
     window: int | None = None
     radius: int | None = None
     delta: float | None = None
@@ -66,7 +69,8 @@ class SampleRequest:
     samples_per_condition: clips drawn for each. per_class: clips of each class, in place of both.
     label: class name or id, or several, in turn. frames: what is continued, a file, or uint8
     [t h w c], or one for each condition. mask: what of them is drawn anew, a file or a box (see
-    `nbp.build_given`). between: two of them, whose gap is drawn.
+    `nbp.build_given`). between: two of them, whose gap is drawn. story: labels over the time of
+    each video, a file or a list (see `nbp.sampling.story`).
     """
 
     count: int
@@ -76,6 +80,7 @@ class SampleRequest:
     frames: Path | Any | None = None
     mask: str | Any | None = None
     between: tuple[Any, Any] | None = None
+    story: Path | Any | None = None
     given_frames: int | None = None
     per_class: int | None = None
     samples_per_condition: int = 1
@@ -92,6 +97,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--samples_per_condition", type=CLIPS, default=1, help="clips for each label or prefix")
     add("--label", help="class name or id; default: all in turn")
     add("--unconditional", action="store_true", help="clips of no class: as --label none")
+    add("--story", type=Path, help="labels over time: lines FRAMES LABEL, or JSON; one long video")
     add("--frames", type=Path, help="video whose first frames are continued")
     add("--given_frames", type=NATURAL, help="latent frames taken from --frames")
     add(
@@ -118,10 +124,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--commit", choices=get_args(CommitKind), help="which draws a pass over a block accepts")
     add("--entropy_bound", type=BOUND, help="commit entropy: nats that are accepted at once")
     add("--confidence_noise", type=BOUND, help="commit confidence: noise on log-probabilities")
-    add("--decoding", choices=("plain", "jacobi", "relaxed"), default="plain", help="of passes")
+    add("--decoding", choices=get_args(DecodingKind), default="plain", help="of passes")
     add("--window", type=COUNT, help="passes that jacobi and relaxed look at at once")
     add("--radius", type=COUNT, help="relaxed: levels that mass may move")
     add("--delta", type=SHARE, help="relaxed: share of it that may move, 0..1")
+    add(
+        "--opener", metavar="DIR", help="workdir of another generator, which draws the first frames"
+    )
+    add("--opener_frames", type=COUNT, help="latent frames that it draws; default 1")
     add("--weights", choices=get_args(WeightType), help="what decoding keeps the weights in")
     add("--cache", choices=get_args(CacheType), help="the same for keys and values")
     add("--seed", type=SEED, default=0, help="of all randomness; default 0")

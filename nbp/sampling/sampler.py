@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nbp.errors import NonFiniteError
-from nbp.layout import latents_of_frames
+from nbp.layout import SequencePlan, latents_of_frames
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.inference import InferenceModel, bind_inference_model, pack_params, put_on_mesh
 from nbp.models.tokenizer import TokenizerNetwork
@@ -40,17 +40,19 @@ class Samples:
     """`videos` uint8 [n t h w c] in 0..255 and `tokens` int32 [n T H W], codes of the grid.
 
     Of a sampler of floats `videos` is float32 in [0, 1].
-    passes: int32 [n], passes of the generator that each clip took.
+    passes: int32 [n], passes that each clip took, opener_passes: those of the opener among them.
     """
 
     videos: np.ndarray
     tokens: np.ndarray
     passes: np.ndarray
+    opener_passes: np.ndarray
 
     def cut(self, frames: int, stride: int) -> "Samples":
         """The first frames and their latent frames, of `stride` frames each but the first."""
         latent = latents_of_frames(frames, stride)
-        return Samples(self.videos[:, :frames], self.tokens[:, :latent], self.passes)
+        videos, tokens = self.videos[:, :frames], self.tokens[:, :latent]
+        return dataclasses.replace(self, videos=videos, tokens=tokens)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,33 @@ class Batch:
     kept: Bool[Array, "b size"] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Opener:
+    """Another generator of the same codes, which draws the first frames (CoDe, arXiv 2411.17787).
+
+    params: as those of a `Sampler`.
+    """
+
+    generator: GeneratorNetwork
+    params: PyTree
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A batch whose first `given` tokens are known, and the key that the rest is drawn with.
+
+    passes: int32 [b] that an opener took for them, 0 without one.
+    """
+
+    batch: Batch
+    key: Array
+    given: int
+    passes: Int[np.ndarray, "b"]
+
+
+OPENED = 0x09E4  # the stream of random keys of what follows an opener's frames
+
+
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity: it holds arrays
 class Sampler:
     """Draws clips in batches of at most `sampling.batch`; compiles once per batch and given frames.
@@ -77,7 +106,7 @@ class Sampler:
     `generator_params` are as in training, or laid out for decoding (`Sampler.laid_out`), which
     needs half the memory. With a mesh a batch is split over `data` and `fsdp`, and the work on a
     clip over `tensor`; without one `place` puts the rows of a batch where the parameters are.
-    floats: clips are not rounded to bytes.
+    floats: clips are not rounded to bytes. opener: draws the first frames (`begin`).
     """
 
     generator: GeneratorNetwork
@@ -89,6 +118,7 @@ class Sampler:
     mesh: Mesh | None = None
     place: Callable[[Any], Any] = np.asarray
     floats: bool = False
+    opener: Opener | None = None
 
     def sample(
         self,
@@ -122,7 +152,7 @@ class Sampler:
         gave logits that are no numbers.
         """
         given = self.generator.plan.tokens_of_frames(given_frames)
-        videos, tokens, passes = [], [], []
+        parts: list[tuple[np.ndarray, ...]] = []
         for batch in self.cut_batches(
             count,
             labels=labels,
@@ -132,14 +162,57 @@ class Sampler:
             kept=kept,
             numbers=numbers,
         ):
+            begun = self.begin(batch, make_key(seed), given)
             more = () if batch.kept is None else (batch.kept,)
-            drawn = self.run(self.draw_program(given), make_key(seed), batch, *more, params=params)
+            program = self.draw_program(begun.given)
+            drawn = self.run(program, begun.key, begun.batch, *more, params=params)
             self.check(drawn.finite, batch, params=params)
             grid = self.generator.to_grid(drawn.codes)
-            videos.append(np.asarray(self.decode(self.tokenizer_params, grid))[: batch.keep])
-            tokens.append(np.asarray(grid, np.int32)[: batch.keep])
-            passes.append(np.asarray(drawn.passes, np.int32)[: batch.keep])
-        return Samples(*(np.concatenate(parts) for parts in (videos, tokens, passes)))
+            videos = np.asarray(self.decode(self.tokenizer_params, grid))
+            passes = begun.passes + np.asarray(drawn.passes, np.int32)
+            rows = (videos, np.asarray(grid, np.int32), passes, begun.passes)
+            parts.append(tuple(values[: batch.keep] for values in rows))
+        return Samples(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def begin(self, batch: Batch, key: Array, given: int) -> Begun:
+        """What the generator goes on with: the batch with the opener's frames, where there is one.
+
+        These are the first frames of the clips that a sampler of the opener alone draws. Raises
+        ValueError where the frames are no whole blocks of both, nothing is left to draw, or cells
+        are kept elsewhere; NonFiniteError where a pass gave logits that are no numbers.
+        """
+        opener = self._opener
+        if opener is None:
+            return Begun(batch, key, given, np.zeros(len(batch.ids), np.int32))
+        if batch.kept is not None:
+            raise ValueError("an opener draws whole frames: no cells can be kept behind them")
+        frames = given // self.generator.plan.grid.frame
+        until = find_opened(self.generator.plan, opener.generator.plan, frames, self.sampling)
+        known = opener.generator.to_sequence(self.generator.to_grid(batch.known))
+        program = opener.draw_program(given, until)
+        drawn = opener.run(program, key, dataclasses.replace(batch, known=known))
+        opener.check(drawn.finite, batch)
+        codes = self.generator.to_sequence(opener.generator.to_grid(drawn.codes))
+        opened = dataclasses.replace(batch, known=codes)
+        passes = np.asarray(drawn.passes, np.int32)
+        return Begun(opened, jax.random.fold_in(key, OPENED), until, passes)
+
+    @functools.cached_property
+    def _opener(self) -> "Sampler | None":
+        """The sampler of the opener, which draws as this one does, but pass by pass."""
+        if self.opener is None:
+            return None
+        sampling = self.sampling
+        if not self.opener.generator.draft:
+            sampling = dataclasses.replace(sampling, refinements=1)
+        return dataclasses.replace(
+            self,
+            generator=self.opener.generator,
+            generator_params=self.opener.params,
+            sampling=sampling,
+            decoding=AUTOREGRESSIVE,
+            opener=None,
+        )
 
     def cut_batches(
         self,
@@ -194,12 +267,17 @@ class Sampler:
         bad = np.flatnonzero(~np.asarray(finite)[: batch.keep])
         if not bad.size:
             return
-        used = {"generator": params or self.generator_params, "tokenizer": self.tokenizer_params}
-        check_parameters(used)
+        check_parameters({**self.params, "generator": params or self.generator_params})
         raise NonFiniteError(
             f"clip {batch.first + bad[0]} has logits that are NaN or infinite, though all "
             "parameters are finite: lower --guidance, raise --temperature, or compute in float32"
         )
+
+    @property
+    def params(self) -> dict[str, PyTree]:
+        """All parameters, by what a message calls them."""
+        found = {"generator": self.generator_params, "tokenizer": self.tokenizer_params}
+        return found if self.opener is None else {**found, "opener": self.opener.params}
 
     def in_batches(self, batch: int) -> "Sampler":
         """The same with batches of at most `batch` clips."""
@@ -214,7 +292,14 @@ class Sampler:
         tokenizer = self.tokenizer_params
         whole = jax.tree.map(lambda p: (None,) * p.ndim, tokenizer)
         tokenizer = put_on_mesh(tokenizer, whole, self.mesh)
-        return dataclasses.replace(self, generator_params=params, tokenizer_params=tokenizer)
+        opener = self.opener
+        if opener is not None:
+            weights = self.sampling.weights
+            packed = pack_params(opener.generator, opener.params, weights=weights, mesh=self.mesh)
+            opener = Opener(opener.generator, packed)
+        return dataclasses.replace(
+            self, generator_params=params, tokenizer_params=tokenizer, opener=opener
+        )
 
     def bind(self, params: PyTree) -> InferenceModel:
         """The generator for `nbp.sampling.generate`, within a program."""
@@ -242,12 +327,12 @@ class Sampler:
         """The compiled tokenizer: (its parameters, codes [b T H W]) -> clips."""
         return jax.jit(self.tokenizer.decode_floats if self.floats else self.tokenizer.decode)
 
-    def draw_program(self, given: int) -> Any:
+    def draw_program(self, given: int, until: int | None = None) -> Any:
         """The compiled drawing of (parameters, key, ids, labels or None, known codes, kept).
 
-        Gives a `GenerationOutput`.
+        Gives a `GenerationOutput`. until: tokens after which drawing stops, see `generate`.
         """
-        return self.keep_program(("drawn", given), lambda: self._make_program(given))
+        return self.keep_program(("drawn", given, until), lambda: self._make_program(given, until))
 
     def keep_program(self, key: Any, make: Callable[[], Any]) -> Any:
         """The compiled program of this key, made once; it goes when the sampler goes."""
@@ -259,7 +344,7 @@ class Sampler:
     def _programs(self) -> dict[Any, Any]:
         return {}
 
-    def _make_program(self, given: int) -> Any:
+    def _make_program(self, given: int, until: int | None) -> Any:
         def draw(
             params: PyTree,
             key: Array,
@@ -269,7 +354,8 @@ class Sampler:
             kept: Array | None = None,
         ) -> GenerationOutput:
             prompt, null = self.condition(ids, labels)
-            more = {} if kept is None else {"kept": kept}
+            more: dict[str, Any] = {} if kept is None else {"kept": kept}
+            more |= {} if until is None else {"until": until}
             return self.decoding(
                 self.bind(params),
                 key,
@@ -298,3 +384,23 @@ class Sampler:
     def sampling_for(self, labels: Int[Array, "b"] | None) -> SamplingConfig:
         """Clips without a label have no condition to be guided by."""
         return self.sampling.unguided if labels is None else self.sampling
+
+
+def find_opened(
+    plan: SequencePlan, opener: SequencePlan, frames: int, sampling: SamplingConfig
+) -> int:
+    """Tokens that are known once an opener has drawn its frames behind the first `frames`.
+
+    Raises ValueError where they are no whole blocks of both plans, or no frame is left to draw.
+    """
+    end = frames + sampling.opener_frames
+    if end >= plan.grid.t:
+        behind = f" behind {frames} given ones" if frames else ""
+        raise ValueError(
+            f"opener_frames {sampling.opener_frames}{behind}: a clip of {plan.grid.t} latent "
+            "frames leaves none for this model"
+        )
+    given, until = frames * plan.grid.frame, plan.tokens_of_frames(end)
+    opener.schedule(given, until)
+    plan.schedule(until)
+    return until

@@ -43,6 +43,9 @@ class SamplingConfig:
       that were most likely, or places in a fixed dispersed order.
     entropy_bound: nats that the entropies of draws accepted at once may sum to (commit entropy).
     confidence_noise: scale of the noise on log-probabilities (commit confidence).
+    opener: workdir of another generator of the same tokenizer, conditions and grid, which draws the
+      first `opener_frames` latent frames that are not given, pass by pass; this one draws the rest.
+      Empty: none.
     weights, cache: what decoding keeps them in: the type that the network computes in, or coarser.
     batch: clips drawn at a time. fps: frames per second of the files.
     """
@@ -61,6 +64,8 @@ class SamplingConfig:
     commit: CommitKind = "entropy"
     entropy_bound: NonNegative = 0.1
     confidence_noise: NonNegative = 1.0
+    opener: str = ""
+    opener_frames: Count = 1
     weights: WeightType = "compute"
     cache: CacheType = "compute"
     batch: Count = 32
@@ -81,6 +86,8 @@ class SamplingConfig:
             raise ValueError(f"guidance {self.guidance}: must be a number up to {STRONGEST:g}")
         if self.refinements < 1:
             raise ValueError(f"refinements {self.refinements}: a block takes 1 pass or more")
+        if self.opener_frames < 1:
+            raise ValueError(f"opener_frames {self.opener_frames}: an opener draws 1 or more")
         if not (0 <= self.entropy_bound < math.inf and 0 <= self.confidence_noise < math.inf):
             raise ValueError(
                 f"entropy_bound {self.entropy_bound}, confidence_noise {self.confidence_noise}: "

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nbp.layout import Phase
-from nbp.models.generator import Generator
+from nbp.models.generator import Generator, require_vocabulary
 from nbp.models.inference import InferenceModel, generator_of, inference_model_of
 from nbp.sampling.brackets import COLUMNS, Rows, pick, sum_columns
 from nbp.sampling.filtering import guidance_weight, token_probabilities
@@ -100,6 +100,7 @@ def decode_ahead(
             f"refinements {sampling.refinements}: speculative decoding draws each block in one pass"
         )
     decoder = inference_model_of(model)
+    require_vocabulary(decoder.model, "speculative decoding compares logits of whole codes")
     plan, vocabulary = decoder.model.plan, decoder.model.vocabulary
     phases = plan.phases(given)
     batch = sample_ids.shape[0]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from nbp import losses
 from nbp.layout import SequencePlan
-from nbp.models.generator import Generator
+from nbp.models.generator import Generator, require_vocabulary
 from nbp.parallel.cross_entropy import TokenScores, weighted_cross_entropy
 from nbp.ranges import Range
 from nbp.shapes import Array, Bool, Float, Int
@@ -116,7 +116,7 @@ def score_drafts(
     tokens of the others.
     """
     states = model.hidden_states(read, prompt, null=null, drafts=drafts.ids, key=key)
-    kernel, targets = model.head.kernel[...], model.targets(codes)
+    kernel, targets = require_vocabulary(model).kernel[...], model.targets(codes)
     weights = drafts.hidden.astype(jnp.float32)
     found = weighted_cross_entropy(states, kernel, targets, weights, tokens=tokens)
     plain = jnp.where(drafts.plain[:, None], weights, 0.0)
@@ -166,6 +166,6 @@ def score_one_by_one(
     weights = jnp.concatenate([before, weights.reshape(codes.shape[0], -1)], axis=1)
     ids = jnp.where(weights > 0, model.vocabulary.codes, codes)
     states = model.hidden_states(codes, prompt, drafts=ids)
-    kernel, scored = model.head.kernel[...], weights[:, plan.first :]
+    kernel, scored = require_vocabulary(model).kernel[...], weights[:, plan.first :]
     found = weighted_cross_entropy(states, kernel, model.targets(codes), scored, tokens=tokens)
     return found.loss / losses.NATS_PER_BIT

@@ -14,11 +14,6 @@ from nbp import losses
 from nbp.layout import SequencePlan
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
-from nbp.parallel.cross_entropy import (
-    chunked_cross_entropy,
-    draw_classes,
-    weighted_cross_entropy,
-)
 from nbp.parallel.sharding import Axes
 from nbp.shapes import Array, Float, Int, PyTree
 from nbp.tasks.corrupted_context import CorruptedContext
@@ -112,7 +107,8 @@ class GeneratorTask:
     ) -> tuple[TrainState, dict[str, Array]]:
         """One update. Metrics: loss (nats per token), bits_per_token, accuracy, accuracy_top5.
 
-        With drafts see `score_drafts`. Of several blocks each micro-batch is of one.
+        A head of digits has no accuracy_top5. With drafts see `score_drafts`. Of several blocks
+        each micro-batch is of one.
         """
         tasks = self.each_block()
 
@@ -227,13 +223,8 @@ def score_states(
     tokens: int,
 ) -> tuple[Array, dict[str, Array]]:
     """As `score`, of the final states that predict the codes."""
-    kernel = model.head.kernel[...]
-    scores = chunked_cross_entropy(states, kernel, model.targets(codes), tokens=tokens)
-    return scores.loss, {
-        "bits_per_token": scores.loss / losses.NATS_PER_BIT,
-        "accuracy": scores.accuracy,
-        "accuracy_top5": scores.accuracy_top5,
-    }
+    loss, shares = model.head.score(states, model.targets(codes), plan=model.plan, tokens=tokens)
+    return loss, {"bits_per_token": loss / losses.NATS_PER_BIT, **shares}
 
 
 def draw_context(
@@ -248,11 +239,11 @@ def draw_context(
 
     states: the final ones that predict the codes.
     """
-    kernel, targets = model.head.kernel[...], model.targets(codes)
-    found = weighted_cross_entropy(states, kernel, targets, jnp.ones(targets.shape), tokens=tokens)
+    head, plan = model.head, model.plan
+    nats = head.nats(states, model.targets(codes), plan=plan, tokens=tokens)
     outside = model.vocabulary.code_offset - model.output_ids.start  # ids that are no codes
-    drawn = draw_classes(states, kernel, key, tokens=tokens, first=outside) - outside
-    return found.nats, jnp.concatenate([codes[:, : model.plan.first], drawn], axis=1)
+    drawn = head.sample(states, key, plan=plan, tokens=tokens, first=outside) - outside
+    return nats, jnp.concatenate([codes[:, : plan.first], drawn], axis=1)
 
 
 def update(

@@ -142,7 +142,7 @@ def run(
                 # On the current state: go back if it went wrong, evaluate, save, stop.
                 stop.look(step)
                 final, fresh = step == spec.total_steps, step > start
-                due = [e for e in evaluators if fresh and (final or step % e.every == 0)]
+                due = [e for e in evaluators if fresh and e.is_due(step, final=final)]
                 save = fresh and (final or step % spec.checkpoint_every == 0)
                 if due or save or stop:
                     reader.flush()

@@ -85,11 +85,19 @@ class Evaluator:
         every: interval in steps, at least 1.
         run: maps the state to named numbers. The next step donates the state's buffers, so `run`
             must not keep them.
+        until: for one of the first updates alone: the last step at which it may be made; it is not
+            made after the last one for being that.
     """
 
     name: str
     every: int
     run: Callable[[TrainState], Mapping[str, float]]
+    until: int | None = None
+
+    def is_due(self, step: int, *, final: bool) -> bool:
+        """Whether it is made after update `step`, the last one of the training if `final`."""
+        regular = step % self.every == 0
+        return regular or final if self.until is None else regular and step <= self.until
 
     def __post_init__(self) -> None:
         if self.every < 1:

@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import nbp
 from nbp import build, build_sampling, sample, sample_files
-from nbp.build_sampling import choose_labels, make_sampling
+from nbp.build_sampling import choose_labels, make_sampling, plan_story
 from nbp.config import load_config
 from nbp.data.video.decode import probe_video, read_clip
 from nbp.errors import ConfigError
 from nbp.flags import Parser, Real, Whole
 from nbp.sample_files import Files, Recording, find_earlier, write_samples
-from nbp.sampling.long_video import Piece
+from nbp.sampling.long_video import Piece, Rollout
 from nbp.sampling.request import (
     GUIDANCE,
     TEMPERATURE,
@@ -32,6 +33,7 @@ from nbp.sampling.request import (
 )
 from nbp.sampling.sampler import Samples
 from nbp.sampling.settings import SamplingConfig
+from nbp.sampling.story import Scene, Story
 from nbp.stages import adopt_config
 from nbp.workdir import save_labels
 from tests import tiny
@@ -210,11 +212,73 @@ def test_a_wide_video_of_another_rate_is_continued(workdir, tmp_path):
     assert report["videos"] == 2
 
 
+def test_a_story_changes_labels_on_the_way(workdir, tmp_path, monkeypatch):
+    told = []
+
+    def watch(sampler: Any, slide: Any, story: Any) -> Rollout:
+        told.append(story)
+        return Rollout(sampler, slide, story)
+
+    monkeypatch.setattr(sample, "Rollout", watch)
+    story = tmp_path / "story.txt"
+    story.write_text(
+        "7 red\n4 guidance=1000 green # one latent frame of two frames is a block\n2 none\n"
+    )
+    arrays = draw(workdir, tmp_path / "out", "--num", 2, "--story", story)
+    assert arrays["videos"].shape == (2, 13, 16, 16, 3)
+    listed = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert [clip["label"] for clip in listed["clips"]] == ["red then green then none"] * 2
+    report = json.loads((tmp_path / "out" / "drift.json").read_text())
+    assert report["story"] == [[0, "red"], [7, "green"], [11, "none"]]
+    assert report["survival"] is None, "these labels name no shapes"
+    assert set(report["slopes"]) == {
+        "sharpness",
+        "colour_shift",
+        "usage",
+        "entropy",
+        "code_distance",
+    }
+    scenes = [(7, "red"), {"frames": 4, "label": 1, "guidance": 1000}, (2, "none")]
+    videos = nbp.load(workdir).sample(num=2, story=scenes)
+    np.testing.assert_array_equal(videos, arrays["videos"])
+    # Until the first switch it is the video of the first label.
+    red = draw(workdir, tmp_path / "red", "--num", 2, "--num_frames", 13, "--label", "red")
+    np.testing.assert_array_equal(red["tokens"][:, :4], arrays["tokens"][:, :4])
+    assert told == [Story((Scene(7, 0), Scene(4, 1, 1000.0), Scene(2, None)), stride=2), None]
+
+
+@pytest.mark.parametrize(
+    "text, flags, message",
+    [
+        ("5 red\n4 purple", "", "--story, scene 2: no label 'purple'; use 0..2 or one of: red"),
+        ("5 red\n4 blue", "--num_frames 13", "--story has 9 frames, --num_frames 13: leave out"),
+        ("5 red\n4 blue", "--label red", "--story tells the labels .* leave out --label"),
+        ("5 red\n4 blue", "--per_class 2", "leave out --per_class"),
+        ("5 red\n4 blue", "--unconditional", "leave out --unconditional"),
+        ("4 red\n5 blue", "", "scene 2 begins with frame 4, within a block; .* 3 or 5 frames"),
+        ("1 red\n8 blue", "", "first scene takes 1 of the 3 frames"),
+    ],
+)
+def test_impossible_stories(workdir, tmp_path, text, flags, message):
+    story = tmp_path / "story.txt"
+    story.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        draw(workdir, tmp_path / "out", "--story", story, *flags.split())
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_prompts_has_no_story(workdir):
+    config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, "generator.prompt": "none"})
+    with pytest.raises(ConfigError, match="--story: this model was trained without labels"):
+        plan_story(config, LABELS, SampleRequest(1, story=[(5, "red")]))
+
+
 def test_an_interrupted_recording_leaves_nothing(workdir, tmp_path, monkeypatch):
     def fail(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample, "measure_drift", fail)
+    monkeypatch.setattr(sample, "describe_drift", fail)
     with pytest.raises(KeyboardInterrupt):
         draw(workdir, tmp_path / "out", "--num", 2, "--num_frames", 9)
     assert not list((tmp_path / "out").iterdir())
@@ -235,6 +299,7 @@ NOT_IN_RANGE = {
     "--window": ("0", "-3"),
     "--radius": ("0", str(2**32)),
     "--refinements": ("0", "1.5", "-1"),
+    "--opener_frames": ("0", "1.5", "-1"),
     "--entropy_bound": ("nan", "-0.1", "inf"),
     "--confidence_noise": ("-1", "1e9"),
     "--delta": ("nan", "1.5", "-0.1"),
@@ -307,7 +372,7 @@ def list_names(folder: Path) -> set[str]:
 
 def make_samples(count: int, value: int = 0) -> Samples:
     videos = np.full((count, 2, 16, 16, 3), value, np.uint8)
-    return Samples(videos, np.zeros((count, 1, 2, 2), np.int32), np.ones(count, np.int32))
+    return Samples(videos, np.zeros((count, 1, 2, 2), np.int32), *np.ones((2, count), np.int32))
 
 
 def test_a_smaller_set_takes_the_place_of_a_larger_one(tmp_path):

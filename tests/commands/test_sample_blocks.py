@@ -48,6 +48,20 @@ def test_clips_in_each_block(workdir, tmp_path, capsys):
         np.testing.assert_array_equal(plain, file["videos"])
 
 
+def test_rows_draft_and_tokens_check(workdir, tmp_path, capsys):
+    drawn = draw(workdir, tmp_path / "drafted", "--decoding", "self_speculative")
+    passes = float(capsys.readouterr().out.split(" passes per clip")[0].split()[-1])
+    assert 4 + 1 + 2 * 11 <= passes <= 4 + 1 + 5 * 11 + 1  # the first row by tokens
+    run = nbp.load(workdir)
+    np.testing.assert_array_equal(run.sample(num=2, decoding="self_speculative"), drawn)
+    frames = run.sample(num=2, decoding="self_speculative", block="frame")
+    assert np.any(frames != drawn)
+    greedy = {"num": 2, "top_k": 1}
+    np.testing.assert_array_equal(
+        run.sample(decoding="self_speculative", **greedy), run.sample(block="token", **greedy)
+    )
+
+
 def drawn_frame(tmp_path: Path) -> np.ndarray:
     with np.load(tmp_path / "frame" / "samples.npz") as file:
         return file["videos"]

@@ -34,6 +34,7 @@ def test_laid_out_parameters_are_those_of_the_program():
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
+    assert outside.head is not None
     np.testing.assert_array_equal(outside.head.rows, draw_params(NETWORK)["head"]["kernel"].T)
     kernels = (params["head"]["kernel"], params["transformer"]["layers"]["qkv"]["kernel"])
     assert all(kernel.is_deleted() for kernel in kernels)
@@ -51,14 +52,15 @@ def test_integers_take_a_quarter():
 def test_a_mesh_splits_heads_mlps_and_vocabulary():
     mesh = make_mesh(data=2, tensor=2, devices=jax.devices()[:4])
     laid = pack_params(NETWORK, copy_params(), mesh=mesh)
-    layer = laid.layers[0]
+    layer, head = laid.layers[0], laid.head
+    assert head is not None
     pieces = {
         "qkv": (layer.qkv.rows, (24, 16)),
         "proj": (layer.proj.rows, (16, 8)),
         "up": (layer.up.rows, (32, 16)),
         "down": (layer.down.rows, (16, 32)),
         "down bias": (layer.down.bias, (16,)),
-        "head": (laid.head.rows, (8, 16)),
+        "head": (head.rows, (8, 16)),
         "norm": (layer.norm1.scale, (16,)),
     }
     for name, (array, shape) in pieces.items():

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nbp.layout import Box, LatentGrid, Opening, Positions, SequencePlan, Vocabulary
+from nbp.layout import Box, LatentGrid, Opening, Partition, Positions, SequencePlan, Vocabulary
 from nbp.models.generator import GeneratorNetwork, modern_recipe, paper_recipe
+from nbp.models.heads import HeadSpec
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.nn.attention.reference import AttentionBackend, xla_attention
 from nbp.nn.transformer import TransformerSpec
@@ -33,18 +34,21 @@ def make_network(
     padding: int | None = None,
     draft: bool = False,
     positions: Positions = "learned",
+    head: HeadSpec | None = None,
+    partition: Partition = "box",
     **options: Any,
 ) -> GeneratorNetwork:
     """Two layers of two heads unless `options` (of the TransformerSpec) say otherwise."""
     sizes: dict[str, Any] = {"layers": 2, "heads": 2, "width": WIDTH} | options
     spec = TransformerSpec(**sizes)
-    plan = SequencePlan(grid, block, opening, prompt)
+    plan = SequencePlan(grid, block, opening, prompt, partition)
     vocabulary = Vocabulary(codes, LABELS if prompt else 0, plan.special_count)
     parts = {
         "paper": paper_recipe(attention, context=64),
         "modern": modern_recipe(attention, layers=spec.layers, positions=positions),
     }
-    return GeneratorNetwork(spec, plan, vocabulary, parts[recipe], padding=padding, draft=draft)
+    options = {"padding": padding, "draft": draft, "head": head}
+    return GeneratorNetwork(spec, plan, vocabulary, parts[recipe], **options)
 
 
 def abstract_params(network: GeneratorNetwork | TokenizerNetwork) -> Any:

@@ -5,6 +5,7 @@
 import dataclasses
 import math
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -92,13 +93,16 @@ def test_labels_matter_unless_every_condition_is_dropped(start, step):
 
 
 def test_codes_of_the_batch_replace_the_tokenizer(start, step):
-    """The same update from clips and from their codes, as a cache stores them, without it."""
+    """The same update from clips and from their codes, as a cache stores them, without it.
+
+    Two programs, of which the compiler need not round the sums alike.
+    """
     codes = np.asarray(jax.jit(TOKENIZER.encode)(TASK.frozen["tokenizer"], VIDEO), np.uint16)
     batch = {"codes": codes, "label": BATCH["label"]}
     on_codes, metrics = step(start, {}, batch, jax.random.key(0))
     on_clips, expected = step(start, TASK.frozen, BATCH, jax.random.key(0))
-    assert same(on_codes, on_clips)
-    assert float(metrics["loss"]) == float(expected["loss"])
+    chex.assert_trees_all_close(on_codes.params, on_clips.params, atol=1e-6)
+    assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-6)
 
 
 def test_evaluate_measures_the_plain_model():
