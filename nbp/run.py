@@ -27,9 +27,9 @@ import jax
 import numpy as np
 
 from nbp import build
+from nbp.build_data import describe_array
 from nbp.build_sampling import (
     RequestPlan,
-    describe_array,
     draw_as_asked,
     load_request_sampler,
     plan_request,

@@ -52,7 +52,7 @@ from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.evaluation.long_videos import DriftJob, describe_drift
 from nbp.files import check_writable_folder, write_text
-from nbp.layout import latents_of_frames
+from nbp.layout import frames_of_latents, latents_of_frames
 from nbp.parallel import distributed
 from nbp.parallel.distributed import is_main
 from nbp.protocols import find_protocol

@@ -39,10 +39,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nbp.errors import ConfigError
 from nbp.layout import SequencePlan, frames_of_latents, latents_of_frames
 from nbp.models.tokenizer_streaming import decode_step
 from nbp.nn.attention.kv_cache import Cache
 from nbp.sampling.generate import Generation, clip_codes, make_generation
+from nbp.sampling.request import SampleRequest
 from nbp.sampling.rolling import RollingWindow, list_sinks, roll
 from nbp.sampling.sampler import Batch, Sampler, make_key
 from nbp.sampling.story import Story, rewrite_prompt
@@ -96,6 +98,69 @@ def choose_rolling(plan: SequencePlan, *, sinks: int | None) -> Slide:
     if sinks is None:
         sinks = next((n for n in list_sinks(plan) if n >= depth), 0)
     return Slide(plan.grid.t - depth, "rolling", RollingWindow(plan, sinks).sinks)
+
+
+def plan_slide(
+    asked: SampleRequest, plan: SequencePlan, *, clip: int, rotary: bool
+) -> Slide | None:
+    """How windows move over the videos asked for; None where a trained clip has all frames.
+
+    clip: its frames. rotary: the model's positions. Raises ConfigError for what cannot be.
+    """
+    request, frames = asked.long, asked.long.num_frames
+    if frames is None or (frames <= clip and asked.story is None):
+        if frames is not None and frames < 1:
+            raise ConfigError(f"--num_frames {frames}: draw at least 1 frame")
+        for flag, value in (
+            ("--keep_frames", request.keep_frames),
+            ("--slide", request.slide),
+            ("--sinks", request.sinks),
+            ("--anchor", request.anchor or None),
+            ("--features", request.features or None),
+        ):
+            if value is not None:
+                raise ConfigError(
+                    f"{flag} is about videos longer than a clip of {clip} frames: "
+                    f"give --num_frames {clip + 1} or more, or leave it out"
+                )
+        return None
+    if request.anchor and request.slide in ("reencode", "rolling"):
+        raise ConfigError("--anchor keeps codes as they are: leave out --slide, or use codes")
+    rolls = rotary and asked.story is None
+    usual: SlideKind = "rolling" if rolls else "reencode"
+    kind = "anchor" if request.anchor else request.slide or usual
+    if request.sinks is not None and kind != "rolling":
+        raise ConfigError(f"--sinks {request.sinks}: {kind} has none; they are for --slide rolling")
+    if kind == "rolling":
+        check_rolling(asked, rotary=rotary)
+    try:
+        if kind == "rolling":
+            return choose_rolling(plan, sinks=request.sinks)
+        return choose_slide(plan, keep=request.keep_frames, kind=kind)
+    except ValueError as error:
+        others = ". Use --slide reencode or codes" if kind == "rolling" else ""
+        raise ConfigError(f"--num_frames {frames}: {error}{others}") from error
+
+
+def check_rolling(asked: SampleRequest, *, rotary: bool) -> None:
+    """ConfigError where a rolling window cannot serve the request."""
+    if not rotary:
+        raise ConfigError(
+            "--slide rolling: this model has learned positions, which end with the clip: use "
+            "reencode or codes, or train one with --config.generator.positions=rotary"
+        )
+    if asked.story is not None:
+        raise ConfigError("--story: a rolling window keeps one prompt: leave out --slide rolling")
+    if asked.long.keep_frames is not None:
+        raise ConfigError(
+            f"--keep_frames {asked.long.keep_frames}: a rolling window keeps all but the oldest: "
+            "leave it out, or add --slide reencode or codes"
+        )
+    if asked.decoder.decoding != "plain":
+        raise ConfigError(
+            f"--decoding {asked.decoder.decoding}: a rolling window is drawn pass by pass: leave "
+            "it out, or add --slide reencode or codes"
+        )
 
 
 def _can_start(plan: SequencePlan, frames: int) -> bool:

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nbp.build_sampling import plan_slide
 from nbp.config import load_config
 from nbp.errors import ConfigError
 from nbp.layout import LatentGrid, Opening, SequencePlan
@@ -21,7 +20,7 @@ from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import taps_conv
 from nbp.sample import print_remainder
 from nbp.sampling.generate import make_generation
-from nbp.sampling.long_video import Piece, Rollout, Slide, choose_rolling
+from nbp.sampling.long_video import Piece, Rollout, Slide, choose_rolling, plan_slide
 from nbp.sampling.request import DecodingRequest, LongRequest, SampleRequest
 from nbp.sampling.rolling import RollingWindow, list_sinks, roll
 from nbp.sampling.sampler import Sampler
@@ -281,11 +280,16 @@ def load(positions: str = "rotary", **changes: str):
     return load_config(tiny.CONFIG, options)
 
 
+def plan_window(config, asked: SampleRequest) -> Slide | None:
+    rotary = config.generator.positions == "rotary"
+    return plan_slide(asked, config.plan, clip=config.data.frames, rotary=rotary)
+
+
 def test_which_window_a_request_gets():
     rotary, learned = load(), load("learned")
 
     def plan(config, **options):
-        return plan_slide(config, SampleRequest(1, long=LongRequest(**options)))
+        return plan_window(config, SampleRequest(1, long=LongRequest(**options)))
 
     assert plan(rotary, num_frames=9) == Slide(2, "rolling", 1)
     assert plan(rotary, num_frames=9, slide="codes") == Slide(2, "codes")
@@ -309,7 +313,7 @@ def test_which_window_a_request_gets():
 def test_windows_that_cannot_be(changes, options, decoding, message):
     long, decoder = LongRequest(num_frames=9, **options), DecodingRequest(decoding)
     with pytest.raises(ConfigError, match=message):
-        plan_slide(load(**changes), SampleRequest(1, long=long, decoder=decoder))
+        plan_window(load(**changes), SampleRequest(1, long=long, decoder=decoder))
 
 
 def test_a_remainder_is_told(capsys):
