@@ -138,7 +138,7 @@ def run_layer(
     sinks = None
     if rotation is not None:
         if rotation.sinks is not None:
-            sinks = rotation.sinks.count, turn_columns(q, rotation.sinks.query)
+            sinks = rotation.sinks.keys, turn_columns(q, rotation.sinks.query)
         q, k = rotation.turn_columns(q, k)
     keys = write(keys, jnp.swapaxes(k, 2, 3), start, axis=2)
     values = write(values, v, start, axis=3)

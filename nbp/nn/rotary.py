@@ -31,9 +31,9 @@ WAVES = 8  # cosines of each axis of a frame: of eight rows they make any table
 
 
 class Sinks(NamedTuple):
-    """How queries turn towards the first `count` keys of a cache, where it is another way."""
+    """How queries turn towards the first `keys` keys of a cache, where it is another way."""
 
-    count: int
+    keys: int
     query: tuple[Array, Array]
 
 
