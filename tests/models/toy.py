@@ -210,7 +210,7 @@ def reference_logits(
         x += positions["table"][: plan.length]
     elif "frame" in positions:
         wanted, read = rotary_places(plan)
-        apart = tuple(wanted[:, None] - keys[None] for keys in (read, wanted))
+        apart = (wanted[:, None] - read[None], wanted[:, None] - wanted[None])
         for q in range(plan.length):
             if q < plan.prompt_length:
                 x[:, q] += positions["prompt"][q]
