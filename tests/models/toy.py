@@ -102,8 +102,8 @@ def attend(
     apart [n n 3]: place of a query minus that of a key, for rotary positions.
     """
     out = np.zeros_like(q)
-    if apart is not None:
-        turned = np.exp(1j * (apart @ rotary_speeds(q.shape[-1]).T))
+    speeds = rotary_speeds(q.shape[-1]).T
+    turned = np.exp(1j * ((np.zeros((1, 1, 3)) if apart is None else apart) @ speeds))
     for n, keys in enumerate(seen):
         if apart is None:
             scores = k[keys] @ q[n]
