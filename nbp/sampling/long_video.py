@@ -126,8 +126,7 @@ def plan_slide(
         return None
     if request.anchor and request.slide in ("reencode", "rolling"):
         raise ConfigError("--anchor keeps codes as they are: leave out --slide, or use codes")
-    rolls = rotary and asked.story is None
-    usual: SlideKind = "rolling" if rolls else "reencode"
+    usual: SlideKind = "rolling" if rotary else "reencode"
     kind = "anchor" if request.anchor else request.slide or usual
     if request.sinks is not None and kind != "rolling":
         raise ConfigError(f"--sinks {request.sinks}: {kind} has none; they are for --slide rolling")
@@ -149,8 +148,6 @@ def check_rolling(asked: SampleRequest, *, rotary: bool) -> None:
             "--slide rolling: this model has learned positions, which end with the clip: use "
             "reencode or codes, or train one with --config.generator.positions=rotary"
         )
-    if asked.story is not None:
-        raise ConfigError("--story: a rolling window keeps one prompt: leave out --slide rolling")
     if asked.long.keep_frames is not None:
         raise ConfigError(
             f"--keep_frames {asked.long.keep_frames}: a rolling window keeps all but the oldest: "
@@ -311,22 +308,36 @@ class Rollout:
     def _roll(
         self, batch: Batch, key: Array, given: int
     ) -> Iterator[tuple[UInt8[np.ndarray, "b t h w c"], Int[np.ndarray, "b T H W"]]]:
-        """A clip, then without end the latent frames behind it, as many as a block is deep."""
-        sampler, depth = self.sampler, self.plan.block[0]
+        """A clip, then without end the latent frames behind it, as many as a block is deep.
+
+        With a story a scene that ends within the clip is drawn first, then the clip anew behind it.
+        """
+        sampler, depth, shown = self.sampler, self.plan.block[0], self.plan.grid.t
         decoder = StreamingDecoder(sampler, chunk=self.chunk)
-        codes, cache, finite = sampler.run(self.anchored_program(given), key, batch, None)
-        make = functools.partial(self._make_roll, given)
-        program = sampler.keep_program(("rolling", given, self.slide.sinks), make)
-        shown = self.plan.grid.t
+        codes, done, first = batch.known, 0, given
+        while done < shown:
+            part, now, left = self.at(batch, done)
+            now, program = dataclasses.replace(now, known=codes), part.anchored_program(first)
+            keys = window_key(key, done // depth)
+            codes, cache, finite = part.sampler.run(program, keys, now, None)
+            done = min(done + left, shown)
+            first = self.plan.tokens_of_frames(done) if done < shown else first
         for number in itertools.count(shown // depth):
             sampler.check(finite, batch)
             grid = np.asarray(sampler.generator.to_grid(codes), np.int32)[:, -shown:]
             yield decoder.decode(grid), grid
-            now = dataclasses.replace(batch, known=codes)
+            part, now, _ = self.at(batch, number * depth)
+            now = dataclasses.replace(now, known=codes)
             keys, shown = window_key(key, number), depth
-            codes, cache, finite = sampler.run(program, keys, now, cache, np.int32(number))
+            program = part.rolling_program(given, rewrite=self.changes(number * depth))
+            codes, cache, finite = part.sampler.run(program, keys, now, cache, np.int32(number))
 
-    def _make_roll(self, given: int) -> Any:
+    def rolling_program(self, given: int, *, rewrite: bool = False) -> Any:
+        """As `anchored_program`, for the next block of the stream: see `_make_roll`."""
+        make = functools.partial(self._make_roll, given, rewrite)
+        return self.sampler.keep_program(("rolling", given, self.slide.sinks, rewrite), make)
+
+    def _make_roll(self, given: int, rewrite: bool) -> Any:
         """(parameters, key, ids, labels or None, codes of the window, cache, number) -> its next
         codes, cache and which clips had finite logits. The cache is consumed.
         """
@@ -342,6 +353,8 @@ class Rollout:
             number: Array,
         ) -> tuple[Int[Array, "b size"], Cache, Bool[Array, "b"]]:
             run = self._start(params, key, ids, labels, given=given)
+            if rewrite:
+                cache = rewrite_prompt(run, cache)
             offset = run.model.vocabulary.code_offset
             drawn = roll(run, window, number).draw_next(codes + offset, cache)
             return clip_codes(run.model, drawn.ids), drawn.cache, drawn.finite
