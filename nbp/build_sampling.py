@@ -415,12 +415,12 @@ def check_given_anywhere(config: Config, request: SampleRequest) -> None:
 
 def check_given(config: Config, request: SampleRequest, *, needed: int) -> np.ndarray:
     """The given frames as uint8 [1 t h w c] for all conditions, or one of them for each."""
-    given, size = np.asarray(request.frames), config.data.size
+    given, (height, width) = np.asarray(request.frames), config.data.sides
     given = given[None] if given.ndim == 4 else given
-    if given.dtype != np.uint8 or given.ndim != 5 or given.shape[2:] != (size, size, 3):
+    if given.dtype != np.uint8 or given.ndim != 5 or given.shape[2:] != (height, width, 3):
         raise ConfigError(
-            f"frames: {describe_array(request.frames)}; give a file, or uint8 [t {size} {size} 3] "
-            f"of 0 to 255, or such a video for each clip"
+            f"frames: {describe_array(request.frames)}; give a file, or uint8 [t {height} "
+            f"{width} 3] of 0 to 255, or such a video for each clip"
         )
     if given.shape[1] < needed:
         raise ConfigError(f"frames: {given.shape[1]} frames are given, {needed} are needed")

@@ -35,8 +35,9 @@ if __name__ == "__main__":
 
 
 import json
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -48,6 +49,7 @@ from nbp.build_sampling import (
     plan_request,
     read_drawing,
 )
+from nbp.config.grids import draw_clips
 from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.files import check_writable_folder, write_text
@@ -86,26 +88,27 @@ def sample_workdir(
     keep_freed_memory()
     keep_compiled()
     config = draw_in_block(read_config(workdir), request.sampling.get("block", ""))
+    drawn = draw_clips(config, frames=request.long.num_frames, size=request.size)
+    config = drawn.config
+    for note in drawn.notes if is_main() else ():
+        print(f"nbp.sample: {note}", file=sys.stderr)
     if is_main():
         check_writable_folder(out, "Name another with --out DIR.")
         find_earlier(out)
     labels = read_labels(workdir)
     plan = plan_request(config, labels, request)
     long = plan_long_videos(config, plan, i3d)
-    frames = request.long.num_frames or config.data.frames
     if is_main():  # before anything of this size is made
-        streamed = long is not None
-        check_room(out, count=plan.count, frames=frames, size=config.data.size, streamed=streamed)
+        check_room(out, count=plan.count, clip=drawn.clip, streamed=long is not None)
     drawing = read_drawing(config, plan)
     sampler = load_request_sampler(config, workdir, labels, plan)
     names, copies = plan.name_clips(labels), plan.request.samples_per_condition
     files = Files(out, names, fps=config.sampling.fps, columns=copies if copies > 1 else None)
     if long is not None:
-        draw_long_videos(sampler, long, files, drawing=drawing)
+        draw_long_videos(sampler, long, files, sides=drawn.clip[1:], drawing=drawing)
         return names
     samples = sampler.sample(len(names), **drawing)
-    if request.long.num_frames is not None:
-        samples = samples.cut(request.long.num_frames, sampler.tokenizer.spec.stride[0])
+    samples = samples.cut(drawn.clip, sampler.tokenizer.spec.stride[0])
     if is_main():  # every process has drawn the same clips
         write_samples(samples, files)
         planned = config.plan.passes(config.plan.tokens_of_frames(plan.given_frames))
@@ -141,11 +144,17 @@ def plan_long_videos(config: Config, plan: RequestPlan, i3d: MakeI3d) -> LongPla
 
 
 def draw_long_videos(
-    sampler: Sampler, plan: LongPlan, files: Files, *, drawing: Mapping[str, Any]
+    sampler: Sampler,
+    plan: LongPlan,
+    files: Files,
+    *,
+    sides: tuple[int, int],
+    drawing: Mapping[str, Any],
 ) -> None:
     """Draws videos into files as they come, then `drift.json` and `drift.png`.
 
-    drawing: the other arguments of `Sampler.sample`.
+    sides: height and width of the pixels that are kept. drawing: the other arguments of
+    `Sampler.sample`.
     """
     features = plan.features
     pieces = Rollout(sampler, plan.slide).sample(len(files.names), plan.frames, **drawing)
@@ -158,7 +167,7 @@ def draw_long_videos(
     latents = latents_of_frames(plan.frames, stride)
     with Recording(files, frames=plan.frames, latents=latents) as recording:
         for piece in pieces:
-            recording.add(piece)
+            recording.add(replace(piece, videos=piece.videos[:, :, : sides[0], : sides[1]]))
         drift = measure_drift(
             recording.videos,
             recording.tokens,

@@ -5,6 +5,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from nbp.config.grids import find_batches, find_grid_problems
 from nbp.config.schema import ROOTS, Config, StageConfig
 from nbp.errors import ConfigError
 from nbp.protocols import find_protocol, needs_features
@@ -36,6 +37,7 @@ def validate(config: Config) -> None:
         check("generator.blocks", lambda: config.further_plans)
     if not problems:
         problems += find_block_problems(config)
+        problems += find_grid_problems(config)
     generator, data = config.generator, config.data
     require(
         generator.width % generator.heads == 0,
@@ -66,6 +68,11 @@ def validate(config: Config) -> None:
     if data.kind == "tokens":
         text = "compares clips, which tokens are not: --config.evaluation.every=0"
         require(not config.evaluation.every, "evaluation.every", text)
+    if data.width and (config.evaluation.protocol or config.evaluation.every):
+        problems.append(
+            f"data.width: protocols score squares, not {data.size}x{data.width}: leave "
+            "evaluation.protocol and evaluation.every out, or make another of data.grids the first"
+        )
     images = config.images
     if images.batch:
         text = "only the tokenizer stage learns from images: --config.images.batch=0"
@@ -80,11 +87,13 @@ def validate(config: Config) -> None:
         problems += find_objective_problems(config)
     for name in config.stages:
         stage: StageConfig = getattr(config.train, name)
-        require(
-            stage.batch % stage.accumulate == 0,
-            f"train.{name}.batch",
-            f"{stage.batch} clips do not split into {stage.accumulate} micro-batches",
-        )
+        for batch in (stage.batch, *stage.grid_batches):
+            key = "batch" if batch == stage.batch else "grid_batches"
+            require(
+                batch % stage.accumulate == 0,
+                f"train.{name}.{key}",
+                f"{batch} clips do not split into {stage.accumulate} micro-batches",
+            )
     if problems:
         raise ConfigError("; ".join(problems))
 
@@ -125,17 +134,19 @@ def find_draft_problems(config: Config) -> list[str]:
             "generator.draft: no block is drawn at once, so there is nothing to refine: use "
             "generator.block=row or a larger one, or generator.draft=False"
         )
-    if stage.batch // stage.accumulate < 2:
+    least = min(find_batches(config, stage))
+    if least // stage.accumulate < 2:
+        key = "batch" if least == stage.batch else "grid_batches"
         problems.append(
-            "train.generator.batch: generator.draft needs micro-batches of 2 clips or more, one to "
-            "be plain and one to show drafts"
+            f"train.generator.{key}: generator.draft needs micro-batches of 2 clips or more, one "
+            "to be plain and one to show drafts"
         )
     return problems
 
 
 def find_objective_problems(config: Config) -> list[str]:
     """What the losses of the tokenizer stage ask of the rest of the configuration, if in vain."""
-    losses, size = config.losses, config.data.size
+    losses, size = config.losses, min(side for c in config.each_grid for side in c.data.sides)
     problems = []
     if losses.perceptual == "lpips" and not losses.lpips_root:
         problems.append(

@@ -157,7 +157,8 @@ class ShapesContent:
 class MovingShapesSpec(ShapesContent):
     """What the clips look like. Raises `ValueError` naming the field and its allowed values.
 
-    frames, size: a clip is uint8 [frames, size, size, 3].
+    frames, size: a clip is uint8 [frames, size, size, 3], or with `width` [frames, size, width, 3];
+      fractions are of the shorter side then.
     held: least share of the clip for which the first direction lasts, as far as the frame is wide
         enough for it; 1 means that a shape bounces only where it cannot be avoided.
     turn: radians per frame of a `spin` and of `rotate`; the sense is random.
@@ -167,12 +168,20 @@ class MovingShapesSpec(ShapesContent):
     size: int
     held: float = 1.0
     turn: float = 0.2
+    width: int = 0
 
     @classmethod
-    def of(cls, content: ShapesContent, *, frames: int, size: int) -> "MovingShapesSpec":
+    def of(
+        cls, content: ShapesContent, *, frames: int, size: int, width: int = 0
+    ) -> "MovingShapesSpec":
         """Clips of this content; what a subclass adds to it is left out."""
         seen = {field.name: getattr(content, field.name) for field in fields(ShapesContent)}
-        return cls(frames=frames, size=size, **seen)
+        return cls(frames=frames, size=size, width=width, **seen)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.size, self.width or self.size
 
     def __post_init__(self) -> None:
         _check_names("shapes", self.shapes, SHAPES)
@@ -180,6 +189,7 @@ class MovingShapesSpec(ShapesContent):
         _check_names("motions", self.motions, MOTIONS)
         _check("frames", self.frames, self.frames >= 2, "at least 2, or nothing moves")
         _check("size", self.size, self.size >= 8, "at least 8 pixels")
+        _check("width", self.width, self.width >= 8 or not self.width, "0 or at least 8 pixels")
         _check("texture", self.texture, 0 <= self.texture <= BACKGROUND, f"0 .. {BACKGROUND:g}")
         _check("held", self.held, 0 < self.held <= 1, "above 0, at most 1")
         _check("turn", self.turn, 0 < self.turn <= 0.5, "above 0, at most 0.5 radians per frame")
@@ -239,14 +249,16 @@ def _reflect(position: Array, low: Array, high: Array) -> Array:
     return low + np.minimum(offset, 2 * span - offset)
 
 
-def _walls(outline: Outline, radius: float, size: int, *, turning: bool) -> tuple[Array, Array]:
+def _walls(
+    outline: Outline, radius: float, sides: tuple[int, int], *, turning: bool
+) -> tuple[Array, Array]:
     """Lowest and highest centre (x, y) at which the shape is wholly inside the frame."""
     if turning:
         low = high = np.full(2, outline.reach)
     else:
         low = np.array([outline.half_width, outline.above])
         high = np.array([outline.half_width, outline.below])
-    return low * radius, size - high * radius
+    return low * radius, np.array(sides[::-1]) - high * radius
 
 
 def _path(
@@ -255,9 +267,9 @@ def _path(
     """Centres (x, y) of the shape in each frame, float [t 2]."""
     low, high = walls
     time = np.arange(spec.frames, dtype=np.float64)[:, None]
-    speed = spec.speeds[rng.integers(len(spec.speeds))] * spec.size
+    speed = spec.speeds[rng.integers(len(spec.speeds))] * min(spec.sides)
     if motion == "orbit":
-        circle = min(ORBIT_RADIUS * spec.size, 0.5 * float(np.min(high - low)))
+        circle = min(ORBIT_RADIUS * min(spec.sides), 0.5 * float(np.min(high - low)))
         rate = max(speed / circle, ORBIT_TURNS * 2 * math.pi / (spec.frames - 1))
         middle = rng.uniform(low + circle, high - circle)
         angle = rng.uniform(0, 2 * math.pi) + rng.choice((-1.0, 1.0)) * rate * time
@@ -272,16 +284,16 @@ def _path(
     return _reflect(start + velocity * time, low, high)
 
 
-def _make_background(rng: np.random.Generator, size: int, texture: float) -> Array:
-    """A still, smooth texture of two waves in two random tints, float32 [size size 3]."""
-    centre = (np.arange(size, dtype=np.float32) + 0.5) * (2 * math.pi / size)
-    background = np.full((size, size, 3), BACKGROUND, np.float32)
+def _make_background(rng: np.random.Generator, sides: tuple[int, int], texture: float) -> Array:
+    """A still, smooth texture of two waves in two random tints, float32 [h w 3]."""
+    y, x = ((np.arange(n, dtype=np.float32) + 0.5) * (2 * math.pi / min(sides)) for n in sides)
+    background = np.full((*sides, 3), BACKGROUND, np.float32)
     for _ in range(2):
         angle, waves, phase = rng.uniform((0, 0.5, 0), (2 * math.pi, 1.5, 2 * math.pi)).tolist()
         tint = (0.5 * texture * rng.uniform(0.3, 1.0, 3)).astype(np.float32)
         wave = np.cos(
-            np.float32(waves * math.sin(angle)) * centre[:, None]
-            + np.float32(waves * math.cos(angle)) * centre[None, :]
+            np.float32(waves * math.sin(angle)) * y[:, None]
+            + np.float32(waves * math.cos(angle)) * x[None, :]
             + np.float32(phase)
         )
         background += wave[:, :, None] * tint
@@ -297,11 +309,12 @@ def _draw(
     centres: Array,
     angles: Array | None,
 ) -> None:
-    """Paints one anti-aliased shape into each frame of `canvas`, float32 [t size size 3]."""
-    frames, size = canvas.shape[:2]
+    """Paints one anti-aliased shape into each frame of `canvas`, float32 [t h w 3]."""
+    frames, height, width = canvas.shape[:3]
     # Only a window around the shape is evaluated: half of a small frame, a fifth of a large one.
-    window = min(size, 2 * math.ceil(outline.reach * radius) + 3)
-    origin = np.clip(np.floor(centres - window / 2 + 0.5), 0, size - window).astype(np.int64)
+    window = min(height, width, 2 * math.ceil(outline.reach * radius) + 3)
+    room = np.array([width, height]) - window
+    origin = np.clip(np.floor(centres - window / 2 + 0.5), 0, room).astype(np.int64)
     pixels = origin[:, :, None] + np.arange(window)
     offsets = ((pixels + 0.5 - centres[:, :, None]) / radius).astype(np.float32)
     x, y = offsets[:, 0, None, :], offsets[:, 1, :, None]
@@ -319,10 +332,10 @@ def _draw_distractor(
     rng: np.random.Generator, spec: MovingShapesSpec, canvas: Array, colour: str
 ) -> None:
     outline = SHAPES[spec.shapes[rng.integers(len(spec.shapes))]]
-    radius = DISTRACTOR_SCALE * spec.radius[0] * spec.size
-    low, high = _walls(outline, radius, spec.size, turning=True)
+    radius = DISTRACTOR_SCALE * spec.radius[0] * min(spec.sides)
+    low, high = _walls(outline, radius, spec.sides, turning=True)
     heading, speed = rng.uniform(0, 2 * math.pi), spec.speeds[rng.integers(len(spec.speeds))]
-    velocity = speed * spec.size * np.array([math.cos(heading), math.sin(heading)])
+    velocity = speed * min(spec.sides) * np.array([math.cos(heading), math.sin(heading)])
     centres = rng.uniform(low, high) + velocity * np.arange(spec.frames)[:, None]
     angles = np.full(spec.frames, rng.uniform(0, 2 * math.pi)) if spec.rotate else None
     _draw(
@@ -336,7 +349,7 @@ def _draw_distractor(
 
 
 def render_clip(spec: MovingShapesSpec, index: int, *, seed: int = 0) -> tuple[Clip, int]:
-    """Renders example `index` (>= 0): uint8 [frames size size 3] and its class id.
+    """Renders example `index` (>= 0): uint8 [frames h w 3] and its class id.
 
     The same (spec, seed, index) gives the same bytes in every process; classes are drawn
     uniformly and independently. The id indexes `spec.label_names`.
@@ -348,7 +361,7 @@ def render_clip(spec: MovingShapesSpec, index: int, *, seed: int = 0) -> tuple[C
     motion, colour = spec.motions[motion_id], spec.colours[colour_id]
     outline = SHAPES[spec.shapes[shape_id]]
 
-    background = _make_background(rng, spec.size, spec.texture)
+    background = _make_background(rng, spec.sides, spec.texture)
     canvas = np.repeat(background[None], spec.frames, axis=0)
     if spec.distractors:
         others = [name for name in spec.colours if name != colour]
@@ -356,12 +369,12 @@ def render_clip(spec: MovingShapesSpec, index: int, *, seed: int = 0) -> tuple[C
             _draw_distractor(rng, spec, canvas, str(other))
 
     turning = spec.rotate or motion == "spin"
-    radius = float(rng.uniform(*spec.radius)) * spec.size
+    radius = float(rng.uniform(*spec.radius)) * min(spec.sides)
     angles = None
     if turning:
         rate = spec.turn * rng.choice((-1.0, 1.0))
         angles = rng.uniform(0, 2 * math.pi) + rate * np.arange(spec.frames)
-    walls = _walls(outline, radius, spec.size, turning=turning)
+    walls = _walls(outline, radius, spec.sides, turning=turning)
     _draw(
         canvas,
         outline,
@@ -396,7 +409,8 @@ class MovingShapes:
     @property
     def fingerprint(self) -> str:
         """Changes whenever any example could: the renderer, the spec, the seed or the range."""
-        spec = ", ".join(f"{name}={getattr(self.spec, name)!r}" for name in FINGERPRINTED)
+        named = FINGERPRINTED + ("width",) * (self.spec.width > 0)  # squares as they ever were
+        spec = ", ".join(f"{name}={getattr(self.spec, name)!r}" for name in named)
         parts = (self.seed, self.start, self.size)
         text = f"({RENDERER_VERSION}, MovingShapesSpec({spec}), {', '.join(map(repr, parts))})"
         return "moving_shapes-" + hashlib.sha256(text.encode()).hexdigest()[:16]

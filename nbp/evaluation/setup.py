@@ -12,6 +12,7 @@ from typing import Any
 from nbp import build, build_data, build_sampling
 from nbp.build_sampling import choose_given_frames, draw_in_block, make_sampling
 from nbp.config import from_dict, to_json
+from nbp.config.grids import draw_clips, name_clips
 from nbp.config.parsing import set_overrides
 from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
@@ -74,7 +75,7 @@ class EvaluateRequest:
     clips: generated clips where the protocol generates some, else clips to score, which then are
       not all that the protocol wants. seed: of the generated clips, by default the protocol's.
     data, overrides: other clips than the configured ones; needed after training from tokens.
-    Keys of `sampling` draw otherwise.
+    Keys of `sampling` draw otherwise. num_frames, size: of clips of another grid than the main one.
     features, lpips, c3d: folders that `nbp.convert` wrote, or `random-i3d`. statistics: names of
     `nbp.metrics.feature_statistics`. folder: of pictures and clips to look at, by default the
     workdir's `report`. cache: folder for features, by default in that one.
@@ -84,6 +85,8 @@ class EvaluateRequest:
     protocol: str
     clips: int | None = None
     seed: int | None = None
+    num_frames: int | None = None
+    size: Sequence[int] | None = None
     data: Path | None = None
     overrides: Mapping[str, str] = field(default_factory=dict)
     features: str = ""
@@ -161,6 +164,7 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
     find_protocol(request.protocol, known=setup.protocols)
     drawing, reading_keys = split_overrides(request.overrides)
     trained_on = draw_in_block(change_sampling(read_config(request.workdir), drawing))
+    trained_on = draw_whole_clips(trained_on, request, report)
     config = build_data.change_data(trained_on, request.data, reading_keys, report=report)
     protocol = find_protocol(request.protocol, config.data.kind, known=setup.protocols)
     protocol, reading = choose_rule(protocol, config, reading_keys)
@@ -232,6 +236,22 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
         given=given,
         generated=generated,
     )
+
+
+def draw_whole_clips(config: Config, request: EvaluateRequest, report: Report) -> Config:
+    """The configuration whose model draws clips as they are asked for; ConfigError for parts."""
+    drawn = draw_clips(config, frames=request.num_frames, size=request.size)
+    made, (_, height, width) = drawn.config.data.clip, drawn.clip
+    if made != drawn.clip:
+        raise ConfigError(
+            f"--num_frames, --size: a protocol scores whole clips, and {name_clips(drawn.clip)} "
+            f"would be cut from {name_clips(made)} or go on behind it: use {name_clips(made)}"
+        )
+    if height != width:
+        raise ConfigError(f"--size {height} {width}: protocols score squares: give one side")
+    for note in drawn.notes:
+        report(note)
+    return drawn.config
 
 
 def split_overrides(overrides: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
