@@ -66,10 +66,22 @@ def find_mean_clips(config: Config, stage: StageConfig) -> list[float]:
     return [share * batch for share, batch in pairs]
 
 
+def describe_grids(config: Config, stage: StageConfig) -> str:
+    """What updates are of, for the log."""
+    rows = zip(find_batches(config, stage), list_clips(config), find_shares(config), strict=True)
+    parts = [f"{share:.0%} of {batch} clips of {name_clips(clip)}" for batch, clip, share in rows]
+    return f"updates: {', '.join(parts)}"
+
+
 def find_grid_problems(config: Config) -> list[str]:
     """What is wrong with the further grids, and with what is said of each."""
     data, count = config.data, len(config.data.grids)
     problems = []
+    if data.width and (config.evaluation.protocol or config.evaluation.every):
+        problems.append(
+            f"data.width: protocols score squares, not {data.size}x{data.width}: leave "
+            "evaluation.protocol and evaluation.every out, or make another of data.grids the first"
+        )
     clips = [data.clip, *data.grids]
     if len(set(clips)) < len(clips):
         names = ", ".join(map(name_clips, clips))
@@ -156,11 +168,10 @@ def draw_clips(
             f"--size {height} {width}: this model draws {name_clips(config.data.clip)} alone: "
             f"{LEARNED}, and for good clips train on more sizes: --config.data.grids"
         )
-    if not free or ((height, width) == config.data.sides and asked == config.data.frames):
-        return DrawnClips(config, (asked, height, width))
-    drawn = _round_up(config, min(asked, longest), (height, width), longest)
-    notes = []
     wanted = (min(asked, longest), height, width)
+    if not free or wanted == config.data.clip:
+        return DrawnClips(config, (asked, height, width))
+    drawn, notes = _round_up(config, wanted, longest), []
     if drawn.data.clip != wanted:
         notes.append(
             f"{name_clips(drawn.data.clip)} is generated and cut to {name_clips(wanted)}: strides "
@@ -183,9 +194,10 @@ def _read_size(config: Config, size: Sequence[int] | None) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def _round_up(config: Config, frames: int, sides: tuple[int, int], longest: int) -> Config:
-    """On the smallest clips that hold these, of whole latents and blocks."""
+def _round_up(config: Config, clip: Box, longest: int) -> Config:
+    """On the smallest clips that hold these, of whole latents and blocks; of `longest` at most."""
     (st, sh, sw), block = config.tokenizer.stride, config.generator.block
+    frames, *sides = clip
     bt, bh, bw = (1, 1, 1) if isinstance(block, str) else block
     t = -(-latents_of_frames(frames, st) // bt) * bt
     height, width = (

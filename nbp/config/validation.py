@@ -68,11 +68,6 @@ def validate(config: Config) -> None:
     if data.kind == "tokens":
         text = "compares clips, which tokens are not: --config.evaluation.every=0"
         require(not config.evaluation.every, "evaluation.every", text)
-    if data.width and (config.evaluation.protocol or config.evaluation.every):
-        problems.append(
-            f"data.width: protocols score squares, not {data.size}x{data.width}: leave "
-            "evaluation.protocol and evaluation.every out, or make another of data.grids the first"
-        )
     images = config.images
     if images.batch:
         text = "only the tokenizer stage learns from images: --config.images.batch=0"
@@ -85,17 +80,24 @@ def validate(config: Config) -> None:
     problems += find_draft_problems(config) if not problems else []
     if "tokenizer" in config.stages:
         problems += find_objective_problems(config)
-    for name in config.stages:
-        stage: StageConfig = getattr(config.train, name)
-        for batch in (stage.batch, *stage.grid_batches):
-            key = "batch" if batch == stage.batch else "grid_batches"
-            require(
-                batch % stage.accumulate == 0,
-                f"train.{name}.{key}",
-                f"{batch} clips do not split into {stage.accumulate} micro-batches",
-            )
+    problems += find_batch_problems(config)
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def find_batch_problems(config: Config) -> list[str]:
+    """Batches that do not split into their micro-batches."""
+    problems = []
+    for name in config.stages:
+        stage: StageConfig = getattr(config.train, name)
+        for key, batches in (("batch", (stage.batch,)), ("grid_batches", stage.grid_batches)):
+            problems += [
+                f"train.{name}.{key}: {batch} clips do not split into {stage.accumulate} "
+                "micro-batches"
+                for batch in batches
+                if batch % stage.accumulate
+            ]
+    return problems
 
 
 def find_block_problems(config: Config) -> list[str]:

@@ -170,8 +170,6 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
     protocol, reading = choose_rule(protocol, config, reading_keys)
     model_config = choose_model_config(trained_on, reading)
     given = check_generation(model_config, protocol, request)
-    if request.clips is not None and request.clips < 1:
-        raise ConfigError(f"--clips {request.clips}: score at least 1 clip")
     devices = Devices()
     on_devices: dict[str, Any] = {"place": devices.place, "copy": devices.copy}
     choice = request.features or (config.evaluation.features if protocol.features else "")
@@ -240,6 +238,8 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
 
 def draw_whole_clips(config: Config, request: EvaluateRequest, report: Report) -> Config:
     """The configuration whose model draws clips as they are asked for; ConfigError for parts."""
+    if request.clips is not None and request.clips < 1:
+        raise ConfigError(f"--clips {request.clips}: score at least 1 clip")
     drawn = draw_clips(config, frames=request.num_frames, size=request.size)
     made, (_, height, width) = drawn.config.data.clip, drawn.clip
     if made != drawn.clip:

@@ -49,9 +49,7 @@ def alone(name: str) -> GeneratorTask:
     config = CONFIG.each_grid[list(BATCHES).index(name)]
     ids = dataclasses.replace(config.generator, special_ids=CONFIG.vocabulary(5).special)
     data = dataclasses.replace(config.data, grids=())
-    return make_generator_task(
-        dataclasses.replace(config, generator=ids, data=data), LABELS, {}
-    )
+    return make_generator_task(dataclasses.replace(config, generator=ids, data=data), LABELS, {})
 
 
 @pytest.mark.parametrize("name", BATCHES)
