@@ -8,6 +8,7 @@ from typing import Any
 from nbp.config.grids import find_batches, find_grid_problems
 from nbp.config.schema import ROOTS, Config, StageConfig
 from nbp.errors import ConfigError
+from nbp.nn.rotary import make_frequencies
 from nbp.protocols import find_protocol, needs_features
 
 
@@ -44,6 +45,10 @@ def validate(config: Config) -> None:
         "generator.heads",
         f"width {generator.width} is not a multiple of {generator.heads} heads",
     )
+    if generator.positions == "rotary":
+        text = "the paper recipe has a learned row of each position: use learned, or recipe=modern"
+        require(generator.recipe != "paper", "generator.positions", text)
+        check("generator.positions", lambda: make_frequencies(generator.width // generator.heads))
     require(bool(config.stages), "stages", "name at least one of tokenizer, generator")
     if data.kind == "moving_shapes":
         check("data.moving_shapes", lambda: config.shapes_spec)

@@ -5,12 +5,14 @@
 Two recipes are built from the same parts. `paper_recipe` is the official network: learned absolute
 positions starting at zero, 0.02 initialisation, a head over all ids. `modern_recipe` is ours: the
 position of a query is the grid place it *predicts*, embeddings start ten times larger, and the head
-covers the codes only, so that an id outside the video range cannot be drawn.
+covers the codes only, so that an id outside the video range cannot be drawn. With rotary positions
+queries and keys turn by their places (`nbp.nn.rotary`), and no learned row is of one grid.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ from flax import nnx
 from nbp.layout import SequencePlan, Vocabulary
 from nbp.models.network import Network
 from nbp.nn.attention.reference import AttentionBackend
+from nbp.nn.rotary import Rotation, make_frequencies, make_rotation, turn_angles
 from nbp.nn.transformer import (
     Initialisation,
     Parts,
@@ -31,6 +34,8 @@ from nbp.nn.transformer import (
 from nbp.parallel.cross_entropy import look_up
 from nbp.parallel.sharding import Axes, constrain, gather
 from nbp.shapes import Array, Bool, Float, Int, PyTree
+
+Positions = Literal["learned", "rotary"]
 
 
 class AbsolutePositions(nnx.Module):
@@ -72,17 +77,46 @@ class TargetPositions(nnx.Module):
         return rows if self.prompt is None else jnp.concatenate([self.prompt[...], rows])
 
 
+WAVES = 8  # cosines of each axis of a frame: of eight rows they make any table
+
+
+class FramePositions(nnx.Module):
+    """Of a place in the frame what rotation does not tell: where it lies between the borders.
+
+    A learned linear layer on cos(pi k (h + 1/2) / H) and the same of w, k = 1..8: smooth rows that
+    any grid has. Nothing depends on time. Own prompt rows.
+    """
+
+    def __init__(self, plan: SequencePlan, width: int, std: float, *, rngs: nnx.Rngs) -> None:
+        init, spread = nnx.initializers.normal, std * (2 / WAVES) ** 0.5
+        self.plan = plan
+        frame = init(spread)(rngs.params(), (2 * WAVES, width), jnp.float32)
+        self.frame = nnx.Param(frame, axes=(None, None))
+        prompt = init(std)(rngs.params(), (plan.prompt_length, width), jnp.float32)
+        self.prompt = nnx.Param(prompt, axes=(None, None)) if plan.prompt_length else None
+
+    def __call__(self) -> Float[Array, "n d"]:
+        """Position embeddings of all L queries."""
+        place = self.plan.target_coordinates[self.plan.prompt_length :, 1:] + 0.5
+        share = place / np.array(self.plan.grid.shape[1:])  # of the frame, 0..1
+        waves = np.cos(math.pi * share[:, :, None] * np.arange(1, WAVES + 1))
+        rows = jnp.asarray(waves.reshape(len(place), -1), jnp.float32) @ self.frame[...]
+        return rows if self.prompt is None else jnp.concatenate([self.prompt[...], rows])
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What distinguishes `paper` from `modern`.
 
     positions: `(plan, width, std, rngs=...)` -> module whose call gives [L, C].
     output_ids: the ids that the head covers, from the vocabulary.
+    rotary: whether queries and keys turn by their places too.
     """
 
     parts: Parts
     positions: Callable[..., Any]
     output_ids: Callable[[Vocabulary], range]
+    rotary: bool = False
 
 
 def score_all(vocabulary: Vocabulary) -> range:
@@ -105,11 +139,15 @@ def paper_recipe(attention: AttentionBackend, *, context: int = 5120) -> Recipe:
     return Recipe(Parts(attention, init), positions, score_all)
 
 
-def modern_recipe(attention: AttentionBackend, *, layers: int) -> Recipe:
+def modern_recipe(
+    attention: AttentionBackend, *, layers: int, positions: Positions = "learned"
+) -> Recipe:
     """Target positions, embeddings of 0.2, residual writes scaled by 1/sqrt(2*layers) (GPT-2)."""
     init = Initialisation(
         linear=0.02, embedding=0.2, position=0.2, residual=0.02 / (2 * layers) ** 0.5
     )
+    if positions == "rotary":
+        return Recipe(Parts(attention, init), FramePositions, score_codes, rotary=True)
     return Recipe(Parts(attention, init), TargetPositions, score_codes)
 
 
@@ -143,6 +181,7 @@ class Generator(nnx.Module):
         self.output_ids = recipe.output_ids(vocabulary)
         self.spec = spec
         self.padding = padding
+        self.rotary = recipe.rotary
         self.tokens = nnx.Param(
             normal(rngs.params(), (vocabulary.size, width), jnp.float32), axes=(None, "embed")
         )
@@ -209,7 +248,8 @@ class Generator(nnx.Module):
         x = self.embed(table, 0, self.plan.length, null=null, drafts=drafts)
         x = drop(x, self.spec.dropout, key1)
         hidden = self.key_mask(prompt, null)
-        x = self.transformer(x, self.plan.k_end, key_mask=hidden, key=key2)
+        rotation = self.rotation(0, self.plan.length)
+        x = self.transformer(x, self.plan.k_end, key_mask=hidden, rotation=rotation, key=key2)
         return x[:, self.plan.prompt_length :]
 
     def targets(self, codes: Int[Array, "b size"]) -> Int[Array, "b n"]:
@@ -261,6 +301,22 @@ class Generator(nnx.Module):
             x = x + self._embed_drafts(drafts, start, (table.shape[0], width))
         positions = jax.lax.dynamic_slice_in_dim(self.positions(), start, width)
         return (x + positions).astype(self.spec.dtype)
+
+    def rotation(
+        self, start: Array | int, width: int, *, later: Array | int | None = None
+    ) -> Rotation | None:
+        """By which the queries `[start, start + width)` and their keys turn; None for none.
+
+        later: latent frames by which they stand later than in the plan. What all of them share
+        changes nothing, prompt included.
+        """
+        if not self.rotary:
+            return None
+        frequencies = make_frequencies(self.spec.head_width)
+        angles = (self.plan.rotary_coordinates @ frequencies).astype(np.float32)
+        angles = jax.lax.dynamic_slice_in_dim(jnp.asarray(angles), start, width, 1)
+        shift = None if later is None else turn_angles(later, self.spec.head_width)
+        return make_rotation(angles, self.spec.heads, later=shift)
 
     def key_mask(
         self, prompt: Int[Array, "b p"] | None, null: Bool[Array, "b"] | None

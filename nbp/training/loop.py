@@ -239,7 +239,7 @@ class _MetricsReader:
         mesh: Mesh,
     ) -> None:
         self._task, self._items = task, _count_items(task, spec.global_batch)
-        self._known: dict[Any, dict[str, float]] = {}
+        self._known: dict[Any, dict[str, int | float]] = {}
         self._spec, self._writer, self._checkpointer = spec, writer, checkpointer
         self._goodput = goodput
         self._mesh = mesh
@@ -261,7 +261,7 @@ class _MetricsReader:
             yield
         self.meter.add_time(time.perf_counter() - began, waiting_for_input=waiting_for_input)
 
-    def count_items(self, batch: Mapping[str, Array], shapes: Any) -> dict[str, float] | None:
+    def count_items(self, batch: Mapping[str, Array], shapes: Any) -> dict[str, int | float] | None:
         """What an update on a batch of these shapes counts for; None: what it always does."""
         if self._spec.shapes == 1:
             return None
@@ -278,7 +278,7 @@ class _MetricsReader:
         metrics: dict[str, Array],
         rows: Mapping[str, Any],
         *,
-        items: Mapping[str, float] | None,
+        items: Mapping[str, int | float] | None,
     ) -> None:
         """Takes the metrics of update `step`, still running, and reads those of the one before."""
         self._read()
@@ -338,7 +338,7 @@ class _MetricsReader:
                 assert_never(alarm.action)
 
 
-def _count_items(task: Any, clips: int) -> dict[str, float]:
+def _count_items(task: Any, clips: int) -> dict[str, int | float]:
     """What an update on so many clips counts for in the rates."""
     items = {"clips": 1, **getattr(task, "items_per_clip", {})}
     items["flops"] = getattr(task, "flops_per_clip", 0.0)

@@ -91,7 +91,7 @@ class WindowMeter:
         items_per_step: items of the global batch by name, e.g. `{"clips": 8, "tokens": 864}`.
     """
 
-    def __init__(self, items_per_step: Mapping[str, float]) -> None:
+    def __init__(self, items_per_step: Mapping[str, int | float]) -> None:
         self._items = dict(items_per_step)
         self._reset()
 
@@ -101,14 +101,16 @@ class WindowMeter:
         self._steps = 0
         self._seconds = 0.0
         self._input_seconds = 0.0
-        self._more: dict[str, float] = {}
+        self._more: dict[str, int | float] = {}
 
     def add_time(self, seconds: float, *, waiting_for_input: bool = False) -> None:
         """Counts time spent on training steps (not on saving, evaluating or compiling)."""
         self._seconds += seconds
         self._input_seconds += seconds if waiting_for_input else 0.0
 
-    def add(self, values: Mapping[str, float], items: Mapping[str, float] | None = None) -> None:
+    def add(
+        self, values: Mapping[str, float], items: Mapping[str, int | float] | None = None
+    ) -> None:
         """Counts the metrics of one step. items: its own, where it has others than most."""
         self._steps += 1
         for name, count in (items or {}).items():

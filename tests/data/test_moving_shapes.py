@@ -264,7 +264,7 @@ def test_fingerprint_changes_with_every_field():
         "frames": 10, "size": 33, "shapes": ("disk", "star"), "colours": ("red", "white"),
         "motions": ("up", "down"), "texture": 1.0, "distractors": 1, "rotate": True,
         "radius": (0.2, 0.21), "speeds": (0.04,), "held": 0.7, "turn": 0.3,
-        "snap": 4,
+        "snap": 4, "width": 40,
     }  # fmt: skip
     assert set(changes) == set(vars(EASY))
     sources = [
