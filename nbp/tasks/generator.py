@@ -129,8 +129,7 @@ class GeneratorTask:
 
         With drafts see `score_drafts`. Of several blocks each micro-batch is of one.
         """
-        self = self.on_grid(batch)
-        tasks = self.each_block()
+        tasks = self.on_grid(batch).each_block()
 
         def loss_fn(
             params: PyTree, batch: Mapping[str, Array], key: Array
@@ -189,7 +188,8 @@ class GeneratorTask:
         bits_grid [T H W]: bits of each place of the grid, NaN where nothing is predicted.
         bits_NAME_blocks: bits per token in further blocks. All are means over the clips.
         """
-        self = self.on_grid(batch)
+        if (task := self.on_grid(batch)) is not self:
+            return task.evaluate(params, frozen, batch)
         grids = self.codes(frozen, batch)
         codes = self.network.to_sequence(grids)
         model, prompt = self.network.bind(params), self.network.prompt(batch)

@@ -46,10 +46,12 @@ SCHEDULE = BucketSchedule((0.5, 0.25, 0.25), seed=3)
 SPECS = [PipelineSpec(batch, seed) for batch, seed in ((4, 7), (2, 8), (6, 9))]
 
 
-def start(batch: int, schedule: BucketSchedule = SCHEDULE, **rows: list[int]) -> BucketStream:
+def start(
+    batch: int, schedule: BucketSchedule = SCHEDULE, rows: list[list[int]] | None = None
+) -> BucketStream:
     starts = schedule.count(batch).tolist()
     streams = [
-        BatchStream(Squares(2 + i), (), SPECS[i], start_batch=n, rows=rows.get(f"rows{i}"))
+        BatchStream(Squares(2 + i), (), SPECS[i], start_batch=n, rows=rows and rows[i])
         for i, n in enumerate(starts)
     ]
     return BucketStream(streams, schedule, start_batch=batch)
@@ -86,13 +88,8 @@ def test_each_kind_goes_through_its_own_order() -> None:
 def test_a_stream_goes_on_where_it_stood_and_processes_share_a_batch() -> None:
     with start(0) as stream:
         whole = [next(stream) for _ in range(16)]
-    halves = [
-        {"rows0": list(part[:2]), "rows1": [part[0]], "rows2": list(part)}
-        for part in ((0, 1, 2), (2, 3, 4))
-    ]
-    halves[0]["rows2"], halves[1]["rows2"] = [0, 1, 2], [3, 4, 5]
-    halves[0]["rows1"], halves[1]["rows1"] = [0], [1]
-    with start(9, **halves[0]) as first, start(9, **halves[1]) as second:
+    halves = [[0, 1], [0], [0, 1, 2]], [[2, 3], [1], [3, 4, 5]]
+    with start(9, rows=halves[0]) as first, start(9, rows=halves[1]) as second:
         for batch in whole[9:]:
             parts = next(first), next(second)
             joined = np.concatenate([part["video"] for part in parts])
