@@ -28,8 +28,8 @@ from nbp.errors import ConfigError
 from nbp.layout import Box, frames_of_latents
 from nbp.parallel import mesh
 from nbp.sampling.finite import check_parameters
-from nbp.sampling.long_video import Slide, choose_slide
-from nbp.sampling.request import LongRequest, SampleRequest
+from nbp.sampling.long_video import Slide, SlideKind, choose_rolling, choose_slide
+from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Sampler
 from nbp.sampling.settings import SamplingConfig
 from nbp.sampling.speculative import AUTOREGRESSIVE, Decoding, RelaxedJacobi, SpeculativeJacobi
@@ -147,7 +147,7 @@ def plan_request(config: Config, labels: Sequence[str], request: SampleRequest) 
         make_decoding(config, request),
         ids=choose_labels(config, labels, request),
         given_frames=choose_given_frames(config, request),
-        slide=plan_slide(config, request.long),
+        slide=plan_slide(config, request),
     )
 
 
@@ -295,15 +295,16 @@ def choose_labels(
     return [ids[i % len(ids)] for i in range(request.count)]
 
 
-def plan_slide(config: Config, request: LongRequest) -> Slide | None:
+def plan_slide(config: Config, asked: SampleRequest) -> Slide | None:
     """How windows move over the videos asked for; None where a trained clip has all frames."""
-    frames = request.num_frames
+    request, frames = asked.long, asked.long.num_frames
     if frames is None or frames <= config.data.frames:
         if frames is not None and frames < 1:
             raise ConfigError(f"--num_frames {frames}: draw at least 1 frame")
         for flag, value in (
             ("--keep_frames", request.keep_frames),
             ("--slide", request.slide),
+            ("--sinks", request.sinks),
             ("--anchor", request.anchor or None),
             ("--features", request.features or None),
         ):
@@ -313,13 +314,41 @@ def plan_slide(config: Config, request: LongRequest) -> Slide | None:
                     f"give --num_frames {config.data.frames + 1} or more, or leave it out"
                 )
         return None
-    if request.anchor and request.slide == "reencode":
+    if request.anchor and request.slide in ("reencode", "rolling"):
         raise ConfigError("--anchor keeps codes as they are: leave out --slide, or use codes")
-    kind = "anchor" if request.anchor else request.slide or "reencode"
+    rotary = config.generator.positions == "rotary"
+    usual: SlideKind = "rolling" if rotary else "reencode"
+    kind = "anchor" if request.anchor else request.slide or usual
+    if request.sinks is not None and kind != "rolling":
+        raise ConfigError(f"--sinks {request.sinks}: {kind} has none; they are for --slide rolling")
+    if kind == "rolling":
+        check_rolling(config, asked)
     try:
+        if kind == "rolling":
+            return choose_rolling(config.plan, sinks=request.sinks)
         return choose_slide(config.plan, keep=request.keep_frames, kind=kind)
     except ValueError as error:
-        raise ConfigError(f"--num_frames {frames}: {error}") from error
+        others = ". Use --slide reencode or codes" if kind == "rolling" else ""
+        raise ConfigError(f"--num_frames {frames}: {error}{others}") from error
+
+
+def check_rolling(config: Config, asked: SampleRequest) -> None:
+    """ConfigError where a rolling window cannot serve the request."""
+    if config.generator.positions != "rotary":
+        raise ConfigError(
+            "--slide rolling: this model has learned positions, which end with the clip: use "
+            "reencode or codes, or train one with --config.generator.positions=rotary"
+        )
+    if asked.long.keep_frames is not None:
+        raise ConfigError(
+            f"--keep_frames {asked.long.keep_frames}: a rolling window keeps all but the oldest: "
+            "leave it out, or add --slide reencode or codes"
+        )
+    if asked.decoder.decoding != "plain":
+        raise ConfigError(
+            f"--decoding {asked.decoder.decoding}: a rolling window is drawn pass by pass: leave "
+            "it out, or add --slide reencode or codes"
+        )
 
 
 def choose_given_frames(config: Config, request: SampleRequest) -> int:

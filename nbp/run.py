@@ -88,7 +88,8 @@ class SampleOptions(PassOptions, total=False):
     guidance_start: float | None
     guidance_end: float | None
     keep_frames: int | None
-    slide: Literal["reencode", "codes"] | None
+    slide: Literal["reencode", "codes", "rolling"] | None
+    sinks: int | None
     anchor: bool
     mask: str | Path | np.ndarray | None
     between: tuple[str | Path | Video, str | Path | Video] | None
@@ -179,8 +180,8 @@ class Run:
             one latent frame, or as many as `given_frames` says or the model needs. A model that
             needs frames continues held-out clips without them.
           num_frames: length of the videos, any number from 1. Default: that of a clip, `shape[0]`;
-            beyond it a window slides, see `nbp.sampling.long_video`. Rotary positions also take
-            another `size`, (height, width) or one side, with a warning where it was not trained on.
+            beyond it a window slides or rolls, see `nbp.sampling.long_video`. Rotary positions also
+            take another `size`, (height, width) or one side; untrained ones with a warning.
           temperature: 0.001 to 1000, divides the logits.
           top_k: most likely codes that are drawn from; 0: all.
           top_p: their share of probability, above 0 to 1; 1: all.

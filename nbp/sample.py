@@ -102,6 +102,7 @@ def sample_workdir(
         check_room(out, count=plan.count, clip=drawn.clip, streamed=long is not None)
     drawing = read_drawing(config, plan)
     sampler = load_request_sampler(config, workdir, labels, plan)
+    print_remainder(drawn.clip[0], config.tokenizer.stride[0])
     names, copies = plan.name_clips(labels), plan.request.samples_per_condition
     files = Files(out, names, fps=config.sampling.fps, columns=copies if copies > 1 else None)
     if long is not None:
@@ -114,6 +115,14 @@ def sample_workdir(
         planned = config.plan.passes(config.plan.tokens_of_frames(plan.given_frames))
         print(f"{samples.passes.mean():.1f} passes per clip on average; the plan has {planned}")
     return names
+
+
+def print_remainder(frames: int, stride: int) -> None:
+    """Says that videos of so many frames end inside a latent frame, where they do."""
+    drawn = frames_of_latents(latents_of_frames(frames, stride), stride)
+    if is_main() and drawn > frames:
+        more = f"{drawn - frames} frames are" if drawn > frames + 1 else "one frame is"
+        print(f"{frames} frames end inside a latent frame of {stride}: {more} drawn and cut off")
 
 
 @dataclass(frozen=True)
@@ -182,6 +191,7 @@ def draw_long_videos(
             "window_frames": frames_of_latents(window, stride),
             "slide": plan.slide.kind,
             "keep_frames": plan.slide.keep,
+            **({"sinks": plan.slide.sinks} if plan.slide.kind == "rolling" else {}),
             "fvd": None if features is None else name_drift(len(files.names), features),
             "features": None if features is None else features.origin,
             **drift.to_json(),

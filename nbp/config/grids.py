@@ -172,7 +172,9 @@ def draw_clips(
     if not free or wanted == config.data.clip:
         return DrawnClips(config, (asked, height, width))
     drawn, notes = _round_up(config, wanted, longest), []
-    if drawn.data.clip != wanted:
+    st = config.tokenizer.stride[0]
+    whole = frames_of_latents(latents_of_frames(wanted[0], st), st)
+    if drawn.data.clip != (whole, height, width):  # the end of a latent frame is told elsewhere
         notes.append(
             f"{name_clips(drawn.data.clip)} is generated and cut to {name_clips(wanted)}: strides "
             f"{'x'.join(map(str, config.tokenizer.stride))} and blocks do not divide these"

@@ -9,7 +9,6 @@ covers the codes only, so that an id outside the video range cannot be drawn. Wi
 queries and keys turn by their places (`nbp.nn.rotary`), and no learned row is of one grid.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -22,7 +21,13 @@ from flax import nnx
 from nbp.layout import SequencePlan, Vocabulary
 from nbp.models.network import Network
 from nbp.nn.attention.reference import AttentionBackend
-from nbp.nn.rotary import Rotation, make_frequencies, make_rotation, turn_angles
+from nbp.nn.rotary import (
+    FramePositions,
+    Rotation,
+    make_frequencies,
+    make_rotation,
+    turn_angles,
+)
 from nbp.nn.transformer import (
     Initialisation,
     Parts,
@@ -74,33 +79,6 @@ class TargetPositions(nnx.Module):
         """Position embeddings of all L queries."""
         t, h, w = self.plan.target_coordinates[self.plan.prompt_length :].T
         rows = self.time[...][t] + self.height[...][h] + self.width[...][w]
-        return rows if self.prompt is None else jnp.concatenate([self.prompt[...], rows])
-
-
-WAVES = 8  # cosines of each axis of a frame: of eight rows they make any table
-
-
-class FramePositions(nnx.Module):
-    """Of a place in the frame what rotation does not tell: where it lies between the borders.
-
-    A learned linear layer on cos(pi k (h + 1/2) / H) and the same of w, k = 1..8: smooth rows that
-    any grid has. Nothing depends on time. Own prompt rows.
-    """
-
-    def __init__(self, plan: SequencePlan, width: int, std: float, *, rngs: nnx.Rngs) -> None:
-        init, spread = nnx.initializers.normal, std * (2 / WAVES) ** 0.5
-        self.plan = plan
-        frame = init(spread)(rngs.params(), (2 * WAVES, width), jnp.float32)
-        self.frame = nnx.Param(frame, axes=(None, None))
-        prompt = init(std)(rngs.params(), (plan.prompt_length, width), jnp.float32)
-        self.prompt = nnx.Param(prompt, axes=(None, None)) if plan.prompt_length else None
-
-    def __call__(self) -> Float[Array, "n d"]:
-        """Position embeddings of all L queries."""
-        place = self.plan.target_coordinates[self.plan.prompt_length :, 1:] + 0.5
-        share = place / np.array(self.plan.grid.shape[1:])  # of the frame, 0..1
-        waves = np.cos(math.pi * share[:, :, None] * np.arange(1, WAVES + 1))
-        rows = jnp.asarray(waves.reshape(len(place), -1), jnp.float32) @ self.frame[...]
         return rows if self.prompt is None else jnp.concatenate([self.prompt[...], rows])
 
 

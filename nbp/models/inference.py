@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.nn.attention.kv_cache import Cache, CacheEntry, make_cache, quantize, write
 from nbp.nn.attention.reference import cached_attention
-from nbp.nn.rotary import Rotation
+from nbp.nn.rotary import Rotation, turn_columns
 from nbp.nn.transformer import Transformer
 from nbp.parallel.sharding import Axes, constrain, gather, make_partition_spec
 from nbp.ranges import CacheType, WeightType
@@ -134,12 +134,15 @@ def run_layer(
     mixed = multiply("qkv", layer.qkv, normalize(layer.norm1, x))
     parts = mixed.reshape(3, heads, width // heads, batch, n)
     q, k, v = constrain(jnp.moveaxis(parts, 3, 1), (None, "batch", "heads", None, None))
+    sinks = None
     if rotation is not None:
+        if rotation.sinks is not None:
+            sinks = rotation.sinks.count, turn_columns(q, rotation.sinks.query)
         q, k = rotation.turn_columns(q, k)
     keys = write(keys, jnp.swapaxes(k, 2, 3), start, axis=2)
     values = write(values, v, start, axis=3)
     with jax.named_scope("attention"):
-        out = cached_attention(q, *keys, *values, k_end=k_end, key_mask=key_mask)
+        out = cached_attention(q, *keys, *values, k_end=k_end, key_mask=key_mask, sinks=sinks)
     out = jnp.moveaxis(out, 0, 2).reshape(width, batch, n)
     x = constrain(x + multiply("proj", layer.proj, out), STREAM)
     inner = multiply("up", layer.up, normalize(layer.norm2, x))

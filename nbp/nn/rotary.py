@@ -19,12 +19,22 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
+from nbp.layout import SequencePlan
 from nbp.shapes import Array, Float
 
 BASE = 100.0  # the slowest pair of an axis turns almost so many times slower than the fastest
 TIME = 0  # of the axes t, h, w
 FAR = 1024  # latent frames; see `turn_angles`
+WAVES = 8  # cosines of each axis of a frame: of eight rows they make any table
+
+
+class Sinks(NamedTuple):
+    """How queries turn towards the first `count` keys of a cache, where it is another way."""
+
+    count: int
+    query: tuple[Array, Array]
 
 
 class Rotation(NamedTuple):
@@ -32,6 +42,7 @@ class Rotation(NamedTuple):
 
     query: tuple[Array, Array]
     key: tuple[Array, Array]
+    sinks: Sinks | None = None
 
     def turn(
         self, q: Float[Array, "b n k d"], k: Float[Array, "b n k d"]
@@ -98,3 +109,27 @@ def turn_columns(x: Float[Array, "b k d n"], by: tuple[Array, Array]) -> Float[A
     """`turn_pairs` where positions stand last."""
     cos, sin = (jnp.moveaxis(part, 0, -1) for part in by)
     return turn_pairs(x, cos, sin, axis=2)
+
+
+class FramePositions(nnx.Module):
+    """Of a place in the frame what rotation does not tell: where it lies between the borders.
+
+    A learned linear layer on cos(pi k (h + 1/2) / H) and the same of w, k = 1..8: smooth rows that
+    any grid has. Nothing depends on time. Own prompt rows.
+    """
+
+    def __init__(self, plan: SequencePlan, width: int, std: float, *, rngs: nnx.Rngs) -> None:
+        init, spread = nnx.initializers.normal, std * (2 / WAVES) ** 0.5
+        self.plan = plan
+        frame = init(spread)(rngs.params(), (2 * WAVES, width), jnp.float32)
+        self.frame = nnx.Param(frame, axes=(None, None))
+        prompt = init(std)(rngs.params(), (plan.prompt_length, width), jnp.float32)
+        self.prompt = nnx.Param(prompt, axes=(None, None)) if plan.prompt_length else None
+
+    def __call__(self) -> Float[Array, "n d"]:
+        """Position embeddings of all L queries."""
+        place = self.plan.target_coordinates[self.plan.prompt_length :, 1:] + 0.5
+        share = place / np.array(self.plan.grid.shape[1:])  # of the frame, 0..1
+        waves = np.cos(math.pi * share[:, :, None] * np.arange(1, WAVES + 1))
+        rows = jnp.asarray(waves.reshape(len(place), -1), jnp.float32) @ self.frame[...]
+        return rows if self.prompt is None else jnp.concatenate([self.prompt[...], rows])

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Videos longer than the trained clip: a window slides over the latent frames.
 
+With rotary positions it rolls (`rolling`), block after block in one stream of codes, through one
+cache whose oldest entries make room: see `nbp.sampling.rolling`. In all other forms it jumps.
+
 The first window is a clip like any other. Each later one begins with frames that are there already,
 `Slide.keep` of them, and the generator draws the rest. What it is shown must look like the start of
 a clip of the training set, whose first latent frame stands for one pixel frame and each other one
@@ -15,7 +18,7 @@ for `stride` of them:
   latent frame, unless blocks are deeper), the latest ones follow. Every code has its trained form,
   but there is a gap in time behind the anchor: an approximation too. Positions that depend on
   nothing but prompt and anchor are never computed again: their keys and values stay in the cache.
-  All others are: positions are absolute, and each latent frame has moved.
+  All others are: each latent frame has moved, and keys were written at its old place.
 
 Memory does not depend on the length of the video: frames are handed over as they come.
 """
@@ -35,20 +38,25 @@ import numpy as np
 from nbp.layout import SequencePlan, frames_of_latents, latents_of_frames
 from nbp.models.tokenizer_streaming import decode_step
 from nbp.nn.attention.kv_cache import Cache
-from nbp.sampling.generate import clip_codes, make_generation
+from nbp.sampling.generate import Generation, clip_codes, make_generation
+from nbp.sampling.rolling import RollingWindow, list_sinks, roll
 from nbp.sampling.sampler import Batch, Sampler, make_key
 from nbp.shapes import Array, Bool, Clips, Int, PyTree, UInt8
 
-SlideKind = Literal["reencode", "codes", "anchor"]
+SlideKind = Literal["reencode", "codes", "anchor", "rolling"]
 LATER = 0x51DE  # the stream of random keys of all windows but the first
 
 
 @dataclass(frozen=True)
 class Slide:
-    """How the window moves: `keep` latent frames are given to the next one, in the form `kind`."""
+    """How the window moves: `keep` latent frames are given to the next one, in the form `kind`.
+
+    sinks: latent frames at the start of the video that stay in a rolling cache.
+    """
 
     keep: int
     kind: SlideKind = "reencode"
+    sinks: int = 0
 
 
 def choose_slide(plan: SequencePlan, *, keep: int | None, kind: SlideKind) -> Slide:
@@ -72,6 +80,17 @@ def choose_slide(plan: SequencePlan, *, keep: int | None, kind: SlideKind) -> Sl
             f"keeps one of {', '.join(map(str, allowed))} by {kind}"
         )
     return Slide(keep, kind)
+
+
+def choose_rolling(plan: SequencePlan, *, sinks: int | None) -> Slide:
+    """A rolling window; by default the first latent frames stay, as many as a block is deep.
+
+    Raises ValueError where the window cannot roll, or not with so many sinks.
+    """
+    depth = plan.block[0]
+    if sinks is None:
+        sinks = next((n for n in list_sinks(plan) if n >= depth), 0)
+    return Slide(plan.grid.t - depth, "rolling", RollingWindow(plan, sinks).sinks)
 
 
 def _can_start(plan: SequencePlan, frames: int) -> bool:
@@ -133,8 +152,8 @@ class Rollout:
 
     def _emit(self, batch: Batch, frames: int, *, seed: int, given: int) -> Iterator[Piece]:
         """The pieces of one batch, the last one cut to `frames`."""
-        kind = self.slide.kind
-        run = self._reencode if kind == "reencode" else self._move_codes
+        ways = {"reencode": self._reencode, "rolling": self._roll}
+        run = ways.get(self.slide.kind, self._move_codes)
         frame, latent = 0, 0
         for videos, tokens in run(batch, make_key(seed), given):
             videos = videos[: batch.keep, : frames - frame]
@@ -190,6 +209,62 @@ class Rollout:
             known = sampler.generator.to_sequence(self._fill(kept))
             given, old, window = self.plan.tokens_of_frames(keep), keep, window + 1
 
+    def _roll(
+        self, batch: Batch, key: Array, given: int
+    ) -> Iterator[tuple[UInt8[np.ndarray, "b t h w c"], Int[np.ndarray, "b T H W"]]]:
+        """A clip, then without end the latent frames behind it, as many as a block is deep."""
+        sampler, depth = self.sampler, self.plan.block[0]
+        decoder = StreamingDecoder(sampler, chunk=self.chunk)
+        codes, cache, finite = sampler.run(self.anchored_program(given), key, batch, None)
+        make = functools.partial(self._make_roll, given)
+        program = sampler.keep_program(("rolling", given, self.slide.sinks), make)
+        shown = self.plan.grid.t
+        for number in itertools.count(shown // depth):
+            sampler.check(finite, batch)
+            grid = np.asarray(sampler.generator.to_grid(codes), np.int32)[:, -shown:]
+            yield decoder.decode(grid), grid
+            now = dataclasses.replace(batch, known=codes)
+            keys, shown = window_key(key, number), depth
+            codes, cache, finite = sampler.run(program, keys, now, cache, np.int32(number))
+
+    def _make_roll(self, given: int) -> Any:
+        """(parameters, key, ids, labels or None, codes of the window, cache, number) -> its next
+        codes, cache and which clips had finite logits. The cache is consumed.
+        """
+        window = RollingWindow(self.plan, self.slide.sinks)
+
+        def draw(
+            params: PyTree,
+            key: Array,
+            ids: Array,
+            labels: Array | None,
+            codes: Array,
+            cache: Cache,
+            number: Array,
+        ) -> tuple[Int[Array, "b size"], Cache, Bool[Array, "b"]]:
+            run = self._start(params, key, ids, labels, given=given)
+            offset = run.model.vocabulary.code_offset
+            drawn = roll(run, window, number).draw_next(codes + offset, cache)
+            return clip_codes(run.model, drawn.ids), drawn.cache, drawn.finite
+
+        return jax.jit(draw, donate_argnums=5)
+
+    def _start(
+        self, params: PyTree, key: Array, ids: Array, labels: Array | None, *, given: int
+    ) -> Generation:
+        """The generation of a batch, within a program."""
+        sampler = self.sampler
+        prompt, null = sampler.condition(ids, labels)
+        return make_generation(
+            sampler.bind(params),
+            key,
+            ids,
+            prompt=prompt,
+            null=null,
+            given=given,
+            sampling=sampler.sampling_for(labels),
+        )
+
     @property
     def _draws_codes_only(self) -> bool:
         generator = self.sampler.generator
@@ -218,7 +293,7 @@ class Rollout:
         return self.sampler.keep_program(("anchored", given), make)
 
     def _make_anchored_program(self, given: int) -> Any:
-        sampler, plan = self.sampler, self.plan
+        plan = self.plan
         settled = plan.settled(plan.tokens_of_frames(plan.block[0]))
 
         def draw(
@@ -229,21 +304,11 @@ class Rollout:
             known: Array,
             cache: Cache | None,
         ) -> tuple[Int[Array, "b size"], Cache, Bool[Array, "b"]]:
-            prompt, null = sampler.condition(ids, labels)
-            decoder = sampler.bind(params)
-            run = make_generation(
-                decoder,
-                key,
-                ids,
-                prompt=prompt,
-                null=null,
-                given=given,
-                sampling=sampler.sampling_for(labels),
-            )
+            run = self._start(params, key, ids, labels, given=given)
             held = 0 if cache is None else settled
             start = run.make_cache() if cache is None else cache
             drawn = run.draw(known, start, held=held)
-            return clip_codes(decoder.model, drawn.ids), drawn.cache, drawn.finite
+            return clip_codes(run.model, drawn.ids), drawn.cache, drawn.finite
 
         return jax.jit(draw, donate_argnums=5)
 

@@ -131,7 +131,7 @@ def test_eight_waves_make_any_table_of_eight_rows():
 
 
 def test_recomputed_layers_and_split_heads_give_the_same():
-    options = {"prompt": 1, "codes": 12, "positions": "rotary"}
+    options = {"prompt": 1, "codes": 12, "positions": "rotary", "layers": 1}
     network = make_network(GRID, (1, 1, 2), Opening("hybrid"), **options)
     dots = make_network(GRID, (1, 1, 2), Opening("hybrid"), remat="dots", **options)
     params = draw_params(network)
