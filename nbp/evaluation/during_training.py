@@ -38,6 +38,7 @@ from nbp.metrics.score_table import name_fvd
 from nbp.models.lpips import LEAST_SIZE, VGG16, LpipsNetwork
 from nbp.parallel import distributed
 from nbp.parallel.distributed import is_main
+from nbp.parallel.sharding import constrain
 from nbp.protocols import find_protocol
 from nbp.protocols.protocol import GENERAL
 from nbp.sampling.request import SampleRequest
@@ -333,9 +334,14 @@ def generator_evaluators(
     bits_NAME_clips: bits per token in clips of further grids. Previews show samples of the first
     held-out labels.
     """
-    measure_batch = jax.jit(task.evaluate)
+
+    def evaluate(*batch: PyTree) -> PyTree:
+        """Whole on every device, so that each process of a job can read what it has."""
+        return jax.tree.map(lambda x: constrain(x, (None,) * x.ndim), task.evaluate(*batch))
+
+    measure_batch = jax.jit(evaluate)
     # The compiler leaves out all that serves other measures.
-    measure_bits = jax.jit(lambda *batch: task.evaluate(*batch)[0]["bits_per_token"])
+    measure_bits = jax.jit(lambda *batch: evaluate(*batch)[0]["bits_per_token"])
     given = choose_given_frames(config, SampleRequest(1))
 
     def measure(state: TrainState) -> dict[str, float]:
