@@ -33,12 +33,8 @@ def make_parser() -> Parser:
     parser.add_argument("--out", type=Path, help="default: WORKDIR/report/PROTOCOL.json")
     parser.add_argument("--clips", type=COUNT, help="clips to generate, or else to score")
     parser.add_argument("--seed", type=SEED, help="of the generated clips; default: the protocol's")
-    parser.add_argument(
-        "--num_frames", type=COUNT, help="length of the clips, as nbp.sample has it"
-    )
-    parser.add_argument(
-        "--size", nargs="+", type=SIDE, metavar="PX", help="side, for rotary models"
-    )
+    parser.add_argument("--num_frames", type=COUNT, help="length of the clips of the model")
+    parser.add_argument("--size", nargs="+", type=SIDE, metavar="PX", help="side of their frames")
     parser.add_argument("--data", type=Path, help="videos or prepared dataset to take clips from")
     parser.add_argument(
         "--features", default="", help="folder that nbp.convert i3d wrote, or random-i3d"
@@ -167,9 +163,8 @@ def make_requests(
         name: getattr(arguments, name)
         for name in ("workdir", "clips", "seed", "data", "features", "lpips", "c3d", "cache")
     }
-    shared |= {"num_frames": arguments.num_frames, "size": arguments.size}
     shared |= {"statistics": parse_statistics(arguments.statistics), "overrides": overrides}
-    shared["setup"] = setup
+    shared |= {"num_frames": arguments.num_frames, "size": arguments.size, "setup": setup}
     return [EvaluateRequest(protocol=name, **shared) for name in arguments.protocol]
 
 
