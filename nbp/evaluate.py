@@ -36,13 +36,9 @@ def make_parser() -> Parser:
     parser.add_argument("--num_frames", type=COUNT, help="length of the clips of the model")
     parser.add_argument("--size", nargs="+", type=SIDE, metavar="PX", help="side of their frames")
     parser.add_argument("--data", type=Path, help="videos or prepared dataset to take clips from")
-    parser.add_argument(
-        "--features", default="", help="folder that nbp.convert i3d wrote, or random-i3d"
-    )
+    parser.add_argument("--features", default="", help="folder of nbp.convert i3d, or random-i3d")
     parser.add_argument("--lpips", default="", help="folder that nbp.convert lpips wrote")
-    parser.add_argument(
-        "--c3d", default="", help="folder that nbp.convert c3d wrote: the Inception score"
-    )
+    parser.add_argument("--c3d", default="", help="folder of nbp.convert c3d: the Inception score")
     parser.add_argument(
         "--statistics", default="", help="more scores: kvd,precision,infinity,bootstrap,stream"
     )

@@ -31,6 +31,7 @@ from nbp.shapes import Bool, Float, Int
 Box = tuple[int, int, int]
 OpeningKind = Literal["prefix", "bov", "hybrid"]
 Partition = Literal["box", "strided", "halton"]
+Positions = Literal["learned", "rotary"]
 
 
 @dataclass(frozen=True)

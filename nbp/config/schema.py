@@ -7,8 +7,16 @@ from typing import Annotated, Any, Literal
 
 from nbp.data import prompts
 from nbp.data.moving_shapes import MovingShapesSpec, ShapesContent
-from nbp.layout import Box, LatentGrid, Opening, Partition, SequencePlan, Vocabulary, resolve_block
-from nbp.models.generator import Positions
+from nbp.layout import (
+    Box,
+    LatentGrid,
+    Opening,
+    Partition,
+    Positions,
+    SequencePlan,
+    Vocabulary,
+    resolve_block,
+)
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.nn.attention.choose import Choice as AttentionChoice
 from nbp.ranges import Count, DType, Natural, NonNegative, Positive, Range, Seed, Share

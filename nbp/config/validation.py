@@ -8,7 +8,6 @@ from typing import Any
 from nbp.config.grids import find_batches, find_grid_problems
 from nbp.config.schema import ROOTS, Config, StageConfig
 from nbp.errors import ConfigError
-from nbp.nn.rotary import make_frequencies
 from nbp.protocols import find_protocol, needs_features
 
 
@@ -45,10 +44,7 @@ def validate(config: Config) -> None:
         "generator.heads",
         f"width {generator.width} is not a multiple of {generator.heads} heads",
     )
-    if generator.positions == "rotary":
-        text = "the paper recipe has a learned row of each position: use learned, or recipe=modern"
-        require(generator.recipe != "paper", "generator.positions", text)
-        check("generator.positions", lambda: make_frequencies(generator.width // generator.heads))
+    problems += find_position_problems(config)
     require(bool(config.stages), "stages", "name at least one of tokenizer, generator")
     if data.kind == "moving_shapes":
         check("data.moving_shapes", lambda: config.shapes_spec)
@@ -102,6 +98,25 @@ def find_batch_problems(config: Config) -> list[str]:
                 for batch in batches
                 if batch % stage.accumulate
             ]
+    return problems
+
+
+def find_position_problems(config: Config) -> list[str]:
+    """What rotary positions ask of the network, if in vain."""
+    generator, problems = config.generator, []
+    if generator.positions == "learned":
+        return problems
+    if generator.recipe == "paper":
+        problems.append(
+            "generator.positions: the paper recipe has a learned row of each position: use "
+            "learned, or generator.recipe=modern"
+        )
+    width = generator.width // generator.heads
+    if width % 2 or width < 6:  # pairs of channels for three axes
+        problems.append(
+            f"generator.heads: rotary positions need heads of an even width of 6 or more, not "
+            f"{width}: use fewer heads, or another generator.width"
+        )
     return problems
 
 

@@ -11,14 +11,14 @@ queries and keys turn by their places (`nbp.nn.rotary`), and no learned row is o
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nbp.layout import SequencePlan, Vocabulary
+from nbp.layout import Positions, SequencePlan, Vocabulary
 from nbp.models.network import Network
 from nbp.nn.attention.reference import AttentionBackend
 from nbp.nn.rotary import (
@@ -39,8 +39,6 @@ from nbp.nn.transformer import (
 from nbp.parallel.cross_entropy import look_up
 from nbp.parallel.sharding import Axes, constrain, gather
 from nbp.shapes import Array, Bool, Float, Int, PyTree
-
-Positions = Literal["learned", "rotary"]
 
 
 class AbsolutePositions(nnx.Module):

@@ -157,7 +157,7 @@ def test_what_is_refused(tmp_path):
     assert load({}).generator.positions == "learned"
     with pytest.raises(ConfigError, match="positions: the paper recipe has a learned row"):
         load({**ROTARY, "generator.recipe": "paper"})
-    with pytest.raises(ConfigError, match="positions: rotary positions need heads"):
+    with pytest.raises(ConfigError, match="heads: rotary positions need heads"):
         load({**ROTARY, "generator.heads": "4"})
     (tmp_path / "config.json").write_text(to_json(load({})))
     (tmp_path / "generator" / "checkpoints" / "4").mkdir(parents=True)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nbp.layout import Box, LatentGrid, Opening, SequencePlan, Vocabulary
-from nbp.models.generator import GeneratorNetwork, Positions, modern_recipe, paper_recipe
+from nbp.layout import Box, LatentGrid, Opening, Positions, SequencePlan, Vocabulary
+from nbp.models.generator import GeneratorNetwork, modern_recipe, paper_recipe
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.nn.attention.reference import AttentionBackend, xla_attention
 from nbp.nn.transformer import TransformerSpec
