@@ -53,7 +53,7 @@ import numpy as np
 
 from nbp import __version__, build, build_data
 from nbp.config import parse_overrides
-from nbp.config.grids import list_clips, name_clips
+from nbp.config.grids import name_clips
 from nbp.config.schema import Config
 from nbp.data.token_cache import CacheWriter, TokenExample
 from nbp.errors import ConfigError, DataError
@@ -142,20 +142,11 @@ def encode_workdir(request: EncodeRequest, report: Report) -> Path:
         refuse_inside(request.out, "--out", config.data.root, "the videos")
     check_writable_folder(request.out, ELSEWHERE)
     trained = build.load_tokenizer(config, request.workdir)
-    if not config.data.grids:
-        return encode_clips(config, request, trained, report)
-    folders = [encode_clips(*each, trained, report) for each in list_caches(config, request)]
-    return folders[0]
-
-
-def list_caches(config: Config, request: EncodeRequest) -> list[tuple[Config, EncodeRequest]]:
-    """The main clips and those of each of `data.grids`, and the request for the cache of each."""
-    main, *further = list_clips(config)
-    found = [(config.on_clips(main), request)]
-    for clip in further:
+    made = encode_clips(config.on_clips(config.data.clip), request, trained, report)
+    for clip in config.data.grids:
         below = dataclasses.replace(request, out=request.out / name_clips(clip))
-        found.append((config.on_clips(clip), below))
-    return found
+        encode_clips(config.on_clips(clip), below, trained, report)
+    return made
 
 
 def encode_clips(
