@@ -4,6 +4,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from nbp import build, evaluate, train
 from nbp.data.buckets import BucketStream
+from nbp.encode import EncodeRequest, encode_workdir
 from nbp.errors import CheckpointError, ConfigError
 from nbp.training.checkpoint import Checkpointer
 from nbp.workdir import read_config, read_labels
@@ -121,3 +123,16 @@ def test_a_protocol_at_another_size(workdir: Path, tmp_path: Path) -> None:
         evaluate.main([*flags, "--size", "18", "--out", str(out)])
     with pytest.raises(ConfigError, match="protocols score squares: give one side"):
         evaluate.main([*flags, "--size", "16", "24", "--out", str(out)])
+
+
+@pytest.mark.slow
+def test_a_token_cache_of_each_grid(workdir: Path, tmp_path: Path) -> None:
+    clips = {"data.moving_shapes.train_clips": "12", "data.validation_clips": "8"}
+    request = EncodeRequest(workdir, tmp_path / "cache", overrides=clips)
+    encode_workdir(request, report=lambda line: None)
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "generator")
+    tokens = {"data.kind": "tokens", "data.root": str(tmp_path / "cache")}
+    run(tmp_path / "run", **clips, **tokens, stages="('generator',)")
+    row = read_rows(tmp_path / "run", "generator")[4]
+    assert 0 < float(row["validation/bits_3x16x24_clips"]) < 20
