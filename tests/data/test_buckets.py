@@ -51,7 +51,7 @@ def start(
 ) -> BucketStream:
     starts = schedule.count(batch).tolist()
     streams = [
-        BatchStream(Squares(2 + i), (), SPECS[i], start_batch=n, rows=rows and rows[i])
+        BatchStream(Squares(2 + i), (), SPECS[i], start_batch=n, rows=rows[i] if rows else None)
         for i, n in enumerate(starts)
     ]
     return BucketStream(streams, schedule, start_batch=batch)
