@@ -130,8 +130,9 @@ def _make_splits(
             train = MovingShapes(
                 spec, seed=config.seed, start=0, size=data.moving_shapes.train_clips
             )
+            steady = replace(spec, world=spec.world.steady)
             held_out = MovingShapes(
-                spec, seed=config.seed, start=HELD_OUT, size=data.validation_clips
+                steady, seed=config.seed, start=HELD_OUT, size=data.validation_clips
             )
             return ClipData(train, ()), ClipData(held_out, ())
         case "folder":
