@@ -183,6 +183,15 @@ def add_images(config: Config, clips: ClipData, *, bad_videos: Path | None = Non
     return replace(clips, images=ClipData(clips.source, chain, clips.bad_videos))
 
 
+def refuse_label_changes(config: Config) -> None:
+    """For what keeps one label a clip: ConfigError where labels of training clips change."""
+    if config.labels_change:
+        raise ConfigError(
+            "data.moving_shapes.world: labels change in these clips, and a token cache keeps one "
+            "for each: train on the clips, without a cache"
+        )
+
+
 def make_shapes_spec(config: Config) -> MovingShapesSpec:
     try:
         return config.shapes_spec

@@ -120,13 +120,14 @@ def score_drafts(
     """
     states = model.hidden_states(read, prompt, null=null, drafts=drafts.ids, key=key)
     kernel, targets = require_vocabulary(model).kernel[...], model.targets(codes)
-    hidden = drafts.hidden.astype(jnp.float32)
-    weights = hidden if weights is None else hidden * weights
-    found = weighted_cross_entropy(states, kernel, targets, weights, tokens=tokens)
-    plain = jnp.where(drafts.plain[:, None], weights, 0.0)
+    scored = drafts.hidden.astype(jnp.float32)
+    if weights is not None:
+        scored = scored * weights
+    found = weighted_cross_entropy(states, kernel, targets, scored, tokens=tokens)
+    plain = jnp.where(drafts.plain[:, None], scored, 0.0)
     return found.loss, {
         **describe(found, plain),
-        "draft_bits_per_token": average(found.nats, weights - plain) / losses.NATS_PER_BIT,
+        "draft_bits_per_token": average(found.nats, scored - plain) / losses.NATS_PER_BIT,
     }
 
 

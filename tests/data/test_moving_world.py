@@ -202,7 +202,6 @@ def test_something_in_front_hides_as_much_as_the_truth_says(occlusion):
         ({"changes": (0, 5)}, "frames from 1"),
         ({"changing": ()}, "one or more of shape, colour, motion"),
         ({"clip_frames": 1}, "0, or 2 and more"),
-        ({"start": "middle"}, "inside, anywhere"),
         ({"change_share": 0.0}, "above 0, at most 1"),
     ],
 )
@@ -241,7 +240,7 @@ def test_a_configuration_trains_on_a_world():
     assert isinstance(held_out, MovingShapes)
     world = WorldRules(border="wrap", changes=(3,), changing=("colour", "motion"))
     assert config.shapes_spec.world == train.spec.world == world
-    assert held_out.spec.world == WorldRules(border="wrap"), "judged by one label a clip"
+    assert held_out.spec.world == replace(world, changes=()), "judged by one label a clip"
     example, labels = train[1], train.truth(1).labels
     assert example["video"].shape == (5, 16, 16, 3)
     assert labels[2] != labels[3] == labels[-1] == example["label"]
