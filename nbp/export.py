@@ -1,23 +1,42 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a workdir that holds the averaged parameters alone: for sampling and publishing.
+"""Writes the averaged parameters alone: as a workdir, for a hub, or in the official layout.
 
-python -m nbp.export --workdir DIR --out DIR [--current]
+python -m nbp.export --workdir DIR --out DIR [--format {workdir,safetensors,official}] [--current]
 """
 
 from pathlib import Path
 
 from nbp.errors import run_command
-from nbp.flags import Parser
+from nbp.flags import Parser, Real
 
 
 def make_parser() -> Parser:
-    example = "--workdir runs/quickstart --out runs/published"
-    parser = Parser("nbp.export", __doc__, examples=(example,))
+    parser = Parser(
+        "nbp.export",
+        __doc__,
+        examples=(
+            "--workdir runs/quickstart --out runs/published",
+            "--workdir runs/quickstart --out quickstart-nbp --format safetensors --license mit",
+            "--workdir runs/k600 --out k600-official --format official",
+        ),
+    )
     parser.add_argument("--workdir", required=True, type=Path, help="of a training")
-    parser.add_argument("--out", required=True, type=Path, help="workdir to make")
+    parser.add_argument("--out", required=True, type=Path, help="folder to make")
     parser.add_argument(
         "--current", action="store_true", help="the current parameters, not their average"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("workdir", "safetensors", "official"),
+        default="workdir",
+        help="a workdir; a folder for a hub, with a model card; names of the official release",
+    )
+    parser.add_argument(
+        "--license", help="of the weights, as hubs call it, for the card; default: unknown"
+    )
+    parser.add_argument(
+        "--shard_gb", type=Real(0.0, 1e6, above=True), help="largest safetensors file; default 5"
     )
     return parser
 
@@ -30,6 +49,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -42,6 +62,8 @@ from nbp.config import to_json
 from nbp.config.schema import Config, StageName
 from nbp.errors import CheckpointError, ConfigError, NbpError
 from nbp.files import check_writable_folder, write_text
+from nbp.hub.model_card import UNSTATED
+from nbp.hub.publish import Model, check_out, publish_official, publish_safetensors
 from nbp.places import ELSEWHERE, Claim, explain, new_folders
 from nbp.stages import STAGES
 from nbp.training.checkpoint import Checkpointer
@@ -53,12 +75,40 @@ def main(argv: list[str] | None = None) -> None:
     """The command. argv: its arguments; default: those of the process."""
     arguments = make_parser().parse_args(argv)
 
-    export_workdir(
-        arguments.workdir,
-        arguments.out,
-        report=lambda text: print(f"[export] {text}", flush=True),
-        average=not arguments.current,
-    )
+    def report(text: str) -> None:
+        print(f"[export] {text}", flush=True)
+
+    form, average = arguments.format, not arguments.current
+    for flag in ("license", "shard_gb"):
+        if form != "safetensors" and getattr(arguments, flag) is not None:
+            raise ConfigError(f"--{flag} goes with --format safetensors, not with {form}")
+    if form == "workdir":
+        export_workdir(arguments.workdir, arguments.out, report=report, average=average)
+        return
+    licence = read_licence(arguments.license or UNSTATED)
+    check_out(arguments.out)
+    model = read_model(arguments.workdir, average=average)
+    if form == "official":
+        publish_official(model, arguments.out, report=report)
+        return
+    limit = round((arguments.shard_gb or SHARD_GB) * 1e9)
+    publish_safetensors(model, arguments.out, licence=licence, limit=limit, report=report)
+
+
+SHARD_GB = 5.0  # 10^9 bytes
+
+
+def read_licence(text: str) -> str:
+    """The name of a licence, lower case; ConfigError where it is none."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}", text):
+        raise ConfigError(f"--license {text!r}: name one as hubs do, such as apache-2.0 or other")
+    return text.lower()
+
+
+def read_model(workdir: Path, *, average: bool) -> Model:
+    """The trained stages of a workdir; CheckpointError where there are none."""
+    config, labels, loaded = _read_stages(workdir, average=average)
+    return Model(workdir, _without_averages(config), labels, loaded)
 
 
 PARTIAL = ".exporting"  # in the new workdir, until all is written
@@ -79,18 +129,12 @@ def export_workdir(
     Raises CheckpointError where nothing is trained, or `out` holds something else, ConfigError
     where another process writes there.
     """
-    config = read_config(workdir)
-    stages = list_begun(workdir)
-    if not stages:
-        raise CheckpointError(f"{workdir} holds nothing that is trained")
+    _list_trained(workdir)  # says what is missing before the place is looked at
     finished = (out / "config.json").is_file() and not (out / PARTIAL).exists()
     if not finished:
         check_writable_folder(out, ELSEWHERE)
         _list_leftovers(out)
-    labels = read_labels(workdir) if (workdir / "labels.json").is_file() else ()
-    loaded = {
-        stage: _load_stage(config, workdir, stage, labels, average=average) for stage in stages
-    }
+    config, labels, loaded = _read_stages(workdir, average=average)
     if finished:
         if not _holds(out, loaded, config=_without_averages(config), labels=labels):
             raise _refuse(out)
@@ -200,6 +244,26 @@ def _lock(out: Path) -> Iterator[None]:
         raise explain(error, out) from error
     with lock:
         yield
+
+
+Loaded = dict[StageName, tuple[build.Trained, bool]]
+
+
+def _list_trained(workdir: Path) -> tuple[Config, list[StageName]]:
+    config, stages = read_config(workdir), list_begun(workdir)
+    if not stages:
+        raise CheckpointError(f"{workdir} holds nothing that is trained")
+    return config, stages
+
+
+def _read_stages(workdir: Path, *, average: bool) -> tuple[Config, tuple[str, ...], Loaded]:
+    """Configuration, labels and parameters of a workdir."""
+    config, stages = _list_trained(workdir)
+    labels = read_labels(workdir) if (workdir / "labels.json").is_file() else ()
+    loaded = {
+        stage: _load_stage(config, workdir, stage, labels, average=average) for stage in stages
+    }
+    return config, labels, loaded
 
 
 def _load_stage(
