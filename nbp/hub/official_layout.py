@@ -85,14 +85,13 @@ def _is_run(block: Box, grid: LatentGrid) -> bool:
     return (bt, bh) == (1, 1) or (bt, bw) == (1, w) or (bh, bw) == (h, w)
 
 
-def make_generator_tensors(config: Config, params: PyTree) -> Tensors:
-    """The official tensors of a generator, without the file's prefix."""
-    rules, _ = make_generator_rules(
-        config.generator.layers, prompt=config.generator.prompt != "none"
-    )
+def make_generator_tensors(params: PyTree) -> Tensors:
+    """The official tensors of a generator of the recipe `paper`, without the file's prefix."""
+    layers = params["transformer"]["layers"]["qkv"]["kernel"].shape[0]
+    rules, _ = make_generator_rules(layers, prompt="null_prompt" in params)
     tensors = export_tensors(params, rules)
-    if config.generator.prompt == "none":  # the release stores an empty buffer
-        tensors["uncond_embedding"] = np.zeros((0, config.generator.width), np.float32)
+    if "null_prompt" not in params:  # the release stores an empty buffer
+        tensors["uncond_embedding"] = np.zeros((0, params["tokens"].shape[1]), np.float32)
     return tensors
 
 
@@ -130,7 +129,7 @@ def describe_files(
         root = ROOTS["tokenizer"]
         files["tokenizer"] = {root + name: tensor for name, tensor in bare.items()}
     if "generator" in params:
-        own = make_generator_tensors(config, params["generator"])
+        own = make_generator_tensors(params["generator"])
         root = ROOTS["generator"]
         files["generator"] = {root + name: tensor for name, tensor in own.items()}
         files["generator"] |= {FIRST_STAGE + name: tensor for name, tensor in bare.items()}
