@@ -253,8 +253,9 @@ def load_trained(
     template = jax.eval_shape(network.init, jax.random.key(0))
     if published:
         params, record = read_stage(workdir, stage, template)
-        tokenizer = record.tokenizer_sha256
-        meta = {"tokenizer_sha256": tokenizer} if tokenizer else {}
+        meta: dict[str, Any] = {"exported": {"averaged": record.averaged}}
+        if record.tokenizer_sha256:
+            meta["tokenizer_sha256"] = record.tokenizer_sha256
         return Trained(params, record.step, record.sha256, meta)
     if groups and not ema:  # averages are always float32
         template = cast_shapes_to_storage(template, find_storage(groups, template))

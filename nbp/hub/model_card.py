@@ -12,11 +12,12 @@ from nbp.build import stage_directory
 from nbp.config.schema import Config
 from nbp.errors import DataError
 from nbp.evaluation.result import EvaluationResult
-from nbp.files import escape_name
+from nbp.files import escape_name, read_json
 from nbp.hub.folder import StageRecord
 from nbp.metrics.score_table import find_score
 from nbp.report.collect import read_evaluation, read_reports
 from nbp.report.plots import write_curves_png
+from nbp.workdir import CONVERTED
 
 TAGS = ("video-generation", "next-block-prediction", "jax")
 UNSTATED = "unknown"  # the licence that nobody named; hubs know the word
@@ -25,12 +26,20 @@ LOAD = """\
 ```python
 import nbp
 
-run = nbp.load("{folder}")  # the path of this folder
-clips = run.sample({arguments})  # uint8 [n t h w c]
+run = nbp.load("FOLDER")  # the path of this folder
+clips = run.sample(num=4, seed=0)  # uint8 [n t h w c]
 ```
 
 ```bash
-python -m nbp.sample --workdir {folder} --num 4 --out samples
+python -m nbp.sample --workdir FOLDER --num 4 --out samples
+```"""
+
+LOAD_TOKENIZER = """\
+```python
+import nbp
+
+run = nbp.load("FOLDER")  # the path of this folder
+codes = run.encode(clips)  # of uint8 [n t h w c]
 ```"""
 
 PYTORCH = """\
@@ -39,19 +48,24 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-tensors = {{}}
-for file in sorted(Path("{folder}", "{stage}").glob("*.safetensors")):
+tensors = {}
+for file in sorted(Path("FOLDER", "STAGE").glob("*.safetensors")):
     tensors |= load_file(file)
 ```"""
 
 
 @dataclass(frozen=True)
 class CardStage:
-    """A stage as the card tells of it. sha256: of the checkpoint, as reports name it."""
+    """A stage as the card tells of it.
+
+    sha256: of the checkpoint, as reports name it. averaged: whether the parameters are the averaged
+    ones of a stage that keeps both.
+    """
 
     record: StageRecord
     parameters: int
     sha256: str
+    averaged: bool
 
 
 def write_card(
@@ -76,7 +90,7 @@ def write_card(
         f"A model of NBP {__version__} ({' and '.join(stages)}): a generator predicts the codes of "
         "a video tokenizer block by block (Next Block Prediction, arXiv 2502.07737).",
         "## Model",
-        _describe_model(config, stages),
+        _describe_model(workdir, config, stages),
         "## Data",
         _describe_data(config, labels),
         "## Scores",
@@ -100,7 +114,7 @@ def _front_matter(config: Config, licence: str) -> str:
     return "\n".join(("---", *lines, "---"))
 
 
-def _describe_model(config: Config, stages: Mapping[str, CardStage]) -> str:
+def _describe_model(workdir: Path, config: Config, stages: Mapping[str, CardStage]) -> str:
     grid = " x ".join(map(str, config.grid.shape))
     data, generator = config.data, config.generator
     codes = config.tokenizer.make_quantizer().codes
@@ -118,9 +132,21 @@ def _describe_model(config: Config, stages: Mapping[str, CardStage]) -> str:
         kind = "averaged over training" if stage.record.averaged else "as after the last update"
         lines.append(
             f"* {name.capitalize()}: {stage.parameters:,} parameters, {stage.record.step:,} "
-            f"updates, {kind}; float32."
+            f"updates, {kind}; float32.{_describe_origin(workdir, name)}"
         )
     return "\n".join(lines)
+
+
+def _describe_origin(workdir: Path, stage: str) -> str:
+    """The published file that a stage was converted from; "" where it was trained here."""
+    path = stage_directory(workdir, stage) / CONVERTED
+    try:
+        origin = read_json(path) if path.is_file() else {}
+    except (OSError, ValueError):
+        return ""
+    if "blob" not in origin:  # an export, which names a place of this machine
+        return ""
+    return f" Converted from `{origin['file']}` (SHA-256 {origin['sha256']})."
 
 
 def _describe_data(config: Config, labels: Sequence[str]) -> str:
@@ -160,7 +186,7 @@ def _describe_report(
         used = found.checkpoints.get(f"{name}_sha256")
         if used is None:
             continue
-        same = used == stage.sha256 and made.get(name, False) == stage.record.averaged
+        same = used == stage.sha256 and made.get(name, False) == stage.averaged
         if not same:
             at = found.checkpoints.get(f"{name}_step")
             kind = "averaged" if made.get(name) else "current"
@@ -176,10 +202,7 @@ def _describe_licence(licence: str) -> str:
 
 
 def _describe_loading(stages: Mapping[str, CardStage]) -> str:
-    arguments = "num=4, seed=0" if "generator" in stages else ""
-    load = LOAD.format(folder="FOLDER", arguments=arguments)
-    if not arguments:
-        load = '```python\nimport nbp\n\nrun = nbp.load("FOLDER")\ncodes = run.encode(clips)\n```'
+    load = LOAD if "generator" in stages else LOAD_TOKENIZER
     stage = "generator" if "generator" in stages else "tokenizer"
     return "\n\n".join(
         (
@@ -189,7 +212,7 @@ def _describe_loading(stages: Mapping[str, CardStage]) -> str:
             "as its parameter in NBP, with dots, and has the axes of JAX: kernels of linear layers "
             "are [in, out], those of convolutions [t, h, w, in, out], layers are stacked on a "
             "first axis.",
-            PYTORCH.format(folder="FOLDER", stage=stage),
+            PYTORCH.replace("STAGE", stage),
         )
     )
 

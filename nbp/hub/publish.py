@@ -74,7 +74,7 @@ class Model:
         known = tokenizer or trained.meta.get("tokenizer_sha256", "")
         return StageRecord(
             step=trained.step,
-            averaged=averaged,
+            averaged=_is_average(trained, averaged),
             source=trained.sha256,
             files=hash_files(files),
             tokenizer_sha256=known if stage == "generator" else "",
@@ -82,14 +82,22 @@ class Model:
 
     def is_that_of(self, records: Mapping[str, StageRecord]) -> bool:
         """Whether these are records of the same checkpoints."""
-        wanted = {s: (t.step, averaged, t.sha256) for s, (t, averaged) in self.stages.items()}
+        wanted = {
+            stage: (trained.step, _is_average(trained, averaged), trained.sha256)
+            for stage, (trained, averaged) in self.stages.items()
+        }
         return wanted == {s: (r.step, r.averaged, r.source) for s, r in records.items()}
 
     def tell(self, verb: str, out: Path, report: Report) -> None:
         for stage, (trained, averaged) in self.stages.items():
             count = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
-            kind = "averaged" if averaged else "current"
+            kind = "averaged" if _is_average(trained, averaged) else "current"
             report(f"{verb}{stage}: {count:,} {kind} parameters of step {trained.step} in {out}")
+
+
+def _is_average(trained: build.Trained, averaged: bool) -> bool:
+    """Whether these are averages: of this workdir, or of the one that it was exported from."""
+    return averaged or bool(trained.meta.get("exported", {}).get("averaged"))
 
 
 def check_out(out: Path) -> bool:
@@ -131,14 +139,14 @@ def publish_safetensors(
         return
     with whole_folder(out) as partial:
         records, stages = {}, {}
-        for stage, (trained, _) in model.stages.items():
+        for stage, (trained, averaged) in model.stages.items():
             (partial / stage).mkdir()
             tensors = {name_tensor(k): v for k, v in flatten_paths(model.params(stage)).items()}
             files = write_shards(partial / stage, STEM, tensors, limit=limit)
             before = records["tokenizer"].sha256 if "tokenizer" in records else ""
             records[stage] = model.describe(stage, files, before)
             count = sum(tensor.size for tensor in tensors.values())
-            stages[stage] = CardStage(records[stage], count, trained.sha256)
+            stages[stage] = CardStage(records[stage], count, trained.sha256, averaged)
         save_labels(partial, model.labels)
         write_card(
             partial,

@@ -141,6 +141,8 @@ def test_the_card_tells_scores_deviations_licence_and_curves(published):
     for stage in STAGES:
         assert f"({stage}_curves.png)" in text
         assert (published / f"{stage}_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "(SHA-256" not in text  # trained here
+    assert text.count("averaged over training; float32.") == 2
     assert "2 classes (`labels.json`): left, right." in text
 
 
