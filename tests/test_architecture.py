@@ -153,7 +153,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.places",
         "nbp.workdir",
     ),
-    "nbp.build_data": ("nbp.config", "nbp.data"),
+    "nbp.build_data": ("nbp.config", "nbp.data", "nbp.layout", "nbp.sampling.request"),
     "nbp.build": (
         "nbp.build_data",
         "nbp.config",
