@@ -250,6 +250,7 @@ def load_trained(
 ) -> Trained:
     """Reads `step` of a stage, by default its newest good one; CheckpointError without it.
 
+    A published stage has one step, and its parameters are what they are, whatever `ema` says.
     `groups`: those of the optimizer, where they store parameters in another type than float32.
     """
     directory = stage_directory(workdir, stage) / "checkpoints"
@@ -261,10 +262,7 @@ def load_trained(
     template = jax.eval_shape(network.init, jax.random.key(0))
     if published:
         params, record = read_stage(workdir, stage, template)
-        meta: dict[str, Any] = {"exported": {"averaged": record.averaged}}
-        if record.tokenizer_sha256:
-            meta["tokenizer_sha256"] = record.tokenizer_sha256
-        return Trained(params, record.step, record.sha256, meta)
+        return Trained(params, record.step, record.sha256, record.meta)
     if groups and not ema:  # averages are always float32
         template = cast_shapes_to_storage(template, find_storage(groups, template))
     with Checkpointer(directory, read_only=True, optional=network.optional) as checkpointer:

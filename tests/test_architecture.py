@@ -143,7 +143,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.evaluation.result",
         "nbp.metrics.score_table",
         "nbp.report",
-        "nbp.workdir",
     ),
     "nbp.hub.publish": (
         "nbp.hub",

@@ -13,7 +13,7 @@ The tensor of the parameter `a/b/c` is called `a.b.c` and has its axes (docs/pub
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from nbp.errors import CheckpointError
-from nbp.files import read_json
+from nbp.files import hash_file, read_json
 from nbp.hub.safetensors import SUFFIX
 from nbp.interop.reading import INDEX, open_tensors
 from nbp.shapes import PyTree
@@ -39,6 +39,7 @@ class StageRecord:
     step: updates that it was trained for. averaged: whether these are averaged parameters.
     source: hash of the checkpoint that they come from. files: SHA-256 of each file by its name.
     tokenizer_sha256: of a generator, `sha256` of the tokenizer whose codes it knows, "" if unknown.
+    converted: `file` and `sha256` of the release that it was converted from; {} if trained.
     """
 
     step: int
@@ -46,12 +47,20 @@ class StageRecord:
     source: str
     files: Mapping[str, str]
     tokenizer_sha256: str = ""
+    converted: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
         """Names the parameters, as the hash of a checkpoint does."""
         lines = "\n".join(f"{digest}  {name}" for name, digest in sorted(self.files.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the checkpoint of an exported workdir would say of it."""
+        known = {"tokenizer_sha256": self.tokenizer_sha256, "converted": self.converted}
+        told = {name: value for name, value in known.items() if value}
+        return {**told, "exported": {"averaged": self.averaged}}
 
 
 def name_tensor(path: str) -> str:
@@ -66,11 +75,7 @@ def is_published(workdir: Path, stage: str) -> bool:
 
 def hash_files(files: Sequence[Path]) -> dict[str, str]:
     """SHA-256 of each file by its name."""
-    found = {}
-    for path in files:
-        with path.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {path.name: hash_file(path) for path in files}
 
 
 def describe_records(records: Mapping[str, StageRecord]) -> dict[str, Any]:
@@ -103,7 +108,7 @@ def check_files(folder: Path, record: StageRecord) -> None:
         path = folder / name
         if name != Path(name).name or not path.is_file():
             raise CheckpointError(f"{path} is missing: fetch the published folder again")
-        if hash_files([path])[name] != digest:
+        if hash_file(path) != digest:
             raise CheckpointError(
                 f"{path} is not the file that was published (its SHA-256 differs): fetch it again"
             )

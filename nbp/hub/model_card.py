@@ -12,12 +12,11 @@ from nbp.build import stage_directory
 from nbp.config.schema import Config
 from nbp.errors import DataError
 from nbp.evaluation.result import EvaluationResult
-from nbp.files import escape_name, read_json
+from nbp.files import escape_name, write_text
 from nbp.hub.folder import StageRecord
 from nbp.metrics.score_table import find_score
 from nbp.report.collect import read_evaluation, read_reports
 from nbp.report.plots import write_curves_png
-from nbp.workdir import CONVERTED
 
 TAGS = ("video-generation", "next-block-prediction", "jax")
 UNSTATED = "unknown"  # the licence that nobody named; hubs know the word
@@ -87,12 +86,13 @@ def write_card(
     parts = [
         _front_matter(config, licence),
         f"# {config.name}",
-        f"A model of NBP {__version__} ({' and '.join(stages)}): a generator predicts the codes of "
-        "a video tokenizer block by block (Next Block Prediction, arXiv 2502.07737).",
+        f"A model of NBP {__version__} ({' and '.join(stages)}), video generation in JAX by Next "
+        "Block Prediction (arXiv 2502.07737): a tokenizer makes codes of a video, a generator "
+        "predicts them block by block.",
         "## Model",
-        _describe_model(workdir, config, stages),
+        _describe_model(config, stages),
         "## Data",
-        _describe_data(config, labels),
+        _describe_data(config, labels, converted=any(s.record.converted for s in stages.values())),
         "## Scores",
         *(_describe_report(report, config, stages) for report in reports),
         *(["No evaluation was made of this run."] if not reports else []),
@@ -102,7 +102,7 @@ def write_card(
     if shown:
         parts += ["## Training", *shown]
     parts += ["## Licence", _describe_licence(licence), "## Load it", _describe_loading(stages)]
-    out.joinpath("README.md").write_text("\n\n".join(parts) + "\n", encoding="utf8")
+    write_text(out / "README.md", "\n\n".join(parts) + "\n")
 
 
 def _front_matter(config: Config, licence: str) -> str:
@@ -114,42 +114,41 @@ def _front_matter(config: Config, licence: str) -> str:
     return "\n".join(("---", *lines, "---"))
 
 
-def _describe_model(workdir: Path, config: Config, stages: Mapping[str, CardStage]) -> str:
-    grid = " x ".join(map(str, config.grid.shape))
-    data, generator = config.data, config.generator
-    codes = config.tokenizer.make_quantizer().codes
+def _describe_model(config: Config, stages: Mapping[str, CardStage]) -> str:
+    generator = config.generator
+    further = "".join(
+        f", those of {_name_sizes(each.data.clip)} become {_name_sizes(each.grid.shape)}"
+        for each in config.each_grid[1:]
+    )
     lines = [
-        f"* Clips of {data.frames} x {data.size} x {data.size} (frames, height, width) become "
-        f"{grid} codes of {codes:,} ({config.tokenizer.quantizer})."
+        f"* Clips of {_name_sizes(config.data.clip)} (frames, height, width) become "
+        f"{_name_sizes(config.grid.shape)} codes of {config.tokenizer.make_quantizer().codes:,} "
+        f"({config.tokenizer.quantizer}){further}."
     ]
     if "generator" in stages:
+        blocks = " or ".join(map(str, (generator.block, *generator.blocks)))
         lines.append(
             f"* Generator: {generator.layers} layers, width {generator.width}, {generator.heads} "
-            f"heads, recipe {generator.recipe}, block {generator.block}, opening "
-            f"{generator.opening}, prompt {generator.prompt}."
+            f"attention heads, recipe {generator.recipe}, {generator.positions} positions, block "
+            f"{blocks}, opening {generator.opening}, output head {generator.head}, prompt "
+            f"{generator.prompt}."
         )
     for name, stage in stages.items():
         kind = "averaged over training" if stage.record.averaged else "as after the last update"
         lines.append(
             f"* {name.capitalize()}: {stage.parameters:,} parameters, {stage.record.step:,} "
-            f"updates, {kind}; float32.{_describe_origin(workdir, name)}"
+            f"updates, {kind}; float32."
         )
+        if origin := stage.record.converted:
+            lines[-1] += f" Converted from `{origin['file']}` (SHA-256 {origin['sha256']})."
     return "\n".join(lines)
 
 
-def _describe_origin(workdir: Path, stage: str) -> str:
-    """The published file that a stage was converted from; "" where it was trained here."""
-    path = stage_directory(workdir, stage) / CONVERTED
-    try:
-        origin = read_json(path) if path.is_file() else {}
-    except (OSError, ValueError):
-        return ""
-    if "blob" not in origin:  # an export, which names a place of this machine
-        return ""
-    return f" Converted from `{origin['file']}` (SHA-256 {origin['sha256']})."
+def _name_sizes(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))
 
 
-def _describe_data(config: Config, labels: Sequence[str]) -> str:
+def _describe_data(config: Config, labels: Sequence[str], *, converted: bool) -> str:
     data = config.data
     kind = {
         "moving_shapes": "Moving shapes, drawn by the program",
@@ -159,10 +158,14 @@ def _describe_data(config: Config, labels: Sequence[str]) -> str:
     }[data.kind]
     named = f" (`{Path(data.root).name}`)" if data.root else ""
     rate = f"{data.fps:g} frames/s" if data.fps else "the rate of each file"
-    fields = f"{data.frames} frames at {rate}, {data.size} px, frames fitted by `{data.spatial}`"
-    if data.kind == "moving_shapes":
-        fields = f"{data.frames} frames, {data.size} px"
-    lines = [f"{kind}{named}: {fields}" + (", mirrored at random." if data.flip else ".")]
+    fields = [f"clips of {' or '.join(_name_sizes(each.data.clip) for each in config.each_grid)}"]
+    if data.kind in ("folder", "records"):
+        fields += [f"at {rate}", f"frames fitted by `{data.spatial}`"]
+    if data.flip:
+        fields.append("mirrored at random")
+    lines = [f"{kind}{named}: {', '.join(fields)}."]
+    if converted:
+        lines.insert(0, "Their release tells what converted weights learned. Here they expect:")
     if labels:
         shown = ", ".join(map(escape_name, labels[:12])) + (", ..." if labels[12:] else "")
         lines.append(f"{len(labels)} classes (`labels.json`): {shown}.")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nbp.config.schema import Config
+from nbp.config.schema import Config, StageName
 from nbp.errors import CheckpointError, ConfigError
 from nbp.interop.mapping import export_tensors
 from nbp.interop.official import infer_tokenizer, make_generator_rules, make_tokenizer_rules
@@ -58,6 +58,7 @@ def check_counterpart(config: Config, *, generator: bool) -> None:
     _require("generator.draft", chosen.draft, False)
     _require("generator.partition", chosen.partition, "box")
     _require("generator.blocks", chosen.blocks, ())
+    _require("generator.special_ids", config.vocabulary(0).special, config.plan.special_count)
     if not _is_run(config.block, config.grid):
         raise _refuse("generator.block", config.block, "a run of tokens, such as row or frame")
     if opening.kind == "hybrid":
@@ -114,15 +115,13 @@ def make_tokenizer_tensors(config: Config, params: PyTree) -> Tensors:
     return tensors
 
 
-def describe_files(
-    config: Config, params: Mapping[str, PyTree]
-) -> dict[str, dict[str, np.ndarray]]:
+def describe_files(config: Config, params: Mapping[StageName, PyTree]) -> dict[StageName, Tensors]:
     """The files of a model by their names without ending: full official names, and tensors.
 
     As in the release, the generator's file has the tokenizer too. Errors as above.
     """
     check_counterpart(config, generator="generator" in params)
-    files: dict[str, Tensors] = {}
+    files: dict[StageName, Tensors] = {}
     bare: Tensors = {}
     if "tokenizer" in params:
         bare = make_tokenizer_tensors(config, params["tokenizer"])
@@ -136,7 +135,7 @@ def describe_files(
     return files
 
 
-def make_readme(config: Config, files: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+def make_readme(config: Config, files: Mapping[StageName, Tensors]) -> str:
     """What the folder says of itself, with the lines that make PyTorch files."""
     snippet = ["import torch", "from safetensors.torch import load_file", ""]
     snippet += [SNIPPETS[stage] for stage in files]

@@ -21,7 +21,7 @@ import numpy as np
 
 from nbp import __version__, build, locks
 from nbp.config import to_json
-from nbp.config.schema import Config
+from nbp.config.schema import Config, StageName
 from nbp.errors import CheckpointError, ConfigError, NbpError
 from nbp.files import LONGEST_PART, check_writable_folder, cut_name, sync, write_text
 from nbp.hub import official_layout
@@ -48,56 +48,65 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Model:
-    """What is published: the stages of a workdir and what they need.
+    """What is exported: the trained stages of a workdir and what they need.
 
-    config: that of the published folder. stages: by name, parameters and whether they are averaged.
+    config: that of the new folder. stages: by name, parameters and whether they are the averaged
+    ones of a stage that keeps both.
     """
 
     workdir: Path
     config: Config
     labels: tuple[str, ...]
-    stages: Mapping[str, tuple[build.Trained, bool]]
+    stages: Mapping[StageName, tuple[build.Trained, bool]]
 
     def __post_init__(self) -> None:
         """CheckpointError where the generator knows the codes of another tokenizer."""
         if {"tokenizer", "generator"} <= set(self.stages):
             build.check_tokenizer(self.stages["generator"][0], self.stages["tokenizer"][0])
 
-    def params(self, stage: str) -> PyTree:
+    def params(self, stage: StageName) -> PyTree:
         """Numpy float32."""
         params = self.stages[stage][0].params
         return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
 
-    def describe(self, stage: str, files: Sequence[Path], tokenizer: str) -> StageRecord:
-        """tokenizer: what the published tokenizer is called; "" without one."""
+    def is_average(self, stage: StageName) -> bool:
+        """Whether these are averages: of this workdir, or of the one that it was exported from."""
         trained, averaged = self.stages[stage]
+        return averaged or bool(trained.meta.get("exported", {}).get("averaged"))
+
+    def describe(self, stage: StageName, files: Sequence[Path], tokenizer: str) -> StageRecord:
+        """tokenizer: what the published tokenizer is called; "" without one."""
+        trained, _ = self.stages[stage]
         known = tokenizer or trained.meta.get("tokenizer_sha256", "")
+        origin = trained.meta.get("converted", {})
         return StageRecord(
             step=trained.step,
-            averaged=_is_average(trained, averaged),
+            averaged=self.is_average(stage),
             source=trained.sha256,
             files=hash_files(files),
             tokenizer_sha256=known if stage == "generator" else "",
+            converted={name: origin[name] for name in ("file", "sha256") if name in origin},
         )
 
     def is_that_of(self, records: Mapping[str, StageRecord]) -> bool:
         """Whether these are records of the same checkpoints."""
         wanted = {
-            stage: (trained.step, _is_average(trained, averaged), trained.sha256)
-            for stage, (trained, averaged) in self.stages.items()
+            stage: (trained.step, self.is_average(stage), trained.sha256)
+            for stage, (trained, _) in self.stages.items()
         }
         return wanted == {s: (r.step, r.averaged, r.source) for s, r in records.items()}
 
-    def tell(self, verb: str, out: Path, report: Report) -> None:
-        for stage, (trained, averaged) in self.stages.items():
+    def tell(self, out: Path, report: Report) -> None:
+        """A line about each stage that was written."""
+        for stage, (trained, _) in self.stages.items():
             count = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
-            kind = "averaged" if _is_average(trained, averaged) else "current"
-            report(f"{verb}{stage}: {count:,} {kind} parameters of step {trained.step} in {out}")
+            kind = "averaged" if self.is_average(stage) else "current"
+            report(f"{stage}: {count:,} {kind} parameters of step {trained.step} in {out}")
 
-
-def _is_average(trained: build.Trained, averaged: bool) -> bool:
-    """Whether these are averages: of this workdir, or of the one that it was exported from."""
-    return averaged or bool(trained.meta.get("exported", {}).get("averaged"))
+    def tell_done(self, out: Path, report: Report) -> None:
+        """The line about an export that is there already."""
+        steps = (f"{stage} of step {trained.step}" for stage, (trained, _) in self.stages.items())
+        report(f"already exported: {', '.join(steps)} in {out}")
 
 
 def check_out(out: Path) -> bool:
@@ -118,6 +127,10 @@ def refuse(out: Path) -> CheckpointError:
     return CheckpointError(f"{out} is not empty: use another --out")
 
 
+def refuse_busy(out: Path) -> ConfigError:
+    return ConfigError(f"another process exports into {out}: use another --out")
+
+
 def publish_safetensors(
     model: Model, out: Path, *, licence: str, limit: int, report: Report
 ) -> None:
@@ -135,7 +148,7 @@ def publish_safetensors(
     if check_out(out):
         if not _holds_model(model, config, out):
             raise refuse(out)
-        model.tell("already exported: ", out, report)
+        model.tell_done(out, report)
         return
     with whole_folder(out) as partial:
         records, stages = {}, {}
@@ -159,7 +172,7 @@ def publish_safetensors(
         published = {**describe_records(records), "versions": _versions()}
         values = {**json.loads(to_json(config)), PUBLISHED: published}
         write_text(partial / "config.json", json.dumps(values, indent=2) + "\n")
-    model.tell("", out, report)
+    model.tell(out, report)
 
 
 def publish_official(model: Model, out: Path, *, report: Report) -> None:
@@ -172,7 +185,7 @@ def publish_official(model: Model, out: Path, *, report: Report) -> None:
     if check_out(out):
         if not _holds(model, out / RECORD, lambda stage: out):
             raise refuse(out)
-        model.tell("already exported: ", out, report)
+        model.tell_done(out, report)
         return
     with whole_folder(out) as partial:
         records = {}
@@ -184,7 +197,7 @@ def publish_official(model: Model, out: Path, *, report: Report) -> None:
         write_text(partial / "README.md", text)
         published = {**describe_records(records), "versions": _versions()}
         write_text(partial / RECORD, json.dumps({PUBLISHED: published}, indent=2) + "\n")
-    model.tell("", out, report)
+    model.tell(out, report)
 
 
 def _holds(model: Model, path: Path, place: Callable[[str], Path]) -> bool:
@@ -251,10 +264,14 @@ def whole_folder(out: Path) -> Iterator[Path]:
             with locks.lock_folder(partial):
                 try:
                     for left in partial.iterdir():
-                        shutil.rmtree(left) if left.is_dir() else left.unlink()
+                        if left.is_dir():
+                            shutil.rmtree(left)
+                        elif left.name != locks.NAME:  # of NFS: this process has it
+                            left.unlink()
                     yield partial
-                    for folder in (partial, *(p for p in partial.rglob("*") if p.is_dir())):
-                        sync(folder)
+                    (partial / locks.NAME).unlink(missing_ok=True)
+                    for path in (partial, *partial.rglob("*")):
+                        sync(path)
                     os.replace(partial, out)
                     claim.keep()
                     sync(out.parent)
@@ -262,6 +279,6 @@ def whole_folder(out: Path) -> Iterator[Path]:
                     if not claim.kept:
                         shutil.rmtree(partial, ignore_errors=True)
         except locks.Held:
-            raise ConfigError(f"another process exports into {out}: use another --out") from None
+            raise refuse_busy(out) from None
         except OSError as error:
             raise explain(error, out) from error

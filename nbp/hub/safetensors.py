@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from nbp.files import sync
 from nbp.interop.reading import INDEX, SAFETENSORS
 
 SUFFIX = ".safetensors"
@@ -20,7 +19,7 @@ _NAMES = {np.dtype(kind): name for name, kind in SAFETENSORS.items()}
 
 
 def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes one file, durably; a tensor at a time is made contiguous.
+    """Writes one file; a tensor at a time is made contiguous.
 
     Raises KeyError for a type that the format does not have.
     """
@@ -37,7 +36,6 @@ def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         for tensor in tensors.values():
             little = np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<"))
             file.write(little.reshape(-1).view(np.uint8).data)
-    sync(path)
 
 
 def write_shards(
@@ -63,7 +61,6 @@ def write_shards(
     table = {"metadata": {"total_size": total}, "weight_map": places}
     index = folder / f"{stem}{SUFFIX}{INDEX}"
     index.write_text(json.dumps(table, indent=2) + "\n", encoding="utf8")
-    sync(index)
     return [*files, index]
 
 

@@ -14,6 +14,7 @@ import pytest
 from nbp import build, convert, export
 from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
+from nbp.files import hash_file
 from nbp.hub.official_layout import check_counterpart, make_generator_tensors
 from nbp.hub.safetensors import write_file
 from nbp.interop.mapping import convert_tensors
@@ -80,7 +81,7 @@ def test_official_weights_come_back_as_they_were(tmp_path, capsys, opening):
             assert found[name].shape == values.shape
     assert "torch.save" in (out / "README.md").read_text()
     run_export(first, out)
-    assert "already exported: generator" in capsys.readouterr().out
+    assert "already exported: tokenizer of step" in capsys.readouterr().out
     # And through the conversion again: the same workdir.
     run_convert("tokenizer", "--source", out / "tokenizer.safetensors", "--out", second, *CLIPS)
     run_convert("generator", "--source", out / "generator.safetensors", "--out", second, *generator)
@@ -96,6 +97,14 @@ def test_official_weights_come_back_as_they_were(tmp_path, capsys, opening):
             for folder in (first, second)
         )
         jax.tree.map(np.testing.assert_array_equal, a, b)
+    # A hub's folder tells where they come from, also when it is exported again.
+    for place, folder in ((first, tmp_path / "hub"), (tmp_path / "hub", tmp_path / "again")):
+        flags = ["--workdir", str(place), "--out", str(folder)]
+        export.main([*flags, "--format", "safetensors"])
+        text = (folder / "README.md").read_text(encoding="utf8")
+        for name in ("tokenizer.pt", "generator.ckpt"):
+            digest = hash_file(tmp_path / name)
+            assert f"Converted from `{name}` (SHA-256 {digest})." in text
     # Another one is not taken for it.
     record = json.loads((out / "export.json").read_text())
     record["published"]["stages"]["generator"]["source"] = "0" * 64
@@ -144,6 +153,9 @@ def make_paper_config() -> Config:
         ({"draft": True}, r"generator\.draft=True"),
         ({"block": (1, 2, 2)}, r"generator\.block=\(1, 2, 2\) \(it has a run of tokens"),
         ({"blocks": ("token",)}, r"generator\.blocks"),
+        ({"special_ids": 9}, r"generator\.special_ids=9 \(it has 1\)"),
+        ({"recipe": "modern", "positions": "rotary", "head": "joint"}, r"generator\.recipe=modern"),
+        ({"head": "joint"}, r"generator\.head=joint"),
         ({"partition": "strided"}, r"generator\.partition=strided"),
         ({"opening": "hybrid", "opening_blocks": 2}, r"generator\.opening_blocks=2"),
         ({"prompt": "text", "padding": "visible"}, r"generator\.padding=visible"),

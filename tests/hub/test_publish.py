@@ -14,6 +14,7 @@ import pytest
 import nbp
 from nbp import build, export, locks, sample
 from nbp.config import load_config, to_json
+from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
 from nbp.files import write_text
 from nbp.hub.folder import read_records
@@ -36,13 +37,11 @@ CONFIG = load_config(
 )
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As training leaves it, with a report and curves; the average is twice the parameters."""
-    folder = tmp_path_factory.mktemp("publish") / "run"
+def write_run(folder: Path, config: Config) -> dict[str, str]:
+    """As training leaves it; the average is twice the parameters. Returns checkpoints' hashes."""
     hashes: dict[str, str] = {}
     for name, stage in STAGES.items():
-        params = jax.jit(stage.make_network(CONFIG, LABELS).init)(jax.random.key(1))
+        params = jax.jit(stage.make_network(config, LABELS).init)(jax.random.key(1))
         params = jax.tree.map(np.asarray, params)
         ema = jax.tree.map(lambda x: 2 * x, params)
         state = TrainState(np.asarray(7, np.int32), params, ema=ema, opt_state={}, extra={})
@@ -51,9 +50,18 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
             checkpointer.save(7, state, data={}, meta=meta)
             checkpointer.wait()
             hashes[name] = checkpointer.checkpoint_hash(7)
-        write_text(folder / name / "metrics.csv", "step,loss\n1,2.0\n2,1.0\n")
-    write_text(folder / "config.json", to_json(CONFIG))
+    write_text(folder / "config.json", to_json(config))
     save_labels(folder, LABELS)
+    return hashes
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With curves, a report of its weights and one of others."""
+    folder = tmp_path_factory.mktemp("publish") / "run"
+    hashes = write_run(folder, CONFIG)
+    for name in STAGES:
+        write_text(folder / name / "metrics.csv", "step,loss\n1,2.0\n2,1.0\n")
     used = {f"{name}_sha256": digest for name, digest in hashes.items()}
     of_these = {
         "checkpoints": {**used, "tokenizer_step": 7, "generator_step": 7},
@@ -128,6 +136,24 @@ def test_the_same_clips_as_from_the_run(workdir, published, tmp_path):
     np.testing.assert_array_equal(drawn, wanted)
 
 
+def test_joint_head_rotary_positions_and_several_grids(tmp_path):
+    changes = {
+        "generator.head": "joint",
+        "generator.positions": "rotary",
+        "data.grids": "((3, 16, 24),)",
+    }
+    write_run(tmp_path / "run", load_config(tiny.CONFIG, {**tiny.OVERRIDES, **changes}))
+    publish(tmp_path / "run", tmp_path / "out")
+    runs = [nbp.load(tmp_path / name) for name in ("run", "out")]
+    drawn = [run.sample(num=1, seed=3, num_frames=3, size=(16, 24)) for run in runs]
+    assert drawn[0].shape == (1, 3, 16, 24, 3)
+    np.testing.assert_array_equal(*drawn)
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf8")
+    assert "become 3 x 4 x 4 codes of 16 (fsq), those of 3 x 16 x 24 become 2 x 4 x 6." in text
+    assert "rotary positions" in text
+    assert "output head joint" in text
+
+
 def test_the_card_tells_scores_deviations_licence_and_curves(published):
     text = (published / "README.md").read_text(encoding="utf8")
     assert text.startswith('---\nlicense: "mit"\nlibrary_name: "nbp"\n')
@@ -156,7 +182,7 @@ def test_places_of_this_machine_are_left_out(published):
     assert config.generator == CONFIG.generator
 
 
-def test_shards_with_an_index(workdir, published, tmp_path, capsys):
+def test_shards_with_an_index(workdir, published, tmp_path):
     out = tmp_path / "out"
     publish(workdir, out, "--shard_gb", "1e-6")
     index = json.loads((out / "generator" / "model.safetensors.index.json").read_text())
@@ -181,12 +207,16 @@ def test_shards_with_an_index(workdir, published, tmp_path, capsys):
     params = build.load_trained(back, "generator", network=network, ema=False).params
     for a, b in zip(jax.tree.leaves(params), averaged(workdir, "generator").values(), strict=True):
         np.testing.assert_array_equal(a, b)
+    # It remembers that it was an average.
+    publish(back, tmp_path / "again")
+    text = (tmp_path / "again" / "README.md").read_text(encoding="utf8")
+    assert text.count("averaged over training; float32.") == 2
 
 
 def test_the_same_again_is_done_and_another_one_refused(workdir, published, tmp_path, capsys):
     before = {p: p.stat().st_mtime_ns for p in published.rglob("*")}
     publish(workdir, published)
-    assert "already exported: generator:" in capsys.readouterr().out
+    assert "already exported: tokenizer of step 7, generator of step 7" in capsys.readouterr().out
     with pytest.raises(CheckpointError, match="is not empty: use another --out"):
         publish(workdir, published, "--current")
     with pytest.raises(CheckpointError, match="is not empty: use another --out"):

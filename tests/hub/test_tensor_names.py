@@ -45,6 +45,7 @@ KINDS = {
     "paper": ("generator", {"generator.recipe": "paper", "generator.opening": "bov"}),
     "digits": ("generator", {"generator.head": "digits"}),
     "joint": ("generator", {"generator.head": "joint"}),
+    "rotary": ("generator", {"generator.positions": "rotary"}),
 }
 USED: set[str] = set()
 
