@@ -454,6 +454,7 @@ OTHER_COMMANDS: list[tuple[str, tuple[str, ...], int, str]] = [
             (("--out", "@file", "--format", "safetensors"), 2, "is a file"),
             (("--out", "@new", "--format", "official"), 2, "use --format safetensors"),
             (("--out", "@new", "--license", "mit"), 2, "--license goes with"),
+            (("--out", "@new", "--format", "safetensors", "--license", "my own"), 2, "as hubs do"),
             (("--out", "@new", "--format", "safetensors", "--shard_gb", "0"), 2, "--shard_gb"),
         )
     ),
