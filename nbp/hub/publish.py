@@ -180,7 +180,7 @@ def publish_official(model: Model, out: Path, *, report: Report) -> None:
 
     Raises as `check_out`, and ConfigError where the release has no such model.
     """
-    params = {stage: model.params(stage) for stage in model.stages}
+    params: dict[StageName, PyTree] = {stage: model.params(stage) for stage in model.stages}
     contents = official_layout.describe_files(model.config, params)
     if check_out(out):
         if not _holds(model, out / RECORD, lambda stage: out):

@@ -136,22 +136,27 @@ def test_the_same_clips_as_from_the_run(workdir, published, tmp_path):
     np.testing.assert_array_equal(drawn, wanted)
 
 
-def test_joint_head_rotary_positions_and_several_grids(tmp_path):
-    changes = {
-        "generator.head": "joint",
-        "generator.positions": "rotary",
-        "data.grids": "((3, 16, 24),)",
-    }
+JOINT = {"generator.head": "joint", "generator.positions": "rotary"}
+GRIDS = {"data.grids": "((3, 16, 24),)", "generator.positions": "rotary"}
+DRAWN_ON_ANOTHER = {"num_frames": 3, "size": (16, 24)}
+
+
+@pytest.mark.parametrize(
+    "changes, options, told",
+    [
+        (JOINT, {}, "rotary positions, block row, opening hybrid, output head joint"),
+        (GRIDS, DRAWN_ON_ANOTHER, "3 x 4 x 4 codes of 16 (fsq), those of 3 x 16 x 24 become 2 x 4"),
+    ],
+)
+def test_other_heads_positions_and_grids(tmp_path, changes, options, told):
     write_run(tmp_path / "run", load_config(tiny.CONFIG, {**tiny.OVERRIDES, **changes}))
     publish(tmp_path / "run", tmp_path / "out")
-    runs = [nbp.load(tmp_path / name) for name in ("run", "out")]
-    drawn = [run.sample(num=1, seed=3, num_frames=3, size=(16, 24)) for run in runs]
-    assert drawn[0].shape == (1, 3, 16, 24, 3)
-    np.testing.assert_array_equal(*drawn)
-    text = (tmp_path / "out" / "README.md").read_text(encoding="utf8")
-    assert "become 3 x 4 x 4 codes of 16 (fsq), those of 3 x 16 x 24 become 2 x 4 x 6." in text
-    assert "rotary positions" in text
-    assert "output head joint" in text
+    wanted, found = (
+        nbp.load(tmp_path / name).sample(num=1, seed=3, **options) for name in ("run", "out")
+    )
+    assert wanted.shape == (1, *((3, 16, 24) if options else (5, 16, 16)), 3)
+    np.testing.assert_array_equal(found, wanted)
+    assert told in (tmp_path / "out" / "README.md").read_text(encoding="utf8")
 
 
 def test_the_card_tells_scores_deviations_licence_and_curves(published):
