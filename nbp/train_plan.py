@@ -37,7 +37,14 @@ from nbp.training.checkpoint import Checked, Checkpointer
 from nbp.training.loop import LoopSpec, compare_data, find_batch
 from nbp.training.rollback import JOURNAL, read_journal
 from nbp.weights import RANDOM, describe_remedy
-from nbp.workdir import Resume, find_resume, has_begun, list_begun, read_labels
+from nbp.workdir import (
+    Resume,
+    find_resume,
+    has_begun,
+    list_begun,
+    read_labels,
+    refuse_published,
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ def plan_training(
     """
     resume = None if source is None else find_resume(source, workdir, step=step)
     place = workdir if resume is None else resume.source
+    refuse_published(workdir, "be trained on")
     changed = compare_config(config, place)  # before a long look at the data, which may fail too
     if source is None and changed.get("generator.draft") == (True, False):
         raise CheckpointError(
