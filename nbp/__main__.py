@@ -19,6 +19,7 @@ from nbp.flags import Parser
 
 COMMANDS = ("train", "sample", "evaluate", "report")
 COMMANDS += ("prepare", "encode", "convert", "export", "precompile", "sweep", "fit")
+COMMANDS += ("doctor", "completion")
 
 
 def main(argv: list[str] | None = None) -> None:

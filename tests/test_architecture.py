@@ -40,6 +40,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "nbp.locks": (),
     "nbp.runtime": (),
     "nbp.progress": (),
+    "nbp.diagnosis": ("nbp.diagnosis", "nbp.runtime", "nbp.data.video"),
     "nbp.losses": ("nbp.layout",),
     "nbp.parallel": ("nbp.parallel",),
     "nbp.nn": ("nbp.nn", "nbp.layout", "nbp.parallel"),
@@ -160,7 +161,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 # Commands, and what serves several of them, may import all but other commands...
 COMMANDS = ("train", "sample", "evaluate", "prepare", "encode", "convert", "precompile", "export")
-COMMANDS += ("sweep", "fit")
+COMMANDS += ("sweep", "fit", "doctor", "completion")
 # ...except the one that ends with the work of two others, and the library's face.
 CALLED = {"nbp.train": ("nbp.sample", "nbp.evaluate"), "nbp.run": ("nbp.evaluate",)}
 
