@@ -213,7 +213,9 @@ def write_bash(commands: Commands) -> str:
     for command, found in commands.items():
         flags = " ".join(argument.name for argument in found if argument.name)
         kinds = [_name_kind(argument) for argument in found if not argument.name]
-        arguments.append(f"    {command}) flags={shlex.quote(flags)} kind='{(kinds or [''])[0]}' ;;")
+        arguments.append(
+            f"    {command}) flags={shlex.quote(flags)} kind='{(kinds or [''])[0]}' ;;"
+        )
         values += [
             f"    '{command} {argument.name}') kind='{_name_kind(argument)}' ;;"
             for argument in found

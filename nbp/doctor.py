@@ -17,7 +17,7 @@ from nbp.flags import Parser
 def make_parser() -> Parser:
     parser = Parser("nbp.doctor", __doc__, examples=("--workdir runs", "--json"))
     parser.add_argument(
-        "--workdir", type=Path, default=Path(), help="where runs are to be: is there room?"
+        "--workdir", type=Path, default=Path(), help="where runs are to be, and must have room"
     )
     parser.add_argument("--json", action="store_true", help="print an object, for programs")
     return parser

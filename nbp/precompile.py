@@ -24,14 +24,14 @@ def make_parser() -> Parser:
         ),
         overrides="all",
     )
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="what to compile")
-    parser.add_argument(
-        "--topology", required=True, help="v5e:16x16, v5p:2x4x4 (chips), v6e:8x8, cpu:8 or gpu"
-    )
-    parser.add_argument("--out", type=Path, help="where to write the report as JSON")
-    parser.add_argument("--classes", type=COUNT, default=101, help="labels, for label prompts")
-    parser.add_argument("--programs", nargs="*", default=(), help="default: all, by their names")
-    parser.add_argument("--no_advice", action="store_true", help="of what would make it fit")
+    add = parser.add_argument_group("what is compiled").add_argument
+    add("--config", required=True, metavar="FILE[:VARIANT]", help="what to compile")
+    add("--topology", required=True, help="v5e:16x16, v5p:2x4x4 (chips), v6e:8x8, cpu:8 or gpu")
+    add = parser.add_argument_group("programs, and what is said of them").add_argument
+    add("--out", type=Path, help="where to write the report as JSON")
+    add("--classes", type=COUNT, default=101, help="labels, for label prompts")
+    add("--programs", nargs="*", default=(), help="default: all, by their names")
+    add("--no_advice", action="store_true", help="of what would make it fit")
     return parser
 
 

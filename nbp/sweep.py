@@ -23,17 +23,13 @@ def make_parser() -> Parser:
             "configs/sweeps/scaling.py --workdir /shared/runs/scaling --index 3 --of 8",
         ),
     )
-    parser.add_argument(
-        "sweep", metavar="FILE[:VARIANT]", help="Python file with get_sweep; see docs/sweeps.md"
-    )
-    parser.add_argument(
-        "--workdir", type=Path, default=Path("runs/sweep"), help="made, or gone on with"
-    )
-    parser.add_argument(
-        "--dry_run", action="store_true", help="list what would be done, with its operations"
-    )
-    parser.add_argument("--index", type=NATURAL, help="this job's share of the runs, from 0")
-    parser.add_argument("--of", type=COUNT, help="number of shares; default: all runs are ours")
+    add = parser.add_argument_group("the runs").add_argument
+    add("sweep", metavar="FILE[:VARIANT]", help="Python file with get_sweep; see docs/sweeps.md")
+    add("--workdir", type=Path, default=Path("runs/sweep"), help="made, or gone on with")
+    add("--dry_run", action="store_true", help="list what would be done, with its operations")
+    add = parser.add_argument_group("several jobs").add_argument
+    add("--index", type=NATURAL, help="this job's share of the runs, from 0")
+    add("--of", type=COUNT, help="number of shares; default: all runs are ours")
     return parser
 
 

@@ -110,7 +110,7 @@ def check_devices(found: facts.Devices, packages: facts.Packages) -> Finding:
     if found.chosen:
         return tell("warn", f"{text} (JAX_PLATFORMS={found.chosen})", "unset JAX_PLATFORMS")
     if kind == "gpu" and not found.driver:
-        return tell("warn", f"{text}: it has no driver", "install the driver of NVIDIA, 580 or later")
+        return tell("warn", f"{text}: it has no driver", "install the driver of NVIDIA")
     extra, plugin = {"gpu": ("cuda", "jax-cuda13-plugin"), "tpu": ("tpu", "libtpu")}[kind]
     remedy = install_extra(extra, packages)
     if plugin not in packages.installed:
@@ -234,7 +234,9 @@ def check_limits(found: facts.Limits) -> Finding:
     if found.files < LEAST_FILES:
         most = min(found.most_files, 65536)
         remedy = f"ulimit -n {most}"
-        return Finding("limits", "warn", f"{text}, few for data sets of many files", remedy, details)
+        return Finding(
+            "limits", "warn", f"{text}, few for data sets of many files", remedy, details
+        )
     if found.shared is not None and found.shared < LEAST_SHARED:
         remedy = "docker run --shm-size=2g, or --config.data.workers=0"
         return Finding("limits", "warn", f"{text}, little for loader processes", remedy, details)

@@ -139,7 +139,7 @@ def fuzz_workdirs(tmp_path: Path, cases: int) -> Tally:
 # begin; the others find their folder damaged or absent.
 WORK = {"train": "nbp.train.train_workdir", "precompile": "nbp.precompile.precompile"}
 COMMANDS = ("train", "prepare", "sample", "evaluate", "encode", "export", "convert", "report")
-COMMANDS += ("precompile", "sweep", "fit", "completion")
+COMMANDS += ("precompile", "sweep", "fit")
 
 
 class _Seen(Exception):
