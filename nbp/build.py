@@ -89,7 +89,8 @@ def make_recipe(config: Config, platform: str = "") -> Recipe:
     attention = make_attention(config, platform)
     match config.generator.recipe:
         case "modern":
-            return modern_recipe(attention, layers=config.generator.layers)
+            generator = config.generator
+            return modern_recipe(attention, layers=generator.layers, positions=generator.positions)
         case "paper":
             return paper_recipe(attention, context=config.generator.context)
         case _ as never:

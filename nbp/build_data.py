@@ -28,7 +28,7 @@ from nbp.data.images import (
     read_image,
     scan_images,
 )
-from nbp.data.masks import parse_box
+from nbp.data.masks import keep_cells, keep_ends, parse_box
 from nbp.data.moving_shapes import MovingShapes, MovingShapesSpec
 from nbp.data.pipeline import BatchStream, PipelineSpec, make_fingerprint
 from nbp.data.records import VERSION, RecordSource, make_record_transforms
@@ -37,11 +37,18 @@ from nbp.data.token_cache import PROVENANCE, TokenCache, open_cache
 from nbp.data.video.decode import read_clip
 from nbp.errors import ConfigError, DataError
 from nbp.files import read_json
+from nbp.layout import frames_of_latents
+from nbp.sampling.request import SampleRequest
 
 # First index of the held-out moving shapes: far beyond any training clip.
 HELD_OUT = 1 << 40
 # Keeps the order and the crops of images apart from those of the clips they may be frames of.
 IMAGE_SEED = 0x494D47
+
+NO_DRAFTS = (
+    "this model has no draft channel: train with --config.generator.draft=True, from its own "
+    "weights with --config.train.generator.start_from=WORKDIR"
+)
 
 
 @dataclass(frozen=True)
@@ -415,3 +422,126 @@ def change_data(
             "or a prepared dataset with --data DIR"
         )
     return changed
+
+
+def choose_given_frames(config: Config, request: SampleRequest) -> int:
+    """Latent frames to keep: asked for, else configured, else the fewest that the model needs."""
+    plan = config.plan
+    needed = -(-plan.first // plan.grid.frame)
+    needed += -needed % plan.block[0]
+    configured = max(config.evaluation.given_frames, needed)
+    given = request.given_frames
+    if request.between is not None or (given is None and request.mask is not None):
+        given = needed
+    elif given is None:
+        given = configured if request.frames is None else max(configured, plan.block[0])
+    try:
+        plan.schedule(plan.tokens_of_frames(given))
+    except ValueError as error:
+        raise ConfigError(f"given frames: {error}") from error
+    return given
+
+
+def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndarray]:
+    """Clips or codes whose first frames are kept: of what is given, else held-out ones in turn."""
+    data, stride = config.data, config.tokenizer.stride[0]
+    if request.between is not None:
+        first = request.given_frames or 1
+        clips = join_ends(config, request.between, frames_of_latents(first, stride))
+        return repeat_rows(request.count, clips=clips[None], kept=keep_ends(config.grid, first))
+    if request.frames is None:
+        if config.data.kind != "moving_shapes" and not config.data.root:
+            raise ConfigError("this model continues a video: name one with --frames FILE")
+        _, held_out = make_data(config)
+        rows = iterate_clips(config, held_out, limit=request.count, batch=request.count)
+        return take_examples(next(rows), request.count)
+    fps = data.fps or None
+    needed = frames_of_latents(choose_given_frames(config, request), stride)
+    needed = needed if request.mask is None else data.frames
+    if isinstance(request.frames, Path):
+        clip = read_clip(request.frames, frames=needed, fps=fps, start=0.0)
+        clips = fit_frames(config, clip)[None]
+    else:
+        clips = check_given(config, request, needed=needed)[:, :needed]
+    # The tokenizer is causal: what stands behind the given frames cannot change their codes.
+    padding = np.repeat(clips[:, -1:], data.frames - needed, axis=1)
+    clips = np.concatenate([clips, padding], axis=1)
+    if request.mask is None:
+        return repeat_rows(request.count, clips=clips)
+    kept = keep_cells(read_mask(config, request.mask), config.grid, stride=stride)
+    if kept.all() or not kept.any():
+        rest = "every cell is kept" if kept.all() else "no cell is kept"
+        raise ConfigError(f"--mask: {rest}; a cell of {stride} frames is kept as a whole or not")
+    return repeat_rows(request.count, clips=clips, kept=kept)
+
+
+def repeat_rows(
+    count: int, *, clips: np.ndarray, kept: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """`count` clips of one [1 t h w c] or as many, and their kept cells [T H W] where there are."""
+    rows = {"clips": np.broadcast_to(clips, (count, *clips.shape[1:])).copy()}
+    return rows if kept is None else {**rows, "kept": np.repeat(kept[None], count, 0)}
+
+
+def check_given_anywhere(config: Config, request: SampleRequest) -> None:
+    """ConfigError where tokens cannot be given as `mask` or `between` ask."""
+    flag = "--mask" if request.mask is not None else "--between"
+    if request.mask is None and request.between is None:
+        return
+    chained = config.generator.head == "joint" and request.mask is not None
+    if not config.generator.draft and not chained:
+        raise ConfigError(f"{flag}: {NO_DRAFTS}")
+    frames = request.long.num_frames
+    if frames is not None and frames > config.data.frames:
+        raise ConfigError(
+            f"{flag} draws one clip of {config.data.frames} frames: leave out --num_frames"
+        )
+    if request.decoder.decoding != "plain":
+        raise ConfigError(f"{flag}: leave out --decoding {request.decoder.decoding}")
+    if request.sampling.get("opener", config.sampling.opener):
+        raise ConfigError(f"{flag}: an opener draws whole frames: leave out --opener")
+    if request.mask is not None:
+        if request.frames is None:
+            raise ConfigError("--mask: name the video of which the rest is kept: --frames FILE")
+        read_mask(config, request.mask)
+    if request.between is None:
+        return
+    if request.frames is not None or request.mask is not None:
+        raise ConfigError("--between names both videos: leave out --frames and --mask")
+    plan = config.plan
+    if plan.block[0] < plan.grid.t or plan.first_joint:
+        raise ConfigError(
+            "--between: a token does not know the blocks behind it, so the gap would not know its "
+            f"end: this needs a model with generator.block=({plan.grid.t}, h, w) and opening=bov"
+        )
+    if (request.given_frames or 1) > plan.grid.t - 2:
+        raise ConfigError(f"--between: {plan.grid.t} latent frames leave no gap between the given")
+
+
+def check_given(config: Config, request: SampleRequest, *, needed: int) -> np.ndarray:
+    """The given frames as uint8 [1 t h w c] for all conditions, or one of them for each."""
+    given, size = np.asarray(request.frames), config.data.size
+    given = given[None] if given.ndim == 4 else given
+    if given.dtype != np.uint8 or given.ndim != 5 or given.shape[2:] != (size, size, 3):
+        raise ConfigError(
+            f"frames: {describe_array(request.frames)}; give a file, or uint8 [t {size} {size} 3] "
+            f"of 0 to 255, or such a video for each clip"
+        )
+    if given.shape[1] < needed:
+        raise ConfigError(f"frames: {given.shape[1]} frames are given, {needed} are needed")
+    if len(given) not in (1, request.count):
+        raise ConfigError(f"frames: {len(given)} videos for {request.count} clips: give one each")
+    return given
+
+
+def describe_array(values: Any) -> str:
+    """Type and shape, for a message."""
+    found = np.asarray(values)
+    return f"{found.dtype} {list(found.shape)}"
+
+
+def take_examples(batch: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """`count` clips or codes of a batch in turn, as the argument of `Sampler.sample`."""
+    rows = batch["codes"].astype(np.int32) if "codes" in batch else batch["video"]
+    rows = np.resize(rows, (count, *rows.shape[1:]))
+    return {"codes" if "codes" in batch else "clips": rows}

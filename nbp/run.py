@@ -27,9 +27,9 @@ import jax
 import numpy as np
 
 from nbp import build
+from nbp.build_data import describe_array
 from nbp.build_sampling import (
     RequestPlan,
-    describe_array,
     draw_as_asked,
     load_request_sampler,
     plan_request,
@@ -87,7 +87,8 @@ class SampleOptions(PassOptions, total=False):
     guidance_start: float | None
     guidance_end: float | None
     keep_frames: int | None
-    slide: Literal["reencode", "codes"] | None
+    slide: Literal["reencode", "codes", "rolling"] | None
+    sinks: int | None
     anchor: bool
     mask: str | Path | np.ndarray | None
     between: tuple[str | Path | Video, str | Path | Video] | None
@@ -178,7 +179,7 @@ class Run:
             one latent frame, or as many as `given_frames` says or the model needs. A model that
             needs frames continues held-out clips without them.
           num_frames: length of the videos, any number from 1. Default: that of a clip, `shape[0]`;
-            beyond it a window slides, see `nbp.sampling.long_video`.
+            beyond it a window slides or rolls, see `nbp.sampling.long_video`.
           temperature: 0.001 to 1000, divides the logits.
           top_k: most likely codes that are drawn from; 0: all.
           top_p: their share of probability, above 0 to 1; 1: all.

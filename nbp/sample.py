@@ -52,7 +52,7 @@ from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.evaluation.long_videos import DriftJob, describe_drift
 from nbp.files import check_writable_folder, write_text
-from nbp.layout import latents_of_frames
+from nbp.layout import frames_of_latents, latents_of_frames
 from nbp.parallel import distributed
 from nbp.parallel.distributed import is_main
 from nbp.protocols import find_protocol
@@ -96,6 +96,7 @@ def sample_workdir(
         check_room(out, count=plan.count, frames=frames, size=config.data.size, streamed=streamed)
     drawing = read_drawing(config, plan)
     sampler = load_request_sampler(config, workdir, labels, plan)
+    print_remainder(frames, config.tokenizer.stride[0])
     names, copies = plan.name_clips(labels), plan.request.samples_per_condition
     files = Files(out, names, fps=config.sampling.fps, columns=copies if copies > 1 else None)
     if long is not None:
@@ -115,6 +116,14 @@ def sample_workdir(
             told = f"{opened}; without it {told}"
         print(f"{samples.passes.mean():.1f} passes per clip on average; {told}")
     return names
+
+
+def print_remainder(frames: int, stride: int) -> None:
+    """Says that videos of so many frames end inside a latent frame, where they do."""
+    drawn = frames_of_latents(latents_of_frames(frames, stride), stride)
+    if is_main() and drawn > frames:
+        more = f"{drawn - frames} frames are" if drawn > frames + 1 else "one frame is"
+        print(f"{frames} frames end inside a latent frame of {stride}: {more} drawn and cut off")
 
 
 @dataclass(frozen=True)

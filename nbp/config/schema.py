@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 from nbp.data import prompts
 from nbp.data.moving_shapes import MovingShapesSpec, ShapesContent
-from nbp.layout import Box, LatentGrid, Opening, Partition, SequencePlan, Vocabulary, resolve_block
+from nbp.layout import (
+    Box,
+    LatentGrid,
+    Opening,
+    Partition,
+    Positions,
+    SequencePlan,
+    Vocabulary,
+    resolve_block,
+)
 from nbp.models.heads import HeadKind, HeadSpec, JointHeadSettings
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.nn.attention.choose import Choice as AttentionChoice
@@ -85,6 +94,8 @@ class ImagesConfig:
 class GeneratorConfig:
     """The next-block generator.
 
+    positions: of the modern recipe: learned rows of t, h and w, or rotary, which are of no one grid
+      or length (docs/layout.md).
     block: token, row, frame or a box (bt, bh, bw) that divides the latent grid. partition: whether
       a block is this box, or as many places of the frame that lie apart (strided, halton); see
       `nbp.layout.SequencePlan.order`.
@@ -110,6 +121,7 @@ class GeneratorConfig:
     heads: Count
     width: Count
     recipe: Literal["modern", "paper"] = "modern"
+    positions: Positions = "learned"
     block: str | Box = "row"
     partition: Partition = "box"
     blocks: tuple[str | Box, ...] = ()

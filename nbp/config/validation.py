@@ -43,6 +43,7 @@ def validate(config: Config) -> None:
         "generator.heads",
         f"width {generator.width} is not a multiple of {generator.heads} heads",
     )
+    problems += find_position_problems(config)
     require(bool(config.stages), "stages", "name at least one of tokenizer, generator")
     if data.kind == "moving_shapes":
         check("data.moving_shapes", lambda: config.shapes_spec)
@@ -89,6 +90,25 @@ def validate(config: Config) -> None:
         )
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def find_position_problems(config: Config) -> list[str]:
+    """What rotary positions ask of the network, if in vain."""
+    generator, problems = config.generator, []
+    if generator.positions == "learned":
+        return problems
+    if generator.recipe == "paper":
+        problems.append(
+            "generator.positions: the paper recipe has a learned row of each position: use "
+            "learned, or generator.recipe=modern"
+        )
+    width = generator.width // generator.heads
+    if width % 2 or width < 6:  # pairs of channels for three axes
+        problems.append(
+            f"generator.heads: rotary positions need heads of an even width of 6 or more, not "
+            f"{width}: use fewer heads, or another generator.width"
+        )
+    return problems
 
 
 def find_block_problems(config: Config) -> list[str]:

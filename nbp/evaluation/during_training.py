@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from nbp import build, build_data
-from nbp.build_sampling import choose_given_frames, make_sampling, take_examples
+from nbp.build_data import take_examples
+from nbp.build_sampling import choose_given_frames, make_sampling
 from nbp.config.schema import Config
 from nbp.data.video.encode import tile_clips
 from nbp.errors import ConfigError

@@ -48,12 +48,14 @@ class LongRequest:
 
     keep_frames: latent frames that a window takes over from the one before; None: half of them.
     slide: the form in which it takes them over, `anchor`: the first ones stay; see
-    `nbp.sampling.long_video`. features: for the FVD of the drift report, or none.
+    `nbp.sampling.long_video`. None: rolling with rotary positions, else reencode. sinks: latent
+    frames that stay in a rolling cache. features: for the FVD of the drift report, or none.
     """
 
     num_frames: int | None = None
     keep_frames: int | None = None
-    slide: Literal["reencode", "codes"] | None = None
+    slide: Literal["reencode", "codes", "rolling"] | None = None
+    sinks: int | None = None
     anchor: bool = False
     features: str = ""
 
@@ -140,7 +142,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--num_frames", type=COUNT, help="length of the videos; longer than a clip: windows slide")
     add("--story", type=Path, help="labels over time: lines FRAMES LABEL, or JSON; one long video")
     add("--keep_frames", type=COUNT, help="latent frames a window keeps; default: half of them")
-    add("--slide", choices=("reencode", "codes"), help="how it keeps them; default: reencode")
+    add(
+        "--slide",
+        choices=("reencode", "codes", "rolling"),
+        help="how it keeps them; default: rolling with rotary positions, else reencode",
+    )
+    add("--sinks", type=NATURAL, help="rolling: first latent frames that stay; default: one")
     add("--anchor", action="store_true", help="codes, and the first latent frame stays for good")
     add("--features", default="", help="DIR or random-i3d: FVD in the drift report")
 
