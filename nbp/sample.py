@@ -24,8 +24,9 @@ def make_parser() -> Parser:
             "--workdir runs/quickstart --num 4 --out runs/long --num_frames 129",
         ),
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="trained or converted")
-    parser.add_argument("--out", type=Path, help="folder; default: WORKDIR/samples")
+    add = parser.add_argument_group("folders").add_argument
+    add("--workdir", required=True, type=Path, help="trained or converted")
+    add("--out", type=Path, help="folder; default: WORKDIR/samples")
     add_flags(parser)
     return parser
 

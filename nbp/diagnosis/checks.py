@@ -109,7 +109,9 @@ def check_devices(found: facts.Devices, packages: facts.Packages) -> Finding:
     text = f"a {kind.upper()} is in the machine, but {text}"
     if found.chosen:
         return tell("warn", f"{text} (JAX_PLATFORMS={found.chosen})", "unset JAX_PLATFORMS")
-    if kind == "gpu" and not found.driver:
+    if kind == "gpu" and found.driver == "loaded":
+        return tell("warn", f"{text}: no device file of it is here", "docker run --gpus all")
+    if kind == "gpu" and found.driver == "none":
         return tell("warn", f"{text}: it has no driver", "install the driver of NVIDIA")
     extra, plugin = {"gpu": ("cuda", "jax-cuda13-plugin"), "tpu": ("tpu", "libtpu")}[kind]
     remedy = install_extra(extra, packages)
@@ -128,9 +130,11 @@ def install_extra(extra: str, packages: facts.Packages) -> str:
 
 
 def check_memory(found: facts.Host) -> Finding:
-    text = f"{found.available / GIB:.1f} of {found.total / GIB:.1f} GiB free, {found.cores:g} cores"
     details = dataclasses.asdict(found)
-    if found.total and found.available < LEAST_MEMORY:
+    if not found.total:
+        return Finding("memory", "ok", f"{found.cores:g} cores", "", details)
+    text = f"{found.available / GIB:.1f} of {found.total / GIB:.1f} GiB free, {found.cores:g} cores"
+    if found.available < LEAST_MEMORY:
         text += f": the quickstart wants {LEAST_MEMORY / GIB:g} GiB"
         remedy = "end other programs, or --config.train.generator.batch=4 and smaller"
         return Finding("memory", "warn", text, remedy, details)

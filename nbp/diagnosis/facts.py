@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nbp.files import check_writable_folder
 
@@ -38,6 +38,7 @@ class Interpreter:
 
 
 def find_interpreter() -> Interpreter:
+    """The Python that runs this."""
     isolated = sys.prefix != sys.base_prefix or "CONDA_PREFIX" in os.environ
     return Interpreter(tuple(sys.version_info[:3]), sys.executable, isolated)
 
@@ -59,6 +60,7 @@ class Packages:
 
 
 def find_packages(lock: Path = LOCK) -> Packages:
+    """What is installed, and what the lock asks for here; nothing is imported."""
     installed = {}
     for found in metadata.distributions():
         with contextlib.suppress(Exception):  # one that is half removed
@@ -106,13 +108,17 @@ def _holds(marker: str, python: tuple[int, ...], platform: str) -> bool:
 # Devices -----------------------------------------------------------------------------------------
 
 
+Driver = Literal["none", "loaded", "usable"]
+
+
 @dataclass(frozen=True)
 class Devices:
     """What JAX computes on, and what the machine has.
 
     platform: cpu, gpu, tpu, "" where JAX did not start. kinds: one for each device. memory: bytes
     that a program can use on one, 0 if unknown. error: of JAX. chosen: JAX_PLATFORMS.
-    present: accelerators in the machine, "gpu", "tpu". driver: whether NVIDIA's is loaded.
+    present: accelerators in the machine, "gpu", "tpu". driver: NVIDIA's, "none", "loaded" where
+    this process sees no device file of it (a container), or "usable".
     """
 
     platform: str
@@ -121,7 +127,7 @@ class Devices:
     error: str
     chosen: str
     present: tuple[str, ...]
-    driver: bool
+    driver: Driver
 
 
 # Of PCI: makers, and TPUs among Google's devices (`jax._src.hardware_utils`).
@@ -130,6 +136,7 @@ TPUS = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}
 
 
 def find_devices() -> Devices:
+    """Starts JAX, if it can be, and looks at the machine without it."""
     present, driver = find_accelerators()
     chosen = os.environ.get("JAX_PLATFORMS", "")
     # A training beside us keeps its memory.
@@ -158,14 +165,15 @@ def _ask_backend(jax: Any, name: str) -> str:
     return ""
 
 
-def find_accelerators(root: Path = Path("/")) -> tuple[tuple[str, ...], bool]:
-    """Kinds of accelerators in the machine, from its device files, and whether NVIDIA's driver is.
+def find_accelerators(root: Path = Path("/")) -> tuple[tuple[str, ...], Driver]:
+    """Kinds of accelerators in the machine, from PCI and device files, and NVIDIA's driver.
 
-    Containers may hide devices of PCI that they have no right to; those do not count.
+    A container sees all of PCI, but device files only of what it was given.
     """
     present = set()
-    nodes = [*(root / "dev").glob("nvidia[0-9]*"), *(root / "dev").glob("dxg")]
-    driver = bool(nodes) or (root / "proc/driver/nvidia/version").is_file()
+    nodes = [*(root / "dev").glob("nvidia[0-9]*"), *(root / "usr/lib/wsl/lib").glob("libcuda.so*")]
+    loaded = (root / "proc/driver/nvidia/version").is_file()
+    driver: Driver = "usable" if nodes else "loaded" if loaded else "none"
     if nodes:
         present.add("gpu")
     for device in (root / "sys/bus/pci/devices").glob("*"):
@@ -230,6 +238,7 @@ class Place:
 
 
 def find_place(name: str, folder: Path) -> Place:
+    """Looks at a folder, which need not exist, and its disk; makes a file there and removes it."""
     place = Path(os.path.abspath(folder))
     while not os.path.isdir(place) and place != place.parent:
         place = place.parent
@@ -251,6 +260,7 @@ class Limits:
 
 
 def find_limits(shared: Path = Path("/dev/shm")) -> Limits:
+    """Of this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     endless = sys.maxsize
     counts = (endless if n == resource.RLIM_INFINITY else n for n in (soft, hard))
@@ -327,6 +337,7 @@ class CompilationCache:
 
 
 def find_cache() -> CompilationCache:
+    """That of the user, or of the commands (`nbp.runtime`)."""
     import jax
 
     from nbp import runtime
@@ -379,7 +390,7 @@ class DataFolder:
 
 
 def find_data(chosen: str | None = None) -> DataFolder:
-    """chosen: in place of the environment's TFDS_DATA_DIR."""
+    """The folder and what is in it. chosen: in place of the environment's TFDS_DATA_DIR."""
     chosen = os.environ.get("TFDS_DATA_DIR", "") if chosen is None else chosen
     folder = Path(chosen or "~/tensorflow_datasets").expanduser()
     infos = (*folder.glob("*/*/dataset_info.json"), *folder.glob("*/*/*/dataset_info.json"))

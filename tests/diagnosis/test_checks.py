@@ -15,7 +15,7 @@ from nbp.diagnosis.checks import GIB, Finding
 
 LOCKED = {"jax": "0.12.0.1", "jaxlib": "0.12.0.1", "flax": "0.12.12", "av": "19.0.2"}
 WHOLE = facts.Packages(dict(LOCKED), LOCKED, Path("/nbp/requirements.txt"), checkout=True)
-CPU = facts.Devices("cpu", ("cpu",), 0, "", "", (), driver=False)
+CPU = facts.Devices("cpu", ("cpu",), 0, "", "", (), driver="none")
 
 
 def change(packages: facts.Packages = WHOLE, **versions: str) -> facts.Packages:
@@ -94,14 +94,14 @@ def test_this_installation_is_found() -> None:
             "",
         ),
         (
-            {"present": ("gpu",), "driver": True},
+            {"present": ("gpu",), "driver": "usable"},
             WHOLE,
             "warn",
             "a GPU is in the machine, but JAX computes on cpu",
             'pip install -r requirements.txt ".[cuda]"',
         ),
         (
-            {"present": ("gpu",), "driver": True},
+            {"present": ("gpu",), "driver": "usable"},
             dataclasses.replace(WHOLE, checkout=False),
             "warn",
             "the extra 'cuda' is not installed",
@@ -109,18 +109,29 @@ def test_this_installation_is_found() -> None:
         ),
         ({"present": ("gpu",)}, WHOLE, "warn", "has no driver", "install the driver of NVIDIA"),
         (
-            {"present": ("gpu",), "driver": True, "error": "RuntimeError: CUDA_ERROR_NO_DEVICE"},
+            {
+                "present": ("gpu",),
+                "driver": "usable",
+                "error": "RuntimeError: CUDA_ERROR_NO_DEVICE",
+            },
             change(jax_cuda13_plugin="0.12.0.1"),
             "warn",
             "CUDA_ERROR_NO_DEVICE",
             'pip install -r requirements.txt ".[cuda]"',
         ),
         (
-            {"present": ("gpu",), "chosen": "cpu", "driver": True},
+            {"present": ("gpu",), "chosen": "cpu", "driver": "usable"},
             WHOLE,
             "warn",
             "(JAX_PLATFORMS=cpu)",
             "unset JAX_PLATFORMS",
+        ),
+        (
+            {"present": ("gpu",), "driver": "loaded"},
+            WHOLE,
+            "warn",
+            "no device file",
+            "docker run --gpus all",
         ),
         ({"present": ("tpu",)}, WHOLE, "warn", "a TPU", 'pip install -r requirements.txt ".[tpu]"'),
         (
@@ -156,16 +167,18 @@ def put(root: Path, **texts: str) -> None:
 
 
 def test_accelerators_are_found_by_their_devices(tmp_path: Path) -> None:
-    assert facts.find_accelerators(tmp_path) == ((), False)
+    assert facts.find_accelerators(tmp_path) == ((), "none")
     pci = "sys__bus__pci__devices__"
     # A sound card of the same maker, and a network card of Google.
     put(tmp_path, **{f"{pci}a__vendor": "0x10de", f"{pci}a__class": "0x040300"})
     put(tmp_path, **{f"{pci}b__vendor": "0x1ae0", f"{pci}b__device": "0x0042"})
-    assert facts.find_accelerators(tmp_path) == ((), False)
+    assert facts.find_accelerators(tmp_path) == ((), "none")
     put(tmp_path, **{f"{pci}c__vendor": "0x10de\n", f"{pci}c__class": "0x030200\n"})
-    assert facts.find_accelerators(tmp_path) == (("gpu",), False)
+    assert facts.find_accelerators(tmp_path) == (("gpu",), "none")
+    put(tmp_path, proc__driver__nvidia__version="NVRM")
+    assert facts.find_accelerators(tmp_path) == (("gpu",), "loaded")
     put(tmp_path, dev__nvidia0="")
-    assert facts.find_accelerators(tmp_path) == (("gpu",), True)
+    assert facts.find_accelerators(tmp_path) == (("gpu",), "usable")
     put(tmp_path, **{f"{pci}d__vendor": "0x1ae0", f"{pci}d__device": "0x006f"})
     assert facts.find_accelerators(tmp_path)[0] == ("gpu", "tpu")
 
