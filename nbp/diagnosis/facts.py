@@ -304,7 +304,7 @@ def _through_file(name: str, clip: Any) -> Any:
 
     write = write_gif if name.endswith(".gif") else write_video
     with tempfile.TemporaryDirectory(prefix="nbp-doctor-") as folder:
-        write(f"{folder}/{name}", clip, fps=10)
+        write(f"{folder}/{name}", clip, fps=10.0)
         return read_clip(f"{folder}/{name}", frames=len(clip))
 
 
