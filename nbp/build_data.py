@@ -7,6 +7,7 @@ Each choice that `config.data` names is made here, once, by choosing an object.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -16,9 +17,16 @@ from typing import Any, assert_never
 import numpy as np
 
 from nbp.config import expand_paths, from_dict, to_json
+from nbp.config.grids import (
+    find_batches,
+    find_mean_clips,
+    find_shares,
+    list_clips,
+)
 from nbp.config.parsing import set_overrides
 from nbp.config.schema import Config, StageConfig
-from nbp.data.augmentation import Transform, choose_spatial, make_clip_transforms
+from nbp.data.augmentation import Sides, Transform, choose_spatial, make_clip_transforms
+from nbp.data.buckets import BucketSchedule, BucketStream, join_bucket_fingerprints
 from nbp.data.images import (
     IMAGE_SUFFIXES,
     MixedStream,
@@ -32,7 +40,7 @@ from nbp.data.masks import keep_cells, keep_ends, parse_box
 from nbp.data.moving_shapes import MovingShapes, MovingShapesSpec
 from nbp.data.pipeline import BatchStream, PipelineSpec, make_fingerprint
 from nbp.data.records import VERSION, RecordSource, make_record_transforms
-from nbp.data.sources import BadVideos, FolderSpec, scan_folder
+from nbp.data.sources import BadVideos, FolderScan, FolderSpec, scan_folder
 from nbp.data.token_cache import PROVENANCE, TokenCache, open_cache
 from nbp.data.video.decode import read_clip
 from nbp.errors import ConfigError, DataError
@@ -44,6 +52,8 @@ from nbp.sampling.request import SampleRequest
 HELD_OUT = 1 << 40
 # Keeps the order and the crops of images apart from those of the clips they may be frames of.
 IMAGE_SEED = 0x494D47
+# The same for the clips of each further grid: a number of its own is added.
+GRID_SEED = 0x475244
 
 NO_DRAFTS = (
     "this model has no draft channel: train with --config.generator.draft=True, from its own "
@@ -55,17 +65,23 @@ NO_DRAFTS = (
 class ClipData:
     """A random-access source of one split, and what makes examples of its records.
 
-    images: the single images of batches that hold both.
+    images: the single images of batches that hold both. grids: the same for each of `data.grids`.
     """
 
     source: Any
     transforms: tuple[Transform, ...]
     bad_videos: BadVideos | None = None
     images: "ClipData | None" = None
+    grids: "tuple[ClipData, ...]" = ()
 
     @property
     def label_names(self) -> tuple[str, ...]:
         return self.source.label_names
+
+
+def open_each_cache(config: Config) -> list[TokenCache]:
+    """The token cache of the main grid and of each further one; errors as in `open_tokens`."""
+    return [open_tokens(each) for each in config.each_grid]
 
 
 def make_data(
@@ -76,6 +92,37 @@ def make_data(
     Raises DataError for data that are missing, empty, or without a usable video, ConfigError for a
     token cache that was made for other clips.
     """
+    scan = scan_videos(config, bad_videos=bad_videos, progress=progress)
+    train, held_out = _make_splits(config, scan, bad_videos)
+    further = [_make_splits(each, scan, bad_videos) for each in config.each_grid[1:]]
+    trains, helds = (tuple(split) for split in zip(*further, strict=True)) if further else ((), ())
+    shared = {"bad_videos": train.bad_videos}
+    return (
+        replace(train, grids=tuple(replace(each, **shared) for each in trains)),
+        replace(held_out, grids=tuple(replace(each, **shared) for each in helds)),
+    )
+
+
+def scan_videos(config: Config, *, bad_videos: Path | None, progress: Any) -> FolderScan | None:
+    """The folder of videos, whose files are long enough for some grid; None for other data."""
+    data = config.data
+    if data.kind != "folder":
+        return None
+    share = data.validation
+    folder = FolderSpec(
+        min(clip[0] for clip in (data.clip, *data.grids)),
+        data.fps or None,
+        validation="split" if share else "same",
+        validation_fraction=share or 0.1,
+        check=data.check,
+    )
+    return scan_folder(data.root, folder, bad_videos=bad_videos, progress=progress)
+
+
+def _make_splits(
+    config: Config, scan: FolderScan | None, bad_videos: Path | None
+) -> tuple[ClipData, ClipData]:
+    """Both splits of the main grid of a configuration."""
     data = config.data
     match data.kind:
         case "moving_shapes":
@@ -88,18 +135,14 @@ def make_data(
             )
             return ClipData(train, ()), ClipData(held_out, ())
         case "folder":
-            share = data.validation
-            folder = FolderSpec(
-                data.frames,
-                data.fps or None,
-                validation="split" if share else "same",
-                validation_fraction=share or 0.1,
-                check=data.check,
+            assert scan is not None
+            train, held_out = (
+                split if split.spec.frames == data.frames else split.of_length(data.frames)
+                for split in (scan.train, scan.validation)
             )
-            scan = scan_folder(data.root, folder, bad_videos=bad_videos, progress=progress)
             return (
-                ClipData(scan.train, make_transforms(config, training=True), scan.bad),
-                ClipData(scan.validation, make_transforms(config, training=False), scan.bad),
+                ClipData(train, make_transforms(config, training=True), scan.bad),
+                ClipData(held_out, make_transforms(config, training=False), scan.bad),
             )
         case "records":
             bad = BadVideos(bad_videos)
@@ -130,7 +173,7 @@ def add_images(config: Config, clips: ClipData, *, bad_videos: Path | None = Non
     if config.images.root:
         bad = BadVideos(bad_videos) if clips.bad_videos is None else clips.bad_videos
         folder = scan_images(config.images.root, bad=bad, check=data.check)
-        chain = make_image_transforms(size=data.size, fit=data.spatial, flip=data.flip)
+        chain = make_image_transforms(size=find_size(config), fit=data.spatial, flip=data.flip)
         return replace(clips, bad_videos=bad, images=ClipData(folder, chain, bad))
     if data.kind == "moving_shapes":
         chain = (*clips.transforms, TakeFrame())
@@ -154,7 +197,7 @@ def make_transforms(
     make = make_record_transforms if data.kind == "records" else make_clip_transforms
     return make(
         frames=frames or data.frames,
-        size=data.size,
+        size=find_size(config),
         fps=data.fps or None,
         training=training,
         fit=data.spatial,
@@ -162,14 +205,19 @@ def make_transforms(
     )
 
 
+def find_size(config: Config) -> Sides:
+    """What frames are cut to."""
+    return config.data.sides if config.data.width else config.data.size
+
+
 def make_spatial(config: Config) -> tuple[Transform, ...]:
     """The spatial policy alone, for clips that are already decoded."""
-    resize, cut = choose_spatial(config.data.spatial, config.data.size, training=False)
+    resize, cut = choose_spatial(config.data.spatial, find_size(config), training=False)
     return (resize, *cut)
 
 
 def fit_frames(config: Config, frames: np.ndarray) -> np.ndarray:
-    """Frames of any size as those of a clip: uint8 [t size size 3]."""
+    """Frames of any size as those of a clip: uint8 [t h w 3]."""
     for transform in make_spatial(config):
         frames = transform({"video": frames}, np.random.default_rng(0))["video"]
     return frames
@@ -211,16 +259,15 @@ def join_ends(config: Config, ends: tuple[Any, Any], frames: int) -> np.ndarray:
 
 
 def read_mask(config: Config, mask: Any) -> np.ndarray:
-    """What of a clip is drawn anew: bool [t size size].
+    """What of a clip is drawn anew: bool [t h w].
 
     mask: `box:X0,Y0,X1,Y1`, `outside:...` (see `parse_box`), the white pixels of an image or video
     file, or bool [h w] or [t h w]. Raises ConfigError for a box or array that does not fit.
     """
-    frames, size = config.data.frames, config.data.size
-    whole = (frames, size, size)
+    frames, whole = config.data.frames, config.data.clip
     if isinstance(mask, str):
         try:
-            box = parse_box(mask, size=size)
+            box = parse_box(mask, sides=config.data.sides)
         except ValueError as error:
             raise ConfigError(f"--mask {error}") from error
         if box is not None:
@@ -243,24 +290,31 @@ def make_training_stream(
     data: ClipData,
     start_batch: int,
     rows: Callable[[int], Sequence[int]] | None = None,
-) -> BatchStream | MixedStream:
-    """Batches of `data` from `start_batch` on, with images where `data` has them.
+) -> BatchStream | BucketStream | MixedStream:
+    """Batches of `data` from `start_batch` on, of its grids, and with images where it has them.
 
     `rows` tells which of N rows are made here; None: all.
     """
     spec, image_spec = make_pipeline_specs(config, stage)
 
-    def stream(data: ClipData, spec: PipelineSpec) -> BatchStream:
+    def stream(data: ClipData, spec: PipelineSpec, start: int = start_batch) -> BatchStream:
         return BatchStream(
             data.source,
             data.transforms,
             spec,
-            start_batch=start_batch,
+            start_batch=start,
             rows=None if rows is None else rows(spec.batch),
             bad_videos=data.bad_videos,
         )
 
-    clips = stream(data, spec)
+    if data.grids:
+        schedule = BucketSchedule(find_shares(config), config.seed)
+        specs = make_grid_specs(config, stage)
+        starts = schedule.count(start_batch).tolist()
+        parts = zip((data, *data.grids), specs, starts, strict=True)
+        clips = BucketStream([stream(*part) for part in parts], schedule, start_batch=start_batch)
+    else:
+        clips = stream(data, spec)
     if data.images is None:
         return clips
     return MixedStream(clips, stream(data.images, image_spec))
@@ -282,10 +336,34 @@ def make_pipeline_specs(config: Config, stage: StageConfig) -> tuple[PipelineSpe
     return spec, replace(spec, batch=images, seed=spec.seed ^ IMAGE_SEED, workers=workers)
 
 
+def make_grid_specs(config: Config, stage: StageConfig) -> list[PipelineSpec]:
+    """How the clips of each grid are batched; workers are divided as their frames are."""
+    spec, _ = make_pipeline_specs(config, stage)
+    work = [
+        clips * math.prod(clip)
+        for clips, clip in zip(find_mean_clips(config, stage), list_clips(config), strict=True)
+    ]
+    return [
+        replace(
+            spec,
+            batch=batch,
+            seed=spec.seed if number == 0 else spec.seed ^ (GRID_SEED + number),
+            workers=math.ceil(spec.workers * share / sum(work)),
+        )
+        for number, (batch, share) in enumerate(zip(find_batches(config, stage), work, strict=True))
+    ]
+
+
 def find_fingerprint(config: Config, stage: StageConfig, data: ClipData) -> str:
     """The fingerprint of `make_training_stream`, without a stream and its workers."""
     spec, image_spec = make_pipeline_specs(config, stage)
     clips = make_fingerprint(data.source, data.transforms, spec)
+    if data.grids:
+        parts = [
+            (make_fingerprint(each.source, each.transforms, spec), spec.batch)
+            for each, spec in zip((data, *data.grids), make_grid_specs(config, stage), strict=True)
+        ]
+        clips = join_bucket_fingerprints(parts, find_shares(config))
     if data.images is None:
         return clips
     images = make_fingerprint(data.images.source, data.images.transforms, image_spec)
@@ -353,7 +431,9 @@ def open_tokens(config: Config) -> TokenCache:
     grid = config.grid.shape, config.tokenizer.make_quantizer().codes
     then = {**made, "grid": cache.grid, "codes": cache.provenance["codes"]}
     now = {**wanted, "grid": grid[0], "codes": grid[1]}
-    changed = [f"{key} {then[key]!r}, here {now[key]!r}" for key in now if then[key] != now[key]]
+    changed = [
+        f"{key} {then.get(key)!r}, here {now[key]!r}" for key in now if then.get(key) != now[key]
+    ]
     if changed:
         raise ConfigError(
             f"{cache.directory} holds tokens of other clips ({hash_settings(then)}) than this "
@@ -365,7 +445,7 @@ def open_tokens(config: Config) -> TokenCache:
 
 def describe_clips(config: Config) -> dict[str, Any]:
     """What decides a clip's pixels, given its video: the preprocessing in a cache's provenance."""
-    keys = ("frames", "size", "fps", "spatial", "flip")
+    keys = ("frames", "size", "fps", "spatial", "flip", *("width",) * (config.data.width > 0))
     return {key: getattr(config.data, key) for key in keys}
 
 
@@ -411,7 +491,7 @@ def change_data(
         raise ConfigError("; ".join(problems))
     changed = expand_paths(from_dict(values))
     try:
-        _ = changed.grid
+        _ = [each.grid for each in changed.each_grid]
     except ValueError as error:
         raise ConfigError(f"data: {error}") from error
     if changed.data.kind == "tokens" or (
@@ -520,12 +600,12 @@ def check_given_anywhere(config: Config, request: SampleRequest) -> None:
 
 def check_given(config: Config, request: SampleRequest, *, needed: int) -> np.ndarray:
     """The given frames as uint8 [1 t h w c] for all conditions, or one of them for each."""
-    given, size = np.asarray(request.frames), config.data.size
+    given, (height, width) = np.asarray(request.frames), config.data.sides
     given = given[None] if given.ndim == 4 else given
-    if given.dtype != np.uint8 or given.ndim != 5 or given.shape[2:] != (size, size, 3):
+    if given.dtype != np.uint8 or given.ndim != 5 or given.shape[2:] != (height, width, 3):
         raise ConfigError(
-            f"frames: {describe_array(request.frames)}; give a file, or uint8 [t {size} {size} 3] "
-            f"of 0 to 255, or such a video for each clip"
+            f"frames: {describe_array(request.frames)}; give a file, or uint8 [t {height} "
+            f"{width} 3] of 0 to 255, or such a video for each clip"
         )
     if given.shape[1] < needed:
         raise ConfigError(f"frames: {given.shape[1]} frames are given, {needed} are needed")

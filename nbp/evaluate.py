@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nbp.errors import run_command
 from nbp.flags import COUNT, SEED, Parser
+from nbp.sampling.request import SIDE
 
 
 def make_parser() -> Parser:
@@ -33,11 +34,13 @@ def make_parser() -> Parser:
     add("--out", type=Path, help="default: WORKDIR/report/PROTOCOL.json")
     add("--clips", type=COUNT, help="clips to generate, or else to score")
     add("--seed", type=SEED, help="of the generated clips; default: the protocol's")
+    add("--num_frames", type=COUNT, help="length of the clips of the model")
+    add("--size", nargs="+", type=SIDE, metavar="PX", help="side of their frames")
     add("--data", type=Path, help="videos or prepared dataset to take clips from")
     add = parser.add_argument_group("networks that scores need").add_argument
-    add("--features", default="", help="folder that nbp.convert i3d wrote, or random-i3d")
+    add("--features", default="", help="folder of nbp.convert i3d, or random-i3d")
     add("--lpips", default="", help="folder that nbp.convert lpips wrote")
-    add("--c3d", default="", help="folder that nbp.convert c3d wrote: the Inception score")
+    add("--c3d", default="", help="folder of nbp.convert c3d: the Inception score")
     add = parser.add_argument_group("more scores, and two reports").add_argument
     add("--statistics", default="", help="more scores: kvd,precision,infinity,bootstrap,stream")
     add("--cache", type=Path, help="of features; default: WORKDIR/report/cache")
@@ -156,7 +159,7 @@ def make_requests(
         for name in ("workdir", "clips", "seed", "data", "features", "lpips", "c3d", "cache")
     }
     shared |= {"statistics": parse_statistics(arguments.statistics), "overrides": overrides}
-    shared["setup"] = setup
+    shared |= {"num_frames": arguments.num_frames, "size": arguments.size, "setup": setup}
     return [EvaluateRequest(protocol=name, **shared) for name in arguments.protocol]
 
 

@@ -5,6 +5,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from nbp.config.grids import find_batches, find_grid_problems
 from nbp.config.schema import ROOTS, Config, StageConfig
 from nbp.errors import ConfigError
 from nbp.protocols import find_protocol, needs_features
@@ -37,6 +38,7 @@ def validate(config: Config) -> None:
         check("generator.head", lambda: config.head)
     if not problems:
         problems += find_block_problems(config)
+        problems += find_grid_problems(config)
     generator, data = config.generator, config.data
     require(
         generator.width % generator.heads == 0,
@@ -81,15 +83,24 @@ def validate(config: Config) -> None:
     problems += find_draft_problems(config) if not problems else []
     if "tokenizer" in config.stages:
         problems += find_objective_problems(config)
-    for name in config.stages:
-        stage: StageConfig = getattr(config.train, name)
-        require(
-            stage.batch % stage.accumulate == 0,
-            f"train.{name}.batch",
-            f"{stage.batch} clips do not split into {stage.accumulate} micro-batches",
-        )
+    problems += find_batch_problems(config)
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def find_batch_problems(config: Config) -> list[str]:
+    """Batches that do not split into their micro-batches."""
+    problems = []
+    for name in config.stages:
+        stage: StageConfig = getattr(config.train, name)
+        for key, batches in (("batch", (stage.batch,)), ("grid_batches", stage.grid_batches)):
+            problems += [
+                f"train.{name}.{key}: {batch} clips do not split into {stage.accumulate} "
+                "micro-batches"
+                for batch in batches
+                if batch % stage.accumulate
+            ]
+    return problems
 
 
 def find_position_problems(config: Config) -> list[str]:
@@ -171,17 +182,19 @@ def find_draft_problems(config: Config) -> list[str]:
             "generator.draft: no block is drawn at once, so there is nothing to refine: use "
             "generator.block=row or a larger one, or generator.draft=False"
         )
-    if stage.batch // stage.accumulate < 2:
+    least = min(find_batches(config, stage))
+    if least // stage.accumulate < 2:
+        key = "batch" if least == stage.batch else "grid_batches"
         problems.append(
-            "train.generator.batch: generator.draft needs micro-batches of 2 clips or more, one to "
-            "be plain and one to show drafts"
+            f"train.generator.{key}: generator.draft needs micro-batches of 2 clips or more, one "
+            "to be plain and one to show drafts"
         )
     return problems
 
 
 def find_objective_problems(config: Config) -> list[str]:
     """What the losses of the tokenizer stage ask of the rest of the configuration, if in vain."""
-    losses, size = config.losses, config.data.size
+    losses, size = config.losses, min(side for c in config.each_grid for side in c.data.sides)
     problems = []
     if losses.perceptual == "lpips" and not losses.lpips_root:
         problems.append(

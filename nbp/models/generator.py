@@ -248,7 +248,9 @@ class Generator(nnx.Module):
     ) -> Int[Array, "b rows"]:
         """Vocabulary ids of everything that can be read: the table of `plan.input_index`."""
         batch = ids.shape[0]
-        special = jnp.arange(self.plan.special_count, dtype=ids.dtype)
+        # See `generator.special_ids`: the last one stands for those that the table does not have.
+        numbers = np.minimum(np.arange(self.plan.special_count), self.vocabulary.special - 1)
+        special = jnp.asarray(numbers, ids.dtype)
         rows = [jnp.broadcast_to(special, (batch, special.size)), ids]
         if prompt is not None:
             rows.insert(0, prompt + self.vocabulary.prompt_offset)

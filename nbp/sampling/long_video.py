@@ -315,13 +315,15 @@ class Rollout:
         sampler, depth, shown = self.sampler, self.plan.block[0], self.plan.grid.t
         decoder = StreamingDecoder(sampler, chunk=self.chunk)
         codes, done, first = batch.known, 0, given
-        while done < shown:
+        while True:
             part, now, left = self.at(batch, done)
             now, program = dataclasses.replace(now, known=codes), part.anchored_program(first)
             keys = window_key(key, done // depth)
             codes, cache, finite = part.sampler.run(program, keys, now, None)
-            done = min(done + left, shown)
-            first = self.plan.tokens_of_frames(done) if done < shown else first
+            done = done + left
+            if done >= shown:
+                break
+            first = self.plan.tokens_of_frames(done)
         for number in itertools.count(shown // depth):
             sampler.check(finite, batch)
             grid = np.asarray(sampler.generator.to_grid(codes), np.int32)[:, -shown:]

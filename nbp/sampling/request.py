@@ -24,6 +24,7 @@ from nbp.sampling.settings import (
 )
 
 CLIPS = Whole(1, 1_000_000)
+SIDE = Whole(1, 8192)  # pixels
 TEMPERATURE = Real(COLDEST, HOTTEST)
 GUIDANCE = Real(0.0, STRONGEST)
 BOUND = Real(0.0, 1e6)
@@ -69,8 +70,9 @@ class SampleRequest:
     samples_per_condition: clips drawn for each. per_class: clips of each class, in place of both.
     label: class name or id, or several, in turn. frames: what is continued, a file, or uint8
     [t h w c], or one for each condition. mask: what of them is drawn anew, a file or a box (see
-    `nbp.build_given`). between: two of them, whose gap is drawn. story: labels over the time of
-    each video, a file or a list (see `nbp.sampling.story`).
+    `nbp.build_data`). between: two of them, whose gap is drawn. story: labels over the time of
+    each video, a file or a list (see `nbp.sampling.story`). size: height and width of the clips, or
+    the side of squares.
     """
 
     count: int
@@ -82,6 +84,7 @@ class SampleRequest:
     between: tuple[Any, Any] | None = None
     story: Path | Any | None = None
     given_frames: int | None = None
+    size: tuple[int, ...] | None = None
     per_class: int | None = None
     samples_per_condition: int = 1
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -138,9 +141,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--opener_frames", type=COUNT, help="latent frames that it draws; default 1")
     add("--weights", choices=get_args(WeightType), help="what decoding keeps the weights in")
     add("--cache", choices=get_args(CacheType), help="the same for keys and values")
-    add = parser.add_argument_group("long videos").add_argument
+    add = parser.add_argument_group("length and size").add_argument
     add("--num_frames", type=COUNT, help="length of the videos; longer than a clip: windows slide")
     add("--story", type=Path, help="labels over time: lines FRAMES LABEL, or JSON; one long video")
+    add("--size", nargs="+", type=SIDE, metavar="PX", help="height and width, or one side")
     add("--keep_frames", type=COUNT, help="latent frames a window keeps; default: half of them")
     add(
         "--slide",
@@ -172,7 +176,7 @@ def make_request(arguments: argparse.Namespace) -> SampleRequest:
     def pick(kind: type) -> dict[str, Any]:
         names = [field.name for field in dataclasses.fields(kind)]
         found = {name: values[name] for name in names if values.get(name) is not None}
-        return {n: tuple(v) if n == "between" else v for n, v in found.items()}
+        return {n: tuple(v) if n in ("between", "size") else v for n, v in found.items()}
 
     return SampleRequest(
         count=count,

@@ -5,6 +5,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_rows_draft_and_tokens_check(workdir, tmp_path, capsys):
     np.testing.assert_array_equal(run.sample(num=2, decoding="self_speculative"), drawn)
     frames = run.sample(num=2, decoding="self_speculative", block="frame")
     assert np.any(frames != drawn)
-    greedy = {"num": 2, "top_k": 1}
+    greedy: dict[str, Any] = {"num": 2, "top_k": 1}
     np.testing.assert_array_equal(
         run.sample(decoding="self_speculative", **greedy), run.sample(block="token", **greedy)
     )

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The draft channel: explicit formulas, what a draft may influence, nothing while it is zero."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +45,7 @@ def test_a_query_reads_the_draft_of_what_it_predicts(recipe):
 
 
 def test_a_new_table_changes_nothing():
-    options = {"prompt": 1}
+    options: dict[str, Any] = {"prompt": 1}
     plain = make_network(GRID, (1, 2, 1), Opening("hybrid"), **options)
     draft = make_network(GRID, (1, 2, 1), Opening("hybrid"), draft=True, **options)
     init = jax.jit(lambda key: (plain.init(key), draft.init(key)))

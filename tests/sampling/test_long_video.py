@@ -16,7 +16,7 @@ from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import taps_conv
 from nbp.sampling.filtering import guidance_weight
-from nbp.sampling.long_video import Piece, Rollout, Slide, choose_slide, window_key
+from nbp.sampling.long_video import Piece, Rollout, Slide, SlideKind, choose_slide, window_key
 from nbp.sampling.sampler import Sampler
 from nbp.sampling.settings import SamplingConfig
 from tests.models.toy import draw_params, make_network, reference_logits
@@ -46,7 +46,11 @@ def sampler() -> Sampler:
 @pytest.fixture(scope="module")
 def roll(sampler) -> Callable[..., Rollout]:
     """Rollouts by (kept frames, kind), each with what it has compiled for all tests."""
-    return functools.cache(lambda keep, kind="reencode": Rollout(sampler, Slide(keep, kind)))
+
+    def make(keep: int, kind: SlideKind = "reencode") -> Rollout:
+        return Rollout(sampler, Slide(keep, kind))
+
+    return functools.cache(make)
 
 
 def join(pieces: Iterator[Piece], count: int) -> tuple[np.ndarray, np.ndarray]:

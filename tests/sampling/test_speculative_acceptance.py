@@ -98,7 +98,7 @@ def test_the_papers_codes_have_12_nearest():
 def test_relaxing_moves_at_most_delta_and_only_between_near_codes(delta, radius):
     near = NearCodes(LEVELS, radius)
     target, law = (draw_distributions(ROWS, near.codes, seed=seed) for seed in (2, 3))
-    relaxed = np.asarray(jax.jit(lambda *laws: near.relax(*laws, delta))(target, law))[0]
+    relaxed = np.asarray(jax.jit(lambda p, q: near.relax(p, q, delta))(target, law))[0]
     np.testing.assert_allclose(relaxed.sum(-1), 1, atol=1e-5)
     assert relaxed.min() >= 0
     distance = np.abs(relaxed - target[0]).sum(-1) / 2
@@ -125,7 +125,7 @@ def test_relaxing_moves_at_most_delta_and_only_between_near_codes(delta, radius)
 def test_the_outcome_of_relaxed_acceptance_is_within_delta(delta):
     near = NearCodes(LEVELS, 1)
     target, law = (draw_distributions(8, near.codes, seed=seed) for seed in (4, 5))
-    relaxed = np.asarray(jax.jit(lambda *laws: near.relax(*laws, delta))(target, law))
+    relaxed = np.asarray(jax.jit(lambda p, q: near.relax(p, q, delta))(target, law))
     outcome = outcome_of(relaxed, law)
     distance = np.abs(outcome - target[0]).sum(-1) / 2
     assert distance.max() <= delta + 2e-3
