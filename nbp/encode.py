@@ -199,7 +199,8 @@ def encode_clips(
             )
             writer.write_shard(split, number, examples=rows, skipped=skipped)
             if skipped:
-                report(f"{split} shard {number}: {len(skipped)} clips skipped, first {skipped[0]}")
+                text = f"{split} shard {number}: {len(skipped)} clips skipped, first {skipped[0]}"
+                progress.note(text)
     if not writer.is_whole():
         report(f"this host's shards are in {request.out}; another one's are not done yet")
     else:

@@ -43,9 +43,10 @@ from nbp.config.schema import Config, StageName
 from nbp.errors import CheckpointError, ConfigError, NbpError
 from nbp.files import check_writable_folder, write_text
 from nbp.places import ELSEWHERE, Claim, explain, new_folders
+from nbp.progress import Progress
 from nbp.stages import STAGES
 from nbp.training.checkpoint import Checkpointer
-from nbp.training.state import TrainState
+from nbp.training.state import TrainState, count_parameters
 from nbp.workdir import CONVERTED, list_begun, read_config, read_labels, save_labels
 
 
@@ -88,9 +89,12 @@ def export_workdir(
         check_writable_folder(out, ELSEWHERE)
         _list_leftovers(out)
     labels = read_labels(workdir) if (workdir / "labels.json").is_file() else ()
-    loaded = {
-        stage: _load_stage(config, workdir, stage, labels, average=average) for stage in stages
-    }
+    loaded = {}
+    with Progress(len(stages), "stages read", report) as progress:
+        for stage in stages:
+            loaded[stage] = _load_stage(config, workdir, stage, labels, average=average)
+            progress.step()
+    counts = {stage: count_parameters(trained.params) for stage, (trained, _) in loaded.items()}
     if finished:
         if not _holds(out, loaded, config=_without_averages(config), labels=labels):
             raise _refuse(out)
@@ -105,10 +109,12 @@ def export_workdir(
         try:
             _remove_leftovers(out)
             hashes: dict[str, str] = {}
-            for stage, (trained, averaged) in loaded.items():
-                hashes[stage] = _export_stage(
-                    workdir, partial, stage, trained, averaged=averaged, hashes=hashes
-                )
+            with Progress(sum(counts.values()), "parameters written", report) as progress:
+                for stage, (trained, averaged) in loaded.items():
+                    hashes[stage] = _export_stage(
+                        workdir, partial, stage, trained, averaged=averaged, hashes=hashes
+                    )
+                    progress.step(counts[stage])
             save_labels(partial, labels)
             write_text(partial / "config.json", to_json(_without_averages(config)))
             # The configuration last: with it, a folder is a workdir.
@@ -123,9 +129,8 @@ def export_workdir(
                     _remove_leftovers(out)
             shutil.rmtree(partial, ignore_errors=True)
     for stage, (trained, averaged) in loaded.items():
-        count = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
         kind = "averaged" if averaged else "current"
-        report(f"{stage}: {count:,} {kind} parameters of step {trained.step} in {out}")
+        report(f"{stage}: {counts[stage]:,} {kind} parameters of step {trained.step} in {out}")
 
 
 def _refuse(out: Path) -> CheckpointError:

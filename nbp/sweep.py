@@ -64,6 +64,7 @@ from nbp.errors import CheckpointError, ConfigError, NbpError
 from nbp.files import check_writable_folder, write_text
 from nbp.lowering import measure_training
 from nbp.parallel import distributed
+from nbp.progress import format_duration
 from nbp.protocols import find_protocol
 from nbp.report.sweep_page import write_page
 from nbp.report.sweep_table import (
@@ -79,7 +80,6 @@ from nbp.report.sweep_table import (
 )
 from nbp.runtime import CommandFailed, CommandRunner
 from nbp.stages import compare_config
-from nbp.training.metrics import format_duration
 from nbp.workdir import copy_stage, has_begun, list_steps, read_config, read_labels
 
 

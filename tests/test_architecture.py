@@ -27,7 +27,7 @@ SOURCES = sorted(
 
 # Who may import which modules of ours. `nbp.x` allows all below it; the longest name decides.
 # FREE is for everyone.
-FREE = {"nbp", "nbp.errors", "nbp.ranges", "nbp.shapes", "nbp.files", "nbp.trees"}
+FREE = {"nbp", "nbp.errors", "nbp.ranges", "nbp.shapes", "nbp.files", "nbp.trees", "nbp.progress"}
 FEATURES = tuple(f"nbp.models.{name}" for name in ("network", "c3d", "i3d", "lpips"))
 ALLOWED: dict[str, tuple[str, ...]] = {
     "nbp.errors": ("nbp.errors",),
@@ -128,7 +128,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.build",
         "nbp.build_data",
         "nbp.build_sampling",
-        "nbp.progress",
         "nbp.sample_files",
         "nbp.weights",
         "nbp.workdir",

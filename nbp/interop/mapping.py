@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from nbp.errors import CheckpointError
+from nbp.progress import Progress
 from nbp.shapes import PyTree
 
 Shape = tuple[int, ...]
@@ -197,9 +198,11 @@ def convert_tensors(
     by_target = {rule.target: rule for rule in rules}
     paths, treedef = jax.tree_util.tree_flatten_with_path(template)
     leaves = []
-    for path, leaf in paths:
-        rule = by_target[jax.tree_util.keystr(path, simple=True, separator="/")]
-        leaves.append(_fill(rule, tensors, np.empty(leaf.shape, leaf.dtype), broken))
+    with Progress(sum(leaf.size for _, leaf in paths), "parameters") as progress:
+        for path, leaf in paths:
+            rule = by_target[jax.tree_util.keystr(path, simple=True, separator="/")]
+            leaves.append(_fill(rule, tensors, np.empty(leaf.shape, leaf.dtype), broken))
+            progress.step(leaf.size)
     if broken:
         shown = [f"{name} {what}" for name, what in broken.items()][:LISTED]
         more = f"; and {len(broken) - LISTED} more" if len(broken) > LISTED else ""
