@@ -348,7 +348,10 @@ def find_cache() -> CompilationCache:
     off = not config.jax_enable_compilation_cache
     if off or folder is None or "://" in str(chosen):  # of object stores
         return CompilationCache(folder, 0, 0, None, off)
-    sizes = [entry.stat().st_size for entry in os.scandir(folder)] if folder.is_dir() else []
+    sizes = []
+    with contextlib.suppress(OSError):  # a training removes files, or all of it is not for us
+        for entry in os.scandir(folder):
+            sizes.append(entry.stat().st_size)
     return CompilationCache(folder, len(sizes), sum(sizes), find_place("compiled", folder), off)
 
 

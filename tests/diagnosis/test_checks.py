@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from packaging.requirements import Requirement
 
@@ -245,6 +246,16 @@ def test_the_cache_that_jax_was_told_of() -> None:
     assert found.folder is not None
     assert found.folder.name == "jax"
     assert not found.off
+
+
+def test_a_file_of_the_cache_that_goes_away_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "program").symlink_to("removed")
+    kept = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        assert checks.check_cache(facts.find_cache()).state == "ok"
+    finally:
+        jax.config.update("jax_compilation_cache_dir", kept)
 
 
 def test_data_sets(tmp_path: Path) -> None:
