@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 from nbp.files import open_part
+from nbp.progress import format_duration
 from nbp.shapes import UInt8
 
 # What a console line shows, where present; everything is in the table.
