@@ -261,11 +261,10 @@ class Limits:
 
 def find_limits(shared: Path = Path("/dev/shm")) -> Limits:
     """Of this process."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    endless = sys.maxsize
-    counts = (endless if n == resource.RLIM_INFINITY else n for n in (soft, hard))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (sys.maxsize if n == resource.RLIM_INFINITY else n for n in limits)
     size = shutil.disk_usage(shared).free if shared.is_dir() else None
-    return Limits(*counts, size)
+    return Limits(soft, hard, size)
 
 
 # Video -------------------------------------------------------------------------------------------
