@@ -71,6 +71,7 @@ from nbp.hub.publish import (
     refuse_busy,
 )
 from nbp.places import ELSEWHERE, Claim, explain, new_folders
+from nbp.progress import Progress
 from nbp.stages import STAGES
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     licence = read_licence(arguments.license or UNSTATED)
     check_out(arguments.out)
-    model = read_model(arguments.workdir, average=average)
+    model = read_model(arguments.workdir, print, average=average)
     if form == "official":
         publish_official(model, arguments.out, report=report)
         return
@@ -111,13 +112,15 @@ def read_licence(text: str) -> str:
     return text.lower()
 
 
-def read_model(workdir: Path, *, average: bool) -> Model:
+def read_model(workdir: Path, report: Callable[[str], None], *, average: bool) -> Model:
     """The trained stages of a workdir; CheckpointError where there are none."""
     config, stages = _list_trained(workdir)
     labels = read_labels(workdir) if (workdir / "labels.json").is_file() else ()
-    loaded: dict[StageName, tuple[build.Trained, bool]] = {
-        stage: _load_stage(config, workdir, stage, labels, average=average) for stage in stages
-    }
+    loaded: dict[StageName, tuple[build.Trained, bool]] = {}
+    with Progress(len(stages), "stages read", report) as progress:
+        for stage in stages:
+            loaded[stage] = _load_stage(config, workdir, stage, labels, average=average)
+            progress.step()
     return Model(workdir, _without_averages(config), labels, loaded)
 
 
@@ -144,7 +147,7 @@ def export_workdir(
     if not finished:
         check_writable_folder(out, ELSEWHERE)
         _list_leftovers(out)
-    model = read_model(workdir, average=average)
+    model = read_model(workdir, report, average=average)
     if finished:
         if not _holds(out, model):
             raise refuse(out)
@@ -156,8 +159,11 @@ def export_workdir(
         try:
             _remove_leftovers(out)
             hashes: dict[StageName, str] = {}
-            for stage in model.stages:
-                hashes[stage] = _export_stage(model, partial, stage, hashes)
+            total = sum(model.count_parameters(stage) for stage in model.stages)
+            with Progress(total, "parameters written", report) as progress:
+                for stage in model.stages:
+                    hashes[stage] = _export_stage(model, partial, stage, hashes)
+                    progress.step(model.count_parameters(stage))
             save_labels(partial, model.labels)
             write_text(partial / "config.json", to_json(model.config))
             # The configuration last: with it, a folder is a workdir.

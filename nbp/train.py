@@ -23,15 +23,14 @@ def make_parser() -> Parser:
         ),
         overrides="all",
     )
-    parser.add_argument(
-        "--config", required=True, metavar="FILE[:VARIANT]", help="of the folder configs, or yours"
-    )
-    parser.add_argument("--workdir", required=True, type=Path, help="made, or gone on with")
-    parser.add_argument(
-        "--resume_from", type=Path, metavar="DIR", help="go on from another workdir's checkpoints"
-    )
-    parser.add_argument("--resume_step", type=NATURAL, help="which of them; default: the newest")
-    parser.add_argument(
+    add = parser.add_argument_group("what is trained").add_argument
+    add("--config", required=True, metavar="FILE[:VARIANT]", help="of the folder configs, or yours")
+    add("--workdir", required=True, type=Path, help="made, or gone on with")
+    add = parser.add_argument_group("from another run").add_argument
+    add("--resume_from", type=Path, metavar="DIR", help="go on from another workdir's checkpoints")
+    add("--resume_step", type=NATURAL, help="which of them; default: the newest")
+    add = parser.add_argument_group("before training").add_argument
+    add(
         "--check",
         action="store_true",
         help="look at flags and configuration, not at files, and end: for launchers",

@@ -27,7 +27,7 @@ SOURCES = sorted(
 
 # Who may import which modules of ours. `nbp.x` allows all below it; the longest name decides.
 # FREE is for everyone.
-FREE = {"nbp", "nbp.errors", "nbp.ranges", "nbp.shapes", "nbp.files", "nbp.trees"}
+FREE = {"nbp", "nbp.errors", "nbp.ranges", "nbp.shapes", "nbp.files", "nbp.trees", "nbp.progress"}
 FEATURES = tuple(f"nbp.models.{name}" for name in ("network", "c3d", "i3d", "lpips"))
 ALLOWED: dict[str, tuple[str, ...]] = {
     "nbp.errors": ("nbp.errors",),
@@ -40,6 +40,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "nbp.locks": (),
     "nbp.runtime": (),
     "nbp.progress": (),
+    "nbp.diagnosis": ("nbp.diagnosis", "nbp.runtime", "nbp.data.video"),
     "nbp.losses": ("nbp.layout",),
     "nbp.parallel": ("nbp.parallel",),
     "nbp.nn": ("nbp.nn", "nbp.layout", "nbp.parallel"),
@@ -127,7 +128,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.build",
         "nbp.build_data",
         "nbp.build_sampling",
-        "nbp.progress",
         "nbp.sample_files",
         "nbp.weights",
         "nbp.workdir",
@@ -180,7 +180,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 # Commands, and what serves several of them, may import all but other commands...
 COMMANDS = ("train", "sample", "evaluate", "prepare", "encode", "convert", "precompile", "export")
-COMMANDS += ("sweep", "fit")
+COMMANDS += ("sweep", "fit", "doctor", "completion")
 # ...except the one that ends with the work of two others, and the library's face.
 CALLED = {"nbp.train": ("nbp.sample", "nbp.evaluate"), "nbp.run": ("nbp.evaluate",)}
 

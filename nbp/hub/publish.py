@@ -39,6 +39,7 @@ from nbp.hub.model_card import CardStage, write_card
 from nbp.hub.safetensors import SUFFIX, write_file, write_shards
 from nbp.places import ELSEWHERE, Claim, explain, new_folders
 from nbp.shapes import PyTree
+from nbp.training.state import count_parameters
 from nbp.trees import flatten_paths
 from nbp.workdir import read_config, read_labels, save_labels
 
@@ -68,6 +69,10 @@ class Model:
         """Numpy float32."""
         params = self.stages[stage][0].params
         return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
+
+    def count_parameters(self, stage: StageName) -> int:
+        """Numbers, not tensors."""
+        return count_parameters(self.stages[stage][0].params)
 
     def is_average(self, stage: StageName) -> bool:
         """Whether these are averages: of this workdir, or of the one that it was exported from."""
@@ -99,7 +104,7 @@ class Model:
     def tell(self, out: Path, report: Report) -> None:
         """A line about each stage that was written."""
         for stage, (trained, _) in self.stages.items():
-            count = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
+            count = self.count_parameters(stage)
             kind = "averaged" if self.is_average(stage) else "current"
             report(f"{stage}: {count:,} {kind} parameters of step {trained.step} in {out}")
 

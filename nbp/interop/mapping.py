@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from nbp.errors import CheckpointError
+from nbp.progress import Progress
 from nbp.shapes import PyTree
 from nbp.trees import flatten_paths
 
@@ -196,10 +197,12 @@ def convert_tensors(
     check_rules(tensors, rules, drops, template=template, origin=origin)
     broken: dict[str, str] = {}
     by_target = {rule.target: rule for rule in rules}
-    leaves = [
-        _fill(by_target[path], tensors, np.empty(leaf.shape, leaf.dtype), broken)
-        for path, leaf in flatten_paths(template).items()
-    ]
+    targets, leaves = flatten_paths(template), []
+    with Progress(sum(leaf.size for leaf in targets.values()), "parameters") as progress:
+        for path, leaf in targets.items():
+            empty = np.empty(leaf.shape, leaf.dtype)
+            leaves.append(_fill(by_target[path], tensors, empty, broken))
+            progress.step(leaf.size)
     if broken:
         shown = [f"{name} {what}" for name, what in broken.items()][:LISTED]
         more = f"; and {len(broken) - LISTED} more" if len(broken) > LISTED else ""

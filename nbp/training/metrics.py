@@ -20,6 +20,7 @@ from typing import Any
 import jax
 
 from nbp.files import open_part
+from nbp.progress import format_duration
 from nbp.shapes import UInt8
 
 # What a console line shows, where present; everything is in the table.
@@ -339,11 +340,3 @@ class MetricsWriter:
             left = format_duration(rate * (self._total - step))
             speed = f"step {values['step_time_s']:.3g} s"
             self.note(f"{step}/{self._total}  {text}  {speed}  ETA {left}")
-
-
-def format_duration(seconds: float) -> str:
-    """Formats e.g. 3725 as "1h02m", 62 as "1m02s", 5 as "5s"."""
-    total = max(round(seconds), 0)
-    if total >= 3600:
-        return f"{total // 3600}h{total % 3600 // 60:02d}m"
-    return f"{total // 60}m{total % 60:02d}s" if total >= 60 else f"{total}s"

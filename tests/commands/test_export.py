@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from nbp import build, build_sampling, export, locks
+from nbp import build, build_sampling, export, locks, progress
 from nbp.config import load_config, to_json
 from nbp.errors import CheckpointError, ConfigError
 from nbp.export import PARTIAL
@@ -62,10 +62,17 @@ def read(folder: Path, stage: Any, *, ema: bool) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(trained.params)]
 
 
-def test_the_average_becomes_the_parameters(workdir, tmp_path, capsys):
+def test_the_average_becomes_the_parameters(workdir, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
+    monkeypatch.setattr(progress, "QUIET", -1.0)
     export.main(["--workdir", str(workdir), "--out", str(out)])
-    assert "averaged parameters of step 7" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "averaged parameters of step 7" in told
+    assert "[export] 2/2 stages read" in told
+    count = sum(
+        leaf.size for stage in ("tokenizer", "generator") for leaf in read(out, stage, ema=False)
+    )
+    assert f"[export] {count}/{count} parameters written" in told
     for stage in ("tokenizer", "generator"):
         kept = getattr(CONFIG.train, stage).ema > 0
         for a, b in zip(read(out, stage, ema=False), read(workdir, stage, ema=kept), strict=True):

@@ -4,14 +4,12 @@ import csv
 import json
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from nbp.training.metrics import (
     MetricsTable,
     MetricsWriter,
     WindowMeter,
-    format_duration,
 )
 
 
@@ -142,13 +140,6 @@ def test_going_back_rewrites_the_table_and_opens_new_events(tmp_path, capsys):
     events = sorted(tmp_path.glob("events.out.tfevents.*"))
     assert len(events) == 2, "also within one second"
     assert b"alarm/rollback" in events[1].read_bytes()
-
-
-@pytest.mark.parametrize(
-    "seconds,text", [(0.4, "0s"), (5.0, "5s"), (62.0, "1m02s"), (3725.0, "1h02m"), (9e4, "25h00m")]
-)
-def test_durations(seconds, text):
-    assert format_duration(seconds) == text
 
 
 def test_a_window_that_is_stored_goes_on_as_if_nothing_had_happened():
