@@ -159,7 +159,7 @@ def check_places(config: Config, workdir: Path) -> None:
         refuse_inside(workdir, "--workdir", config.images.root, "images.root")
     if not distributed.is_main():
         return
-    folders = ["", "report", "samples"]
+    folders = ["", "report", "samples", "tracking"]
     for stage in config.stages:
         folders += [stage, f"{stage}/checkpoints", f"{stage}/previews"]
     for folder in folders:

@@ -17,6 +17,7 @@ from nbp.tasks.adversary import AdversarySettings
 from nbp.tasks.corrupted_context import CorruptedContext, CorruptionSettings
 from nbp.tasks.draft import DraftObjective
 from nbp.tasks.tokenizer import Objective
+from nbp.tracking.packages import TrackerName
 from nbp.training.guards import GuardSpec
 from nbp.training.optimizer import OptimizerSettings
 
@@ -148,6 +149,8 @@ class TrainConfig:
     changed_data: what to do where the data are not those of the checkpoint that is resumed.
     profile_steps: first and last update of each stage that are recorded in `<stage>/profile/`, for
       TensorBoard or Perfetto; () for none.
+    tracking: where metrics go beside `metrics.csv`: tensorboard, wandb, mlflow, trackio
+      (docs/tracking.md).
     """
 
     tokenizer: StageConfig
@@ -160,6 +163,7 @@ class TrainConfig:
     preview_clips: Count = 8
     changed_data: Literal["refuse", "accept"] = "refuse"
     profile_steps: tuple[int, ...] = ()
+    tracking: tuple[TrackerName, ...] = ("tensorboard",)
     guards: GuardSpec = field(default_factory=GuardSpec)
 
 

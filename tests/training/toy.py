@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nbp.parallel.mesh import make_mesh
+from nbp.tracking.tracking import Tracking
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.guards import GuardSpec
 from nbp.training.loop import LoopSpec, run
@@ -147,11 +148,12 @@ def train(
     checkpoint_every: int = 5,
     changed_data: Literal["refuse", "accept"] = "refuse",
     guards: GuardSpec | None = None,
+    tracking: Tracking | None = None,
 ) -> TrainState:
     """Trains the toy in `directory` like a stage of `nbp.train`."""
     with (
         checkpointer or Checkpointer(directory / "checkpoints") as checkpointer,
-        MetricsWriter(directory, name="toy", tensorboard=False) as writer,
+        MetricsWriter(directory, name="toy", tensorboard=False, tracking=tracking) as writer,
     ):
         return run(
             task or ToyTask(),
