@@ -10,23 +10,26 @@ from nbp.errors import ConfigError
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
-# Those that no installation has by itself: tracker -> the module that it imports.
-OPTIONAL: dict[str, str] = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+# Those that no installation has by itself: the module that is imported has the tracker's name.
+OPTIONAL: dict[TrackerName, str] = {
+    "wandb": "pip install wandb",
+    "mlflow": "pip install mlflow",
+    "trackio": "pip install trackio",
+}
 
 
-def check_packages(trackers: Sequence[str]) -> None:
+def check_packages(trackers: Sequence[TrackerName]) -> None:
     """Raises ConfigError, with the command that installs them, where packages are missing.
 
     Nothing is imported: that takes seconds.
     """
     missing = [
         name
-        for name in trackers
-        if name in OPTIONAL and importlib.util.find_spec(OPTIONAL[name]) is None
+        for name in dict.fromkeys(trackers)
+        if name in OPTIONAL and importlib.util.find_spec(name) is None
     ]
     if missing:
-        names = ",".join(missing)
         raise ConfigError(
-            f"train.tracking: {', '.join(missing)} is not installed. Use: "
-            f'pip install "nbp-video[{names}]", or leave it out'
+            f"train.tracking: not installed: {', '.join(missing)}. Use: "
+            f"{' && '.join(OPTIONAL[name] for name in missing)}; or leave out what is missing"
         )

@@ -17,7 +17,7 @@ from typing import Any
 
 from nbp import files
 from nbp.tracking.mlflow_run import MlflowRun
-from nbp.tracking.packages import OPTIONAL
+from nbp.tracking.packages import TrackerName
 from nbp.tracking.tensorboard_events import TensorBoard
 from nbp.tracking.tracker import Preview, RunInfo, Tracker
 from nbp.tracking.trackio_run import TrackioRun
@@ -27,7 +27,7 @@ QUEUE = 4096  # calls that a tracker may be behind
 DRAIN_SECONDS = 60.0  # that the end of a run waits for all trackers together
 STOPPED_SECONDS = 10.0  # the same for a run that is stopped: a preempted machine is gone soon
 RUN_IDS = "tracking.json"  # in the workdir: tracker -> id of its run
-RUNS: dict[str, Callable[[RunInfo], Tracker]] = {
+RUNS: dict[TrackerName, Callable[[RunInfo], Tracker]] = {
     "wandb": WandbRun,
     "mlflow": MlflowRun,
     "trackio": TrackioRun,
@@ -202,8 +202,8 @@ class Tracking:
             thread.put(lambda tracker=tracker: getattr(tracker, method)(*args, **options))
 
 
-def make_tracking(names: Sequence[str], info: RunInfo) -> Tracking:
-    """The trackers of these names (`nbp.tracking.packages.TrackerName`) for a run."""
+def make_tracking(names: Sequence[TrackerName], info: RunInfo) -> Tracking:
+    """The trackers of these names for a run."""
     direct = [TensorBoard()] if "tensorboard" in names else []
-    threaded = [RUNS[name](info) for name in dict.fromkeys(names) if name in OPTIONAL]
+    threaded = [RUNS[name](info) for name in dict.fromkeys(names) if name in RUNS]
     return Tracking(direct, threaded, ids=RunIds(info.workdir / RUN_IDS))

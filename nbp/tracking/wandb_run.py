@@ -10,6 +10,8 @@ from typing import Any
 
 from nbp.tracking.tracker import Preview, RunInfo
 
+FINISH_SECONDS = 45.0  # that the end waits for uploads; what is left lies in the folder
+
 
 class WandbRun:
     """A run of W&B; `WORKDIR/tracking/wandb` holds it.
@@ -50,13 +52,15 @@ class WandbRun:
                 disable_code=True,
                 disable_git=True,
                 disable_job_creation=True,
+                finish_timeout=FINISH_SECONDS,
             ),
         )
         return identity
 
     def describe(self) -> str:
         url = getattr(self._run, "url", None)
-        return f"run {self._run.id}, {url or f'to be sent with: wandb sync {self._folder}/*-run-*'}"
+        send = f"to be sent with: wandb sync {self._folder}/offline-run-*"
+        return f"run {self._run.id}, {url or send}"
 
     def start(self, stage: str, step: int, *, directory: Path) -> None:
         del step, directory

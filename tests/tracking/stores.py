@@ -1,15 +1,18 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the stores of real trackers with their own readers, and compares them with metrics.csv.
+"""Reads the stores of real trackers, and compares them with metrics.csv.
 
 `python -m tests.tracking.stores WORKDIR` does so for a trained workdir.
 """
 
 import csv
+import itertools
 import json
 import os
 import sqlite3
+import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,29 +62,50 @@ def read_trackio(workdir: Path, identity: str) -> Rows:
     return rows
 
 
+def read_records(data: bytes) -> Iterator[bytes]:
+    """Records of a `.wandb` file: a log of LevelDB after a header of 7 bytes.
+
+    Blocks of 32 KiB hold pieces: checksum (4 bytes), length (2), whole/first/middle/last (1..4).
+    """
+    assert data[:4] == b":W&B"
+    at, record = 7, b""
+    while len(data) - at >= 7:
+        left = 2**15 - at % 2**15
+        if left < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        if not kind:  # nothing more in this block
+            at += left
+            continue
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            yield record
+            record = b""
+
+
 def read_wandb(workdir: Path, identity: str) -> Rows:
     from wandb.proto import wandb_internal_pb2  # pyright: ignore[reportMissingImports]
-    from wandb.sdk.internal.datastore import DataStore  # pyright: ignore[reportMissingImports]
 
     rows: Rows = {}
     folder = workdir / "tracking" / "wandb"
-    for path in sorted(folder.glob(f"offline-run-*-{identity}/run-{identity}.wandb")):
-        store: Any = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            record: Any = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            if record.WhichOneof("record_type") != "history":
-                continue
-            row = {
-                item.key or "/".join(item.nested_key): json.loads(item.value_json)
-                for item in record.history.item
-            }
-            steps = {key.removesuffix("/step"): v for key, v in row.items() if key.endswith("/step")}
-            for key, value in row.items():
-                stage, _, name = key.partition("/")
-                if stage in steps and name != "step" and isinstance(value, int | float):
-                    add(rows, key, steps[stage], value)
+    paths = sorted(folder.glob(f"offline-run-*-{identity}/run-{identity}.wandb"))
+    assert paths
+    for data in itertools.chain(*(read_records(path.read_bytes()) for path in paths)):
+        record: Any = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") != "history":
+            continue
+        row = {
+            item.key or "/".join(item.nested_key): json.loads(item.value_json)
+            for item in record.history.item
+        }
+        steps = {key.removesuffix("/step"): v for key, v in row.items() if key.endswith("/step")}
+        for key, value in row.items():
+            stage, _, name = key.partition("/")
+            if stage in steps and name != "step" and isinstance(value, int | float):
+                add(rows, key, steps[stage], value)
     return rows
 
 
@@ -99,7 +123,9 @@ def main(workdir: Path) -> None:
     cells = sum(map(len, expected.values()))
     for tracker in json.loads((workdir / RUN_IDS).read_text(encoding="utf8")):
         found = read_store(workdir, tracker)
-        wrong = [key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)]
+        wrong = [
+            key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)
+        ]
         same = "equal" if not wrong else f"DIFFERENT at {sorted(wrong)[:3]}"
         print(f"{tracker}: {len(found)} rows, {cells} cells of metrics.csv: {same}")
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The real packages, offline: what was logged is read back with their own readers."""
+"""The real packages, offline: what was logged is read back from their stores."""
 
 import importlib.util
 import json
@@ -24,7 +24,7 @@ VARIABLES = (
 
 def needs(package):
     missing = importlib.util.find_spec(package) is None
-    reason = f'{package} is not installed: pip install "nbp-video[{package}]"'
+    reason = f"{package} is not installed: pip install {package}"
     return pytest.param(package, marks=pytest.mark.skipif(missing, reason=reason))
 
 

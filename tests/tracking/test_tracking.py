@@ -1,6 +1,7 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
 import csv
+import importlib.util
 import json
 import threading
 import time
@@ -14,7 +15,7 @@ import nbp.train
 from nbp.config import load_config
 from nbp.errors import ConfigError
 from nbp.parallel import distributed
-from nbp.tracking import packages
+from nbp.tracking.packages import check_packages
 from nbp.tracking.tracker import Preview, flatten
 from nbp.tracking.tracking import RunIds, Tracking
 from nbp.training.metrics import MetricsWriter
@@ -174,8 +175,8 @@ def test_a_hanging_tracker_holds_up_the_end_no_longer_than_allowed(tmp_path):
 def test_a_run_that_ends_with_an_error_says_so(tmp_path):
     fake = Fake()
     tracking, _ = make(tmp_path, fake)
+    tracking.log("a", 1, {})
     with pytest.raises(KeyError), tracking:
-        tracking.log("a", 1, {})
         raise KeyError
     assert fake.calls[-1] == ("close", False)
 
@@ -253,15 +254,21 @@ def test_only_the_first_process_tracks(tmp_path, monkeypatch):
 
 
 def test_a_missing_package_is_refused_before_anything_is_written(tmp_path, monkeypatch):
-    for name in ("wandb", "trackio"):
-        monkeypatch.setitem(packages.OPTIONAL, name, f"{name}_that_nobody_has")
+    find_spec = importlib.util.find_spec
+    missing = ("wandb", "trackio")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in missing else find_spec(name)
+    )
     changes = {**tiny.OVERRIDES, "train.tracking": "('tensorboard', 'wandb', 'trackio')"}
     config = load_config(tiny.CONFIG, changes)
     with pytest.raises(ConfigError) as refusal:
         nbp.train.train_workdir(config, tmp_path / "run")
-    assert 'pip install "nbp-video[wandb,trackio]"' in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+    assert str(refusal.value) == (
+        "train.tracking: not installed: wandb, trackio. Use: pip install wandb && "
+        "pip install trackio; or leave out what is missing"
+    )
     assert not (tmp_path / "run").exists()
+    check_packages(("tensorboard",))
 
 
 def test_an_unknown_tracker_is_refused():
