@@ -46,6 +46,7 @@ if __name__ == "__main__":
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -227,6 +228,7 @@ def run_stage(
         evaluators=evaluators,
         origin=origin,
         tracking=tracking,
+        began=plan.began,
         verified=(found.step,) if found is not None and found.sealed else (),
     )
 
@@ -240,11 +242,13 @@ def train_stage(
     evaluators: StageEvaluators,
     origin: Mapping[str, Any],
     tracking: Tracking | None = None,
+    began: float = math.inf,
     verified: tuple[int, ...] = (),
 ) -> TrainState:
     """Runs one stage in `workdir/<stage>` and draws its curves, also of one that goes wrong.
 
-    verified: checkpoints whose files were just compared with their hashes.
+    verified: checkpoints whose files were just compared with their hashes. began: when the run did,
+    in seconds of `time.monotonic`, for `train.max_hours`.
     """
     stage: StageConfig = getattr(config.train, task.name)
     directory = build.stage_directory(workdir, task.name)
@@ -281,7 +285,7 @@ def train_stage(
                 config, stage, data=data, start_batch=batch, rows=rows
             ),
             checkpointer=checkpointer,
-            spec=make_loop_spec(config, stage),
+            spec=make_loop_spec(config, stage, began=began),
             mesh=mesh,
             writer=writer,
             meta=meta,

@@ -6,6 +6,7 @@
 after the asynchronous save of step N began), `seal:N` (while step N is being committed).
 """
 
+import math
 import os
 import signal
 import sys
@@ -149,6 +150,7 @@ def train(
     changed_data: Literal["refuse", "accept"] = "refuse",
     guards: GuardSpec | None = None,
     tracking: Tracking | None = None,
+    deadline: float = math.inf,
 ) -> TrainState:
     """Trains the toy in `directory` like a stage of `nbp.train`."""
     with (
@@ -166,6 +168,7 @@ def train(
                 checkpoint_every=checkpoint_every,
                 changed_data=changed_data,
                 guards=guards or GuardSpec(),
+                deadline=deadline,
             ),
             mesh=mesh if mesh is not None else make_mesh(data=1),
             writer=writer,
