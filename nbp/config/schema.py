@@ -149,8 +149,8 @@ class TrainConfig:
     changed_data: what to do where the data are not those of the checkpoint that is resumed.
     profile_steps: first and last update of each stage that are recorded in `<stage>/profile/`, for
       TensorBoard or Perfetto; () for none.
-    max_hours: time after which a run saves and ends as if it were preempted, with exit code 143; the
-      same command goes on. It is counted from each start, and looked at between updates; 0 for no end.
+    max_hours: time after which a run saves and ends as if it were preempted, with exit code 143;
+      the same command goes on. Counted from each start, looked at between updates; 0 for no end.
     tracking: where metrics go beside `metrics.csv`: tensorboard, wandb, mlflow, trackio
       (docs/tracking.md).
     """

@@ -186,7 +186,7 @@ def test_the_end_of_its_time_saves_and_the_rest_has_the_same_bits(
         clock.now += batch == 7
 
     with pytest.raises(
-        Preempted, match=r"train\.max_hours passed at step 8: checkpoint 8 is saved"
+        Preempted, match=r"max_hours passed at step 8: checkpoint 8 is saved"
     ):
         train(tmp_path, at_draw=at_draw, deadline=1.0)
     assert list_steps(tmp_path)[-1] == 8
