@@ -5,7 +5,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Preview:
     fps: float
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """A place where the metrics of a run go, all stages as one run.
 
