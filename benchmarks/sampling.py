@@ -237,6 +237,7 @@ def count_pass(
         for layer in params.layers
         for matrix in (layer.qkv, layer.proj, layer.up, layer.down)
     )
+    assert params.head is not None  # these sizes have the head of all codes
     products = matrices + params.head.rows.size
     return {
         "weight_bytes": weights,

@@ -5,7 +5,8 @@
     python -m nbp.train --config configs/quickstart.py --workdir runs/quickstart
 
 Variants: `:smoke` (under a minute, for CI: shows that everything runs, learns nothing worth
-seeing) and `:hard` (more shapes, colours, motions, texture and pixels; for a GPU).
+seeing), `:grids` (clips of two sizes; draws any) and `:hard` (more shapes, colours, motions,
+texture and pixels; for a GPU).
 Other blocks: --config.generator.block=row (default), frame, token, or a box such as (1,2,2).
 """
 
@@ -81,10 +82,12 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluation = dict(protocol="moving-shapes", clips=256, samples=16)
     if variant == "smoke":
         config.update(SMOKE)
+    elif variant == "grids":
+        config.update(GRIDS)
     elif variant == "hard":
         config.update(HARD)
     elif variant:
-        raise KeyError("use smoke or hard")
+        raise KeyError("use smoke, grids or hard")
     return config
 
 
@@ -101,6 +104,13 @@ SMOKE = dict(
         preview_every=12,
     ),
     evaluation=dict(clips=16, samples=4),
+)
+
+# Half of the updates are of 9 frames of 48x48 px, with half as many clips: docs/data.md.
+GRIDS = dict(
+    name="quickstart:grids",
+    data=dict(grids=((9, 48, 48),)),
+    generator=dict(positions="rotary"),
 )
 
 HARD = dict(

@@ -89,7 +89,8 @@ def make_recipe(config: Config, platform: str = "") -> Recipe:
     attention = make_attention(config, platform)
     match config.generator.recipe:
         case "modern":
-            return modern_recipe(attention, layers=config.generator.layers)
+            generator = config.generator
+            return modern_recipe(attention, layers=generator.layers, positions=generator.positions)
         case "paper":
             return paper_recipe(attention, context=config.generator.context)
         case _ as never:
@@ -202,7 +203,7 @@ def make_generator_task(
 ) -> GeneratorTask:
     """The step of token data has no tokenizer in it: its batches hold codes."""
     on_tokens = config.data.kind == "tokens"
-    return GeneratorTask(
+    task = GeneratorTask(
         network=make_generator_network(config, labels, platform=platform),
         tokenizer=make_tokenizer_network(config),
         optimizer=OptimizerSpec.of(config.train.generator, make_generator_groups(config)),
@@ -214,6 +215,13 @@ def make_generator_task(
         loss_tokens=config.memory.loss_tokens,
         draft=config.generator.draft_training if config.generator.draft else None,
     )
+
+    def on(other: Config) -> GeneratorTask:
+        network = dataclasses.replace(task.network, plan=other.plan)
+        plans: dict[str, Any] = {"further": other.further_plans, "corruption": other.corruption}
+        return dataclasses.replace(task, network=network, **plans)
+
+    return dataclasses.replace(task, grids=tuple(map(on, config.each_grid[1:])))
 
 
 def stage_directory(workdir: Path, stage: str) -> Path:

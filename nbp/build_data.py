@@ -7,6 +7,7 @@ Each choice that `config.data` names is made here, once, by choosing an object.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -16,9 +17,16 @@ from typing import Any, assert_never
 import numpy as np
 
 from nbp.config import expand_paths, from_dict, to_json
+from nbp.config.grids import (
+    find_batches,
+    find_mean_clips,
+    find_shares,
+    list_clips,
+)
 from nbp.config.parsing import set_overrides
 from nbp.config.schema import Config, StageConfig
-from nbp.data.augmentation import Transform, choose_spatial, make_clip_transforms
+from nbp.data.augmentation import Sides, Transform, choose_spatial, make_clip_transforms
+from nbp.data.buckets import BucketSchedule, BucketStream, join_bucket_fingerprints
 from nbp.data.images import (
     IMAGE_SUFFIXES,
     MixedStream,
@@ -28,37 +36,52 @@ from nbp.data.images import (
     read_image,
     scan_images,
 )
-from nbp.data.masks import parse_box
+from nbp.data.masks import keep_cells, keep_ends, parse_box
 from nbp.data.moving_shapes import MovingShapes, MovingShapesSpec
 from nbp.data.pipeline import BatchStream, PipelineSpec, make_fingerprint
 from nbp.data.records import VERSION, RecordSource, make_record_transforms
-from nbp.data.sources import BadVideos, FolderSpec, scan_folder
+from nbp.data.sources import BadVideos, FolderScan, FolderSpec, scan_folder
 from nbp.data.token_cache import PROVENANCE, TokenCache, open_cache
 from nbp.data.video.decode import read_clip
 from nbp.errors import ConfigError, DataError
 from nbp.files import read_json
+from nbp.layout import frames_of_latents
+from nbp.sampling.request import SampleRequest
 
 # First index of the held-out moving shapes: far beyond any training clip.
 HELD_OUT = 1 << 40
 # Keeps the order and the crops of images apart from those of the clips they may be frames of.
 IMAGE_SEED = 0x494D47
+# The same for the clips of each further grid: a number of its own is added.
+GRID_SEED = 0x475244
+
+NO_DRAFTS = (
+    "this model has no draft channel: train with --config.generator.draft=True, from its own "
+    "weights with --config.train.generator.start_from=WORKDIR"
+)
 
 
 @dataclass(frozen=True)
 class ClipData:
     """A random-access source of one split, and what makes examples of its records.
 
-    images: the single images of batches that hold both.
+    images: the single images of batches that hold both. grids: the same for each of `data.grids`.
     """
 
     source: Any
     transforms: tuple[Transform, ...]
     bad_videos: BadVideos | None = None
     images: "ClipData | None" = None
+    grids: "tuple[ClipData, ...]" = ()
 
     @property
     def label_names(self) -> tuple[str, ...]:
         return self.source.label_names
+
+
+def open_each_cache(config: Config) -> list[TokenCache]:
+    """The token cache of the main grid and of each further one; errors as in `open_tokens`."""
+    return [open_tokens(each) for each in config.each_grid]
 
 
 def make_data(
@@ -69,6 +92,37 @@ def make_data(
     Raises DataError for data that are missing, empty, or without a usable video, ConfigError for a
     token cache that was made for other clips.
     """
+    scan = scan_videos(config, bad_videos=bad_videos, progress=progress)
+    train, held_out = _make_splits(config, scan, bad_videos)
+    further = [_make_splits(each, scan, bad_videos) for each in config.each_grid[1:]]
+    trains, helds = (tuple(split) for split in zip(*further, strict=True)) if further else ((), ())
+    shared = {"bad_videos": train.bad_videos}
+    return (
+        replace(train, grids=tuple(replace(each, **shared) for each in trains)),
+        replace(held_out, grids=tuple(replace(each, **shared) for each in helds)),
+    )
+
+
+def scan_videos(config: Config, *, bad_videos: Path | None, progress: Any) -> FolderScan | None:
+    """The folder of videos, whose files are long enough for some grid; None for other data."""
+    data = config.data
+    if data.kind != "folder":
+        return None
+    share = data.validation
+    folder = FolderSpec(
+        min(clip[0] for clip in (data.clip, *data.grids)),
+        data.fps or None,
+        validation="split" if share else "same",
+        validation_fraction=share or 0.1,
+        check=data.check,
+    )
+    return scan_folder(data.root, folder, bad_videos=bad_videos, progress=progress)
+
+
+def _make_splits(
+    config: Config, scan: FolderScan | None, bad_videos: Path | None
+) -> tuple[ClipData, ClipData]:
+    """Both splits of the main grid of a configuration."""
     data = config.data
     match data.kind:
         case "moving_shapes":
@@ -81,18 +135,14 @@ def make_data(
             )
             return ClipData(train, ()), ClipData(held_out, ())
         case "folder":
-            share = data.validation
-            folder = FolderSpec(
-                data.frames,
-                data.fps or None,
-                validation="split" if share else "same",
-                validation_fraction=share or 0.1,
-                check=data.check,
+            assert scan is not None
+            train, held_out = (
+                split if split.spec.frames == data.frames else split.of_length(data.frames)
+                for split in (scan.train, scan.validation)
             )
-            scan = scan_folder(data.root, folder, bad_videos=bad_videos, progress=progress)
             return (
-                ClipData(scan.train, make_transforms(config, training=True), scan.bad),
-                ClipData(scan.validation, make_transforms(config, training=False), scan.bad),
+                ClipData(train, make_transforms(config, training=True), scan.bad),
+                ClipData(held_out, make_transforms(config, training=False), scan.bad),
             )
         case "records":
             bad = BadVideos(bad_videos)
@@ -123,7 +173,7 @@ def add_images(config: Config, clips: ClipData, *, bad_videos: Path | None = Non
     if config.images.root:
         bad = BadVideos(bad_videos) if clips.bad_videos is None else clips.bad_videos
         folder = scan_images(config.images.root, bad=bad, check=data.check)
-        chain = make_image_transforms(size=data.size, fit=data.spatial, flip=data.flip)
+        chain = make_image_transforms(size=find_size(config), fit=data.spatial, flip=data.flip)
         return replace(clips, bad_videos=bad, images=ClipData(folder, chain, bad))
     if data.kind == "moving_shapes":
         chain = (*clips.transforms, TakeFrame())
@@ -147,7 +197,7 @@ def make_transforms(
     make = make_record_transforms if data.kind == "records" else make_clip_transforms
     return make(
         frames=frames or data.frames,
-        size=data.size,
+        size=find_size(config),
         fps=data.fps or None,
         training=training,
         fit=data.spatial,
@@ -155,14 +205,19 @@ def make_transforms(
     )
 
 
+def find_size(config: Config) -> Sides:
+    """What frames are cut to."""
+    return config.data.sides if config.data.width else config.data.size
+
+
 def make_spatial(config: Config) -> tuple[Transform, ...]:
     """The spatial policy alone, for clips that are already decoded."""
-    resize, cut = choose_spatial(config.data.spatial, config.data.size, training=False)
+    resize, cut = choose_spatial(config.data.spatial, find_size(config), training=False)
     return (resize, *cut)
 
 
 def fit_frames(config: Config, frames: np.ndarray) -> np.ndarray:
-    """Frames of any size as those of a clip: uint8 [t size size 3]."""
+    """Frames of any size as those of a clip: uint8 [t h w 3]."""
     for transform in make_spatial(config):
         frames = transform({"video": frames}, np.random.default_rng(0))["video"]
     return frames
@@ -204,16 +259,15 @@ def join_ends(config: Config, ends: tuple[Any, Any], frames: int) -> np.ndarray:
 
 
 def read_mask(config: Config, mask: Any) -> np.ndarray:
-    """What of a clip is drawn anew: bool [t size size].
+    """What of a clip is drawn anew: bool [t h w].
 
     mask: `box:X0,Y0,X1,Y1`, `outside:...` (see `parse_box`), the white pixels of an image or video
     file, or bool [h w] or [t h w]. Raises ConfigError for a box or array that does not fit.
     """
-    frames, size = config.data.frames, config.data.size
-    whole = (frames, size, size)
+    frames, whole = config.data.frames, config.data.clip
     if isinstance(mask, str):
         try:
-            box = parse_box(mask, size=size)
+            box = parse_box(mask, sides=config.data.sides)
         except ValueError as error:
             raise ConfigError(f"--mask {error}") from error
         if box is not None:
@@ -236,24 +290,31 @@ def make_training_stream(
     data: ClipData,
     start_batch: int,
     rows: Callable[[int], Sequence[int]] | None = None,
-) -> BatchStream | MixedStream:
-    """Batches of `data` from `start_batch` on, with images where `data` has them.
+) -> BatchStream | BucketStream | MixedStream:
+    """Batches of `data` from `start_batch` on, of its grids, and with images where it has them.
 
     `rows` tells which of N rows are made here; None: all.
     """
     spec, image_spec = make_pipeline_specs(config, stage)
 
-    def stream(data: ClipData, spec: PipelineSpec) -> BatchStream:
+    def stream(data: ClipData, spec: PipelineSpec, start: int = start_batch) -> BatchStream:
         return BatchStream(
             data.source,
             data.transforms,
             spec,
-            start_batch=start_batch,
+            start_batch=start,
             rows=None if rows is None else rows(spec.batch),
             bad_videos=data.bad_videos,
         )
 
-    clips = stream(data, spec)
+    if data.grids:
+        schedule = BucketSchedule(find_shares(config), config.seed)
+        specs = make_grid_specs(config, stage)
+        starts = schedule.count(start_batch).tolist()
+        parts = zip((data, *data.grids), specs, starts, strict=True)
+        clips = BucketStream([stream(*part) for part in parts], schedule, start_batch=start_batch)
+    else:
+        clips = stream(data, spec)
     if data.images is None:
         return clips
     return MixedStream(clips, stream(data.images, image_spec))
@@ -275,10 +336,34 @@ def make_pipeline_specs(config: Config, stage: StageConfig) -> tuple[PipelineSpe
     return spec, replace(spec, batch=images, seed=spec.seed ^ IMAGE_SEED, workers=workers)
 
 
+def make_grid_specs(config: Config, stage: StageConfig) -> list[PipelineSpec]:
+    """How the clips of each grid are batched; workers are divided as their frames are."""
+    spec, _ = make_pipeline_specs(config, stage)
+    work = [
+        clips * math.prod(clip)
+        for clips, clip in zip(find_mean_clips(config, stage), list_clips(config), strict=True)
+    ]
+    return [
+        replace(
+            spec,
+            batch=batch,
+            seed=spec.seed if number == 0 else spec.seed ^ (GRID_SEED + number),
+            workers=math.ceil(spec.workers * share / sum(work)),
+        )
+        for number, (batch, share) in enumerate(zip(find_batches(config, stage), work, strict=True))
+    ]
+
+
 def find_fingerprint(config: Config, stage: StageConfig, data: ClipData) -> str:
     """The fingerprint of `make_training_stream`, without a stream and its workers."""
     spec, image_spec = make_pipeline_specs(config, stage)
     clips = make_fingerprint(data.source, data.transforms, spec)
+    if data.grids:
+        parts = [
+            (make_fingerprint(each.source, each.transforms, spec), spec.batch)
+            for each, spec in zip((data, *data.grids), make_grid_specs(config, stage), strict=True)
+        ]
+        clips = join_bucket_fingerprints(parts, find_shares(config))
     if data.images is None:
         return clips
     images = make_fingerprint(data.images.source, data.images.transforms, image_spec)
@@ -346,7 +431,9 @@ def open_tokens(config: Config) -> TokenCache:
     grid = config.grid.shape, config.tokenizer.make_quantizer().codes
     then = {**made, "grid": cache.grid, "codes": cache.provenance["codes"]}
     now = {**wanted, "grid": grid[0], "codes": grid[1]}
-    changed = [f"{key} {then[key]!r}, here {now[key]!r}" for key in now if then[key] != now[key]]
+    changed = [
+        f"{key} {then.get(key)!r}, here {now[key]!r}" for key in now if then.get(key) != now[key]
+    ]
     if changed:
         raise ConfigError(
             f"{cache.directory} holds tokens of other clips ({hash_settings(then)}) than this "
@@ -358,7 +445,7 @@ def open_tokens(config: Config) -> TokenCache:
 
 def describe_clips(config: Config) -> dict[str, Any]:
     """What decides a clip's pixels, given its video: the preprocessing in a cache's provenance."""
-    keys = ("frames", "size", "fps", "spatial", "flip")
+    keys = ("frames", "size", "fps", "spatial", "flip", *("width",) * (config.data.width > 0))
     return {key: getattr(config.data, key) for key in keys}
 
 
@@ -404,7 +491,7 @@ def change_data(
         raise ConfigError("; ".join(problems))
     changed = expand_paths(from_dict(values))
     try:
-        _ = changed.grid
+        _ = [each.grid for each in changed.each_grid]
     except ValueError as error:
         raise ConfigError(f"data: {error}") from error
     if changed.data.kind == "tokens" or (
@@ -415,3 +502,126 @@ def change_data(
             "or a prepared dataset with --data DIR"
         )
     return changed
+
+
+def choose_given_frames(config: Config, request: SampleRequest) -> int:
+    """Latent frames to keep: asked for, else configured, else the fewest that the model needs."""
+    plan = config.plan
+    needed = -(-plan.first // plan.grid.frame)
+    needed += -needed % plan.block[0]
+    configured = max(config.evaluation.given_frames, needed)
+    given = request.given_frames
+    if request.between is not None or (given is None and request.mask is not None):
+        given = needed
+    elif given is None:
+        given = configured if request.frames is None else max(configured, plan.block[0])
+    try:
+        plan.schedule(plan.tokens_of_frames(given))
+    except ValueError as error:
+        raise ConfigError(f"given frames: {error}") from error
+    return given
+
+
+def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndarray]:
+    """Clips or codes whose first frames are kept: of what is given, else held-out ones in turn."""
+    data, stride = config.data, config.tokenizer.stride[0]
+    if request.between is not None:
+        first = request.given_frames or 1
+        clips = join_ends(config, request.between, frames_of_latents(first, stride))
+        return repeat_rows(request.count, clips=clips[None], kept=keep_ends(config.grid, first))
+    if request.frames is None:
+        if config.data.kind != "moving_shapes" and not config.data.root:
+            raise ConfigError("this model continues a video: name one with --frames FILE")
+        _, held_out = make_data(config)
+        rows = iterate_clips(config, held_out, limit=request.count, batch=request.count)
+        return take_examples(next(rows), request.count)
+    fps = data.fps or None
+    needed = frames_of_latents(choose_given_frames(config, request), stride)
+    needed = needed if request.mask is None else data.frames
+    if isinstance(request.frames, Path):
+        clip = read_clip(request.frames, frames=needed, fps=fps, start=0.0)
+        clips = fit_frames(config, clip)[None]
+    else:
+        clips = check_given(config, request, needed=needed)[:, :needed]
+    # The tokenizer is causal: what stands behind the given frames cannot change their codes.
+    padding = np.repeat(clips[:, -1:], data.frames - needed, axis=1)
+    clips = np.concatenate([clips, padding], axis=1)
+    if request.mask is None:
+        return repeat_rows(request.count, clips=clips)
+    kept = keep_cells(read_mask(config, request.mask), config.grid, stride=stride)
+    if kept.all() or not kept.any():
+        rest = "every cell is kept" if kept.all() else "no cell is kept"
+        raise ConfigError(f"--mask: {rest}; a cell of {stride} frames is kept as a whole or not")
+    return repeat_rows(request.count, clips=clips, kept=kept)
+
+
+def repeat_rows(
+    count: int, *, clips: np.ndarray, kept: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """`count` clips of one [1 t h w c] or as many, and their kept cells [T H W] where there are."""
+    rows = {"clips": np.broadcast_to(clips, (count, *clips.shape[1:])).copy()}
+    return rows if kept is None else {**rows, "kept": np.repeat(kept[None], count, 0)}
+
+
+def check_given_anywhere(config: Config, request: SampleRequest) -> None:
+    """ConfigError where tokens cannot be given as `mask` or `between` ask."""
+    flag = "--mask" if request.mask is not None else "--between"
+    if request.mask is None and request.between is None:
+        return
+    chained = config.generator.head == "joint" and request.mask is not None
+    if not config.generator.draft and not chained:
+        raise ConfigError(f"{flag}: {NO_DRAFTS}")
+    frames = request.long.num_frames
+    if frames is not None and frames > config.data.frames:
+        raise ConfigError(
+            f"{flag} draws one clip of {config.data.frames} frames: leave out --num_frames"
+        )
+    if request.decoder.decoding != "plain":
+        raise ConfigError(f"{flag}: leave out --decoding {request.decoder.decoding}")
+    if request.sampling.get("opener", config.sampling.opener):
+        raise ConfigError(f"{flag}: an opener draws whole frames: leave out --opener")
+    if request.mask is not None:
+        if request.frames is None:
+            raise ConfigError("--mask: name the video of which the rest is kept: --frames FILE")
+        read_mask(config, request.mask)
+    if request.between is None:
+        return
+    if request.frames is not None or request.mask is not None:
+        raise ConfigError("--between names both videos: leave out --frames and --mask")
+    plan = config.plan
+    if plan.block[0] < plan.grid.t or plan.first_joint:
+        raise ConfigError(
+            "--between: a token does not know the blocks behind it, so the gap would not know its "
+            f"end: this needs a model with generator.block=({plan.grid.t}, h, w) and opening=bov"
+        )
+    if (request.given_frames or 1) > plan.grid.t - 2:
+        raise ConfigError(f"--between: {plan.grid.t} latent frames leave no gap between the given")
+
+
+def check_given(config: Config, request: SampleRequest, *, needed: int) -> np.ndarray:
+    """The given frames as uint8 [1 t h w c] for all conditions, or one of them for each."""
+    given, (height, width) = np.asarray(request.frames), config.data.sides
+    given = given[None] if given.ndim == 4 else given
+    if given.dtype != np.uint8 or given.ndim != 5 or given.shape[2:] != (height, width, 3):
+        raise ConfigError(
+            f"frames: {describe_array(request.frames)}; give a file, or uint8 [t {height} "
+            f"{width} 3] of 0 to 255, or such a video for each clip"
+        )
+    if given.shape[1] < needed:
+        raise ConfigError(f"frames: {given.shape[1]} frames are given, {needed} are needed")
+    if len(given) not in (1, request.count):
+        raise ConfigError(f"frames: {len(given)} videos for {request.count} clips: give one each")
+    return given
+
+
+def describe_array(values: Any) -> str:
+    """Type and shape, for a message."""
+    found = np.asarray(values)
+    return f"{found.dtype} {list(found.shape)}"
+
+
+def take_examples(batch: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """`count` clips or codes of a batch in turn, as the argument of `Sampler.sample`."""
+    rows = batch["codes"].astype(np.int32) if "codes" in batch else batch["video"]
+    rows = np.resize(rows, (count, *rows.shape[1:]))
+    return {"codes" if "codes" in batch else "clips": rows}

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from nbp import build_data
 from nbp.build import (
     Trained,
     check_tokenizer,
@@ -21,16 +20,20 @@ from nbp.build import (
     make_generator_network,
     make_tokenizer_network,
 )
+from nbp.build_data import (
+    NO_DRAFTS,
+    check_given_anywhere,
+    choose_given_frames,
+    read_conditions,
+)
 from nbp.config import expand_path
 from nbp.config.schema import Config
-from nbp.data.masks import keep_cells, keep_ends
 from nbp.data.prompts import load_prompts
-from nbp.data.video.decode import read_clip
 from nbp.errors import CheckpointError, ConfigError
-from nbp.layout import Box, SequencePlan, frames_of_latents
+from nbp.layout import Box, SequencePlan
 from nbp.parallel import mesh
 from nbp.sampling.finite import check_parameters
-from nbp.sampling.long_video import Slide, choose_slide
+from nbp.sampling.long_video import Slide, plan_slide
 from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Opener, Sampler, find_opened
 from nbp.sampling.self_speculative import SelfSpeculative, check_plans
@@ -38,11 +41,6 @@ from nbp.sampling.settings import SamplingConfig
 from nbp.sampling.speculative import AUTOREGRESSIVE, Decoding, RelaxedJacobi, SpeculativeJacobi
 from nbp.sampling.story import NONE, Line, Scene, Story, read_story
 from nbp.workdir import find_label, has_begun, read_config, read_labels
-
-NO_DRAFTS = (
-    "this model has no draft channel: train with --config.generator.draft=True, from its own "
-    "weights with --config.train.generator.start_from=WORKDIR"
-)
 
 
 def draw_in_block(config: Config, block: str | Box = "") -> Config:
@@ -260,12 +258,19 @@ def plan_request(config: Config, labels: Sequence[str], request: SampleRequest) 
         make_decoding(config, request),
         ids=choose_labels(config, labels, request),
         given_frames=given,
-        slide=plan_slide(config, request),
+        slide=plan_slide(
+            request,
+            config.plan,
+            clip=config.data.frames,
+            rotary=config.generator.positions == "rotary",
+        ),
         story=story,
     )
     if story is None or plan.slide is None:
         return plan
     story.check(depth=config.plan.block[0], least=max(plan.slide.keep, plan.given_frames + 1))
+    if plan.slide.kind == "rolling":
+        story.check_rolling(sampling.guidance)
     first = story.scenes[0].label
     return replace(plan, ids=None if first is None else [first] * request.count)
 
@@ -473,153 +478,3 @@ def choose_labels(
             return None
         raise
     return [ids[i % len(ids)] for i in range(request.count)]
-
-
-def plan_slide(config: Config, asked: SampleRequest) -> Slide | None:
-    """How windows move over the videos asked for; None where a trained clip has all frames."""
-    request, frames = asked.long, asked.long.num_frames
-    if frames is None or (frames <= config.data.frames and asked.story is None):
-        if frames is not None and frames < 1:
-            raise ConfigError(f"--num_frames {frames}: draw at least 1 frame")
-        for flag, value in (
-            ("--keep_frames", request.keep_frames),
-            ("--slide", request.slide),
-            ("--anchor", request.anchor or None),
-            ("--features", request.features or None),
-        ):
-            if value is not None:
-                raise ConfigError(
-                    f"{flag} is about videos longer than a clip of {config.data.frames} frames: "
-                    f"give --num_frames {config.data.frames + 1} or more, or leave it out"
-                )
-        return None
-    if request.anchor and request.slide == "reencode":
-        raise ConfigError("--anchor keeps codes as they are: leave out --slide, or use codes")
-    kind = "anchor" if request.anchor else request.slide or "reencode"
-    try:
-        return choose_slide(config.plan, keep=request.keep_frames, kind=kind)
-    except ValueError as error:
-        raise ConfigError(f"--num_frames {frames}: {error}") from error
-
-
-def choose_given_frames(config: Config, request: SampleRequest) -> int:
-    """Latent frames to keep: asked for, else configured, else the fewest that the model needs."""
-    plan = config.plan
-    needed = -(-plan.first // plan.grid.frame)
-    needed += -needed % plan.block[0]
-    configured = max(config.evaluation.given_frames, needed)
-    given = request.given_frames
-    if request.between is not None or (given is None and request.mask is not None):
-        given = needed
-    elif given is None:
-        given = configured if request.frames is None else max(configured, plan.block[0])
-    try:
-        plan.schedule(plan.tokens_of_frames(given))
-    except ValueError as error:
-        raise ConfigError(f"given frames: {error}") from error
-    return given
-
-
-def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndarray]:
-    """Clips or codes whose first frames are kept: of what is given, else held-out ones in turn."""
-    data, stride = config.data, config.tokenizer.stride[0]
-    if request.between is not None:
-        first = request.given_frames or 1
-        clips = build_data.join_ends(config, request.between, frames_of_latents(first, stride))
-        return repeat_rows(request.count, clips=clips[None], kept=keep_ends(config.grid, first))
-    if request.frames is None:
-        if config.data.kind != "moving_shapes" and not config.data.root:
-            raise ConfigError("this model continues a video: name one with --frames FILE")
-        _, held_out = build_data.make_data(config)
-        rows = build_data.iterate_clips(config, held_out, limit=request.count, batch=request.count)
-        return take_examples(next(rows), request.count)
-    fps = data.fps or None
-    needed = frames_of_latents(choose_given_frames(config, request), stride)
-    needed = needed if request.mask is None else data.frames
-    if isinstance(request.frames, Path):
-        clip = read_clip(request.frames, frames=needed, fps=fps, start=0.0)
-        clips = build_data.fit_frames(config, clip)[None]
-    else:
-        clips = check_given(config, request, needed=needed)[:, :needed]
-    # The tokenizer is causal: what stands behind the given frames cannot change their codes.
-    padding = np.repeat(clips[:, -1:], data.frames - needed, axis=1)
-    clips = np.concatenate([clips, padding], axis=1)
-    if request.mask is None:
-        return repeat_rows(request.count, clips=clips)
-    kept = keep_cells(build_data.read_mask(config, request.mask), config.grid, stride=stride)
-    if kept.all() or not kept.any():
-        rest = "every cell is kept" if kept.all() else "no cell is kept"
-        raise ConfigError(f"--mask: {rest}; a cell of {stride} frames is kept as a whole or not")
-    return repeat_rows(request.count, clips=clips, kept=kept)
-
-
-def repeat_rows(
-    count: int, *, clips: np.ndarray, kept: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
-    """`count` clips of one [1 t h w c] or as many, and their kept cells [T H W] where there are."""
-    rows = {"clips": np.broadcast_to(clips, (count, *clips.shape[1:])).copy()}
-    return rows if kept is None else {**rows, "kept": np.repeat(kept[None], count, 0)}
-
-
-def check_given_anywhere(config: Config, request: SampleRequest) -> None:
-    """ConfigError where tokens cannot be given as `mask` or `between` ask."""
-    flag = "--mask" if request.mask is not None else "--between"
-    if request.mask is None and request.between is None:
-        return
-    chained = config.generator.head == "joint" and request.mask is not None
-    if not config.generator.draft and not chained:
-        raise ConfigError(f"{flag}: {NO_DRAFTS}")
-    frames = request.long.num_frames
-    if frames is not None and frames > config.data.frames:
-        raise ConfigError(
-            f"{flag} draws one clip of {config.data.frames} frames: leave out --num_frames"
-        )
-    if request.decoder.decoding != "plain":
-        raise ConfigError(f"{flag}: leave out --decoding {request.decoder.decoding}")
-    if make_sampling(config, request.sampling).opener:
-        raise ConfigError(f"{flag}: an opener draws whole frames: leave out --opener")
-    if request.mask is not None:
-        if request.frames is None:
-            raise ConfigError("--mask: name the video of which the rest is kept: --frames FILE")
-        build_data.read_mask(config, request.mask)
-    if request.between is None:
-        return
-    if request.frames is not None or request.mask is not None:
-        raise ConfigError("--between names both videos: leave out --frames and --mask")
-    plan = config.plan
-    if plan.block[0] < plan.grid.t or plan.first_joint:
-        raise ConfigError(
-            "--between: a token does not know the blocks behind it, so the gap would not know its "
-            f"end: this needs a model with generator.block=({plan.grid.t}, h, w) and opening=bov"
-        )
-    if (request.given_frames or 1) > plan.grid.t - 2:
-        raise ConfigError(f"--between: {plan.grid.t} latent frames leave no gap between the given")
-
-
-def check_given(config: Config, request: SampleRequest, *, needed: int) -> np.ndarray:
-    """The given frames as uint8 [1 t h w c] for all conditions, or one of them for each."""
-    given, size = np.asarray(request.frames), config.data.size
-    given = given[None] if given.ndim == 4 else given
-    if given.dtype != np.uint8 or given.ndim != 5 or given.shape[2:] != (size, size, 3):
-        raise ConfigError(
-            f"frames: {describe_array(request.frames)}; give a file, or uint8 [t {size} {size} 3] "
-            f"of 0 to 255, or such a video for each clip"
-        )
-    if given.shape[1] < needed:
-        raise ConfigError(f"frames: {given.shape[1]} frames are given, {needed} are needed")
-    if len(given) not in (1, request.count):
-        raise ConfigError(f"frames: {len(given)} videos for {request.count} clips: give one each")
-    return given
-
-
-def describe_array(values: Any) -> str:
-    """Type and shape, for a message."""
-    found = np.asarray(values)
-    return f"{found.dtype} {list(found.shape)}"
-
-
-def take_examples(batch: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    """`count` clips or codes of a batch in turn, as the argument of `Sampler.sample`."""
-    rows = batch["codes"].astype(np.int32) if "codes" in batch else batch["video"]
-    rows = np.resize(rows, (count, *rows.shape[1:]))
-    return {"codes" if "codes" in batch else "clips": rows}

@@ -53,6 +53,7 @@ import numpy as np
 
 from nbp import __version__, build, build_data
 from nbp.config import parse_overrides
+from nbp.config.grids import name_clips
 from nbp.config.schema import Config
 from nbp.data.token_cache import CacheWriter, TokenExample
 from nbp.errors import ConfigError, DataError
@@ -131,8 +132,9 @@ class EncodeRequest:
 def encode_workdir(request: EncodeRequest, report: Report) -> Path:
     """Makes this host's part of the cache, and finishes it if every part is there.
 
-    Returns the folder of the cache. Raises CheckpointError without a trained tokenizer,
-    ConfigError where `out` holds or was begun as another cache, DataError for unusable clips.
+    Of each of `data.grids` too, in a folder of its name. Returns the folder of the main cache.
+    Raises CheckpointError without a trained tokenizer, ConfigError where `out` holds or was begun
+    as another cache, DataError for unusable clips.
     """
     before = read_config(request.workdir)
     config = build_data.change_data(before, request.data, request.overrides, report=report)
@@ -140,6 +142,17 @@ def encode_workdir(request: EncodeRequest, report: Report) -> Path:
         refuse_inside(request.out, "--out", config.data.root, "the videos")
     check_writable_folder(request.out, ELSEWHERE)
     trained = build.load_tokenizer(config, request.workdir)
+    made = encode_clips(config.on_clips(config.data.clip), request, trained, report)
+    for clip in config.data.grids:
+        below = dataclasses.replace(request, out=request.out / name_clips(clip))
+        encode_clips(config.on_clips(clip), below, trained, report)
+    return made
+
+
+def encode_clips(
+    config: Config, request: EncodeRequest, trained: build.Trained, report: Report
+) -> Path:
+    """This host's part of the cache of one grid; returns its folder."""
     train, held_out = build_data.make_data(config)
     names = choose_names(config)
     splits = {

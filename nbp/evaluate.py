@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nbp.errors import run_command
 from nbp.flags import COUNT, SEED, Parser
+from nbp.sampling.request import SIDE
 
 
 def make_parser() -> Parser:
@@ -32,14 +33,12 @@ def make_parser() -> Parser:
     parser.add_argument("--out", type=Path, help="default: WORKDIR/report/PROTOCOL.json")
     parser.add_argument("--clips", type=COUNT, help="clips to generate, or else to score")
     parser.add_argument("--seed", type=SEED, help="of the generated clips; default: the protocol's")
+    parser.add_argument("--num_frames", type=COUNT, help="length of the clips of the model")
+    parser.add_argument("--size", nargs="+", type=SIDE, metavar="PX", help="side of their frames")
     parser.add_argument("--data", type=Path, help="videos or prepared dataset to take clips from")
-    parser.add_argument(
-        "--features", default="", help="folder that nbp.convert i3d wrote, or random-i3d"
-    )
+    parser.add_argument("--features", default="", help="folder of nbp.convert i3d, or random-i3d")
     parser.add_argument("--lpips", default="", help="folder that nbp.convert lpips wrote")
-    parser.add_argument(
-        "--c3d", default="", help="folder that nbp.convert c3d wrote: the Inception score"
-    )
+    parser.add_argument("--c3d", default="", help="folder of nbp.convert c3d: the Inception score")
     parser.add_argument(
         "--statistics", default="", help="more scores: kvd,precision,infinity,bootstrap,stream"
     )
@@ -161,7 +160,7 @@ def make_requests(
         for name in ("workdir", "clips", "seed", "data", "features", "lpips", "c3d", "cache")
     }
     shared |= {"statistics": parse_statistics(arguments.statistics), "overrides": overrides}
-    shared["setup"] = setup
+    shared |= {"num_frames": arguments.num_frames, "size": arguments.size, "setup": setup}
     return [EvaluateRequest(protocol=name, **shared) for name in arguments.protocol]
 
 

@@ -99,6 +99,8 @@ class Parser(argparse.ArgumentParser):
                 raise ConfigError(f"no option {_quote(name)}; {hint}")
             if known[name].nargs == 0 and isinstance(value, bool):
                 words += [f"--{name}"] if value else []
+            elif isinstance(value, list | tuple) and known[name].nargs is not None:
+                words += [f"--{name}", *map(str, value)]
             elif value is not None:
                 words.append(f"--{name}={value}")
         return self.parse_args(words)

@@ -26,11 +26,12 @@ from typing import Literal, assert_never
 
 import numpy as np
 
-from nbp.shapes import Bool, Int
+from nbp.shapes import Bool, Float, Int
 
 Box = tuple[int, int, int]
 OpeningKind = Literal["prefix", "bov", "hybrid"]
 Partition = Literal["box", "strided", "halton"]
+Positions = Literal["learned", "rotary"]
 
 
 @dataclass(frozen=True)
@@ -362,6 +363,20 @@ class SequencePlan:
         coordinates = np.stack(np.unravel_index(predicted, self.grid.shape), -1)
         prompt = np.full((self.prompt_length, 3), -1)
         return _frozen(np.concatenate([prompt, coordinates]))
+
+    @functools.cached_property
+    def rotary_coordinates(self) -> Float[np.ndarray, "2 length 3"]:
+        """Grid positions (t, h, w) that each query predicts, and of the token that it reads.
+
+        Where it reads a special id, both are what it predicts. The prompt stands before time 0, in
+        the middle of the frame.
+        """
+        token = self.input_index - self.prompt_length - self.special_count
+        read = np.stack(np.unravel_index(self.order[np.maximum(token, 0)], self.grid.shape), -1)
+        both = np.stack([self.target_coordinates, self.target_coordinates]).astype(float)
+        both[1, token >= 0] = read[token >= 0]
+        both[:, : self.prompt_length] = (-1, (self.grid.h - 1) / 2, (self.grid.w - 1) / 2)
+        return _frozen(both)
 
     @functools.cached_property
     def mask(self) -> Bool[np.ndarray, "length length"]:

@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nbp import build
 from nbp.build_sampling import choose_given_frames, make_sampling
-from nbp.config.schema import Config
+from nbp.config.grids import find_batches, find_mean_clips, find_shares, name_clips
+from nbp.config.schema import Config, StageConfig
 from nbp.data.prompts import load_prompts
 from nbp.parallel.hlo import abstract, count_flops
 from nbp.parallel.mesh import make_mesh, make_state_shardings, measure_bytes, replicate
@@ -46,25 +47,39 @@ class Case:
 
 
 def tokenizer_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
-    """The update of the tokenizer."""
+    """The update of the tokenizer, of each grid."""
     del classes
     task = build.make_tokenizer_task(config, read_weights=False)
-    batch = config.train.tokenizer.batch
-    rows = {"video": _clips(config, mesh, batch), **_labels(mesh, batch)}
-    return [_update_case("tokenizer.update", task, rows, mesh)]
+    return [
+        _update_case(
+            f"tokenizer.update{name}",
+            task,
+            {"video": _clips(each, mesh, batch), **_labels(mesh, batch)},
+            mesh,
+        )
+        for name, each, batch in _list_grids(config, config.train.tokenizer)
+    ]
+
+
+def _list_grids(config: Config, stage: StageConfig) -> list[tuple[str, Config, int]]:
+    """The end of a program's name, the configuration and the batch of each grid."""
+    names = ["", *(f".{name_clips(clip)}" for clip in config.data.grids)]
+    return list(zip(names, config.each_grid, find_batches(config, stage), strict=True))
 
 
 def generator_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
-    """The update, the evaluation and the sampler of the generator."""
+    """The updates, the evaluation and the sampler of the generator."""
     labels = list(load_prompts()) if config.generator.prompt == "text" else _name(classes)
     frozen = jax.eval_shape(build.make_tokenizer_network(config).init, jax.random.key(0))
     platform = mesh.devices.flat[0].platform  # of the devices that need not be here
     task = build.make_generator_task(config, labels, frozen, platform=platform)
-    rows = _rows(config, mesh, config.train.generator.batch)
-    update = _update_case("generator.update", task, rows, mesh)
+    updates = [
+        _update_case(f"generator.update{name}", task, _rows(each, mesh, batch), mesh)
+        for name, each, batch in _list_grids(config, config.train.generator)
+    ]
     clips = min(EVALUATED, config.data.validation_clips)
     return [
-        update,
+        *updates,
         _evaluation_case(task, _rows(config, mesh, clips), mesh),
         _sampling_case(config, task, frozen, mesh),
     ]
@@ -88,23 +103,27 @@ class TrainingAmount:
 def measure_training(config: Config, classes: int) -> TrainingAmount:
     """The amounts of a configuration's training; computes nothing, reads neither data nor weights.
 
-    classes: labels of data with label prompts.
+    Of several grids as much as their shares. classes: labels of data with label prompts.
     """
     flops = 0.0
     if "tokenizer" in config.stages:
         mesh = make_mesh(devices=jax.devices()[:1])
-        (case,) = tokenizer_cases(config, mesh, classes)
+        cases = tokenizer_cases(config, mesh, classes)
         with jax.set_mesh(mesh):
-            flops = config.train.tokenizer.steps * count_flops(case.lower()[1])
+            for case, share in zip(cases, find_shares(config), strict=True):
+                flops += share * config.train.tokenizer.steps * count_flops(case.lower()[1])
     stage = getattr(config.train, config.stages[-1])
-    clips, tokens = stage.steps * stage.batch, 0
+    means, tokens = find_mean_clips(config, stage), 0
+    clips = round(stage.steps * sum(means))
     if config.stages[-1] == "generator":
         # The kernels are those of other devices; what they compute is the same.
         config = replace(config, generator=replace(config.generator, attention="auto"))
         labels = list(load_prompts()) if config.generator.prompt == "text" else _name(classes)
         network = build.make_generator_network(config, labels)
-        flops += clips * network.flops_per_clip
-        tokens = clips * network.plan.target_count
+        for each, mean in zip(config.each_grid, means, strict=True):
+            part = replace(network, plan=each.plan)
+            flops += stage.steps * mean * part.flops_per_clip
+            tokens += round(stage.steps * mean * part.plan.target_count)
     else:
         network = build.make_tokenizer_network(config)
     shapes = jax.eval_shape(network.init, jax.random.key(0))
@@ -136,7 +155,9 @@ def _update_case(name: str, task: Any, rows: dict[str, Any], mesh: Mesh) -> Case
         "frozen": measure_bytes(frozen),
         "batch": measure_bytes(rows),
     }
-    flops = clips * task.network.flops_per_clip if isinstance(task, GeneratorTask) else 0.0
+    flops = 0.0
+    if isinstance(task, GeneratorTask):
+        flops = clips * task.on_grid(rows).network.flops_per_clip
     return Case(name, lower, held, clips, flops)
 
 
@@ -202,8 +223,7 @@ def _rows(config: Config, mesh: Mesh, batch: int) -> dict[str, Any]:
 
 
 def _clips(config: Config, mesh: Mesh, batch: int) -> Any:
-    data = config.data
-    return _shape(mesh, (batch, data.frames, data.size, data.size, 3), jnp.uint8)
+    return _shape(mesh, (batch, *config.data.clip, 3), jnp.uint8)
 
 
 def _labels(mesh: Mesh, batch: int) -> dict[str, Any]:

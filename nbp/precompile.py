@@ -68,8 +68,8 @@ from nbp.parallel.compiler_messages import (
     read_exhausted,
 )
 from nbp.parallel.hlo import count_flops, measure_program, sum_collectives
-from nbp.parallel.mesh import check_batch
 from nbp.stages import STAGES, make_cases
+from nbp.train_plan import check_batches
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -138,7 +138,7 @@ def precompile(request: PrecompileRequest, report: Callable[[str], None] = print
     for case, mesh in list_cases(request, config, devices):
         programs[case.name] = measure_case(case, mesh, chip)
         report(describe(case.name, programs[case.name]))
-        if not programs[case.name]["fits"] and case.name.endswith("update") and request.advise:
+        if not programs[case.name]["fits"] and ".update" in case.name and request.advise:
             programs[case.name]["advice"] = seek_fit(request, case.name, devices, chip, report)
     return {
         "config": config.name,
@@ -178,7 +178,7 @@ def list_cases(
     found = []
     for stage in config.stages:
         mesh = build.make_mesh(config, stage, devices)
-        check_batch(getattr(config.train, stage).batch, mesh)
+        check_batches(config, stage, mesh)
         single = dataclasses.replace(config, stages=(stage,))
         found += [(case, mesh) for case in make_cases(single, mesh, request.classes)]
     wanted = [(c, m) for c, m in found if not request.programs or c.name in request.programs]

@@ -18,6 +18,7 @@ import argparse
 import functools
 import operator
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,14 +28,15 @@ import jax
 import numpy as np
 
 from nbp import build
+from nbp.build_data import describe_array
 from nbp.build_sampling import (
     RequestPlan,
-    describe_array,
     draw_as_asked,
     load_request_sampler,
     plan_request,
     read_drawing,
 )
+from nbp.config.grids import draw_clips
 from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
 from nbp.evaluate import evaluate_workdir, make_requests, report_path
@@ -68,6 +70,7 @@ class PassOptions(TypedDict, total=False):
     block: str | None
     opener: str | Path | None
     opener_frames: int | None
+    size: int | Sequence[int] | None
     refinements: int | None
     commit: Literal["entropy", "confidence", "order"] | None
     entropy_bound: float | None
@@ -87,7 +90,8 @@ class SampleOptions(PassOptions, total=False):
     guidance_start: float | None
     guidance_end: float | None
     keep_frames: int | None
-    slide: Literal["reencode", "codes"] | None
+    slide: Literal["reencode", "codes", "rolling"] | None
+    sinks: int | None
     anchor: bool
     mask: str | Path | np.ndarray | None
     between: tuple[str | Path | Video, str | Path | Video] | None
@@ -101,6 +105,8 @@ class EvaluateOptions(TypedDict, total=False):
     features: str | Path
     lpips: str | Path
     c3d: str | Path
+    num_frames: int | None
+    size: int | Sequence[int] | None
     statistics: str | Sequence[str]  # of `nbp.metrics.feature_statistics`
     cache: str | Path | None
 
@@ -141,8 +147,7 @@ class Run:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(t, h, w, c) of a clip: frames, pixels, pixels, 3."""
-        data = self.config.data
-        return data.frames, data.size, data.size, 3
+        return (*self.config.data.clip, 3)
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -178,7 +183,8 @@ class Run:
             one latent frame, or as many as `given_frames` says or the model needs. A model that
             needs frames continues held-out clips without them.
           num_frames: length of the videos, any number from 1. Default: that of a clip, `shape[0]`;
-            beyond it a window slides, see `nbp.sampling.long_video`.
+            beyond it a window slides or rolls, see `nbp.sampling.long_video`. Rotary positions also
+            take another `size`, (height, width) or one side; untrained ones with a warning.
           temperature: 0.001 to 1000, divides the logits.
           top_k: most likely codes that are drawn from; 0: all.
           top_p: their share of probability, above 0 to 1; 1: all.
@@ -332,24 +338,28 @@ class Run:
     def _draw(self, request: SampleRequest) -> Video:
         """The videos that `nbp.sample` would write."""
         config = draw_as_asked(self.config, request)
+        drawn = draw_clips(config, frames=request.long.num_frames, size=request.size)
+        config = drawn.config
+        for note in drawn.notes:
+            warnings.warn(note, stacklevel=3)
         plan = plan_request(config, self.labels, request)
-        count, size = plan.count, self.config.data.size
-        frames = plan.request.long.num_frames or self.config.data.frames
-        check_room(self.workdir, count=count, frames=frames, size=size, streamed=False)
+        count, (frames, height, width) = plan.count, drawn.clip
+        check_room(self.workdir, count=count, clip=drawn.clip, streamed=False)
         drawing = read_drawing(config, plan)
         sampler = self._find_sampler(config, plan)
         if plan.slide is None:
-            return sampler.sample(count, **drawing).videos[:, :frames]
-        videos = np.empty((count, frames, *self.shape[1:]), np.uint8)
+            return sampler.sample(count, **drawing).videos[:, :frames, :height, :width]
+        videos = np.empty((count, *drawn.clip, 3), np.uint8)
         rollout = Rollout(sampler, plan.slide, plan.story)
         for piece in rollout.sample(count, frames, **drawing):
             rows = slice(piece.first, piece.first + len(piece.videos))
-            videos[rows, piece.frame : piece.frame + piece.videos.shape[1]] = piece.videos
+            cut = piece.videos[:, :, :height, :width]
+            videos[rows, piece.frame : piece.frame + piece.videos.shape[1]] = cut
         return videos
 
     def _find_sampler(self, config: Config, plan: RequestPlan) -> Sampler:
         """One for each way of drawing, with its compiled programs; they share their parameters."""
-        sampling, decoding = key = (plan.sampling, plan.decoding)
+        sampling, decoding, _ = key = (plan.sampling, plan.decoding, config.plan)
         if key not in self._samplers:
             held = self._samplers.values()
             wanted = (sampling.weights, sampling.opener)

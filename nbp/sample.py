@@ -35,8 +35,9 @@ if __name__ == "__main__":
 
 
 import json
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -48,11 +49,12 @@ from nbp.build_sampling import (
     plan_request,
     read_drawing,
 )
+from nbp.config.grids import draw_clips
 from nbp.config.schema import Config
 from nbp.errors import ConfigError
 from nbp.evaluation.long_videos import DriftJob, describe_drift
 from nbp.files import check_writable_folder, write_text
-from nbp.layout import latents_of_frames
+from nbp.layout import Box, frames_of_latents, latents_of_frames
 from nbp.parallel import distributed
 from nbp.parallel.distributed import is_main
 from nbp.protocols import find_protocol
@@ -84,28 +86,30 @@ def sample_workdir(
     keep_freed_memory()
     keep_compiled()
     config = draw_as_asked(read_config(workdir), request)
+    drawn = draw_clips(config, frames=request.long.num_frames, size=request.size)
+    config = drawn.config
+    for note in drawn.notes if is_main() else ():
+        print(f"nbp.sample: {note}", file=sys.stderr)
     if is_main():
         check_writable_folder(out, "Name another with --out DIR.")
         find_earlier(out)
     labels = read_labels(workdir)
     plan = plan_request(config, labels, request)
     long = plan_long_videos(config, plan, i3d)
-    frames = plan.request.long.num_frames or config.data.frames
     if is_main():  # before anything of this size is made
-        streamed = long is not None
-        check_room(out, count=plan.count, frames=frames, size=config.data.size, streamed=streamed)
+        check_room(out, count=plan.count, clip=drawn.clip, streamed=long is not None)
     drawing = read_drawing(config, plan)
     sampler = load_request_sampler(config, workdir, labels, plan)
+    print_remainder(drawn.clip[0], config.tokenizer.stride[0])
     names, copies = plan.name_clips(labels), plan.request.samples_per_condition
     files = Files(out, names, fps=config.sampling.fps, columns=copies if copies > 1 else None)
     if long is not None:
         job = DriftJob(config, long.features, names, plan.story_script(labels))
         rollout = Rollout(sampler, long.slide, plan.story)
-        draw_long_videos(rollout, job, files, frames=long.frames, drawing=drawing)
+        draw_long_videos(rollout, job, files, clip=(long.frames, *drawn.clip[1:]), drawing=drawing)
         return names
     samples = sampler.sample(len(names), **drawing)
-    if request.long.num_frames is not None:
-        samples = samples.cut(request.long.num_frames, sampler.tokenizer.spec.stride[0])
+    samples = samples.cut(drawn.clip, sampler.tokenizer.spec.stride[0])
     if is_main():  # every process has drawn the same clips
         write_samples(samples, files)
         planned = config.plan.passes(config.plan.tokens_of_frames(plan.given_frames))
@@ -115,6 +119,14 @@ def sample_workdir(
             told = f"{opened}; without it {told}"
         print(f"{samples.passes.mean():.1f} passes per clip on average; {told}")
     return names
+
+
+def print_remainder(frames: int, stride: int) -> None:
+    """Says that videos of so many frames end inside a latent frame, where they do."""
+    drawn = frames_of_latents(latents_of_frames(frames, stride), stride)
+    if is_main() and drawn > frames:
+        more = f"{drawn - frames} frames are" if drawn > frames + 1 else "one frame is"
+        print(f"{frames} frames end inside a latent frame of {stride}: {more} drawn and cut off")
 
 
 @dataclass(frozen=True)
@@ -145,12 +157,13 @@ def plan_long_videos(config: Config, plan: RequestPlan, i3d: MakeI3d) -> LongPla
 
 
 def draw_long_videos(
-    rollout: Rollout, job: DriftJob, files: Files, *, frames: int, drawing: Mapping[str, Any]
+    rollout: Rollout, job: DriftJob, files: Files, *, clip: Box, drawing: Mapping[str, Any]
 ) -> None:
     """Draws videos into files as they come, then `drift.json` and `drift.png`.
 
-    drawing: the other arguments of `Rollout.sample`.
+    clip: (frames, height, width) that are kept. drawing: the other arguments of `Rollout.sample`.
     """
+    frames, height, width = clip
     pieces = rollout.sample(len(files.names), frames, **drawing)
     if not is_main():  # every process draws the same videos
         for _ in pieces:
@@ -159,7 +172,7 @@ def draw_long_videos(
     latents = latents_of_frames(frames, rollout.stride)
     with Recording(files, frames=frames, latents=latents) as recording:
         for piece in pieces:
-            recording.add(piece)
+            recording.add(replace(piece, videos=piece.videos[:, :, :height, :width]))
         drift, report = describe_drift(job, recording.videos, recording.tokens, rollout.slide)
         write_text(recording.folder / "drift.json", json.dumps(report, indent=1) + "\n")
         title = f"{len(files.names)} videos of {frames} frames, {rollout.slide.kind}"

@@ -9,6 +9,7 @@ when it is complete: arrays and grid are always those of the videos beside them.
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from nbp import locks
 from nbp.data.video.encode import GifWriter, VideoWriter, tile_clips, write_gif
 from nbp.errors import ConfigError
 from nbp.files import make_folder, read_json, write_text
+from nbp.layout import Box
 from nbp.parallel.distributed import is_main
 from nbp.sampling.long_video import Piece
 from nbp.sampling.sampler import Samples
@@ -174,9 +176,12 @@ def _write_list(files: Files, names: Sequence[str]) -> None:
     write_text(files.out / LIST, json.dumps(found, indent=1) + "\n")
 
 
-def check_room(out: Path, *, count: int, frames: int, size: int, streamed: bool) -> None:
-    """ConfigError where the frames do not fit into memory, or, where `streamed`, on the disk."""
-    needed = count * frames * size**2 * 3
+def check_room(out: Path, *, count: int, clip: Box, streamed: bool) -> None:
+    """ConfigError where the frames do not fit into memory, or, where `streamed`, on the disk.
+
+    clip: (frames, height, width) of each.
+    """
+    needed = count * math.prod(clip) * 3
     if streamed:
         place = out.absolute()
         while not os.path.exists(place):
@@ -187,7 +192,7 @@ def check_room(out: Path, *, count: int, frames: int, size: int, streamed: bool)
         free, where = _find_free_memory(), "this machine's memory has"
     if needed > free:
         raise ConfigError(
-            f"{count} clips of {frames} frames take {needed / 2**30:.1f} GiB, {where} "
+            f"{count} clips of {clip[0]} frames take {needed / 2**30:.1f} GiB, {where} "
             f"{free / 2**30:.1f} GiB: draw fewer with --num, others with another --seed and --out"
         )
 

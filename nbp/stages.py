@@ -134,6 +134,9 @@ FREE = (
     "data.bad_records",
     "data.validation_clips",
     "data.validation_split",
+    # What is learned from now on; positions and ids that do not fit are refused with the shapes.
+    "data.grids",
+    "data.grid_shares",
     "tokenizer.dtype",
     "tokenizer.remat",
     # The table of drafts is zero where it is new, which changes nothing.

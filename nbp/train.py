@@ -56,6 +56,7 @@ import numpy as np
 
 from nbp import __version__, build, build_data
 from nbp.config import load_config, parse_overrides, to_json
+from nbp.config.grids import describe_grids
 from nbp.config.schema import Config, StageConfig
 from nbp.data.prepare.class_names import find_split
 from nbp.data.sources import VideoFolder
@@ -279,6 +280,8 @@ def train_stage(
             silent=not distributed.is_main(),
         ) as writer,
     ):
+        if config.data.grids:
+            writer.note(describe_grids(config, stage))
         return run(
             task,
             stream_factory=lambda batch: build_data.make_training_stream(

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from nbp import build, build_data
 from nbp.build_sampling import choose_given_frames, make_sampling, read_opener
 from nbp.config import to_json
+from nbp.config.grids import find_batches, name_clips
 from nbp.config.schema import Config, StageConfig, StageName
 from nbp.data.sources import BadVideos
 from nbp.errors import CheckpointError, ConfigError
@@ -109,7 +111,10 @@ def plan_training(
     begun = distributed.decide(list_begun(place))
     train, held_out = build_data.make_data(config)
     distributed.check_agreement(
-        {"configuration": to_json(config), "data set": train.source.fingerprint}
+        {
+            "configuration": to_json(config),
+            "data set": ", ".join(each.source.fingerprint for each in (train, *train.grids)),
+        }
     )
     if any(stage.follows not in (None, *config.stages, *begun) for stage in stages):
         build.load_tokenizer(config, place)  # says what is missing
@@ -120,7 +125,8 @@ def plan_training(
     trained = None
     if config.data.kind == "tokens":
         trained = build.load_tokenizer(config, place)
-        build.check_cache(build_data.open_tokens(config), trained)
+        for cache in build_data.open_each_cache(config):
+            build.check_cache(cache, trained)
     later = {s.name: s.make_task(config, held_out.label_names, {}) for s in stages if s.follows}
     checked: dict[str, Checked] = {}
     for name in (name for name in STAGES if name in clips):
@@ -151,6 +157,7 @@ def make_loop_spec(config: Config, stage: StageConfig, *, began: float = math.in
     return LoopSpec(
         total_steps=stage.steps,
         global_batch=stage.batch,
+        shapes=1 + len(config.data.grids),
         log_every=config.train.log_every,
         checkpoint_every=config.train.checkpoint_every,
         changed_data=config.train.changed_data,
@@ -178,8 +185,19 @@ def check_places(config: Config, workdir: Path) -> None:
 def check_devices(config: Config) -> None:
     """ConfigError where a batch does not divide among the devices."""
     for stage in config.stages:
-        mesh = build.make_mesh(config, stage)
-        check_batch(getattr(config.train, stage).batch, mesh)
+        check_batches(config, stage, build.make_mesh(config, stage))
+
+
+def check_batches(config: Config, stage: StageName, mesh: Mesh) -> None:
+    """ConfigError where a batch of one of the grids does not divide among the devices."""
+    main, *further = find_batches(config, getattr(config.train, stage))
+    check_batch(main, mesh)
+    for clip, batch in zip(config.data.grids, further, strict=True):
+        try:
+            check_batch(batch, mesh)
+        except ConfigError as error:
+            key = f"train.{stage}.grid_batches"
+            raise ConfigError(f"{key}, of {name_clips(clip)}: {error}") from error
 
 
 def check_features(config: Config) -> None:

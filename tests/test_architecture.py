@@ -135,7 +135,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.workdir",
         "nbp.report.plots",
     ),
-    "nbp.build_data": ("nbp.config", "nbp.data"),
+    "nbp.build_data": ("nbp.config", "nbp.data", "nbp.layout", "nbp.sampling.request"),
     "nbp.build": (
         "nbp.build_data",
         "nbp.config",

@@ -47,14 +47,12 @@ def test_the_naive_sampler_draws_what_ours_does():
     params = draw_params(network)
     known = np.random.default_rng(0).integers(0, 12, (2, 12), np.int32)
     naive = draw_naively(network, params, known, 4, top_k=1, top_p=1.0)
-    ours = generate_ids(
-        network.bind(params),
-        jax.random.key(0),
-        jnp.arange(2),
-        known=known,
-        given=4,
-        sampling=SamplingConfig(temperature=0.0),
-    )
+    options = {"known": known, "given": 4, "sampling": SamplingConfig(temperature=0.0)}
+    ours = jax.jit(
+        lambda params: generate_ids(
+            network.bind(params), jax.random.key(0), jnp.arange(2), **options
+        )
+    )(params)
     np.testing.assert_array_equal(naive, ours)
 
 

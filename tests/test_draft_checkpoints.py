@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trained generator gets the draft channel, and loses it: same function, nothing else lost."""
 
+import shutil
 from pathlib import Path
 
 import jax
@@ -103,7 +104,9 @@ def test_a_forgotten_flag_does_not_lose_the_table(drafted):
 def test_a_stage_starts_from_either(plain, drafted, tmp_path, capsys, draft):
     source = plain if draft else drafted
     workdir = tmp_path / "run"
+    shutil.copytree(source / "tokenizer", workdir / "tokenizer")
     changes = {"train.generator.start_from": str(source), "generator.draft": str(draft)}
+    changes["stages"] = "('generator',)"
     run(workdir, {**changes, "train.generator.steps": "1", "train.generator.learning_rate": "1e-9"})
     text = capsys.readouterr().out
     assert ("has no drafts: zero at first" if draft else "has drafts, left out here") in text

@@ -3,7 +3,6 @@
 """kill -9 at several points, then the same command: bit for bit the run that was not disturbed."""
 
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -34,8 +33,8 @@ CHANGES = {
 
 
 def start(workdir: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # one device, quickly compiled
+    environment = tiny.make_environment(JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT))
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     command = [sys.executable, "-m", "nbp.train", "--config", tiny.CONFIG]
     return subprocess.Popen(
         [*command, "--workdir", str(workdir), *tiny.flags(CHANGES)],

@@ -22,6 +22,7 @@ from nbp import __main__ as nbp_main
 from nbp import build, build_data, evaluate, sample
 from nbp.data.video.decode import read_clip
 from nbp.errors import CheckpointError, ConfigError
+from nbp.evaluation import gallery
 from nbp.flags import Parser
 from nbp.metrics.psnr_ssim import psnr_per_clip
 from nbp.run import Run, SampleOptions
@@ -40,6 +41,12 @@ CHANGES = {
     "sampling.guidance": "0",
     "sampling.batch": "4",
 }
+
+
+@pytest.fixture(autouse=True)
+def few_clips_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording two dozen clips for the page takes longer than scoring them."""
+    monkeypatch.setattr(gallery, "EACH", 1)
 
 
 @pytest.fixture(scope="module")
@@ -397,15 +404,37 @@ def test_the_notebook_is_one_without_outputs() -> None:
             assert cell["execution_count"] is None
 
 
+SMALL = {
+    "tokenizer.widths": "(4,4,8)",
+    "tokenizer.units": "(0,0,0)",
+    "tokenizer.groups": "2",
+    "generator.layers": "1",
+    "generator.heads": "2",
+    "generator.width": "16",
+    "train.tokenizer.optimizer": "adamw",
+    "train.generator.optimizer": "adamw",
+    "sampling.top_p": "1",
+    "sampling.guidance": "0",
+    "train.evaluate_every": "0",
+    "train.preview_every": "0",
+    "evaluation.protocol": "",
+    "evaluation.samples": "0",
+}
+
+
 def test_the_notebook_runs_top_to_bottom(tmp_path: Path) -> None:
     cells = json.loads(NOTEBOOK.read_text("utf8"))["cells"]
     code = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
     short = code.replace('configs/quickstart.py" ', 'configs/quickstart.py:smoke" ')
     assert short.count(":smoke") == 2, "in the comment and in the code"
+    given = '"--config", CONFIG, '
+    assert short.count(given) == 1
+    # A smaller network of as many codes; what training draws and scores, other tests look at.
+    short = short.replace(given, given + "".join(f'"--config.{k}={v}", ' for k, v in SMALL.items()))
     # Where the notebook would be opened, but for what it writes.
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "examples").mkdir()
-    environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    environment = tiny.make_environment(MPLBACKEND="Agg", PYTHONPATH=str(ROOT))
     done = subprocess.run(
         [sys.executable, "-c", short],
         cwd=tmp_path / "examples",

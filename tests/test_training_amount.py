@@ -9,7 +9,7 @@ import pytest
 from nbp import build
 from nbp.config import load_config
 from nbp.config.schema import Config
-from nbp.lowering import generator_cases, measure_training
+from nbp.lowering import generator_cases, measure_training, tokenizer_cases
 from nbp.parallel.mesh import make_mesh
 from tests import tiny
 
@@ -62,3 +62,37 @@ def test_kernels_of_other_devices_compute_the_same() -> None:
     assert measure_training(config, CLASSES) == measure_training(
         load(stages="('generator',)"), CLASSES
     )
+
+
+def test_several_grids_take_their_shares() -> None:
+    keys = {"stages": "('generator',)", "generator__positions": "rotary"}
+    grids = {"data__grids": "((3, 16, 24), (5, 32, 32))", "data__grid_shares": "(0.25, 0.25)"}
+    ids = {"generator__special_ids": "8"}  # as many for all
+    amount = measure_training(load(**keys, **grids), CLASSES)
+    parts = []
+    for frames, size, width, batch in ((5, 16, 0, 8), (3, 16, 24, 8), (5, 32, 0, 2)):
+        clips = {"data__frames": str(frames), "data__size": str(size), "data__width": str(width)}
+        clips["train__generator__batch"] = str(batch)
+        parts.append(measure_training(load(**keys, **ids, **clips), CLASSES))
+    for name in ("clips", "tokens", "flops"):
+        values = [getattr(part, name) for part in parts]
+        wanted = 0.5 * values[0] + 0.25 * values[1] + 0.25 * values[2]
+        assert getattr(amount, name) == pytest.approx(wanted, rel=1e-6), name
+    assert {part.parameters for part in parts} == {amount.parameters}
+
+
+def test_an_update_of_each_grid_is_lowered() -> None:
+    config = load(data__grids="((3, 16, 24),)", generator__positions="rotary")
+    mesh = make_mesh(devices=jax.devices()[:1])
+    cases = [*tokenizer_cases(config, mesh, CLASSES), *generator_cases(config, mesh, CLASSES)]
+    assert [case.name for case in cases] == [
+        "tokenizer.update",
+        "tokenizer.update.3x16x24",
+        "generator.update",
+        "generator.update.3x16x24",
+        "generator.evaluate",
+        "generator.sample",
+    ]
+    assert cases[3].flops != cases[2].flops
+    with jax.set_mesh(mesh):
+        assert "8x3x16x24x3xui8" in cases[3].lower()[0].as_text()

@@ -3,11 +3,20 @@
 """Every key that a configuration can set, with its default: `a.b` is field `b` of section `a`."""
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from nbp.data import prompts
 from nbp.data.moving_shapes import MovingShapesSpec, ShapesContent
-from nbp.layout import Box, LatentGrid, Opening, Partition, SequencePlan, Vocabulary, resolve_block
+from nbp.layout import (
+    Box,
+    LatentGrid,
+    Opening,
+    Partition,
+    Positions,
+    SequencePlan,
+    Vocabulary,
+    resolve_block,
+)
 from nbp.models.heads import HeadKind, HeadSpec, JointHeadSettings
 from nbp.models.tokenizer import TokenizerSpec
 from nbp.nn.attention.choose import Choice as AttentionChoice
@@ -37,6 +46,11 @@ class ShapesConfig(ShapesContent):
 @dataclass(frozen=True)
 class DataConfig:
     """Where clips come from and what they look like: uint8 [frames, size, size, 3].
+
+    width: of the frames where they are no squares; `size` is their height then. 0: squares.
+    grids: further clips (frames, height, width) that one run learns, docs/data.md. Each update is
+      of one kind: grid_shares are the chances of these, the rest is of `frames` and `size`; () for
+      equal ones of all.
 
     root: the folder of class sub-folders (kind `folder`), the dataset that `nbp.prepare` wrote
       (`records`), or the cache that `nbp.encode` wrote (`tokens`, for the generator stage). `~` and
@@ -68,6 +82,19 @@ class DataConfig:
     stall_seconds: Positive = 300.0
     bad_records: Literal["replace", "stop"] = "replace"
     moving_shapes: ShapesConfig = ShapesConfig()
+    width: Natural = 0
+    grids: tuple[Box, ...] = ()
+    grid_shares: tuple[Share, ...] = ()
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of a frame."""
+        return self.size, self.width or self.size
+
+    @property
+    def clip(self) -> Box:
+        """(frames, height, width) of a clip."""
+        return (self.frames, *self.sides)
 
 
 @dataclass(frozen=True)
@@ -86,6 +113,8 @@ class ImagesConfig:
 class GeneratorConfig:
     """The next-block generator.
 
+    positions: of the modern recipe: learned rows of t, h and w, or rotary, which are of no one grid
+      or length (docs/layout.md).
     block: token, row, frame or a box (bt, bh, bw) that divides the latent grid. partition: whether
       a block is this box, or as many places of the frame that lie apart (strided, halton); see
       `nbp.layout.SequencePlan.order`.
@@ -99,6 +128,8 @@ class GeneratorConfig:
       else prefix); mosaic and cudnn need bfloat16. xla and dense compute hidden scores too and
       keep them.
     context: rows of the position table (paper recipe).
+    special_ids: ids that begin a clip (begin-of-video, middle tokens): 0 has as many as the largest
+      block of all grids. The last one stands for all that are missing.
     corruption: wrong codes among those that are read in training.
     draft: whether blocks can be refined in several passes (docs/blocks.md). A trained generator can
       get or lose it. draft_training: how it is learned.
@@ -111,6 +142,7 @@ class GeneratorConfig:
     heads: Count
     width: Count
     recipe: Literal["modern", "paper"] = "modern"
+    positions: Positions = "learned"
     block: str | Box = "row"
     partition: Partition = "box"
     blocks: tuple[str | Box, ...] = ()
@@ -124,6 +156,7 @@ class GeneratorConfig:
     dtype: DType = "float32"
     attention: AttentionChoice = "auto"
     context: Count = 5120
+    special_ids: Natural = 0
     corruption: CorruptionSettings = field(default_factory=CorruptionSettings)
     draft: bool = False
     draft_training: DraftObjective = field(default_factory=DraftObjective)
@@ -135,10 +168,13 @@ class GeneratorConfig:
 class StageConfig(OptimizerSettings):
     """Optimization of one stage. One step is one update of `batch` clips.
 
+    grid_batches: clips of an update of each of `data.grids`; () for about as many tokens as in
+      `batch`: half, a quarter, twice as many clips, ...
     start_from: workdir whose parameters this stage starts from; empty starts from scratch.
     """
 
     batch: Count
+    grid_batches: tuple[Count, ...] = ()
     start_from: str = ""
 
 
@@ -255,12 +291,34 @@ class Config:
 
     @property
     def shapes_spec(self) -> MovingShapesSpec:
-        data = self.data
-        return MovingShapesSpec.of(data.moving_shapes, frames=data.frames, size=data.size)
+        frames, height, width = self.data.clip
+        return MovingShapesSpec.of(
+            self.data.moving_shapes, frames=frames, size=height, width=width * (width != height)
+        )
 
     @property
     def grid(self) -> LatentGrid:
-        return self.tokenizer.grid(self.data.frames, self.data.size, self.data.size)
+        return self.tokenizer.grid(*self.data.clip)
+
+    def on_clips(self, clip: Box) -> "Config":
+        """The same for clips of other (frames, height, width), and for no further ones.
+
+        Their token cache lies in that of the main ones, in a folder named after them.
+        """
+        data, (frames, height, width) = self.data, clip
+        below = data.kind == "tokens" and clip in data.grids
+        changed: dict[str, Any] = {
+            "width": width * (width != height),
+            "root": f"{data.root}/{'x'.join(map(str, clip))}" if below else data.root,
+            "grids": (),
+            "grid_shares": (),
+        }
+        return replace(self, data=replace(data, frames=frames, size=height, **changed))
+
+    @property
+    def each_grid(self) -> tuple["Config", ...]:
+        """This one, and one for each of `data.grids`."""
+        return (self, *map(self.on_clips, self.data.grids))
 
     @property
     def block(self) -> Box:
@@ -344,5 +402,9 @@ class Config:
         """The ids of a model trained with `classes` labels."""
         sizes = {"none": 0, "label": classes, "text": prompts.VOCABULARY}
         prompt = sizes[self.generator.prompt]
-        special = max(plan.special_count for plan in (self.plan, *self.further_plans))
+        special = self.generator.special_ids or max(
+            plan.special_count
+            for config in self.each_grid
+            for plan in (config.plan, *config.further_plans)
+        )
         return Vocabulary(self.tokenizer.make_quantizer().codes, prompt, special)

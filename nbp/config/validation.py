@@ -5,6 +5,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from nbp.config.grids import find_batches, find_grid_problems
 from nbp.config.schema import ROOTS, Config, StageConfig
 from nbp.errors import ConfigError
 from nbp.protocols import find_protocol, needs_features
@@ -37,12 +38,14 @@ def validate(config: Config) -> None:
         check("generator.head", lambda: config.head)
     if not problems:
         problems += find_block_problems(config)
+        problems += find_grid_problems(config)
     generator, data = config.generator, config.data
     require(
         generator.width % generator.heads == 0,
         "generator.heads",
         f"width {generator.width} is not a multiple of {generator.heads} heads",
     )
+    problems += find_position_problems(config)
     require(bool(config.stages), "stages", "name at least one of tokenizer, generator")
     if data.kind == "moving_shapes":
         check("data.moving_shapes", lambda: config.shapes_spec)
@@ -80,15 +83,43 @@ def validate(config: Config) -> None:
     problems += find_draft_problems(config) if not problems else []
     if "tokenizer" in config.stages:
         problems += find_objective_problems(config)
-    for name in config.stages:
-        stage: StageConfig = getattr(config.train, name)
-        require(
-            stage.batch % stage.accumulate == 0,
-            f"train.{name}.batch",
-            f"{stage.batch} clips do not split into {stage.accumulate} micro-batches",
-        )
+    problems += find_batch_problems(config)
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def find_batch_problems(config: Config) -> list[str]:
+    """Batches that do not split into their micro-batches."""
+    problems = []
+    for name in config.stages:
+        stage: StageConfig = getattr(config.train, name)
+        for key, batches in (("batch", (stage.batch,)), ("grid_batches", stage.grid_batches)):
+            problems += [
+                f"train.{name}.{key}: {batch} clips do not split into {stage.accumulate} "
+                "micro-batches"
+                for batch in batches
+                if batch % stage.accumulate
+            ]
+    return problems
+
+
+def find_position_problems(config: Config) -> list[str]:
+    """What rotary positions ask of the network, if in vain."""
+    generator, problems = config.generator, []
+    if generator.positions == "learned":
+        return problems
+    if generator.recipe == "paper":
+        problems.append(
+            "generator.positions: the paper recipe has a learned row of each position: use "
+            "learned, or generator.recipe=modern"
+        )
+    width = generator.width // generator.heads
+    if width % 2 or width < 6:  # pairs of channels for three axes
+        problems.append(
+            f"generator.heads: rotary positions need heads of an even width of 6 or more, not "
+            f"{width}: use fewer heads, or another generator.width"
+        )
+    return problems
 
 
 def find_block_problems(config: Config) -> list[str]:
@@ -151,17 +182,19 @@ def find_draft_problems(config: Config) -> list[str]:
             "generator.draft: no block is drawn at once, so there is nothing to refine: use "
             "generator.block=row or a larger one, or generator.draft=False"
         )
-    if stage.batch // stage.accumulate < 2:
+    least = min(find_batches(config, stage))
+    if least // stage.accumulate < 2:
+        key = "batch" if least == stage.batch else "grid_batches"
         problems.append(
-            "train.generator.batch: generator.draft needs micro-batches of 2 clips or more, one to "
-            "be plain and one to show drafts"
+            f"train.generator.{key}: generator.draft needs micro-batches of 2 clips or more, one "
+            "to be plain and one to show drafts"
         )
     return problems
 
 
 def find_objective_problems(config: Config) -> list[str]:
     """What the losses of the tokenizer stage ask of the rest of the configuration, if in vain."""
-    losses, size = config.losses, config.data.size
+    losses, size = config.losses, min(side for c in config.each_grid for side in c.data.sides)
     problems = []
     if losses.perceptual == "lpips" and not losses.lpips_root:
         problems.append(

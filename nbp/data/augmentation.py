@@ -21,6 +21,8 @@ from nbp.shapes import Clip, UInt8
 
 Record = dict[str, Any]
 Fit = Literal["crop", "squash", "random_crop"]
+# Of a square, or height and width. Sides are part of fingerprints: a square is a number.
+Sides = int | tuple[int, int]
 # The official loader's `--resizecrop`: random crops are cut from frames this much larger.
 RANDOM_CROP_ZOOM = 1.5
 
@@ -44,11 +46,18 @@ def resize_frame(
 
 @dataclass(frozen=True)
 class ShortSide:
-    """Scales so that the short side is `size` pixels; the aspect ratio is kept."""
+    """Scales so that the short side is `size` pixels; the aspect ratio is kept.
 
-    size: int
+    For (height, width) so that the frame covers both, and no more.
+    """
+
+    size: Sides
 
     def target(self, height: int, width: int) -> tuple[int, int]:
+        if not isinstance(self.size, int):
+            h, w = self.size
+            scale = max(h / height, w / width)
+            return max(h, round(height * scale)), max(w, round(width * scale))
         short = min(height, width)
         # The long side never falls below the short one, so that a crop always fits.
         return (
@@ -64,10 +73,10 @@ class ShortSide:
 class Squash:
     """Scales to size x size without keeping the aspect ratio, as the official loader does."""
 
-    size: int
+    size: Sides
 
     def target(self, height: int, width: int) -> tuple[int, int]:
-        return self.size, self.size
+        return find_sides(self.size)
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
         return _resize_record(record, self)
@@ -86,13 +95,13 @@ class Crop:
     Raises `ValueError` for a smaller clip: resize first.
     """
 
-    size: int
+    size: Sides
     random: bool
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Record:
         video = record["video"]
-        height, width = video.shape[1:3]
-        spare = height - self.size, width - self.size
+        (height, width), (h, w) = video.shape[1:3], find_sides(self.size)
+        spare = height - h, width - w
         if min(spare) < 0:
             raise ValueError(
                 f"Crop(size={self.size}) got frames of {height}x{width}; put ShortSide("
@@ -102,7 +111,7 @@ class Crop:
             top, left = (int(rng.integers(room + 1)) for room in spare)
         else:
             top, left = (room // 2 for room in spare)
-        return {**record, "video": video[:, top : top + self.size, left : left + self.size]}
+        return {**record, "video": video[:, top : top + h, left : left + w]}
 
 
 @dataclass(frozen=True)
@@ -216,8 +225,13 @@ class DecodeClip:
         return resize_frame(frame, *self.resize.target(*frame.shape[:2]))
 
 
+def find_sides(size: Sides) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else size
+
+
 def choose_spatial(
-    fit: Fit, size: int, *, training: bool
+    fit: Fit, size: Sides, *, training: bool
 ) -> tuple[ShortSide | Squash, tuple[Crop, ...]]:
     """How frames become size x size: the resize and what cuts the square, if anything does."""
     match fit:
@@ -226,7 +240,9 @@ def choose_spatial(
         case "squash":
             return Squash(size), ()
         case "random_crop":
-            return ShortSide(round(size * RANDOM_CROP_ZOOM)), (Crop(size, random=training),)
+            zoomed = [round(side * RANDOM_CROP_ZOOM) for side in find_sides(size)]
+            larger = zoomed[0] if isinstance(size, int) else (zoomed[0], zoomed[1])
+            return ShortSide(larger), (Crop(size, random=training),)
         case _:
             assert_never(fit)
 
@@ -234,7 +250,7 @@ def choose_spatial(
 def make_clip_transforms(
     *,
     frames: int,
-    size: int,
+    size: Sides,
     fps: float | None,
     training: bool,
     fit: Fit = "crop",

@@ -25,11 +25,13 @@ from nbp.data.augmentation import (
     Flip,
     Record,
     ShortSide,
+    Sides,
     Squash,
     Transform,
     choose_spatial,
     resize_frame,
 )
+from nbp.data.buckets import BucketStream
 from nbp.data.pipeline import Batch, BatchStream
 from nbp.data.sources import BadVideos, find_files
 from nbp.data.video.decode import MAX_BYTES, MAX_PIXELS
@@ -199,7 +201,7 @@ class TakeFrame:
         return {**record, "video": record["video"][frame : frame + 1]}
 
 
-def make_image_transforms(*, size: int, fit: Fit, flip: bool) -> tuple[Transform, ...]:
+def make_image_transforms(*, size: Sides, fit: Fit, flip: bool) -> tuple[Transform, ...]:
     """From an image file to uint8 [1 size size 3], by the spatial policy of training clips."""
     resize, cut = choose_spatial(fit, size, training=True)
     return (ReadImage(resize), *cut, *((Flip(),) if flip else ()))
@@ -217,7 +219,7 @@ class MixedStream:
     `BatchStream`; afterwards the stream stays failed.
     """
 
-    def __init__(self, clips: BatchStream, images: BatchStream):
+    def __init__(self, clips: BatchStream | BucketStream, images: BatchStream):
         if clips.position != images.position:
             raise ValueError(
                 f"clips start at batch {clips.position} and images at {images.position}; start "

@@ -12,22 +12,23 @@ from nbp.shapes import Bool
 _BOX = re.compile(r"(box|outside):(\d+),(\d+),(\d+),(\d+)", re.ASCII)
 
 
-def parse_box(text: str, *, size: int) -> Bool[np.ndarray, "h w"] | None:
+def parse_box(text: str, *, sides: tuple[int, int]) -> Bool[np.ndarray, "h w"] | None:
     """The pixels that `box:X0,Y0,X1,Y1` draws anew, or `outside:...` around it; None for no box.
 
-    X1 and Y1 are the first ones behind it. Raises ValueError where it does not lie in a square of
-    `size` px.
+    X1 and Y1 are the first ones behind it. Raises ValueError where it does not lie in frames
+    of these sides, (height, width).
     """
     found = _BOX.fullmatch(text)
     if found is None:
         return None
+    height, width = sides
     kind, (left, top, right, bottom) = found[1], (int(number) for number in found.groups()[1:])
-    if not (left < right <= size and top < bottom <= size):
+    if not (left < right <= width and top < bottom <= height):
         raise ValueError(
-            f"{text}: a box is X0,Y0,X1,Y1 in pixels, 0 <= X0 < X1 <= {size} and 0 <= Y0 < Y1 <= "
-            f"{size}"
+            f"{text}: a box is X0,Y0,X1,Y1 in pixels, 0 <= X0 < X1 <= {width} and 0 <= Y0 < Y1 <= "
+            f"{height}"
         )
-    inside = np.zeros((size, size), bool)
+    inside = np.zeros(sides, bool)
     inside[top:bottom, left:right] = True
     return inside if kind == "box" else ~inside
 

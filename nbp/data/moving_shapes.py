@@ -171,7 +171,8 @@ class ShapesContent:
 class MovingShapesSpec(ShapesContent):
     """What the clips look like. Raises `ValueError` naming the field and its allowed values.
 
-    frames, size: a clip is uint8 [frames, size, size, 3].
+    frames, size: a clip is uint8 [frames, size, size, 3], or with `width` [frames, size, width, 3];
+      fractions are of the shorter side then.
     held: least share of the clip for which the first direction lasts, as far as the frame is wide
         enough for it; 1 means that a shape bounces only where it cannot be avoided.
     turn: radians per frame of a `spin` and of `rotate`; the sense is random.
@@ -181,12 +182,20 @@ class MovingShapesSpec(ShapesContent):
     size: int
     held: float = 1.0
     turn: float = 0.2
+    width: int = 0
 
     @classmethod
-    def of(cls, content: ShapesContent, *, frames: int, size: int) -> "MovingShapesSpec":
+    def of(
+        cls, content: ShapesContent, *, frames: int, size: int, width: int = 0
+    ) -> "MovingShapesSpec":
         """Clips of this content; what a subclass adds to it is left out."""
         seen = {field.name: getattr(content, field.name) for field in fields(ShapesContent)}
-        return cls(frames=frames, size=size, **seen)
+        return cls(frames=frames, size=size, width=width, **seen)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.size, self.width or self.size
 
     def __post_init__(self) -> None:
         _check_names("shapes", self.shapes, SHAPES)
@@ -194,6 +203,7 @@ class MovingShapesSpec(ShapesContent):
         _check_names("motions", self.motions, MOTIONS)
         _check("frames", self.frames, self.frames >= 2, "at least 2, or nothing moves")
         _check("size", self.size, self.size >= 8, "at least 8 pixels")
+        _check("width", self.width, self.width >= 8 or not self.width, "0 or at least 8 pixels")
         _check("texture", self.texture, 0 <= self.texture <= BACKGROUND, f"0 .. {BACKGROUND:g}")
         _check("held", self.held, 0 < self.held <= 1, "above 0, at most 1")
         _check("turn", self.turn, 0 < self.turn <= 0.5, "above 0, at most 0.5 radians per frame")
@@ -264,14 +274,16 @@ def _check_names(field: str, names: tuple[str, ...], allowed: Mapping[str, objec
         )
 
 
-def _walls(outline: Outline, radius: float, size: int, *, turning: bool) -> tuple[Array, Array]:
+def _walls(
+    outline: Outline, radius: float, sides: tuple[int, int], *, turning: bool
+) -> tuple[Array, Array]:
     """Lowest and highest centre (x, y) at which the shape is wholly inside the frame."""
     if turning:
         low = high = np.full(2, outline.reach)
     else:
         low = np.array([outline.half_width, outline.above])
         high = np.array([outline.half_width, outline.below])
-    return low * radius, size - high * radius
+    return low * radius, np.array(sides[::-1]) - high * radius
 
 
 def _path(
@@ -284,9 +296,9 @@ def _path(
     low, high = walls
     time = np.arange(spec.frames, dtype=np.float64)[:, None]
     steps = (spec.world.clip_frames or spec.frames) - 1
-    speed = spec.speeds[rng.integers(len(spec.speeds))] * spec.size
+    speed = spec.speeds[rng.integers(len(spec.speeds))] * min(spec.sides)
     if motion == "orbit":
-        circle = min(ORBIT_RADIUS * spec.size, 0.5 * float(np.min(high - low)))
+        circle = min(ORBIT_RADIUS * min(spec.sides), 0.5 * float(np.min(high - low)))
         rate = max(speed / circle, ORBIT_TURNS * 2 * math.pi / steps)
         middle = rng.uniform(low + circle, high - circle)
         angle = rng.uniform(0, 2 * math.pi) + rng.choice((-1.0, 1.0)) * rate * time
@@ -298,7 +310,7 @@ def _path(
     start = least + rng.random(2) * (high - low - ahead)
     if spec.snap:
         start = np.clip(np.round(start / spec.snap) * spec.snap, least, least + high - low - ahead)
-    return fold(start + velocity * time, walls, border=spec.world.border, size=spec.size), speed
+    return fold(start + velocity * time, walls, border=spec.world.border, sides=spec.sides), speed
 
 
 def _continue_path(
@@ -308,19 +320,19 @@ def _continue_path(
     if spec.world.border == "bounce":  # another outline may be larger
         here = np.clip(here, *walls)
     centres = here + moves[:, None] * np.array(MOTIONS[motion])
-    return fold(centres, walls, border=spec.world.border, size=spec.size)
+    return fold(centres, walls, border=spec.world.border, sides=spec.sides)
 
 
-def _make_background(rng: np.random.Generator, size: int, texture: float) -> Array:
-    """A still, smooth texture of two waves in two random tints, float32 [size size 3]."""
-    centre = (np.arange(size, dtype=np.float32) + 0.5) * (2 * math.pi / size)
-    background = np.full((size, size, 3), BACKGROUND, np.float32)
+def _make_background(rng: np.random.Generator, sides: tuple[int, int], texture: float) -> Array:
+    """A still, smooth texture of two waves in two random tints, float32 [h w 3]."""
+    y, x = ((np.arange(n, dtype=np.float32) + 0.5) * (2 * math.pi / min(sides)) for n in sides)
+    background = np.full((*sides, 3), BACKGROUND, np.float32)
     for _ in range(2):
         angle, waves, phase = rng.uniform((0, 0.5, 0), (2 * math.pi, 1.5, 2 * math.pi)).tolist()
         tint = (0.5 * texture * rng.uniform(0.3, 1.0, 3)).astype(np.float32)
         wave = np.cos(
-            np.float32(waves * math.sin(angle)) * centre[:, None]
-            + np.float32(waves * math.cos(angle)) * centre[None, :]
+            np.float32(waves * math.sin(angle)) * y[:, None]
+            + np.float32(waves * math.cos(angle)) * x[None, :]
             + np.float32(phase)
         )
         background += wave[:, :, None] * tint
@@ -336,11 +348,12 @@ def _draw(
     centres: Array,
     angles: Array | None,
 ) -> None:
-    """Paints one anti-aliased shape into each frame of `canvas`, float32 [t size size c]."""
-    frames, size = canvas.shape[:2]
+    """Paints one anti-aliased shape into each frame of `canvas`, float32 [t h w c]."""
+    frames, height, width = canvas.shape[:3]
     # Only a window around the shape is evaluated: half of a small frame, a fifth of a large one.
-    window = min(size, 2 * math.ceil(outline.reach * radius) + 3)
-    origin = np.clip(np.floor(centres - window / 2 + 0.5), 0, size - window).astype(np.int64)
+    window = min(height, width, 2 * math.ceil(outline.reach * radius) + 3)
+    room = np.array([width, height]) - window
+    origin = np.clip(np.floor(centres - window / 2 + 0.5), 0, room).astype(np.int64)
     pixels = origin[:, :, None] + np.arange(window)
     offsets = ((pixels + 0.5 - centres[:, :, None]) / radius).astype(np.float32)
     x, y = offsets[:, 0, None, :], offsets[:, 1, :, None]
@@ -358,10 +371,10 @@ def _draw_distractor(
     rng: np.random.Generator, spec: MovingShapesSpec, canvas: Array, colour: tuple[float | int, ...]
 ) -> None:
     outline = SHAPES[spec.shapes[rng.integers(len(spec.shapes))]]
-    radius = DISTRACTOR_SCALE * spec.radius[0] * spec.size
-    low, high = _walls(outline, radius, spec.size, turning=True)
+    radius = DISTRACTOR_SCALE * spec.radius[0] * min(spec.sides)
+    low, high = _walls(outline, radius, spec.sides, turning=True)
     heading, speed = rng.uniform(0, 2 * math.pi), spec.speeds[rng.integers(len(spec.speeds))]
-    velocity = speed * spec.size * np.array([math.cos(heading), math.sin(heading)])
+    velocity = speed * min(spec.sides) * np.array([math.cos(heading), math.sin(heading)])
     centres = rng.uniform(low, high) + velocity * np.arange(spec.frames)[:, None]
     angles = np.full(spec.frames, rng.uniform(0, 2 * math.pi)) if spec.rotate else None
     _draw(
@@ -388,13 +401,16 @@ class _Stretch:
     def paint(
         self, canvas: Array, radius: float, colour: tuple[float | int, ...], *, wrap: bool
     ) -> None:
-        """Into its frames of float32 [t size size c]; at a wrapping border on both sides."""
-        size = canvas.shape[1]
-        places = [(x, y) for x in (-size, 0, size) for y in (-size, 0, size)] if wrap else [(0, 0)]
+        """Into its frames of float32 [t h w c]; at a wrapping border on both sides."""
+        height, width = canvas.shape[1:3]
+        places = [(0, 0)]
+        if wrap:
+            places = [(x, y) for x in (-width, 0, width) for y in (-height, 0, height)]
         for place in places:
             centres = self.centres + place
             margin = self.outline.reach * radius + 1
-            if np.all((centres > -margin) & (centres < size + margin), axis=1).any():
+            ends = np.array([width, height]) + margin
+            if np.all((centres > -margin) & (centres < ends), axis=1).any():
                 _draw(
                     canvas[self.start : self.end],
                     self.outline,
@@ -417,7 +433,7 @@ def _make_stretches(
     """
     motion = spec.motions[labels[0][1].motion]
     turning = spec.rotate or motion == "spin"
-    radius = float(rng.uniform(*spec.radius)) * spec.size
+    radius = float(rng.uniform(*spec.radius)) * min(spec.sides)
     turns = np.arange(spec.frames)
     angles, centres, speed = None, np.empty((0, 2)), 0.0
     if turning:
@@ -428,7 +444,7 @@ def _make_stretches(
     for (start, label), end in zip(labels, ends, strict=True):
         outline, motion = SHAPES[spec.shapes[label.shape]], spec.motions[label.motion]
         turning = spec.rotate or motion == "spin"
-        walls = _walls(outline, radius, spec.size, turning=turning)
+        walls = _walls(outline, radius, spec.sides, turning=turning)
         if not start:
             centres, speed = _path(rng, spec, motion, walls)
         else:
@@ -453,14 +469,14 @@ def _make_stretches(
 def _occluder(
     rng: np.random.Generator, spec: MovingShapesSpec, label: Label, taken: tuple[str, ...]
 ) -> tuple[Array, Array]:
-    """What is in front of the shape: its cover 0..1, float32 [t size size 1], and its colour [3].
+    """What is in front of the shape: its cover 0..1, float32 [t h w 1], and its colour [3].
 
     taken: colours of others.
     """
     if spec.world.occlusion == "bar":
         across = MOTIONS[spec.motions[label.motion]]
-        return bar_cover(rng, spec.size, upright=abs(across[0]) >= abs(across[1]))
-    cover = np.zeros((spec.frames, spec.size, spec.size, 1), np.float32)
+        return bar_cover(rng, spec.sides, upright=abs(across[0]) >= abs(across[1]))
+    cover = np.zeros((spec.frames, *spec.sides, 1), np.float32)
     free = [name for name in spec.colours if name not in taken]
     colour = COLOURS[free[rng.integers(len(free))]]
     _draw_distractor(rng, spec, cover, (1.0,))
@@ -468,7 +484,7 @@ def _occluder(
 
 
 def render_clip(spec: MovingShapesSpec, index: int, *, seed: int = 0) -> tuple[Clip, int]:
-    """Renders example `index` (>= 0): uint8 [frames size size 3] and its class id.
+    """Renders example `index` (>= 0): uint8 [frames h w 3] and its class id.
 
     The same (spec, seed, index) gives the same bytes in every process; classes are drawn
     uniformly and independently. The id indexes `spec.label_names`; where a world changes it, it
@@ -490,7 +506,7 @@ def render_world(spec: MovingShapesSpec, index: int, *, seed: int = 0) -> tuple[
     first = Label.of(int(rng.integers(math.prod(counts))), counts)
     labels = draw_labels(more, spec.world, first, counts=counts, frames=spec.frames)
 
-    background = _make_background(rng, spec.size, spec.texture)
+    background = _make_background(rng, spec.sides, spec.texture)
     canvas = np.repeat(background[None], spec.frames, axis=0)
     taken = [spec.colours[first.colour]]
     if spec.distractors:
@@ -545,6 +561,8 @@ class MovingShapes:
     def fingerprint(self) -> str:
         """Changes whenever any example could: the renderer, the spec, the seed or the range."""
         names = list(FINGERPRINTED)
+        if self.spec.width:  # squares as they ever were
+            names.append("width")
         if self.spec.world != PLAIN_WORLD:  # older checkpoints know of no other
             names.append("world")
         spec = ", ".join(f"{name}={getattr(self.spec, name)!r}" for name in names)

@@ -144,15 +144,26 @@ def reflect(position: Array, low: Array, high: Array) -> Array:
     return low + np.minimum(offset, 2 * span - offset)
 
 
-def fold(position: Array, walls: tuple[Array, Array], *, border: Border, size: int) -> Array:
-    """An unbounded straight path [t 2] as the border has it: see `WorldRules`."""
-    return position % size if border == "wrap" else reflect(position, *walls)
+def fold(
+    position: Array, walls: tuple[Array, Array], *, border: Border, sides: tuple[int, int]
+) -> Array:
+    """An unbounded straight path (x, y) [t 2] as the border has it: see `WorldRules`.
+
+    sides: height and width.
+    """
+    return position % np.array(sides[::-1]) if border == "wrap" else reflect(position, *walls)
 
 
-def bar_cover(rng: np.random.Generator, size: int, *, upright: bool) -> tuple[Array, Array]:
-    """A still dark bar from border to border: its cover, float32 [1 size size 1], and colour."""
-    middle = rng.uniform(*BAR_PLACES) * size
-    distance = np.abs(np.arange(size) + 0.5 - middle)
-    line = np.clip(0.5 * BAR_WIDTH * size + 0.5 - distance, 0, 1).astype(np.float32)
-    cover = np.broadcast_to(line if upright else line[:, None], (size, size))
+def bar_cover(
+    rng: np.random.Generator, sides: tuple[int, int], *, upright: bool
+) -> tuple[Array, Array]:
+    """A still dark bar from border to border: its cover, float32 [1 h w 1], and colour.
+
+    sides: height and width.
+    """
+    across = sides[1] if upright else sides[0]
+    middle = rng.uniform(*BAR_PLACES) * across
+    distance = np.abs(np.arange(across) + 0.5 - middle)
+    line = np.clip(0.5 * BAR_WIDTH * min(sides) + 0.5 - distance, 0, 1).astype(np.float32)
+    cover = np.broadcast_to(line if upright else line[:, None], sides)
     return cover[None, :, :, None], np.full(3, BAR_COLOUR, np.float32)

@@ -30,6 +30,7 @@ from nbp.data.augmentation import (
     Flip,
     Record,
     ShortSide,
+    Sides,
     Squash,
     Transform,
     choose_spatial,
@@ -368,7 +369,7 @@ _CONSUMED = ("clip", "path", "info", "window")
 def make_record_transforms(
     *,
     frames: int,
-    size: int,
+    size: Sides,
     fps: float | None,
     training: bool,
     fit: Fit = "crop",

@@ -16,7 +16,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, assert_never, runtime_checkable
 
@@ -116,6 +116,21 @@ class VideoFolder:
             "info": file.info,
             "label": np.int32(file.label),
         }
+
+    def of_length(self, frames: int) -> "VideoFolder":
+        """The files of this folder in which clips of so many frames lie, as if asked for these."""
+        fps = self.spec.fps
+        files = tuple(
+            file
+            for file in self.files
+            if len(resample_frames(file.info.frames, file.info.fps, fps)) >= frames
+        )
+        if not files:
+            raise DataError(
+                f"{self.root}: no video has {frames} frames, for clips of data.grids. Leave these "
+                "out, or add longer videos."
+            )
+        return replace(self, spec=replace(self.spec, frames=frames), files=files)
 
     def describe_notes(self, other: "VideoFolder") -> list[str]:
         """How the videos of both splits that are not plain are read, and how many there are."""

@@ -13,7 +13,9 @@ import jax
 import numpy as np
 
 from nbp import build, build_data
-from nbp.build_sampling import choose_given_frames, make_sampling, take_examples
+from nbp.build_data import take_examples
+from nbp.build_sampling import choose_given_frames, make_sampling
+from nbp.config.grids import name_clips
 from nbp.config.schema import Config
 from nbp.data.video.encode import tile_clips
 from nbp.errors import ConfigError
@@ -39,6 +41,7 @@ from nbp.metrics.score_table import name_fvd
 from nbp.models.lpips import LEAST_SIZE, VGG16, LpipsNetwork
 from nbp.parallel import distributed
 from nbp.parallel.distributed import is_main
+from nbp.parallel.sharding import constrain
 from nbp.protocols import find_protocol
 from nbp.protocols.protocol import GENERAL
 from nbp.sampling.request import SampleRequest
@@ -215,6 +218,12 @@ class Validation:
     def label_names(self) -> tuple[str, ...]:
         return self._data.label_names
 
+    @functools.cached_property
+    def grids(self) -> dict[str, "Validation"]:
+        """The first held-out clips of each of `data.grids`, by their names."""
+        others = zip(self._config.each_grid[1:], self._data.grids, strict=True)
+        return {name_clips(each.data.clip): Validation(each, data) for each, data in others}
+
     def batches(self) -> list[dict[str, np.ndarray]]:
         if not self._batches:
             limit = min(EVALUATED, self._config.data.validation_clips)
@@ -378,7 +387,8 @@ def tokenizer_evaluators(
 ) -> StageEvaluators:
     """Held-out PSNR, SSIM, GMS and code statistics, and LPIPS where its weights are configured.
 
-    lpips: the network of these. Previews show clips above their reconstructions.
+    lpips: the network of these. psnr_NAME_clips: of further grids. Previews show clips above their
+    reconstructions.
     """
     network = task.network
     scorer = find_lpips(config, task, lpips)
@@ -400,7 +410,16 @@ def tokenizer_evaluators(
             if scorer is not None:
                 distances.extend(scorer(batch["video"], output).tolist())
         perceptual = {"lpips": float(np.mean(distances))} if distances else {}
-        return {**scores.result(), **perceptual, **counter.result()}
+        return {**scores.result(), **perceptual, **counter.result(), **measure_grids(state)}
+
+    def measure_grids(state: TrainState) -> dict[str, float]:
+        found = {}
+        for name, held_out in clips.grids.items():
+            scores = ReconstructionScores()
+            for batch in held_out.batches():
+                scores.add(batch["video"], reconstruct(state, batch["video"])[0])
+            found[f"psnr_{name}_clips"] = scores.result()["psnr"]
+        return found
 
     def preview(state: TrainState) -> np.ndarray:
         video = clips.batches()[0]["video"][: config.train.preview_clips]
@@ -437,9 +456,17 @@ def generator_evaluators(
 ) -> StageEvaluators:
     """Held-out bits per token, of all and of each latent frame, and accuracy.
 
-    Previews show samples of the first held-out labels.
+    bits_NAME_clips: bits per token in clips of further grids. Previews show samples of the first
+    held-out labels.
     """
-    measure_batch = jax.jit(task.evaluate)
+
+    def evaluate(*batch: PyTree) -> PyTree:
+        """Whole on every device, so that each process of a job can read what it has."""
+        return jax.tree.map(lambda x: constrain(x, (None,) * x.ndim), task.evaluate(*batch))
+
+    measure_batch = jax.jit(evaluate)
+    # The compiler leaves out all that serves other measures.
+    measure_bits = jax.jit(lambda *batch: evaluate(*batch)[0]["bits_per_token"])
 
     def measure(state: TrainState) -> dict[str, float]:
         counter = CodeCounter(config.tokenizer.make_quantizer().codes)
@@ -457,6 +484,13 @@ def generator_evaluators(
         frames = means.pop("bits_grid").mean((1, 2))
         means |= {f"bits_frame_{t}": bits for t, bits in enumerate(frames) if np.isfinite(bits)}
         found = {name: float(value) for name, value in means.items()}
+        for name, held_out in clips.grids.items():
+            bits = []
+            for batch in held_out.batches():
+                rows = {name: values for name, values in batch.items() if name != "index"}
+                more = float(measure_bits(averaged(state), task.frozen, rows))
+                bits += [more] * len(batch["label"])
+            found[f"bits_{name}_clips"] = float(np.mean(bits))
         return {**found, "unigram_bits": counter.result()["unigram_bits"]}
 
     def preview(state: TrainState) -> np.ndarray:

@@ -69,6 +69,7 @@ def describe_drift(
         "window_frames": frames_of_latents(window, stride),
         "slide": slide.kind,
         "keep_frames": slide.keep,
+        **({"sinks": slide.sinks} if slide.kind == "rolling" else {}),
         "fvd": named and f"{named}_to_first_segment",
         "real_fvd": f"{named}_to_real_segment" if named and compared else None,
         "features": None if features is None else features.origin,

@@ -116,14 +116,14 @@ def describe_clips(plan: Plan, repeat: int) -> dict[str, Any]:
     if not settings["opener"]:  # where there is one, the origin has the hash of its checkpoint
         aside.add("opener_frames")
     drawing = {name: value for name, value in settings.items() if name not in aside}
-    paired = follows_real(plan)
+    paired, model = follows_real(plan), plan.model_config.data
     return {
         "model": plan.model.origin,
         "sampling": drawing,
         "seed": plan.seed,
         "labels": rule.labels,
         "given": plan.given,
-        "size": plan.model_config.data.size,
+        "size": model.size if plan.request.num_frames is None else model.clip,
         "real": {**describe_real(plan, repeat), "count": plan.generated} if paired else None,
     }
 

@@ -17,6 +17,7 @@ from nbp.build_sampling import (
     make_sampling,
 )
 from nbp.config import from_dict, to_json
+from nbp.config.grids import draw_clips, name_clips
 from nbp.config.parsing import set_overrides
 from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError
@@ -79,7 +80,7 @@ class EvaluateRequest:
     clips: generated clips where the protocol generates some, else clips to score, which then are
       not all that the protocol wants. seed: of the generated clips, by default the protocol's.
     data, overrides: other clips than the configured ones; needed after training from tokens.
-    Keys of `sampling` draw otherwise.
+    Keys of `sampling` draw otherwise. num_frames, size: of clips of another grid than the main one.
     features, lpips, c3d: folders that `nbp.convert` wrote, or `random-i3d`. statistics: names of
     `nbp.metrics.feature_statistics`. folder: of pictures and clips to look at, by default the
     workdir's `report`. cache: folder for features, by default in that one.
@@ -89,6 +90,8 @@ class EvaluateRequest:
     protocol: str
     clips: int | None = None
     seed: int | None = None
+    num_frames: int | None = None
+    size: Sequence[int] | None = None
     data: Path | None = None
     overrides: Mapping[str, str] = field(default_factory=dict)
     features: str = ""
@@ -166,13 +169,12 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
     find_protocol(request.protocol, known=setup.protocols)
     drawing, reading_keys = split_overrides(request.overrides)
     trained_on = draw_in_block(change_sampling(read_config(request.workdir), drawing))
+    trained_on = draw_whole_clips(trained_on, request, report)
     config = build_data.change_data(trained_on, request.data, reading_keys, report=report)
     protocol = find_protocol(request.protocol, config.data.kind, known=setup.protocols)
     protocol, reading = choose_rule(protocol, config, reading_keys)
     model_config = choose_model_config(trained_on, reading)
     given = check_generation(model_config, protocol, request)
-    if request.clips is not None and request.clips < 1:
-        raise ConfigError(f"--clips {request.clips}: score at least 1 clip")
     devices = Devices()
     on_devices: dict[str, Any] = {"place": devices.place, "copy": devices.copy}
     choice = request.features or (config.evaluation.features if protocol.features else "")
@@ -237,6 +239,24 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
         given=given,
         generated=generated,
     )
+
+
+def draw_whole_clips(config: Config, request: EvaluateRequest, report: Report) -> Config:
+    """The configuration whose model draws clips as they are asked for; ConfigError for parts."""
+    if request.clips is not None and request.clips < 1:
+        raise ConfigError(f"--clips {request.clips}: score at least 1 clip")
+    drawn = draw_clips(config, frames=request.num_frames, size=request.size)
+    made, (_, height, width) = drawn.config.data.clip, drawn.clip
+    if made != drawn.clip:
+        raise ConfigError(
+            f"--num_frames, --size: a protocol scores whole clips, and {name_clips(drawn.clip)} "
+            f"would be cut from {name_clips(made)} or go on behind it: use {name_clips(made)}"
+        )
+    if height != width:
+        raise ConfigError(f"--size {height} {width}: protocols score squares: give one side")
+    for note in drawn.notes:
+        report(note)
+    return drawn.config
 
 
 def split_overrides(overrides: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

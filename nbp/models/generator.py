@@ -5,7 +5,8 @@
 Two recipes are built from the same parts. `paper_recipe` is the official network: learned absolute
 positions starting at zero, 0.02 initialisation, a head over all ids. `modern_recipe` is ours: the
 position of a query is the grid place it *predicts*, embeddings start ten times larger, and the head
-covers the codes only, so that an id outside the video range cannot be drawn.
+covers the codes only, so that an id outside the video range cannot be drawn. With rotary positions
+queries and keys turn by their places (`nbp.nn.rotary`), and no learned row is of one grid.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,11 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nbp.layout import SequencePlan, Vocabulary
+from nbp.layout import Positions, SequencePlan, Vocabulary
 from nbp.models.heads import DigitHead, Head, HeadSpec, VocabularyHead
 from nbp.models.joint_head import JointHead
 from nbp.models.network import Network
 from nbp.nn.attention.reference import AttentionBackend
+from nbp.nn.rotary import (
+    FramePositions,
+    Rotation,
+    make_frequencies,
+    make_rotation,
+    turn_angles,
+)
 from nbp.nn.transformer import (
     Initialisation,
     Parts,
@@ -79,11 +87,13 @@ class Recipe:
 
     positions: `(plan, width, std, rngs=...)` -> module whose call gives [L, C].
     output_ids: the ids that the head covers, from the vocabulary.
+    rotary: whether queries and keys turn by their places too.
     """
 
     parts: Parts
     positions: Callable[..., Any]
     output_ids: Callable[[Vocabulary], range]
+    rotary: bool = False
 
 
 def score_all(vocabulary: Vocabulary) -> range:
@@ -106,11 +116,15 @@ def paper_recipe(attention: AttentionBackend, *, context: int = 5120) -> Recipe:
     return Recipe(Parts(attention, init), positions, score_all)
 
 
-def modern_recipe(attention: AttentionBackend, *, layers: int) -> Recipe:
+def modern_recipe(
+    attention: AttentionBackend, *, layers: int, positions: Positions = "learned"
+) -> Recipe:
     """Target positions, embeddings of 0.2, residual writes scaled by 1/sqrt(2*layers) (GPT-2)."""
     init = Initialisation(
         linear=0.02, embedding=0.2, position=0.2, residual=0.02 / (2 * layers) ** 0.5
     )
+    if positions == "rotary":
+        return Recipe(Parts(attention, init), FramePositions, score_codes, rotary=True)
     return Recipe(Parts(attention, init), TargetPositions, score_codes)
 
 
@@ -147,6 +161,7 @@ class Generator(nnx.Module):
         self.output_ids = recipe.output_ids(vocabulary)
         self.spec = spec
         self.padding = padding
+        self.rotary = recipe.rotary
         self.tokens = nnx.Param(
             normal(rngs.params(), (vocabulary.size, width), jnp.float32), axes=(None, "embed")
         )
@@ -211,7 +226,8 @@ class Generator(nnx.Module):
         x = self.embed(table, 0, self.plan.length, null=null, drafts=drafts)
         x = drop(x, self.spec.dropout, key1)
         hidden = self.key_mask(prompt, null)
-        x = self.transformer(x, self.plan.k_end, key_mask=hidden, key=key2)
+        rotation = self.rotation(0, self.plan.length)
+        x = self.transformer(x, self.plan.k_end, key_mask=hidden, rotation=rotation, key=key2)
         return x[:, self.plan.prompt_length :]
 
     def with_plan(self, plan: SequencePlan) -> "Generator":
@@ -232,7 +248,9 @@ class Generator(nnx.Module):
     ) -> Int[Array, "b rows"]:
         """Vocabulary ids of everything that can be read: the table of `plan.input_index`."""
         batch = ids.shape[0]
-        special = jnp.arange(self.plan.special_count, dtype=ids.dtype)
+        # See `generator.special_ids`: the last one stands for those that the table does not have.
+        numbers = np.minimum(np.arange(self.plan.special_count), self.vocabulary.special - 1)
+        special = jnp.asarray(numbers, ids.dtype)
         rows = [jnp.broadcast_to(special, (batch, special.size)), ids]
         if prompt is not None:
             rows.insert(0, prompt + self.vocabulary.prompt_offset)
@@ -267,6 +285,22 @@ class Generator(nnx.Module):
             x = x + self._embed_drafts(drafts, start, (table.shape[0], width))
         positions = jax.lax.dynamic_slice_in_dim(self.positions(), start, width)
         return (x + positions).astype(self.spec.dtype)
+
+    def rotation(
+        self, start: Array | int, width: int, *, later: Array | int | None = None
+    ) -> Rotation | None:
+        """By which the queries `[start, start + width)` and their keys turn; None for none.
+
+        later: latent frames by which they stand later than in the plan. What all of them share
+        changes nothing, prompt included.
+        """
+        if not self.rotary:
+            return None
+        frequencies = make_frequencies(self.spec.head_width)
+        angles = (self.plan.rotary_coordinates @ frequencies).astype(np.float32)
+        angles = jax.lax.dynamic_slice_in_dim(jnp.asarray(angles), start, width, 1)
+        shift = None if later is None else turn_angles(later, self.spec.head_width)
+        return make_rotation(angles, self.spec.heads, later=shift)
 
     def key_mask(
         self, prompt: Int[Array, "b p"] | None, null: Bool[Array, "b"] | None

@@ -24,6 +24,7 @@ from nbp.models.generator import Generator, GeneratorNetwork, require_vocabulary
 from nbp.models.heads import Choose, DigitDrawing, VocabularyHead, place_offsets
 from nbp.nn.attention.kv_cache import Cache, CacheEntry, make_cache, quantize, write
 from nbp.nn.attention.reference import cached_attention
+from nbp.nn.rotary import Rotation, turn_columns
 from nbp.nn.transformer import Transformer
 from nbp.parallel.sharding import Axes, constrain, gather, make_partition_spec
 from nbp.ranges import CacheType, WeightType
@@ -124,19 +125,25 @@ def run_layer(
     start: Array | int,
     k_end: Int[Array, "n"],
     key_mask: Bool[Array, "b m"] | None,
+    rotation: Rotation | None,
 ) -> tuple[Float[Array, "d b n"], CacheEntry, CacheEntry]:
     """Positions `[start, start + n)` through one layer: what they add to the stream and the cache.
 
-    key_mask: of as many keys as the cache has room for.
+    key_mask: of as many keys as the cache has room for. rotation: keys keep it in the cache.
     """
     width, batch, n = x.shape
     mixed = multiply("qkv", layer.qkv, normalize(layer.norm1, x))
     parts = mixed.reshape(3, heads, width // heads, batch, n)
     q, k, v = constrain(jnp.moveaxis(parts, 3, 1), (None, "batch", "heads", None, None))
+    sinks = None
+    if rotation is not None:
+        if rotation.sinks is not None:
+            sinks = rotation.sinks.keys, turn_columns(q, rotation.sinks.query)
+        q, k = rotation.turn_columns(q, k)
     keys = write(keys, jnp.swapaxes(k, 2, 3), start, axis=2)
     values = write(values, v, start, axis=3)
     with jax.named_scope("attention"):
-        out = cached_attention(q, *keys, *values, k_end=k_end, key_mask=key_mask)
+        out = cached_attention(q, *keys, *values, k_end=k_end, key_mask=key_mask, sinks=sinks)
     out = jnp.moveaxis(out, 0, 2).reshape(width, batch, n)
     x = constrain(x + multiply("proj", layer.proj, out), STREAM)
     inner = multiply("up", layer.up, normalize(layer.norm2, x))
@@ -194,6 +201,7 @@ def forward_cached(
     start: Array | int,
     k_end: Int[Array, "n"],
     key_mask: Bool[Array, "b m"] | None = None,
+    rotation: Rotation | None = None,
 ) -> tuple[Float[Array, "b n d"], Cache]:
     """Runs positions `[start, start + n)`, writes them into the cache and attends within it.
 
@@ -212,6 +220,7 @@ def forward_cached(
             start=start,
             k_end=k_end,
             key_mask=mask,
+            rotation=rotation,
         )
         keys.append(new_keys)
         values.append(new_values)
@@ -250,7 +259,7 @@ class InferenceModel(NamedTuple):
         k_end: Int[Array, "n"],
         key_mask: Bool[Array, "b m"] | None = None,
     ) -> tuple[Float[Array, "b n d"], Cache]:
-        """The function of this name, with these layers."""
+        """The function of this name, with these layers and the model's rotation."""
         return forward_cached(
             self.model.transformer,
             x,
@@ -259,6 +268,7 @@ class InferenceModel(NamedTuple):
             start=start,
             k_end=k_end,
             key_mask=key_mask,
+            rotation=self.model.rotation(start, x.shape[1]),
         )
 
     def predict(self, x: Float[Array, "b n d"]) -> Float[Array, "b n v"]:

@@ -22,6 +22,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from nbp.nn.attention.reference import AttentionBackend
+from nbp.nn.rotary import Rotation
 from nbp.parallel.sharding import Axes, constrain, gather
 from nbp.shapes import Array, Bool, Float, Int
 
@@ -196,13 +197,19 @@ class Transformer(nnx.Module):
         k_end: Int[Array, "n"],
         *,
         key_mask: Bool[Array, "b n"] | None = None,
+        rotation: Rotation | None = None,
         key: Array | None = None,
     ) -> Float[Array, "b n d"]:
-        """Full-sequence pass (training): a scan over the stacked layers. `key`: dropout on."""
+        """Full-sequence pass (training): a scan over the stacked layers. `key`: dropout on.
+
+        rotation: of queries and keys, by their positions.
+        """
         graph, stacked = nnx.split(self.layers)
         keys = None if key is None else jax.random.split(key, self.spec.layers)
 
         def attend(q: Array, k: Array, v: Array) -> Array:
+            if rotation is not None:
+                q, k = rotation.turn(q, k)
             return self.attention(q, k, v, k_end, key_mask)
 
         def step(x: Array, layer: tuple[Any, Array | None]) -> tuple[Array, None]:

@@ -386,8 +386,20 @@ class Generation(Drawing):
         table = model.input_table(rows, self.prompt)
         x = model.embed(table, start, fed, null=self.null, drafts=drafts)
         hidden = model.key_mask(self.prompt, self.null)
-        x, cache = self.decoder.forward_cached(x, cache, start=start, k_end=k_end, key_mask=hidden)
+        x, cache = self.forward(x, cache, start=start, k_end=k_end, key_mask=hidden)
         return x[:, fed - drawn :], cache
+
+    def forward(
+        self,
+        x: Float[Array, "b n d"],
+        cache: Cache,
+        *,
+        start: Array | int,
+        k_end: Int[Array, "n"],
+        key_mask: Bool[Array, "b m"] | None,
+    ) -> tuple[Float[Array, "b n d"], Cache]:
+        """The layers on the queries `[start, start + n)`, which have these slots of the cache."""
+        return self.decoder.forward_cached(x, cache, start=start, k_end=k_end, key_mask=key_mask)
 
     def refine(
         self,

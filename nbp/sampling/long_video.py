@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Videos longer than the trained clip: a window slides over the latent frames.
 
+With rotary positions it rolls (`rolling`), block after block in one stream of codes, through one
+cache whose oldest entries make room: see `nbp.sampling.rolling`. In all other forms it jumps.
+
 The first window is a clip like any other. Each later one begins with frames that are there already,
 `Slide.keep` of them, and the generator draws the rest. What it is shown must look like the start of
 a clip of the training set, whose first latent frame stands for one pixel frame and each other one
@@ -15,7 +18,7 @@ for `stride` of them:
   latent frame, unless blocks are deeper), the latest ones follow. Every code has its trained form,
   but there is a gap in time behind the anchor: an approximation too. Positions that depend on
   nothing but prompt and anchor are never computed again: their keys and values stay in the cache.
-  All others are: positions are absolute, and each latent frame has moved.
+  All others are: each latent frame has moved, and keys were written at its old place.
 
 Memory does not depend on the length of the video: frames are handed over as they come.
 
@@ -36,24 +39,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nbp.errors import ConfigError
 from nbp.layout import SequencePlan, frames_of_latents, latents_of_frames
 from nbp.models.tokenizer_streaming import decode_step
 from nbp.nn.attention.kv_cache import Cache
-from nbp.sampling.generate import clip_codes, make_generation
+from nbp.sampling.generate import Generation, clip_codes, make_generation
+from nbp.sampling.request import SampleRequest
+from nbp.sampling.rolling import RollingWindow, list_sinks, roll
 from nbp.sampling.sampler import Batch, Sampler, make_key
 from nbp.sampling.story import Story, rewrite_prompt
 from nbp.shapes import Array, Bool, Clips, Int, PyTree, UInt8
 
-SlideKind = Literal["reencode", "codes", "anchor"]
+SlideKind = Literal["reencode", "codes", "anchor", "rolling"]
 LATER = 0x51DE  # the stream of random keys of all windows but the first
 
 
 @dataclass(frozen=True)
 class Slide:
-    """How the window moves: `keep` latent frames are given to the next one, in the form `kind`."""
+    """How the window moves: `keep` latent frames are given to the next one, in the form `kind`.
+
+    sinks: latent frames at the start of the video that stay in a rolling cache.
+    """
 
     keep: int
     kind: SlideKind = "reencode"
+    sinks: int = 0
 
 
 def choose_slide(plan: SequencePlan, *, keep: int | None, kind: SlideKind) -> Slide:
@@ -77,6 +87,77 @@ def choose_slide(plan: SequencePlan, *, keep: int | None, kind: SlideKind) -> Sl
             f"keeps one of {', '.join(map(str, allowed))} by {kind}"
         )
     return Slide(keep, kind)
+
+
+def choose_rolling(plan: SequencePlan, *, sinks: int | None) -> Slide:
+    """A rolling window; by default the first latent frames stay, as many as a block is deep.
+
+    Raises ValueError where the window cannot roll, or not with so many sinks.
+    """
+    depth = plan.block[0]
+    if sinks is None:
+        sinks = next((n for n in list_sinks(plan) if n >= depth), 0)
+    return Slide(plan.grid.t - depth, "rolling", RollingWindow(plan, sinks).sinks)
+
+
+def plan_slide(
+    asked: SampleRequest, plan: SequencePlan, *, clip: int, rotary: bool
+) -> Slide | None:
+    """How windows move over the videos asked for; None where a trained clip has all frames.
+
+    clip: its frames. rotary: the model's positions. Raises ConfigError for what cannot be.
+    """
+    request, frames = asked.long, asked.long.num_frames
+    if frames is None or (frames <= clip and asked.story is None):
+        if frames is not None and frames < 1:
+            raise ConfigError(f"--num_frames {frames}: draw at least 1 frame")
+        for flag, value in (
+            ("--keep_frames", request.keep_frames),
+            ("--slide", request.slide),
+            ("--sinks", request.sinks),
+            ("--anchor", request.anchor or None),
+            ("--features", request.features or None),
+        ):
+            if value is not None:
+                raise ConfigError(
+                    f"{flag} is about videos longer than a clip of {clip} frames: "
+                    f"give --num_frames {clip + 1} or more, or leave it out"
+                )
+        return None
+    if request.anchor and request.slide in ("reencode", "rolling"):
+        raise ConfigError("--anchor keeps codes as they are: leave out --slide, or use codes")
+    usual: SlideKind = "rolling" if rotary else "reencode"
+    kind = "anchor" if request.anchor else request.slide or usual
+    if request.sinks is not None and kind != "rolling":
+        raise ConfigError(f"--sinks {request.sinks}: {kind} has none; they are for --slide rolling")
+    if kind == "rolling":
+        check_rolling(asked, rotary=rotary)
+    try:
+        if kind == "rolling":
+            return choose_rolling(plan, sinks=request.sinks)
+        return choose_slide(plan, keep=request.keep_frames, kind=kind)
+    except ValueError as error:
+        others = ". Use --slide reencode or codes" if kind == "rolling" else ""
+        raise ConfigError(f"--num_frames {frames}: {error}{others}") from error
+
+
+def check_rolling(asked: SampleRequest, *, rotary: bool) -> None:
+    """ConfigError where a rolling window cannot serve the request."""
+    if not rotary:
+        raise ConfigError(
+            "--slide rolling: this model has learned positions, which end with the clip: use "
+            "reencode or codes, or train one with --config.generator.positions=rotary"
+        )
+    if asked.long.keep_frames is not None:
+        raise ConfigError(
+            f"--keep_frames {asked.long.keep_frames}: a rolling window keeps all but the oldest: "
+            "leave it out, or add --slide reencode or codes"
+        )
+    if asked.decoder.decoding != "plain":
+        raise ConfigError(
+            f"--decoding {asked.decoder.decoding}: a rolling window is drawn pass by pass: leave "
+            "it out, or add --slide reencode or codes"
+        )
 
 
 def _can_start(plan: SequencePlan, frames: int) -> bool:
@@ -156,8 +237,8 @@ class Rollout:
 
     def _emit(self, batch: Batch, frames: int, *, seed: int, given: int) -> Iterator[Piece]:
         """The pieces of one batch, the last one cut to `frames`."""
-        kind = self.slide.kind
-        run = self._reencode if kind == "reencode" else self._move_codes
+        ways = {"reencode": self._reencode, "rolling": self._roll}
+        run = ways.get(self.slide.kind, self._move_codes)
         frame, latent = 0, 0
         begun = self.sampler.begin(batch, make_key(seed), given)
         for videos, tokens in run(begun.batch, begun.key, begun.given):
@@ -224,6 +305,80 @@ class Rollout:
             known = sampler.generator.to_sequence(self._fill(kept))
             given, old, window = self.plan.tokens_of_frames(keep), keep, window + 1
 
+    def _roll(
+        self, batch: Batch, key: Array, given: int
+    ) -> Iterator[tuple[UInt8[np.ndarray, "b t h w c"], Int[np.ndarray, "b T H W"]]]:
+        """A clip, then without end the latent frames behind it, as many as a block is deep.
+
+        With a story a scene that ends within the clip is drawn first, then the clip anew behind it.
+        """
+        sampler, depth, shown = self.sampler, self.plan.block[0], self.plan.grid.t
+        decoder = StreamingDecoder(sampler, chunk=self.chunk)
+        codes, done, first = batch.known, 0, given
+        while True:
+            part, now, left = self.at(batch, done)
+            now, program = dataclasses.replace(now, known=codes), part.anchored_program(first)
+            keys = window_key(key, done // depth)
+            codes, cache, finite = part.sampler.run(program, keys, now, None)
+            done = done + left
+            if done >= shown:
+                break
+            first = self.plan.tokens_of_frames(done)
+        for number in itertools.count(shown // depth):
+            sampler.check(finite, batch)
+            grid = np.asarray(sampler.generator.to_grid(codes), np.int32)[:, -shown:]
+            yield decoder.decode(grid), grid
+            part, now, _ = self.at(batch, number * depth)
+            now = dataclasses.replace(now, known=codes)
+            keys, shown = window_key(key, number), depth
+            program = part.rolling_program(given, rewrite=self.changes(number * depth))
+            codes, cache, finite = part.sampler.run(program, keys, now, cache, np.int32(number))
+
+    def rolling_program(self, given: int, *, rewrite: bool = False) -> Any:
+        """As `anchored_program`, for the next block of the stream: see `_make_roll`."""
+        make = functools.partial(self._make_roll, given, rewrite)
+        return self.sampler.keep_program(("rolling", given, self.slide.sinks, rewrite), make)
+
+    def _make_roll(self, given: int, rewrite: bool) -> Any:
+        """(parameters, key, ids, labels or None, codes of the window, cache, number) -> its next
+        codes, cache and which clips had finite logits. The cache is consumed.
+        """
+        window = RollingWindow(self.plan, self.slide.sinks)
+
+        def draw(
+            params: PyTree,
+            key: Array,
+            ids: Array,
+            labels: Array | None,
+            codes: Array,
+            cache: Cache,
+            number: Array,
+        ) -> tuple[Int[Array, "b size"], Cache, Bool[Array, "b"]]:
+            run = self._start(params, key, ids, labels, given=given)
+            if rewrite:
+                cache = rewrite_prompt(run, cache)
+            offset = run.model.vocabulary.code_offset
+            drawn = roll(run, window, number).draw_next(codes + offset, cache)
+            return clip_codes(run.model, drawn.ids), drawn.cache, drawn.finite
+
+        return jax.jit(draw, donate_argnums=5)
+
+    def _start(
+        self, params: PyTree, key: Array, ids: Array, labels: Array | None, *, given: int
+    ) -> Generation:
+        """The generation of a batch, within a program."""
+        sampler = self.sampler
+        prompt, null = sampler.condition(ids, labels)
+        return make_generation(
+            sampler.bind(params),
+            key,
+            ids,
+            prompt=prompt,
+            null=null,
+            given=given,
+            sampling=sampler.sampling_for(labels),
+        )
+
     @property
     def _draws_codes_only(self) -> bool:
         generator = self.sampler.generator
@@ -258,7 +413,7 @@ class Rollout:
         return self.sampler.keep_program(("anchored", given, rewrite), make)
 
     def _make_anchored_program(self, given: int, rewrite: bool) -> Any:
-        sampler, plan = self.sampler, self.plan
+        plan = self.plan
         settled = plan.settled(plan.tokens_of_frames(plan.block[0]))
 
         def draw(
@@ -269,23 +424,13 @@ class Rollout:
             known: Array,
             cache: Cache | None,
         ) -> tuple[Int[Array, "b size"], Cache, Bool[Array, "b"]]:
-            prompt, null = sampler.condition(ids, labels)
-            decoder = sampler.bind(params)
-            run = make_generation(
-                decoder,
-                key,
-                ids,
-                prompt=prompt,
-                null=null,
-                given=given,
-                sampling=sampler.sampling_for(labels),
-            )
+            run = self._start(params, key, ids, labels, given=given)
             held = 0 if cache is None else settled
             start = run.make_cache() if cache is None else cache
             if rewrite and cache is not None:
                 start = rewrite_prompt(run, start)
             drawn = run.draw(known, start, held=held)
-            return clip_codes(decoder.model, drawn.ids), drawn.cache, drawn.finite
+            return clip_codes(run.model, drawn.ids), drawn.cache, drawn.finite
 
         return jax.jit(draw, donate_argnums=5)
 

@@ -24,6 +24,7 @@ from nbp.sampling.settings import (
 )
 
 CLIPS = Whole(1, 1_000_000)
+SIDE = Whole(1, 8192)  # pixels
 TEMPERATURE = Real(COLDEST, HOTTEST)
 GUIDANCE = Real(0.0, STRONGEST)
 BOUND = Real(0.0, 1e6)
@@ -48,12 +49,14 @@ class LongRequest:
 
     keep_frames: latent frames that a window takes over from the one before; None: half of them.
     slide: the form in which it takes them over, `anchor`: the first ones stay; see
-    `nbp.sampling.long_video`. features: for the FVD of the drift report, or none.
+    `nbp.sampling.long_video`. None: rolling with rotary positions, else reencode. sinks: latent
+    frames that stay in a rolling cache. features: for the FVD of the drift report, or none.
     """
 
     num_frames: int | None = None
     keep_frames: int | None = None
-    slide: Literal["reencode", "codes"] | None = None
+    slide: Literal["reencode", "codes", "rolling"] | None = None
+    sinks: int | None = None
     anchor: bool = False
     features: str = ""
 
@@ -67,8 +70,9 @@ class SampleRequest:
     samples_per_condition: clips drawn for each. per_class: clips of each class, in place of both.
     label: class name or id, or several, in turn. frames: what is continued, a file, or uint8
     [t h w c], or one for each condition. mask: what of them is drawn anew, a file or a box (see
-    `nbp.build_given`). between: two of them, whose gap is drawn. story: labels over the time of
-    each video, a file or a list (see `nbp.sampling.story`).
+    `nbp.build_data`). between: two of them, whose gap is drawn. story: labels over the time of
+    each video, a file or a list (see `nbp.sampling.story`). size: height and width of the clips, or
+    the side of squares.
     """
 
     count: int
@@ -80,6 +84,7 @@ class SampleRequest:
     between: tuple[Any, Any] | None = None
     story: Path | Any | None = None
     given_frames: int | None = None
+    size: tuple[int, ...] | None = None
     per_class: int | None = None
     samples_per_condition: int = 1
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -134,8 +139,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--cache", choices=get_args(CacheType), help="the same for keys and values")
     add("--seed", type=SEED, default=0, help="of all randomness; default 0")
     add("--num_frames", type=COUNT, help="length of the videos; longer than a clip: windows slide")
+    add("--size", nargs="+", type=SIDE, metavar="PX", help="height and width, or one side")
     add("--keep_frames", type=COUNT, help="latent frames a window keeps; default: half of them")
-    add("--slide", choices=("reencode", "codes"), help="how it keeps them; default: reencode")
+    add(
+        "--slide",
+        choices=("reencode", "codes", "rolling"),
+        help="how it keeps them; default: rolling with rotary positions, else reencode",
+    )
+    add("--sinks", type=NATURAL, help="rolling: first latent frames that stay; default: one")
     add("--anchor", action="store_true", help="codes, and the first latent frame stays for good")
     add("--features", default="", help="DIR or random-i3d: FVD in the drift report")
 
@@ -160,7 +171,7 @@ def make_request(arguments: argparse.Namespace) -> SampleRequest:
     def pick(kind: type) -> dict[str, Any]:
         names = [field.name for field in dataclasses.fields(kind)]
         found = {name: values[name] for name in names if values.get(name) is not None}
-        return {n: tuple(v) if n == "between" else v for n, v in found.items()}
+        return {n: tuple(v) if n in ("between", "size") else v for n, v in found.items()}
 
     return SampleRequest(
         count=count,

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nbp.errors import NonFiniteError
-from nbp.layout import SequencePlan, latents_of_frames
+from nbp.layout import Box, SequencePlan, latents_of_frames
 from nbp.models.generator import GeneratorNetwork
 from nbp.models.inference import InferenceModel, bind_inference_model, pack_params, put_on_mesh
 from nbp.models.tokenizer import TokenizerNetwork
@@ -48,10 +48,13 @@ class Samples:
     passes: np.ndarray
     opener_passes: np.ndarray
 
-    def cut(self, frames: int, stride: int) -> "Samples":
-        """The first frames and their latent frames, of `stride` frames each but the first."""
-        latent = latents_of_frames(frames, stride)
-        videos, tokens = self.videos[:, :frames], self.tokens[:, :latent]
+    def cut(self, clip: Box, stride: int) -> "Samples":
+        """The first frames and their latent frames, of `stride` frames each but the first.
+
+        clip: (frames, height, width) of what is kept of the pixels, from the upper left corner.
+        """
+        (frames, height, width), latent = clip, latents_of_frames(clip[0], stride)
+        videos, tokens = self.videos[:, :frames, :height, :width], self.tokens[:, :latent]
         return dataclasses.replace(self, videos=videos, tokens=tokens)
 
 

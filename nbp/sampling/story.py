@@ -112,6 +112,22 @@ class Story:
                 "frames that it needs here: the next one begins with a window of them"
             )
 
+    def check_rolling(self, guidance: float) -> None:
+        """ConfigError where guidance comes or goes: the rows of a rolling cache stay.
+
+        guidance: of scenes that tell none.
+        """
+        guided = [
+            s.label is not None and (guidance if s.guidance is None else s.guidance) > 0
+            for s in self.scenes
+        ]
+        if len(set(guided)) > 1:
+            number = guided.index(not guided[0]) + 1
+            raise ConfigError(
+                f"--story: guidance {'goes' if guided[0] else 'comes'} with scene {number}, and a "
+                "rolling window has it in all scenes or in none: add --slide reencode or codes"
+            )
+
 
 def read_story(source: Any) -> list[Line]:
     """The lines of a story: a file, or a list of (frames, label), (frames, label, guidance) or

@@ -45,7 +45,8 @@ class GeneratorTask:
     device whose logits exist at one time. corruption: what replaces codes that training reads.
     draft: how a network with the draft channel learns it; None trains it, like any other, without
     drafts. further: plans of other blocks that the same parameters learn: with the chance
-    further_share an update is of one of them.
+    further_share an update is of one of them. grids: the same for clips of other grids; an update
+    is of the grid of its batch.
     """
 
     network: GeneratorNetwork
@@ -58,6 +59,7 @@ class GeneratorTask:
     draft: DraftObjective | None = None
     further: tuple[SequencePlan, ...] = ()
     further_share: float = 0.0
+    grids: tuple["GeneratorTask", ...] = ()
     begin: Callable[[TrainState], TrainState] | None = None
     name: Literal["generator"] = "generator"
 
@@ -93,9 +95,22 @@ class GeneratorTask:
             return batch["codes"].astype(jnp.int32)
         return self.tokenizer.encode(frozen["tokenizer"], batch["video"])
 
+    def on_grid(self, batch: Mapping[str, Array]) -> "GeneratorTask":
+        """The task of the grid of a batch, whose shape tells it; ValueError for an unknown one."""
+        if not self.grids:
+            return self
+        if "codes" in batch:
+            found = tuple(batch["codes"].shape[1:])
+        else:
+            found = self.tokenizer.spec.grid(*batch["video"].shape[1:4]).shape
+        for task in (dataclasses.replace(self, grids=()), *self.grids):
+            if task.network.plan.grid.shape == found:
+                return task
+        raise ValueError(f"a batch of the grid {found}, of which this task knows no plan")
+
     def each_block(self) -> list["GeneratorTask"]:
         """The tasks of the network's own plan and of each further one."""
-        tasks: list[GeneratorTask] = [dataclasses.replace(self, further=())]
+        tasks: list[GeneratorTask] = [dataclasses.replace(self, further=(), grids=())]
         for plan in self.further:
             network = dataclasses.replace(self.network, plan=plan)
             corruption = self.corruption and dataclasses.replace(self.corruption, plan=plan)
@@ -110,7 +125,7 @@ class GeneratorTask:
         A head of digits has no accuracy_top5. With drafts see `score_drafts`. Of several blocks
         each micro-batch is of one.
         """
-        tasks = self.each_block()
+        tasks = self.on_grid(batch).each_block()
 
         def loss_fn(
             params: PyTree, batch: Mapping[str, Array], key: Array
@@ -169,6 +184,8 @@ class GeneratorTask:
         bits_grid [T H W]: bits of each place of the grid, NaN where nothing is predicted.
         bits_NAME_blocks: bits per token in further blocks. All are means over the clips.
         """
+        if (task := self.on_grid(batch)) is not self:
+            return task.evaluate(params, frozen, batch)
         grids = self.codes(frozen, batch)
         codes = self.network.to_sequence(grids)
         model, prompt = self.network.bind(params), self.network.prompt(batch)

@@ -44,6 +44,8 @@ class LoopSpec:
     Attributes:
         total_steps: updates in all.
         global_batch: clips of one update, over all processes.
+        shapes: of batches that the stream may have, each with a compiled update of its own. Batches
+            of other shapes may hold other numbers of clips; those of the first count positions.
         log_every: length of the window that one row of metrics averages.
         checkpoint_every: interval of checkpoints; the last step is always saved.
         changed_data: whether to go on where the data are not those of the resumed checkpoint.
@@ -54,6 +56,7 @@ class LoopSpec:
 
     total_steps: int
     global_batch: int
+    shapes: int = 1
     log_every: int = 50
     checkpoint_every: int = 500
     changed_data: Literal["refuse", "accept"] = "refuse"
@@ -137,7 +140,7 @@ def run(
         reader.meter.load(data.get("window", {}))
         goodput.go_on_from(start)
         profiler = Profiler(writer.directory / "profile", spec.profile_steps)
-        update: Callable[..., tuple[TrainState, dict[str, Array]]] | None = None
+        updates: dict[Any, Callable[..., tuple[TrainState, dict[str, Array]]]] = {}
         step = start
         with contextlib.closing(stream_factory(find_batch(data, spec.global_batch))) as stream:
             if warning := compare_data(data, stream.fingerprint, spec.changed_data):
@@ -193,15 +196,21 @@ def run(
                         continue  # the signal reached the loader's workers as well: save and stop
 
                 # Update, and read what the previous update reported while this one runs.
-                if update is None:
+                shapes = tuple(sorted((name, array.shape) for name, array in batch.items()))
+                if shapes not in updates:
+                    if len(updates) == spec.shapes:
+                        raise ValueError(f"a batch of other shapes than those before: {shapes}")
                     with goodput.timed("compile"):
-                        update = _compile(task, state, frozen, batch, key, spec=spec, writer=writer)
-                        wait_for_all("compiled")
-                    writer.start_clock(step)
+                        updates[shapes] = _compile(
+                            task, state, frozen, batch, key, spec=spec, writer=writer
+                        )
+                        wait_for_all(f"compiled {len(updates)}")
+                    if len(updates) == 1:
+                        writer.start_clock(step)
                 with reader.timed():
-                    state, metrics = update(state, frozen, batch, key)
+                    state, metrics = updates[shapes](state, frozen, batch, key)
                     step += 1
-                    reader.push(step, metrics, rows)
+                    reader.push(step, metrics, rows, items=reader.count_items(batch, shapes))
                 writer.progress(step)
         with goodput.timed("checkpoint"):
             checkpointer.wait()
@@ -233,11 +242,11 @@ class _MetricsReader:
         goodput: Goodput,
         mesh: Mesh,
     ) -> None:
-        items = {"clips": 1, **getattr(task, "items_per_clip", {})}
-        self._items = {name: n * spec.global_batch for name, n in items.items()}
+        self._task, self._items = task, _count_items(task, spec.global_batch)
+        self._known: dict[Any, dict[str, int | float]] = {}
         self._spec, self._writer, self._checkpointer = spec, writer, checkpointer
         self._goodput = goodput
-        self._speed = (getattr(task, "flops_per_clip", 0.0) * spec.global_batch / mesh.size, mesh)
+        self._mesh = mesh
         self._guards = Guards(spec.guards)
         self.restart()
 
@@ -246,7 +255,7 @@ class _MetricsReader:
         self.alarm: Alarm | None = None
         self._guards.restart()
         self.meter = WindowMeter(self._items)
-        self._unread: tuple[int, dict[str, Array], Sequence[int]] | None = None
+        self._unread: tuple[int, dict[str, Array], Sequence[int], Any] | None = None
 
     @contextlib.contextmanager
     def timed(self, *, waiting_for_input: bool = False) -> Iterator[None]:
@@ -256,10 +265,28 @@ class _MetricsReader:
             yield
         self.meter.add_time(time.perf_counter() - began, waiting_for_input=waiting_for_input)
 
-    def push(self, step: int, metrics: dict[str, Array], rows: Mapping[str, Any]) -> None:
+    def count_items(self, batch: Mapping[str, Array], shapes: Any) -> dict[str, int | float] | None:
+        """What an update on a batch of these shapes counts for; None: what it always does."""
+        if self._spec.shapes == 1:
+            return None
+        if shapes not in self._known:
+            clips = len(batch["codes"] if "codes" in batch else batch["video"])
+            on_grid = getattr(self._task, "on_grid", None)
+            task = self._task if on_grid is None else on_grid(batch)
+            self._known[shapes] = _count_items(task, clips)
+        return self._known[shapes]
+
+    def push(
+        self,
+        step: int,
+        metrics: dict[str, Array],
+        rows: Mapping[str, Any],
+        *,
+        items: Mapping[str, int | float] | None,
+    ) -> None:
         """Takes the metrics of update `step`, still running, and reads those of the one before."""
         self._read()
-        self._unread = (step, metrics, np.ravel(rows.get("index", ())).tolist())
+        self._unread = (step, metrics, np.ravel(rows.get("index", ())).tolist(), items)
         self._goodput.count_update(step)
 
     def flush(self) -> bool:
@@ -271,21 +298,21 @@ class _MetricsReader:
     def _read(self) -> None:
         if self._unread is None:
             return
-        (step, metrics, examples), self._unread = self._unread, None
+        (step, metrics, examples, items), self._unread = self._unread, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         for alarm in self._guards.observe(step, values):
             if alarm.kind == "non_finite":
                 list_examples(self._writer.directory / "skipped.csv", step, examples)
                 values = {name: values[name] for name in ("skipped",) if name in values}
             self._handle(alarm)
-        self.meter.add(values)
+        self.meter.add(values, items)
         if step % self._spec.log_every == 0 or step == self._spec.total_steps:
             self._write_row(step)
 
     def _write_row(self, step: int) -> None:
         row = self.meter.pop()
-        flops, mesh = self._speed
-        row |= measure_mfu(flops / row["step_time_s"], mesh.devices.flat[0])
+        flops = row.pop("flops_per_s") / self._mesh.size
+        row |= measure_mfu(flops, self._mesh.devices.flat[0])
         self._writer.write(step, {**row, "goodput": self._goodput.share})
         self._goodput.save()
 
@@ -313,6 +340,13 @@ class _MetricsReader:
                 )
             case _:
                 assert_never(alarm.action)
+
+
+def _count_items(task: Any, clips: int) -> dict[str, int | float]:
+    """What an update on so many clips counts for in the rates."""
+    items = {"clips": 1, **getattr(task, "items_per_clip", {})}
+    items["flops"] = getattr(task, "flops_per_clip", 0.0)
+    return {name: n * clips for name, n in items.items()}
 
 
 def _make_key(seed: int, stream: int) -> Array:

@@ -94,7 +94,7 @@ class WindowMeter:
         items_per_step: items of the global batch by name, e.g. `{"clips": 8, "tokens": 864}`.
     """
 
-    def __init__(self, items_per_step: Mapping[str, int]) -> None:
+    def __init__(self, items_per_step: Mapping[str, int | float]) -> None:
         self._items = dict(items_per_step)
         self._reset()
 
@@ -104,15 +104,20 @@ class WindowMeter:
         self._steps = 0
         self._seconds = 0.0
         self._input_seconds = 0.0
+        self._more: dict[str, int | float] = {}
 
     def add_time(self, seconds: float, *, waiting_for_input: bool = False) -> None:
         """Counts time spent on training steps (not on saving, evaluating or compiling)."""
         self._seconds += seconds
         self._input_seconds += seconds if waiting_for_input else 0.0
 
-    def add(self, values: Mapping[str, float]) -> None:
-        """Counts the metrics of one step."""
+    def add(
+        self, values: Mapping[str, float], items: Mapping[str, int | float] | None = None
+    ) -> None:
+        """Counts the metrics of one step. items: its own, where it has others than most."""
         self._steps += 1
+        for name, count in (items or {}).items():
+            self._more[name] = self._more.get(name, 0) + count - self._items[name]
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
@@ -127,6 +132,7 @@ class WindowMeter:
             "steps": self._steps,
             "seconds": self._seconds,
             "input_seconds": self._input_seconds,
+            **({"more": dict(self._more)} if self._more else {}),
         }
 
     def load(self, saved: Mapping[str, Any]) -> None:
@@ -139,6 +145,7 @@ class WindowMeter:
         self._steps = int(saved["steps"])
         self._seconds = float(saved["seconds"])
         self._input_seconds = float(saved["input_seconds"])
+        self._more = {name: float(count) for name, count in saved.get("more", {}).items()}
 
     @property
     def steps(self) -> int:
@@ -149,7 +156,10 @@ class WindowMeter:
         """Returns the means since the last call, with speed and memory, and starts anew."""
         steps, seconds = max(self._steps, 1), max(self._seconds, 1e-9)
         summary = {name: total / self._counts[name] for name, total in self._sums.items()}
-        summary |= {f"{name}_per_s": count * steps / seconds for name, count in self._items.items()}
+        summary |= {
+            f"{name}_per_s": (count * steps + self._more.get(name, 0)) / seconds
+            for name, count in self._items.items()
+        }
         summary["step_time_s"] = seconds / steps
         summary["input_wait_s"] = self._input_seconds / steps
         summary["host_memory_mib"] = measure_host_memory()

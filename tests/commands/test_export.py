@@ -38,7 +38,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
             task = build.make_tokenizer_task(CONFIG)
         else:
             task = build.make_generator_task(CONFIG, LABELS, params["tokenizer"])
-        state = task.init(jax.random.key(1))
+        state = jax.jit(task.init)(jax.random.key(1))
         params[stage] = state.params
         if jax.tree.leaves(state.ema):
             state = dataclasses.replace(state, ema=jax.tree.map(lambda x: 2 * x, state.params))

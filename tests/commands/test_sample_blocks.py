@@ -5,6 +5,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 import nbp
 from nbp import evaluate, sample, train
 from nbp.errors import ConfigError
+from nbp.evaluation import gallery
 from tests import tiny
 
 
@@ -22,6 +24,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "generator.blocks": "('frame', 'token')",
         "generator.opening_blocks": "1",
         "train.evaluate_every": "4",
+        "sampling.guidance": "0",
+        "sampling.top_p": "1",
     }
     train.main(["--config", tiny.CONFIG, "--workdir", str(folder), *tiny.flags(changes)])
     return folder
@@ -34,11 +38,10 @@ def draw(workdir: Path, out: Path, *flags: str) -> np.ndarray:
 
 
 def test_clips_in_each_block(workdir, tmp_path, capsys):
-    passes = {}
+    passes, run = {}, nbp.load(workdir)
     for block in ("row", "frame", "token"):
         drawn = draw(workdir, tmp_path / block, "--block", block)
         passes[block] = float(capsys.readouterr().out.split(" passes per clip")[0].split()[-1])
-        run = nbp.load(workdir)
         np.testing.assert_array_equal(run.sample(num=2, block=block), drawn)
     assert passes == {"row": 15.0, "frame": 18.0, "token": 48.0}
     by_sides = draw(workdir, tmp_path / "sides", "--block", "1,4,4")
@@ -56,7 +59,7 @@ def test_rows_draft_and_tokens_check(workdir, tmp_path, capsys):
     np.testing.assert_array_equal(run.sample(num=2, decoding="self_speculative"), drawn)
     frames = run.sample(num=2, decoding="self_speculative", block="frame")
     assert np.any(frames != drawn)
-    greedy = {"num": 2, "top_k": 1}
+    greedy: dict[str, Any] = {"num": 2, "top_k": 1}
     np.testing.assert_array_equal(
         run.sample(decoding="self_speculative", **greedy), run.sample(block="token", **greedy)
     )
@@ -75,7 +78,8 @@ def test_a_block_that_was_not_learned_is_refused(workdir, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_scores_in_each_block(workdir, tmp_path):
+def test_scores_in_each_block(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "EACH", 1)
     found = {}
     for block in ("row", "token"):
         out = tmp_path / f"{block}.json"
@@ -107,7 +111,7 @@ def test_a_model_of_rows_goes_on_with_frames(workdir, tmp_path, capsys):
     shutil.copytree(workdir / "tokenizer", out / "tokenizer")
     changes = {"generator.block": "frame", "train.generator.start_from": str(workdir)}
     changes |= {"stages": "('generator',)", "train.generator.steps": "2"}
-    changes["generator.opening_blocks"] = "1"
+    changes |= {"generator.opening_blocks": "1", "sampling.guidance": "0", "sampling.top_p": "1"}
     train.main(["--config", tiny.CONFIG, "--workdir", str(out), *tiny.flags(changes)])
     assert "[generator] started from" in capsys.readouterr().out
     assert draw(out, tmp_path / "drawn").shape[0] == 2

@@ -17,6 +17,7 @@ from nbp.build_data import make_data, read_mask
 from nbp.data.video.decode import read_clip
 from nbp.data.video.encode import write_video
 from nbp.errors import ConfigError
+from nbp.evaluation import gallery
 from nbp.workdir import read_config
 from tests.evaluated import add_generator, make_workdir
 
@@ -179,7 +180,8 @@ def test_masks_of_arrays(workdir):
             read_mask(config, wrong)
 
 
-def test_evaluations_draw_as_they_are_told(workdir, tmp_path):
+def test_evaluations_draw_as_they_are_told(workdir, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "EACH", 1)
     passes, scores = {}, {}
     command = ["--workdir", str(workdir), "--protocol", "moving-shapes"]
     for name, flags in {

@@ -4,7 +4,6 @@
 
 import csv
 import json
-import os
 import re
 import signal
 import subprocess
@@ -20,9 +19,11 @@ import pytest
 from PIL import Image
 
 from nbp import build, locks, sweep
-from nbp.config import load_config, parse_overrides
+from nbp.config import load_config, parse_overrides, to_json
+from nbp.config.schema import Config
 from nbp.errors import CheckpointError, ConfigError, NbpError, Preempted
 from nbp.files import write_text
+from nbp.lowering import TrainingAmount, measure_training
 from nbp.report.sweep_table import read_table
 from nbp.runtime import CommandFailed, CommandRunner
 from nbp.stages import adopt_config
@@ -95,9 +96,21 @@ class Commands:
         metrics.add(4, {"loss": 2.0, "validation/bits_per_token": 1.4})
 
 
+MEASURED: dict[tuple[str, int], TrainingAmount] = {}
+
+
+def measure_once(config: Config, classes: int) -> TrainingAmount:
+    """Most sweeps here have the same runs, whose programs need not be traced again."""
+    key = to_json(config), classes
+    if key not in MEASURED:
+        MEASURED[key] = measure_training(config, classes)
+    return MEASURED[key]
+
+
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     found = Commands()
+    monkeypatch.setattr(sweep, "measure_training", measure_once)
     monkeypatch.setattr(CommandRunner, "run", lambda self, *a, **o: found.run(*a, **o))
     return found
 
@@ -408,8 +421,7 @@ def test_a_child_holds_the_lock_of_a_parent_that_is_gone(tmp_path: Path) -> None
 
 
 def start(argument: str, workdir: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # quickly compiled
+    environment = tiny.make_environment(JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT))
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     return subprocess.Popen(
         [sys.executable, "-m", "nbp.sweep", argument, "--workdir", str(workdir)],
@@ -433,7 +445,16 @@ def read_results(workdir: Path) -> list[dict[str, Any]]:
 def test_killed_sweeps_end_with_the_same_table(tmp_path: Path) -> None:
     """Killed while a run is trained, and while it is scored: the child goes on alone."""
     trained = make_workdir(tmp_path / "tokenizer", {})
-    argument = write_sweep(tmp_path, tokenizer=str(trained), runs={"row": {}}, dials={})
+    quick: dict[str, Any] = {
+        "sampling.guidance": 0.0,
+        "sampling.top_p": 1.0,
+        "generator.block": "frame",
+    }
+    quick |= {"generator.opening_blocks": 1, "train.tokenizer.ema": 0.0, "train.generator.ema": 0.0}
+    overrides = {**KEYS, **quick}
+    argument = write_sweep(
+        tmp_path, tokenizer=str(trained), runs={"row": {}}, dials={}, overrides=overrides
+    )
     whole = start(argument, tmp_path / "whole")
     killed = tmp_path / "killed"
     for word in ("training", "scoring"):

@@ -215,3 +215,21 @@ def test_usual_chain(lossless, fit, training):
         wanted = np.stack([resize_frame(frame, height, width) for frame in source])
         left = (width - 16) // 2
         np.testing.assert_array_equal(clips[0], wanted[:, :, left : left + 16])
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "random_crop"])
+@pytest.mark.parametrize("height, width", [(30, 90), (90, 30), (40, 40), (20, 10)])
+def test_frames_that_are_no_squares(fit, height, width):
+    """They fill the frame; with the aspect kept, no more is cut off than has to be."""
+    record = {"video": np.zeros((2, height, width, 3), np.uint8), "label": 0}
+    resize, cut = choose_spatial(fit, (16, 24), training=True)
+    frames = resize(record, _rng())
+    whole = frames["video"].shape[1:3]
+    for transform in cut:
+        frames = transform(frames, _rng())
+    assert frames["video"].shape == (2, 16, 24, 3)
+    if fit == "crop":
+        assert whole[0] == 16 or whole[1] == 24
+        assert whole[0] / whole[1] == pytest.approx(height / width, rel=0.05)
+    assert "(16, 24)" in repr(resize) or fit == "random_crop"
+    assert repr(choose_spatial(fit, 16, training=True)) != repr((resize, cut))

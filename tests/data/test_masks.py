@@ -10,16 +10,16 @@ from nbp.layout import LatentGrid
 
 
 def test_boxes_are_pixels_inside_or_outside():
-    inside = parse_box("box:2,0,5,3", size=8)
+    inside = parse_box("box:2,0,5,3", sides=(8, 8))
     assert inside is not None
     expected = np.array([[x in (2, 3, 4) and y < 3 for x in range(8)] for y in range(8)])
     np.testing.assert_array_equal(inside, expected)
-    np.testing.assert_array_equal(parse_box("outside:2,0,5,3", size=8), ~expected)
+    np.testing.assert_array_equal(parse_box("outside:2,0,5,3", sides=(8, 8)), ~expected)
     for text in ("mask.png", "box:1,2,3", "box:1,2,3,4.png", "box:-1,0,2,2", "box:１,2,3,4", ""):
-        assert parse_box(text, size=8) is None
+        assert parse_box(text, sides=(8, 8)) is None
     for text in ("box:2,0,2,3", "box:0,0,9,3", "outside:0,5,3,4"):
         with pytest.raises(ValueError, match=f"{text}: a box is X0,Y0,X1,Y1 in pixels"):
-            parse_box(text, size=8)
+            parse_box(text, sides=(8, 8))
 
 
 def test_a_cell_is_kept_if_none_of_its_pixels_is_drawn_anew():

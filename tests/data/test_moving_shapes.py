@@ -265,7 +265,7 @@ def test_fingerprint_changes_with_every_field():
         "frames": 10, "size": 33, "shapes": ("disk", "star"), "colours": ("red", "white"),
         "motions": ("up", "down"), "texture": 1.0, "distractors": 1, "rotate": True,
         "radius": (0.2, 0.21), "speeds": (0.04,), "held": 0.7, "turn": 0.3,
-        "snap": 4, "world": WorldRules(border="wrap"),
+        "snap": 4, "width": 40, "world": WorldRules(border="wrap"),
     }  # fmt: skip
     assert set(changes) == set(vars(EASY))
     sources = [
@@ -330,3 +330,25 @@ def test_rendering_keeps_up_with_training():
 
     # Half a millisecond when nothing else runs; a fully loaded machine takes several times as long.
     assert min(measure() for _ in range(5)) < 6e-3
+
+
+def test_frames_that_are_no_squares():
+    """The shape is as large as in a square of the shorter side, and stays within the frame."""
+    content = {"shapes": ("square",), "colours": ("red",), "texture": 0.0, "snap": 0}
+    square = MovingShapesSpec(frames=9, size=16, **content)
+    wide = MovingShapesSpec(frames=9, size=16, width=40, **content)
+    tall = MovingShapesSpec(frames=9, size=40, width=16, **content)
+    places = []
+    for index in range(12):
+        clips = [render_clip(spec, index)[0] for spec in (square, wide, tall)]
+        assert [clip.shape[1:3] for clip in clips] == [(16, 16), (16, 40), (40, 16)]
+        red = [(clip[..., 0].astype(int) - clip[..., 2] > 90) for clip in clips]
+        areas = [mask.sum((1, 2)) for mask in red]
+        assert min(map(np.min, areas)) > 20
+        assert all(abs(int(area.max()) - int(areas[0].max())) <= 12 for area in areas)
+        places.append([np.argwhere(mask.any(0)).max(0) for mask in red[1:]])
+    reached = np.max(places, axis=0)
+    assert reached[0, 1] > 30
+    assert reached[1, 0] > 30
+    names = {MovingShapes(spec, seed=0, start=0, size=2).fingerprint for spec in (square, wide)}
+    assert len(names) == 2

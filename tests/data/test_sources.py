@@ -309,3 +309,16 @@ def test_a_root_without_rights_is_fatal(tmp_path, closed, monkeypatch):
     monkeypatch.setattr(os, "stat", refuse)
     with pytest.raises(DataError, match=r"cannot be read \(Permission denied\)"):
         find_files(tmp_path / "below")
+
+
+def test_longer_clips_come_from_the_longer_videos(tmp_path):
+    for name, frames in (("a", 4), ("b", 8), ("c", 12)):
+        encode(tmp_path / f"{name}.mp4", make_clip(frames))
+    scan = scan_folder(tmp_path, FolderSpec(4, validation="same"))
+    longer = scan.train.of_length(8)
+    assert [file.name for file in longer.files] == ["b.mp4", "c.mp4"]
+    direct = scan_folder(tmp_path, FolderSpec(8, validation="same")).train
+    assert longer == direct
+    assert longer.fingerprint == direct.fingerprint
+    with pytest.raises(DataError, match="no video has 20 frames, for clips of data.grids"):
+        scan.train.of_length(20)

@@ -5,7 +5,6 @@
 import csv
 import dataclasses
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ STEPS = (15, 30, 45, 60, 75, 90)
 
 
 def watch(
-    bits: Sequence[float], scores: Sequence[float], *, rises: bool = False, steps: Any = STEPS
+    bits: np.ndarray, scores: np.ndarray, *, rises: bool = False, steps: Any = STEPS
 ) -> list[str]:
     """The lines that are printed where these are measured at the looks."""
     lines: list[str] = []

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nbp.evaluate import evaluate_workdir
+from nbp.evaluation import gallery
 from nbp.evaluation.result import EvaluationResult
 from nbp.evaluation.setup import EvaluateRequest, EvaluationSetup
 from nbp.protocols.clip_lists import draw_clips
@@ -35,7 +36,16 @@ def make_run(folder: Path, kind: str, **changes: str) -> Path:
     splits = {"train": 6, "test": 3} if kind == "ucf101" else {"train": 6, "validation": 6}
     data = make_prepared(folder / "data", splits, kind=kind)
     keys = {"data.kind": "records", "data.root": str(data), "data.frames": "11", "data.size": "16"}
+    # Few passes and no filters: programs that are quick to compile.
+    keys |= {"generator.block": "frame", "generator.opening": "bov", "sampling.top_p": "1"}
+    keys |= {"generator.opening_blocks": "1", "sampling.guidance": "0"}
     return add_generator(make_workdir(folder / "run", {**keys, **changes}))
+
+
+@pytest.fixture(autouse=True)
+def few_clips_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording two dozen clips for the page takes longer than scoring them."""
+    monkeypatch.setattr(gallery, "EACH", 1)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +55,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def predicting(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    changes = {"generator.prompt": "none", "generator.opening": "prefix", "sampling.guidance": "0"}
+    changes = {"generator.prompt": "none", "generator.opening": "prefix"}
     return make_run(tmp_path_factory.mktemp("b"), "k600", **changes)
 
 

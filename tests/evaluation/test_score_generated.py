@@ -16,7 +16,7 @@ import pytest
 from nbp import build_data, build_sampling, evaluate, weights
 from nbp.build_sampling import make_sampling
 from nbp.errors import EXIT_USAGE, run_main
-from nbp.evaluation import chunk_store
+from nbp.evaluation import chunk_store, gallery
 from nbp.evaluation.generation import Made, finish_clips
 from nbp.evaluation.leakage import find_duplicates
 from nbp.evaluation.real_clips import open_clips
@@ -39,7 +39,15 @@ from tests.evaluated import (
     make_workdir,
 )
 
-SHAPES = {"data.frames": "9", "data.size": "16", "data.validation_clips": "11"}
+# Few passes and no filters: programs that are quick to compile.
+QUICK = {
+    "generator.block": "frame",
+    "generator.opening": "bov",
+    "generator.opening_blocks": "1",
+    "sampling.top_p": "1",
+    "sampling.guidance": "0",
+}
+SHAPES = {"data.frames": "9", "data.size": "16", "data.validation_clips": "11", **QUICK}
 FEATURES = ("--features", "random-i3d")
 
 
@@ -50,6 +58,12 @@ def with_protocols(*protocols: Protocol) -> EvaluationSetup:
     """In place of those of their names, or beside all."""
     added = {protocol.name: protocol for protocol in protocols}
     return dataclasses.replace(SETUP, protocols={**PROTOCOLS, **added})
+
+
+@pytest.fixture(autouse=True)
+def few_clips_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording two dozen clips for the page takes longer than scoring them."""
+    monkeypatch.setattr(gallery, "EACH", 1)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +128,7 @@ def shrink(name: str, clips: int = 13) -> Protocol:
 def make_ucf(folder: Path, kind: str = "ucf101", **changes: str) -> Path:
     splits = {"train": 6, "test": 3} if kind == "ucf101" else {"train": 6, "validation": 6}
     data = make_prepared(folder / "data", splits, kind=kind)
-    keys = {"data.kind": "records", "data.root": str(data), "data.frames": "9", "data.size": "16"}
+    keys = {**SHAPES, "data.kind": "records", "data.root": str(data)}
     return add_generator(make_workdir(folder / "run", {**keys, **changes}))
 
 
@@ -125,7 +139,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def predicting(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    changes = {"generator.prompt": "none", "generator.opening": "prefix", "sampling.guidance": "0"}
+    changes = {"generator.prompt": "none", "generator.opening": "prefix"}
     return make_ucf(tmp_path_factory.mktemp("k600"), kind="k600", **changes)
 
 
@@ -228,7 +242,10 @@ def count_draws(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return calls
 
 
-def test_given_frames_are_those_of_the_real_clips(predicting: Path) -> None:
+def test_given_frames_are_those_of_the_real_clips(
+    predicting: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "EACH", 8)
     name = "nbp-k600"
     report = run(predicting, name, *FEATURES, setup=with_protocols(shrink(name, clips=7)))
     scores = report["scores"]
@@ -329,7 +346,7 @@ def test_models_that_cannot_generate_it_are_refused_beforehand(
     setup = with_protocols(*small, prediction)
     line = refuse(labelled, "prediction", capsys, setup=setup)
     assert "it gives 4 frames, which are no whole latent frames" in line
-    none = {"generator.prompt": "none", "sampling.guidance": "0"}
+    none = {"generator.prompt": "none"}
     unlabelled = make_ucf(tmp_path / "a", **none)
     line = refuse(unlabelled, "nbp-ucf", capsys, setup=setup)
     assert "it asks for clips of given classes, and this model was trained without labels" in line

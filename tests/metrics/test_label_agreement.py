@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tracker agrees with real clips, also degraded ones, and with nothing that is not one."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -27,8 +28,13 @@ HARD = MovingShapesSpec(
 LARGE = replace(HARD, frames=17, size=64, distractors=3)
 
 
+@functools.cache
+def render_once(spec: MovingShapesSpec, index: int, seed: int) -> tuple[np.ndarray, int]:
+    return render_clip(spec, index, seed=seed)
+
+
 def render(spec: MovingShapesSpec, count: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
-    rendered = [render_clip(spec, index, seed=seed) for index in range(count)]
+    rendered = [render_once(spec, index, seed) for index in range(count)]
     return np.stack([c for c, _ in rendered]), [spec.label_names[label] for _, label in rendered]
 
 

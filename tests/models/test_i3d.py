@@ -96,14 +96,14 @@ def randomize(module, seed: int):
     return params
 
 
-@pytest.mark.parametrize("backend", [lax_conv, taps_conv])
-@pytest.mark.parametrize("epsilon", [PYTORCH_EPSILON, TFHUB_EPSILON])
 @pytest.mark.parametrize(
-    "kernel, stride, shape",
+    "kernel, stride, shape, epsilon, backend",
     [
-        ((3, 3, 3), (1, 1, 1), (3, 4, 5)),
-        ((7, 7, 7), (2, 2, 2), (5, 6, 7)),  # odd and even sizes pad differently
-        ((1, 1, 1), (1, 1, 1), (2, 3, 3)),
+        ((3, 3, 3), (1, 1, 1), (3, 4, 5), PYTORCH_EPSILON, taps_conv),
+        # Odd and even sizes pad differently.
+        ((7, 7, 7), (2, 2, 2), (5, 6, 7), TFHUB_EPSILON, lax_conv),
+        ((3, 3, 3), (2, 2, 2), (5, 6, 7), PYTORCH_EPSILON, taps_conv),
+        ((1, 1, 1), (1, 1, 1), (2, 3, 3), TFHUB_EPSILON, taps_conv),
     ],
 )
 def test_unit_is_convolution_normalisation_relu(kernel, stride, shape, epsilon, backend):
@@ -111,7 +111,7 @@ def test_unit_is_convolution_normalisation_relu(kernel, stride, shape, epsilon, 
     params = randomize(unit, seed=1)
     x = np.random.default_rng(2).normal(size=(2, *shape, 3)).astype(np.float32)
     want = naive_unit(x, params, kernel, stride, epsilon)
-    np.testing.assert_allclose(unit(jnp.asarray(x)), want, atol=2e-5, rtol=2e-5)
+    np.testing.assert_allclose(jax.jit(unit.__call__)(x), want, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_mixed_unit_joins_its_branches_in_order():
         unit("b2b", unit("b2a", x, one), three),
         unit("b3b", naive_pool(x, three, one), one),
     ]
-    got = module(jnp.asarray(x))
+    got = jax.jit(module.__call__)(x)
     assert got.shape[-1] == mixed.width == 14
     np.testing.assert_allclose(got, np.concatenate(want, axis=-1), atol=2e-5, rtol=2e-5)
 
@@ -177,7 +177,7 @@ def test_published_parameter_count():
     assert sum(trained) == 12_697_264
 
 
-@pytest.mark.parametrize("frames, averages", [(9, 1), (16, 1), (17, 2), (33, 4)])
+@pytest.mark.parametrize("frames, averages", [(9, 1), (16, 1), (33, 4)])
 def test_stage_shapes_of_the_reference(frames, averages):
     network = I3dNetwork(I3dSpec(), lax_conv)
     params = jax.eval_shape(network.init, jax.random.key(0))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nbp.layout import Box, LatentGrid, Opening, Partition, SequencePlan, Vocabulary
+from nbp.layout import Box, LatentGrid, Opening, Partition, Positions, SequencePlan, Vocabulary
 from nbp.models.generator import GeneratorNetwork, modern_recipe, paper_recipe
 from nbp.models.heads import HeadSpec
 from nbp.models.tokenizer import TokenizerNetwork
@@ -33,6 +33,7 @@ def make_network(
     attention: AttentionBackend = xla_attention,
     padding: int | None = None,
     draft: bool = False,
+    positions: Positions = "learned",
     head: HeadSpec | None = None,
     partition: Partition = "box",
     **options: Any,
@@ -44,7 +45,7 @@ def make_network(
     vocabulary = Vocabulary(codes, LABELS if prompt else 0, plan.special_count)
     parts = {
         "paper": paper_recipe(attention, context=64),
-        "modern": modern_recipe(attention, layers=spec.layers),
+        "modern": modern_recipe(attention, layers=spec.layers, positions=positions),
     }
     options = {"padding": padding, "draft": draft, "head": head}
     return GeneratorNetwork(spec, plan, vocabulary, parts[recipe], **options)
@@ -89,13 +90,50 @@ def linear(x: np.ndarray, p: Any) -> np.ndarray:
     return x @ p["kernel"] + p["bias"]
 
 
-def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """One head: q, k, v [n d]; seen [n n] is True where a query attends a key."""
+def attend(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    seen: np.ndarray,
+    apart: np.ndarray | None = None,
+) -> np.ndarray:
+    """One head: q, k, v [n d]; seen [n n] is True where a query attends a key.
+
+    apart [n n 3]: place of a query minus that of a key, for rotary positions.
+    """
     out = np.zeros_like(q)
+    speeds = rotary_speeds(q.shape[-1]).T
+    turned = np.exp(1j * ((np.zeros((1, 1, 3)) if apart is None else apart) @ speeds))
     for n, keys in enumerate(seen):
-        weights = np.exp(k[keys] @ q[n] / math.sqrt(q.shape[-1]))
+        if apart is None:
+            scores = k[keys] @ q[n]
+        else:
+            one, other = (x[..., : x.shape[-1] // 2] + 1j * x[..., x.shape[-1] // 2 :]
+                          for x in (q[n], k[keys]))  # fmt: skip
+            scores = (one * other.conj() * turned[n, keys]).sum(-1).real
+        weights = np.exp(scores / math.sqrt(q.shape[-1]))
         out[n] = weights @ v[keys] / weights.sum()
     return out
+
+
+def rotary_speeds(width: int) -> np.ndarray:
+    """Radians a step of each pair of channels along each axis, [e 3]."""
+    speeds = np.zeros((width // 2, 3))
+    for axis in range(3):
+        pairs = range(axis, width // 2, 3)
+        for level, pair in enumerate(pairs):
+            speeds[pair, axis] = 100 ** (-level / len(pairs))
+    return speeds
+
+
+def rotary_places(plan: SequencePlan) -> tuple[np.ndarray, np.ndarray]:
+    """What each query predicts, and what it reads (else the same), (t, h, w) [n 3] each."""
+    places = [np.unravel_index(i, plan.grid.shape) for i in plan.order]
+    wanted = [(-1, (plan.grid.h - 1) / 2, (plan.grid.w - 1) / 2)] * plan.prompt_length
+    wanted += [places[i] for i in plan.target_index[plan.prompt_length :]]
+    read = [*[None] * (plan.prompt_length + plan.special_count), *places]
+    found = [read[row] or place for row, place in zip(plan.input_index, wanted, strict=True)]
+    return np.array(wanted, float), np.array(found, float)
 
 
 def reference_transformer(
@@ -105,12 +143,17 @@ def reference_transformer(
     heads: int,
     *,
     hidden: np.ndarray | None = None,
+    apart: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
     """The layers of `params` one after the other, then the final norm; x [b n d], float64.
 
-    `hidden` [b n] is True for keys that no query attends.
+    k_end [n], or [n n], True where a query attends a key. `hidden` [b n] is True for keys that no
+    query attends. apart: for rotary positions, of heads 0, 2, ... and of heads 1, 3, ...; see
+    `attend`.
     """
-    seen = np.arange(x.shape[1])[None, None, :] < k_end[None, :, None]
+    seen = k_end[None]
+    if k_end.ndim == 1:
+        seen = np.arange(x.shape[1])[None, None, :] < k_end[None, :, None]
     seen = np.tile(seen, (len(x), 1, 1)) if hidden is None else seen & ~hidden[:, None, :]
     params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float64), params)
     erf = np.vectorize(math.erf, otypes=[float])
@@ -121,9 +164,10 @@ def reference_transformer(
         qkv = qkv + layer["qkv"]["bias"][:, None, None]
         mixed = np.zeros_like(x)
         for b in range(len(x)):
-            for columns in np.split(np.arange(x.shape[-1]), heads):
+            for head, columns in enumerate(np.split(np.arange(x.shape[-1]), heads)):
                 q, k, v = (a[b][:, columns] for a in qkv)
-                mixed[b][:, columns] = attend(q, k, v, seen[b])
+                turn = None if apart is None else apart[head % 2]
+                mixed[b][:, columns] = attend(q, k, v, seen[b], turn)
         x = x + linear(mixed, layer["proj"])
         inner = linear(layer_norm(x, layer["norm2"]), layer["mlp"]["up"])
         inner = 0.5 * inner * (1 + erf(inner / math.sqrt(2)))
@@ -161,8 +205,20 @@ def reference_logits(
             shown[:, alone:] = drafts[:, alone:]
         x[:, plan.prompt_length :] += params["drafts"][shown[:, plan.first :]]
     positions = params["positions"]
+    apart = None
     if "table" in positions:
         x += positions["table"][: plan.length]
+    elif "frame" in positions:
+        wanted, read = rotary_places(plan)
+        apart = (wanted[:, None] - read[None], wanted[:, None] - wanted[None])
+        for q in range(plan.length):
+            if q < plan.prompt_length:
+                x[:, q] += positions["prompt"][q]
+                continue
+            for i, (at, size) in enumerate(zip(wanted[q, 1:], plan.grid.shape[1:], strict=True)):
+                for k in range(8):
+                    wave = math.cos(math.pi * (k + 1) * (at + 0.5) / size)
+                    x[:, q] += wave * positions["frame"][8 * i + k]
     else:
         for q in range(plan.length):
             if q < plan.prompt_length:
@@ -176,6 +232,6 @@ def reference_logits(
         hidden = np.zeros(x.shape[:2], bool)
         hidden[:, : plan.prompt_length] = prompt == network.padding
     x = reference_transformer(
-        params["transformer"], x, plan.k_end, network.spec.heads, hidden=hidden
+        params["transformer"], x, plan.k_end, network.spec.heads, hidden=hidden, apart=apart
     )
     return x[:, plan.prompt_length :] @ params["head"]["kernel"]

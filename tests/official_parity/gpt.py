@@ -4,6 +4,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import numpy as np
 
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.models.inference import forward_cached, pack_layers
-from nbp.nn.attention.kv_cache import make_cache
+from nbp.nn.attention.kv_cache import Cache, make_cache
 from nbp.sampling.generate import generate_ids
 from nbp.sampling.settings import SamplingConfig
 from nbp.shapes import Array, PyTree
@@ -32,7 +33,7 @@ def check_forward(case: Case, arrays: Arrays) -> list[Comparison]:
         check_sizes(config, network, codes)
         if codes.shape != (config["batch"], config["z_len"]):
             raise ValueError(f"{case['name']}: z_indices {codes.shape} are not as configured")
-        model = network.bind(make_params(network))
+        model = _bind(network)
         passed = _run_pass(model, codes + offset, prompt, null=None)
         loss, _ = score(model, codes, prompt)
         scored = model(codes, prompt) - passed["logits"][:, plan.prompt_length :]
@@ -58,9 +59,7 @@ def check_unconditional(case: Case, arrays: Arrays) -> list[Comparison]:
         network = make_network(config, codes.shape[1], prompt)
         check_sizes(config, network, codes)
         ids = codes + network.vocabulary.code_offset
-        passed = _run_pass(
-            network.bind(make_params(network)), ids, prompt, null=np.ones(len(ids), bool)
-        )
+        passed = _run_pass(_bind(network), ids, prompt, null=np.ones(len(ids), bool))
         behind = passed["tokens_in"][:, network.plan.prompt_length :]
         return [
             compare("tokens_in", behind, read["tokens_in"], "exact"),
@@ -84,7 +83,7 @@ def check_greedy(case: Case, arrays: Arrays) -> list[Comparison]:
         known = np.zeros((len(drawn), network.plan.grid.size), np.int32)
         known[:, :given] = start[:, :given] - offset if given else 0
         sampling = SamplingConfig(temperature=0.0)
-        model = network.bind(make_params(network))
+        model = _bind(network)
         ids = _generate(network, prompt, known=known, given=given, sampling=sampling)
         fed = _run_pass(model, ids, prompt, null=None)["tokens_in"]
         begin = fed[:, : network.plan.schedule(given).prefill]
@@ -117,7 +116,7 @@ def check_guided(case: Case, arrays: Arrays) -> list[Comparison]:
         )
         known = np.zeros(drawn.shape, np.int32)
         ids = _generate(network, prompt, known=known, given=0, sampling=sampling)
-        model = network.bind(make_params(network))
+        model = _bind(network)
         branch = functools.partial(_cached_logits, model, ids, prompt, given=0)
         nulls = np.ones(len(drawn), bool)
         return [
@@ -138,6 +137,10 @@ def check_guided(case: Case, arrays: Arrays) -> list[Comparison]:
 # Running -----------------------------------------------------------------------------------------
 
 
+def _bind(network: GeneratorNetwork) -> Generator:
+    return network.bind(jax.tree.map(jnp.asarray, make_params(network)))
+
+
 def _run_pass(
     model: Generator, ids: np.ndarray, prompt: np.ndarray | None, *, null: np.ndarray | None
 ) -> dict[str, np.ndarray]:
@@ -145,26 +148,28 @@ def _run_pass(
     plan = model.plan
     limits = jnp.asarray(plan.k_end)
     table = model.input_table(jnp.asarray(ids), prompt)
-    x = model.embed(table, 0, plan.length, null=null)
     seen = model.key_mask(prompt, null)
-    hidden = [x]
-    for layer in unstack(model.transformer):
-        mix: Callable[..., Array] = functools.partial(
-            model.transformer.attention, k_end=limits, key_mask=seen
-        )
-        hidden.append(layer(hidden[-1], mix))
-    logits = model.predict(model.transformer(x, limits, key_mask=seen))
-    return {
-        "tokens_in": np.asarray(table[:, plan.input_index]),
-        "hidden": np.stack(hidden),
-        "logits": np.asarray(logits),
-    }
+
+    @jax.jit
+    def run(table: Array) -> tuple[Array, Array]:
+        x = model.embed(table, 0, plan.length, null=null)
+        hidden = [x]
+        for layer in unstack(model.transformer):
+            mix: Callable[..., Array] = functools.partial(
+                model.transformer.attention, k_end=limits, key_mask=seen
+            )
+            hidden.append(layer(hidden[-1], mix))
+        return jnp.stack(hidden), model.predict(model.transformer(x, limits, key_mask=seen))
+
+    hidden, logits = map(np.asarray, run(table))
+    inputs = np.asarray(table[:, plan.input_index])
+    return {"tokens_in": inputs, "hidden": hidden, "logits": logits}
 
 
 def _mask(network: GeneratorNetwork, prompt: np.ndarray | None, codes: np.ndarray) -> np.ndarray:
     """The mask [b n m] as the attention backend applies it, read off its response to values."""
     plan = network.plan
-    model = network.bind(make_params(network))
+    model = _bind(network)
     seen = model.key_mask(prompt, None)
     flat = jnp.zeros((len(codes), plan.length, 1, plan.length))
     marks = jnp.broadcast_to(jnp.eye(plan.length)[None, :, None], flat.shape)
@@ -214,20 +219,20 @@ def _cached_logits(
     for phase in schedule.phases:
         starts = range(phase.start, phase.start + phase.count * phase.width, phase.width)
         passes += [(start, phase.width, phase.width) for start in starts]
+
+    @functools.partial(jax.jit, static_argnames=("width", "drawn"))
+    def run(cache: Cache, start: Array, limits: Array, *, width: int, drawn: int) -> Any:
+        x = model.embed(table, start, width, null=null)
+        x, cache = forward_cached(
+            model.transformer, x, cache, layers, start=start, k_end=limits, key_mask=seen
+        )
+        return model.predict(x[:, width - drawn :]), cache
+
     logits = []
     for start, width, drawn in passes:
-        x = model.embed(table, start, width, null=null)
         limits = plan.k_end[:width] if start == 0 else np.full(width, start + width)
-        x, cache = forward_cached(
-            model.transformer,
-            x,
-            cache,
-            layers,
-            start=start,
-            k_end=jnp.asarray(limits),
-            key_mask=seen,
-        )
-        logits.append(np.asarray(model.predict(x[:, width - drawn :])))
+        found, cache = run(cache, start, jnp.asarray(limits), width=width, drawn=drawn)
+        logits.append(np.asarray(found))
     return np.concatenate(logits, axis=1)
 
 

@@ -67,13 +67,16 @@ def chunked(tokens):
     return lambda *arrays: chunked_cross_entropy(*arrays, tokens=tokens)
 
 
-@pytest.mark.parametrize("tokens", [1, 12, 20, 1000])
+PLAIN = differentiate(plain_cross_entropy)
+
+
+@pytest.mark.parametrize("tokens", [1, 20, 1000])
 def test_value_and_gradient_are_those_of_the_definition(tokens):
     arrays = make_arrays()
     values, gradients = reference(*arrays)
     assert 0 < values[1] < values[2] < 1
-    for score in (plain_cross_entropy, chunked(tokens)):
-        scores, found = differentiate(score)(*arrays)
+    for run in (PLAIN, differentiate(chunked(tokens))):
+        scores, found = run(*arrays)
         np.testing.assert_allclose(scores, values, rtol=2e-6)
         for one, other in zip(found, gradients, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)

@@ -97,8 +97,7 @@ def test_an_update_of_the_tokenizer_is_that_of_one_device():
     batch = {"video": RNG.integers(0, 256, (8, 3, 4, 4, 3), np.uint8)}
     params = draw_params(network, seed=1)
     alone = take_step(task, params, batch, make_mesh(devices=jax.devices()[:1]))
-    for mesh in (make_mesh(data=4, fsdp=2), make_mesh(fsdp=8)):
-        found = take_step(task, params, batch, mesh)
-        kernel = found[0].params["encoder"][0]["kernel"]
-        assert kernel.sharding.spec == PartitionSpec(None, None, None, None, "fsdp")
-        compare(found, alone, rtol=1e-4, atol=1e-7)
+    found = take_step(task, params, batch, make_mesh(data=2, fsdp=4))
+    kernel = found[0].params["encoder"][0]["kernel"]
+    assert kernel.sharding.spec == PartitionSpec(None, None, None, None, "fsdp")
+    compare(found, alone, rtol=1e-4, atol=1e-7)

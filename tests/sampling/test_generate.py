@@ -79,9 +79,6 @@ def to_codes(network, ids: np.ndarray) -> np.ndarray:
 
 CASES = [
     ((1, 1, 1), Opening("bov"), "modern", 0, 0),
-    ((1, 1, 2), Opening("prefix"), "paper", 0, 2),
-    ((1, 1, 2), Opening("hybrid"), "paper", 1, 0),
-    ((1, 1, 2), Opening("hybrid", 2), "modern", 1, 0),
     ((1, 1, 2), Opening("hybrid", 2), "paper", 2, 2),
     ((1, 2, 2), Opening("bov"), "paper", 1, 4),
     ((3, 1, 1), Opening("hybrid"), "modern", 2, 0),

@@ -3,9 +3,10 @@
 """Videos longer than a clip: windows against clips drawn one by one, and the full pass."""
 
 import dataclasses
+import functools
 import gc
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from nbp.layout import LatentGrid, Opening, SequencePlan
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import taps_conv
 from nbp.sampling.filtering import guidance_weight
-from nbp.sampling.long_video import Piece, Rollout, Slide, choose_slide, window_key
+from nbp.sampling.long_video import Piece, Rollout, Slide, SlideKind, choose_slide, window_key
 from nbp.sampling.sampler import Sampler
 from nbp.sampling.settings import SamplingConfig
 from tests.models.toy import draw_params, make_network, reference_logits
@@ -24,7 +25,9 @@ TOKENIZER = TokenizerNetwork(
     TokenizerSpec(widths=(4, 4), units=(0, 0), strides=((2, 2, 2),), levels=(4, 3), groups=2),
     taps_conv,
 )
-NETWORK = make_network(LatentGrid(4, 2, 2), (1, 1, 2), Opening("hybrid", 2), prompt=1, codes=12)
+NETWORK = make_network(
+    LatentGrid(4, 2, 2), (1, 1, 2), Opening("hybrid", 2), prompt=1, codes=12, layers=1
+)
 LABELS = [0, 4, 2]
 WINDOW = 7  # frames of four latent frames
 
@@ -38,6 +41,16 @@ def sampler() -> Sampler:
         draw_params(TOKENIZER),
         sampling=SamplingConfig(temperature=0.0, batch=3),
     )
+
+
+@pytest.fixture(scope="module")
+def roll(sampler) -> Callable[..., Rollout]:
+    """Rollouts by (kept frames, kind), each with what it has compiled for all tests."""
+
+    def make(keep: int, kind: SlideKind = "reencode") -> Rollout:
+        return Rollout(sampler, Slide(keep, kind))
+
+    return functools.cache(make)
 
 
 def join(pieces: Iterator[Piece], count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,9 +74,9 @@ def differ(first: np.ndarray, second: np.ndarray) -> int:
     return int(np.abs(first.astype(int) - second).max())
 
 
-def test_windows_begin_with_the_frames_before_encoded_again(sampler):
+def test_windows_begin_with_the_frames_before_encoded_again(sampler, roll):
     keep, shown, frames = 2, 3, 16
-    videos, tokens = join(Rollout(sampler, Slide(keep)).sample(3, frames, seed=5, labels=LABELS), 3)
+    videos, tokens = join(roll(keep).sample(3, frames, seed=5, labels=LABELS), 3)
     assert videos.shape == (3, frames, 4, 4, 3)
     assert tokens.shape == (3, 9, 2, 2)
     clip = sampler.sample(3, seed=5, labels=LABELS)
@@ -79,12 +92,10 @@ def test_windows_begin_with_the_frames_before_encoded_again(sampler):
     np.testing.assert_array_equal(tokens, codes[:, :9])
 
 
-@pytest.mark.parametrize("kind, keep", [("codes", 2), ("anchor", 3), ("anchor", 2)])
-def test_moved_codes_are_one_stream(sampler, kind, keep):
+@pytest.mark.parametrize("kind, keep", [("codes", 2), ("anchor", 2)])
+def test_moved_codes_are_one_stream(sampler, roll, kind, keep):
     frames = 17
-    videos, tokens = join(
-        Rollout(sampler, Slide(keep, kind)).sample(3, frames, seed=5, labels=LABELS), 3
-    )
+    videos, tokens = join(roll(keep, kind).sample(3, frames, seed=5, labels=LABELS), 3)
     assert videos.shape[1] == frames
     clip = sampler.sample(3, seed=5, labels=LABELS)
     codes, last = clip.tokens, clip.tokens
@@ -102,10 +113,9 @@ def test_moved_codes_are_one_stream(sampler, kind, keep):
 
 RAMP = {"guidance": 0.5, "guidance_schedule": "ramp"}
 CASES = [
-    (LatentGrid(3, 2, 2), (1, 1, 2), Opening("hybrid", 2), "modern", 1, {"guidance": 1.5}),
     (LatentGrid(4, 1, 2), (1, 1, 2), Opening("prefix"), "paper", 0, {}),
     (LatentGrid(6, 1, 2), (2, 1, 1), Opening("bov"), "modern", 1, {}),
-    (LatentGrid(4, 1, 2), (1, 1, 1), Opening("hybrid", 1), "paper", 1, RAMP),
+    (LatentGrid(3, 2, 1), (1, 1, 1), Opening("hybrid", 1), "paper", 1, RAMP),
 ]
 
 
@@ -214,8 +224,8 @@ def test_windows_draw_anew(sampler):
 
 
 @pytest.mark.parametrize("kind", ["reencode", "anchor"])
-def test_memory_does_not_grow_with_the_length(sampler, kind):
-    rollout = Rollout(sampler, Slide(2, kind))
+def test_memory_does_not_grow_with_the_length(roll, kind):
+    rollout = roll(2, kind)
 
     def most(frames: int) -> tuple[int, int]:
         """Bytes on the device at any piece, and bytes of numpy arrays at the last one."""
@@ -231,7 +241,8 @@ def test_memory_does_not_grow_with_the_length(sampler, kind):
         tracemalloc.stop()
         return live, host
 
-    most(23)  # compiles
+    for _ in rollout.sample(3, 23, seed=5, labels=LABELS):
+        pass  # compiles, where nothing watches
     (short, few), (long, many) = most(23), most(63)
     assert few > 0
     assert long <= short

@@ -115,8 +115,6 @@ ROWS = {"grid": LatentGrid(2, 1, 2), "block": (1, 1, 2), "opening": Opening("bov
 WIDE = {"grid": LatentGrid(1, 1, 4), "block": (1, 1, 4), "opening": Opening("bov")}
 HYBRID = {"grid": LatentGrid(3, 1, 2), "block": (1, 1, 2), "opening": Opening("hybrid", 1)}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "order, a token a pass": (ROWS, {"refinements": 2, "commit": "order"}),
-    "order, a token a pass, wide": (WIDE, {"refinements": 4, "commit": "order"}),
     "order, two passes": (WIDE, {"refinements": 2, "commit": "order"}),
     "more passes than tokens": (ROWS, {"refinements": 5, "commit": "order"}),
     "entropy, a token a pass": (WIDE, {"refinements": 4, "entropy_bound": 0.0}),
@@ -148,7 +146,6 @@ def test_clips_follow_the_distribution_of_their_passes(case):
 
 FULL_CASES = [
     ((1, 1, 2), Opening("prefix"), "paper", 0, 2),
-    ((1, 1, 2), Opening("hybrid", 2), "modern", 1, 0),
     ((1, 1, 2), Opening("hybrid", 2), "paper", 2, 6),
     ((1, 2, 2), Opening("bov"), "paper", 1, 4),
     ((3, 1, 2), Opening("bov"), "modern", 2, 0),
@@ -218,7 +215,7 @@ def test_greedy_passes_are_full_forward_passes(block, opening, recipe, prompt_le
 
 @pytest.fixture(scope="module")
 def prompted():
-    network = make_network(GRID, (1, 2, 2), Opening("bov"), prompt=2, draft=True)
+    network = make_network(GRID, (1, 2, 2), Opening("bov"), prompt=2, draft=True, layers=1)
     return network, draw_params(network, seed=3)
 
 
@@ -226,16 +223,15 @@ def test_one_pass_is_the_sampler_without_the_channel(prompted):
     network, params = prompted
     prompt = np.array([[0, 1], [2, 3], [4, 0]], np.int32)
     sampling = SamplingConfig(top_p=0.9, guidance=0.5, temperature=1.2)
-    plain = make_network(GRID, (1, 2, 2), Opening("bov"), prompt=2)
+    plain = make_network(GRID, (1, 2, 2), Opening("bov"), prompt=2, layers=1)
     rest = {name: leaf for name, leaf in params.items() if name != "drafts"}
     zeros = params | {"drafts": np.zeros_like(params["drafts"])}
     expected, passes = make_run(plain, sampling=sampling)(rest, range(3), prompt=prompt)
-    for refinements in (1,):
-        once = dataclasses.replace(sampling, refinements=refinements, commit="order")
-        found, counted = make_run(network, sampling=once)(zeros, range(3), prompt=prompt)
-        np.testing.assert_array_equal(found, expected)
-        np.testing.assert_array_equal(counted, passes)
-        assert (counted == plain.plan.passes()).all()
+    once = dataclasses.replace(sampling, refinements=1, commit="order")
+    found, counted = make_run(network, sampling=once)(zeros, range(3), prompt=prompt)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(counted, passes)
+    assert (counted == plain.plan.passes()).all()
 
 
 def test_a_clip_does_not_depend_on_its_batch(prompted):
@@ -259,7 +255,7 @@ def test_a_bound_is_a_dial_of_passes(prompted):
     network, params = prompted
     prompt = np.zeros((200, 2), np.int32)
     means = []
-    for bound in (0.0, 1.0, 3.0, 1e6):
+    for bound in (0.0, 1.5, 1e6):
         sampling = SamplingConfig(refinements=4, entropy_bound=bound)
         _, passes = make_run(network, sampling=sampling)(params, range(200), prompt=prompt)
         means.append(passes.mean())
@@ -302,8 +298,7 @@ def test_given_tokens_follow_the_conditional_distribution():
     assert (passes == 2).all()
 
 
-@pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 2, "tensor": 2}, {"fsdp": 8}])
-def test_meshes_of_eight_devices_draw_the_same(sizes):
+def test_a_mesh_of_eight_devices_draws_the_same():
     network = make_network(GRID, (1, 2, 2), Opening("hybrid"), prompt=1, codes=12, draft=True)
     params = draw_params(network, seed=5)
     sampling = SamplingConfig(refinements=3, entropy_bound=1.0, guidance=0.5)
@@ -311,8 +306,7 @@ def test_meshes_of_eight_devices_draw_the_same(sizes):
     kept = np.random.default_rng(0).random((8, GRID.size)) < 0.2
     arrays = {"prompt": prompt, "known": np.zeros((8, GRID.size), np.int32), "kept": kept}
     expected, passes = make_run(network, sampling=sampling)(params, range(8), **arrays)
-    count = int(np.prod(list(sizes.values())))
-    with jax.set_mesh(make_mesh(**sizes, devices=jax.devices()[:count])):
+    with jax.set_mesh(make_mesh(data=2, fsdp=2, tensor=2)):
         found, counted = make_run(network, sampling=sampling)(params, range(8), **arrays)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(counted, passes)
@@ -330,17 +324,26 @@ def test_what_needs_the_channel_says_so():
         SpeculativeJacobi()(model, key, ids, sampling=SamplingConfig(refinements=2))
 
 
+def spoil(table, row: int):
+    return table.at[row].set(np.nan)
+
+
 def test_numbers_that_are_none_are_told(prompted):
     network, params = prompted
-    bad = params | {"drafts": params["drafts"].at[3].set(np.nan)}
     sampling = SamplingConfig(refinements=4, entropy_bound=0.0)
     prompt = np.zeros((16, 2), np.int32)
-    codes, finite, _ = jax.jit(
+    draw = jax.jit(
         lambda p: generate_checked(
             network.bind(p), jax.random.key(0), np.arange(16), prompt=prompt, sampling=sampling
         )
-    )(bad)
-    # A draft of code 3 that another pass has read; the last one accepted of a block is not.
-    read = np.asarray([(row == 3).any() for row in np.asarray(codes)])
-    assert not np.asarray(finite).all()
-    assert np.asarray(finite)[~read].all()
+    )
+    codes, finite, _ = map(np.asarray, draw(params))
+    assert finite.all()
+    often = [np.mean((codes == code).any(axis=1)) for code in range(11)]
+    code = int(np.argmin(np.abs(np.array(often) - 0.5)))  # of about every other clip
+    codes, finite, _ = map(np.asarray, draw({**params, "drafts": spoil(params["drafts"], code)}))
+    # A draft of it that another pass has read; the last one accepted of a block is not.
+    read = (codes == code).any(axis=1)
+    assert not finite.all()
+    assert finite[~read].all()
+    assert not read.all()

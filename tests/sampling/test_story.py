@@ -15,7 +15,7 @@ from nbp.layout import LatentGrid, Opening, frames_of_latents
 from nbp.models.tokenizer import TokenizerNetwork, TokenizerSpec
 from nbp.nn.conv3d import taps_conv
 from nbp.sampling.generate import make_generation
-from nbp.sampling.long_video import Rollout, Slide
+from nbp.sampling.long_video import Rollout, Slide, choose_rolling
 from nbp.sampling.sampler import Sampler
 from nbp.sampling.settings import SamplingConfig
 from nbp.sampling.story import Condition, Line, Scene, Story, read_story, rewrite_prompt
@@ -215,3 +215,47 @@ def test_what_is_no_story_is_told_in_one_line(tmp_path, text, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="--story .*absent: it cannot be read"):
         read_story(tmp_path / "absent")
+
+
+def test_a_rolling_cache_takes_the_new_prompt_between_blocks():
+    network = make_network(
+        LatentGrid(4, 2, 2), (1, 1, 2), Opening("hybrid", 2), prompt=1, codes=12, positions="rotary"
+    )
+    sampling = SamplingConfig(temperature=1.0, guidance=4.0)
+    params = (draw_params(network, seed=3), TOKENIZER, draw_params(TOKENIZER))
+    rollout = Rollout(
+        Sampler(network, *params, sampling=sampling), choose_rolling(network.plan, sinks=None)
+    )
+
+    def draw(*scenes: Scene) -> np.ndarray:
+        told = dataclasses.replace(rollout, story=Story(scenes, STRIDE) if scenes else None)
+        pieces = told.sample(COUNT, 17, seed=5, labels=[0] * COUNT)
+        return np.concatenate([piece.tokens for piece in pieces], axis=1)
+
+    plain = draw()
+    np.testing.assert_array_equal(draw(Scene(11, 0), Scene(6, 0)), plain)
+    changed = draw(Scene(11, 0), Scene(6, 4))
+    np.testing.assert_array_equal(changed[:, :6], plain[:, :6])
+    assert np.any(changed[:, 6:] != plain[:, 6:])
+    # A scene that ends within the first clip: what stands before its end stays.
+    early = draw(Scene(5, 0), Scene(12, 4))
+    np.testing.assert_array_equal(early[:, :3], plain[:, :3])
+    assert np.any(early[:, 3:] != plain[:, 3:])
+
+
+@pytest.mark.parametrize(
+    "scenes, message",
+    [
+        ((Scene(5, 0), Scene(4, 1)), ""),
+        ((Scene(5, 0, 2.0), Scene(4, 1, 1.0)), ""),
+        ((Scene(5, 0), Scene(4, None)), "guidance goes with scene 2"),
+        ((Scene(5, 0, 0.0), Scene(4, 1), Scene(4, 1, 3.0)), "guidance comes with scene 2"),
+    ],
+)
+def test_guidance_stays_in_a_rolling_cache(scenes, message):
+    story = Story(scenes, STRIDE)
+    if not message:
+        story.check_rolling(1.0)
+        return
+    with pytest.raises(ConfigError, match=message):
+        story.check_rolling(1.0)

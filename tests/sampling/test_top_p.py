@@ -87,8 +87,13 @@ def find_kept(logits: jax.Array, k: int, p: float) -> jax.Array:
     return jax.lax.map(ask, jnp.arange(v))  # [v, 2, r]
 
 
-@pytest.mark.parametrize("v, k", [(12, 5), (300, 0), (300, 1), (300, 299), (1000, 250)])
-@pytest.mark.parametrize("p", [1.0, 0.9, 0.5, 1e-6])
+@pytest.mark.parametrize(
+    "v, k, p",
+    [
+        *((12, 5, 0.9), (300, 0, 1.0), (300, 0, 0.5), (300, 1, 0.9), (300, 299, 1e-6)),
+        *((300, 299, 1.0), (1000, 250, 0.5), (1000, 250, 0.9)),
+    ],
+)
 def test_each_token_is_kept_as_the_sort_says(v, k, p):
     rows = make_hard_rows(v)
     found = np.asarray(find_kept(np.stack(list(rows.values())), k, p))
@@ -100,13 +105,19 @@ def test_each_token_is_kept_as_the_sort_says(v, k, p):
         np.testing.assert_array_equal(found[certain, 0, i], expected[certain], err_msg=name)
 
 
-@pytest.mark.parametrize("k", [1, 2, 77, 150, 298, 299])
+@pytest.mark.parametrize("k", [1, 2, 77, 299])
 def test_the_kth_largest_is_enclosed_then_found(k):
     rows = make_hard_rows(300)
     logits = np.stack(list(rows.values()))
-    columns = make_rows(jnp.asarray(logits))
-    narrowed = enclose(jnp.asarray(logits), columns, k)
-    closed = tighten_bracket(columns, narrowed, k, jnp.ones(len(logits), bool), guess=None)
+
+    @jax.jit
+    def find(logits):
+        columns = make_rows(logits)
+        narrowed = enclose(logits, columns, k)
+        every = jnp.ones(len(logits), bool)
+        return narrowed, tighten_bracket(columns, narrowed, k, every, guess=None)
+
+    narrowed, closed = jax.device_get(find(logits))
     for i, (name, row) in enumerate(rows.items()):
         kth = np.sort(row)[-k]
         for bracket in (narrowed, closed):
@@ -116,7 +127,7 @@ def test_the_kth_largest_is_enclosed_then_found(k):
         np.testing.assert_array_equal(row >= closed.low[i], row >= kth, err_msg=name)
 
 
-@pytest.mark.parametrize("top_k, top_p", [(0, 1.0), (0, 0.503), (40, 1.0), (40, 0.703)])
+@pytest.mark.parametrize("top_k, top_p", [(0, 0.503), (40, 1.0), (40, 0.703)])
 def test_draws_have_the_distribution_of_the_sort(top_k, top_p):
     v, count = 150, 2_000
     names = ("normal", "equal", "ties everywhere", "half impossible", "falls")
@@ -169,7 +180,7 @@ NO_DISTRIBUTION = {
 }
 
 
-@pytest.mark.parametrize("top_k, top_p", [(0, 1.0), (0, 0.5), (40, 1.0), (40, 0.7)])
+@pytest.mark.parametrize("top_k, top_p", [(0, 1.0), (0, 0.5), (40, 1.0)])
 def test_rows_without_a_distribution_are_told_and_hold_up_no_other(top_k, top_p):
     bad = np.zeros((len(NO_DISTRIBUTION), 300), np.float32)
     for row, start in zip(bad, NO_DISTRIBUTION.values(), strict=True):
@@ -189,5 +200,6 @@ def test_the_bound_of_draws_gives_a_token_that_is_kept(monkeypatch):
     monkeypatch.setattr(top_p, "MOST_DRAWS", 1)
     logits = np.zeros((1, 64, 500), np.float32)
     logits[..., 77] = 0.01  # the only one of top-k
-    drawn = draw_filtered(jax.random.split(jax.random.key(0), 1), logits, top_k=1, top_p=0.5)
+    draw = jax.jit(functools.partial(draw_filtered, top_k=1, top_p=0.5))
+    drawn = draw(jax.random.split(jax.random.key(0), 1), logits)
     np.testing.assert_array_equal(np.asarray(drawn), 77)

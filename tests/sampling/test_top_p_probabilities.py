@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Probabilities by thresholds against the definition with a sort."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -30,12 +32,26 @@ def make_logits() -> dict[str, np.ndarray]:
     }
 
 
+@functools.cache
+def find_all(top_k: int, top_p: float) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Expected and found probabilities of all cases, by one program."""
+
+    @jax.jit
+    def both(logits):
+        expected = jax.nn.softmax(keep_top_p(keep_top_k(logits, top_k), top_p))
+        return expected, filter_probabilities(logits, top_k=top_k, top_p=top_p)
+
+    cases = {name: case.astype(np.float32) for name, case in make_logits().items()}
+    rest = [case.reshape(-1, 2, V) for case in cases.values()]
+    sizes = np.cumsum([len(case) for case in rest])[:-1]
+    expected, found = (np.split(np.asarray(x), sizes) for x in both(np.concatenate(rest)))
+    return dict(zip(cases, expected, strict=True)), dict(zip(cases, found, strict=True))
+
+
 @pytest.mark.parametrize("case", make_logits())
 @pytest.mark.parametrize("top_k, top_p", [(0, 0.777), (40, 1.0), (40, 0.503), (3, 0.904), (0, 1.0)])
 def test_probabilities_are_those_of_the_definition(case, top_k, top_p):
-    logits = make_logits()[case].astype(np.float32)
-    expected = np.asarray(jax.nn.softmax(keep_top_p(keep_top_k(logits, top_k), top_p)))
-    found = np.asarray(filter_probabilities(logits, top_k=top_k, top_p=top_p))
+    expected, found = (each[case] for each in find_all(top_k, top_p))
     # Rounding of cumulated weights may put the cut one token later or earlier.
     moved = np.abs(found - expected).sum(-1) / 2
     cut = (found > 0) != (expected > 0)
@@ -55,9 +71,11 @@ def test_of_ties_the_lower_index_stays():
 def test_filters_give_the_probabilities_of_their_draws():
     logits = np.random.default_rng(1).normal(size=(1, 3, V)).astype(np.float32) * 3
     sampling = SamplingConfig(temperature=0.7, top_k=9, top_p=0.9)
-    expected = np.asarray(token_probabilities(sampling, logits))[0]
+    find = jax.jit(functools.partial(token_probabilities, sampling))
+    expected = np.asarray(find(logits))[0]
     keys = jax.random.split(jax.random.key(0), 1_000)
-    draws = draw_tokens(sampling, keys, np.repeat(logits, 1_000, axis=0))
+    draw = jax.jit(functools.partial(draw_tokens, sampling))
+    draws = draw(keys, np.repeat(logits, 1_000, axis=0))
     for token in range(3):
         found = np.bincount(np.asarray(draws)[:, token], minlength=V) / 1_000
         assert np.abs(found - expected[token]).sum() / 2 < 0.08

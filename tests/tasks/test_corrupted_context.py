@@ -3,6 +3,7 @@
 """Codes are replaced as often, where, and by what the settings say; targets never are."""
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -81,7 +82,8 @@ def test_the_loss_is_that_of_clean_targets_behind_what_was_read():
     rng = np.random.default_rng(0)
     codes, read = (rng.integers(0, 12, (4, 8)).astype(np.int32) for _ in range(2))
     prompt = BATCH["label"][:, None]
-    loss, _ = score(NETWORK.bind(params), codes, prompt, read=read)
+    run = jax.jit(lambda params: score(NETWORK.bind(params), codes, prompt, read=read))
+    loss, _ = run(params)
     logits = reference_logits(NETWORK, params, read + NETWORK.vocabulary.code_offset, prompt)
     logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     expected = -np.take_along_axis(logs, codes[..., None], -1).mean()
@@ -112,16 +114,19 @@ def test_bits_of_each_place_and_behind_drawn_codes():
     expected = bits.reshape(2, 2, 2).swapaxes(1, 2)
     np.testing.assert_allclose(metrics["bits_grid"], expected, rtol=1e-4)
 
-    model = NETWORK.bind(params)
+    @functools.partial(jax.jit, static_argnames="tokens")
+    def draw(params, codes, prompt, key, tokens):
+        model = NETWORK.bind(params)
+        states = model.hidden_states(codes, prompt)
+        return draw_context(model, states, codes, tokens=tokens, key=key)
+
     repeat = [np.repeat(rows[:1], 20_000, 0) for rows in (codes, prompt)]
-    states = model.hidden_states(*repeat)
-    _, drawn = draw_context(model, states, repeat[0], tokens=4096, key=jax.random.key(5))
+    _, drawn = draw(params, *repeat, jax.random.key(5), tokens=4096)
     share = np.stack([np.bincount(column, minlength=12) for column in np.asarray(drawn).T]) / 20_000
     np.testing.assert_allclose(share, np.exp(logs[0]), atol=0.02)
 
     key = jax.random.key(CORRUPTION)
-    states = model.hidden_states(codes, prompt)
-    _, drawn = draw_context(model, states, codes, tokens=TASK.loss_tokens, key=key)
+    _, drawn = draw(params, codes, prompt, key, tokens=TASK.loss_tokens)
     read = np.asarray(drawn) + NETWORK.vocabulary.code_offset
     logits = reference_logits(NETWORK, params, read, prompt)
     logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

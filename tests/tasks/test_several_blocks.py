@@ -114,8 +114,9 @@ def test_cached_decoding_in_another_block_is_the_full_pass(plan):
 
 def test_a_mesh_computes_what_one_device_computes():
     params = draw_params(NETWORK, seed=1)
-    expected = take_step(SEVERAL, params, BATCH, make_mesh(devices=jax.devices()[:1]))
-    compare(take_step(SEVERAL, params, BATCH, make_mesh(data=2, fsdp=2, tensor=2)), expected)
+    task = dataclasses.replace(SEVERAL, further=(FRAMES,))
+    expected = take_step(task, params, BATCH, make_mesh(devices=jax.devices()[:1]))
+    compare(take_step(task, params, BATCH, make_mesh(data=2, fsdp=2, tensor=2)), expected)
 
 
 @pytest.mark.parametrize("recipe", ["modern", "paper"])

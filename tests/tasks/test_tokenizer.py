@@ -118,9 +118,10 @@ def test_a_moving_codebook_is_moved_by_its_statistics_alone():
 
 def test_lpips_is_differentiated_through_its_features(monkeypatch):
     """In float64 along a random direction; the weights come as frozen arrays."""
-    monkeypatch.setattr("nbp.models.lpips.STAGES", ((8, 8), (16,), (16,)))
+    network = LpipsNetwork(((4,), (6,), (8,)))
+    monkeypatch.setattr("nbp.tasks.tokenizer.LpipsNetwork", lambda: network)
     with jax.enable_x64(True):
-        shapes = jax.eval_shape(LpipsNetwork().init, KEY)
+        shapes = jax.eval_shape(network.init, KEY)
         rng = np.random.default_rng(5)
         weights = jax.tree.map(lambda x: x.astype(jnp.float64), random_params(shapes))
         heads = {i: jnp.full(x.shape, 1.0 / x.size) for i, x in weights["heads"].items()}

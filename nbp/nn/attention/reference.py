@@ -101,6 +101,7 @@ def cached_attention(
     *,
     k_end: Int[Array, "n"],
     key_mask: Bool[Array, "b m"] | None = None,
+    sinks: tuple[int, Float[Array, "b k d n"]] | None = None,
 ) -> Float[Array, "b k d n"]:
     """`dense_attention` on a cache, whose axes lie as the two matmuls of a pass read them.
 
@@ -109,9 +110,14 @@ def cached_attention(
     Args:
       keys, values: [b k m d] and [b k d m], of any type; cast to that of the queries.
       keys_scale, values_scale: by which the numbers of a position are multiplied, or None.
+      sinks: a number of first keys, and the queries that look at them in place of `q`.
     """
-    columns = q * (1 / math.sqrt(q.shape[2]))
+    looks = q if sinks is None else jnp.concatenate([q, sinks[1]], axis=-1)
+    columns = looks * (1 / math.sqrt(q.shape[2]))
     scores = jnp.matmul(keys.astype(q.dtype), columns, preferred_element_type=jnp.float32)
+    if sinks is not None:  # all keys are read once, whichever queries look at them
+        others, own = jnp.split(scores, 2, axis=-1)
+        scores = jnp.where(jnp.arange(keys.shape[2])[:, None] < sinks[0], own, others)
     if keys_scale is not None:
         scores = scores * keys_scale[..., None]
     visible = jnp.arange(keys.shape[2])[:, None] < k_end

@@ -170,7 +170,13 @@ def make_case(pattern: str, masked: bool, backend: str):
     return pytest.param(pattern, masked, backend, marks=() if quick else pytest.mark.slow)
 
 
-CASES = [make_case(*case) for case in itertools.product(PATTERNS, (False, True), FAST)]
+def is_compiled_for_others(pattern: str, masked: bool, backend: str) -> bool:
+    """Limits known when compiled make a program for each pattern: half of them get a mask."""
+    return backend == "prefix" and masked != (list(PATTERNS).index(pattern) % 2 == 1)
+
+
+PRODUCT = itertools.product(PATTERNS, (False, True), FAST)
+CASES = [make_case(*case) for case in PRODUCT if not is_compiled_for_others(*case)]
 
 
 @pytest.mark.parametrize("pattern, masked, backend", CASES)
