@@ -10,12 +10,8 @@ from nbp.errors import ConfigError
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
-# Those that no installation has by itself: the module that is imported has the tracker's name.
-OPTIONAL: dict[TrackerName, str] = {
-    "wandb": "pip install wandb",
-    "mlflow": "pip install mlflow",
-    "trackio": "pip install trackio",
-}
+# Those that no installation has by itself: package and module have the tracker's name.
+OPTIONAL: tuple[TrackerName, ...] = ("wandb", "mlflow", "trackio")
 
 
 def check_packages(trackers: Sequence[TrackerName]) -> None:
@@ -31,5 +27,5 @@ def check_packages(trackers: Sequence[TrackerName]) -> None:
     if missing:
         raise ConfigError(
             f"train.tracking: not installed: {', '.join(missing)}. Use: "
-            f"{' && '.join(OPTIONAL[name] for name in missing)}; or leave out what is missing"
+            f"pip install {' '.join(missing)}; or leave out what is missing"
         )

@@ -39,7 +39,7 @@ class Preview:
     fps: float
 
 
-@runtime_checkable
+@runtime_checkable  # the tests check types while they run
 class Tracker(Protocol):
     """A place where the metrics of a run go, all stages as one run.
 

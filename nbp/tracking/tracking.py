@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from nbp import files
 from nbp.tracking.mlflow_run import MlflowRun
@@ -27,6 +26,7 @@ QUEUE = 4096  # calls that a tracker may be behind
 DRAIN_SECONDS = 60.0  # that the end of a run waits for all trackers together
 STOPPED_SECONDS = 10.0  # the same for a run that is stopped: a preempted machine is gone soon
 RUN_IDS = "tracking.json"  # in the workdir: tracker -> id of its run
+Call = Callable[[Tracker], None]
 RUNS: dict[TrackerName, Callable[[RunInfo], Tracker]] = {
     "wandb": WandbRun,
     "mlflow": MlflowRun,
@@ -63,42 +63,45 @@ class RunIds:
 class TrackerThread:
     """Calls a tracker in a thread of its own, in order; the thread begins with the first call.
 
-    size: calls that may wait. say: prints a line.
+    ids: of the workdir's runs. size: calls that may wait. say: prints a line.
     """
 
     def __init__(
-        self, tracker: Tracker, ids: RunIds, *, size: int, say: Callable[[str], None]
+        self,
+        tracker: Tracker,
+        ids: RunIds,
+        *,
+        size: int = QUEUE,
+        say: Callable[[str], None] = lambda text: print(f"[tracking] {text}", flush=True),
     ) -> None:
-        self._tracker, self._ids, self._say = tracker, ids, say
-        self._calls: queue.Queue[Callable[[], None] | None] = queue.Queue(size)
+        self._tracker, self._ids, self._size, self._say = tracker, ids, size, say
+        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()  # None: the end
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._ok = True
-        self.dropped = False
+        self._dropped = False
 
-    def put(self, call: Callable[[], None]) -> None:
+    def put(self, call: Call) -> None:
         """Has `call` made later; never waits."""
-        if self.dropped:
+        if self._dropped:
             return
         if self._thread is None:
             name = f"tracker-{self._tracker.name}"
             self._thread = threading.Thread(target=self._work, name=name, daemon=True)
             self._thread.start()
-        try:
-            self._calls.put_nowait(call)
-        except queue.Full:
-            self._drop(f"is {self._calls.maxsize} calls behind")
+        if self._calls.qsize() < self._size:  # nobody else puts
+            self._calls.put(call)
+        else:
+            self._drop(f"is {self._size} calls behind")
 
     def end(self, *, ok: bool) -> None:
         """Has the run closed after all calls; see `join`."""
         self._ok = ok
-        if self._thread is not None and not self.dropped:
-            with contextlib.suppress(queue.Full):  # `join` tells
-                self._calls.put_nowait(None)
+        self._calls.put(None)
 
     def join(self, seconds: float) -> None:
         """Waits for the end, but not longer than this."""
-        if self._thread is None or self.dropped:
+        if self._thread is None or self._dropped:
             return
         self._thread.join(max(seconds, 0.0))
         if self._thread.is_alive():
@@ -110,9 +113,9 @@ class TrackerThread:
             known = self._ids.read(name)
             self._ids.write(name, self._tracker.open(known))
             self._say(f"{name}: {'resumes ' if known else ''}{self._tracker.describe()}")
-            while (call := self._calls.get()) is not None and not self.dropped:
-                call()
-            self._tracker.close(ok=self._ok and not self.dropped)
+            while (call := self._calls.get()) is not None and not self._dropped:
+                call(self._tracker)
+            self._tracker.close(ok=self._ok and not self._dropped)
         except (Exception, SystemExit) as error:
             text = " ".join(str(error).split())[:300]
             self._drop(f"failed ({type(error).__name__}: {text})")
@@ -121,11 +124,10 @@ class TrackerThread:
 
     def _drop(self, why: str) -> None:
         with self._lock:
-            if self.dropped:
+            if self._dropped:
                 return
-            self.dropped = True
-        with contextlib.suppress(queue.Full):
-            self._calls.put_nowait(None)  # a thread that waits for calls ends
+            self._dropped = True
+        self._calls.put(None)  # a thread that waits for calls ends
         self._say(
             f"warning: {self._tracker.name} {why}; the run goes on without it. metrics.csv has "
             "all metrics"
@@ -135,58 +137,46 @@ class TrackerThread:
 class Tracking:
     """The trackers of a run, as one. With no trackers it does nothing.
 
-    direct: called at once, by the caller, who gets their errors. threaded: see `TrackerThread`.
-    ids: of the runs of those. size: of each queue. say: prints a line.
+    direct: called at once, by the caller, who gets their errors. threads: never waited for but at
+    the end.
     """
 
     def __init__(
-        self,
-        direct: Sequence[Tracker] = (),
-        threaded: Sequence[Tracker] = (),
-        *,
-        ids: RunIds | None = None,
-        size: int = QUEUE,
-        say: Callable[[str], None] = lambda text: print(f"[tracking] {text}", flush=True),
+        self, direct: Sequence[Tracker] = (), threads: Sequence[TrackerThread] = ()
     ) -> None:
-        if threaded and ids is None:
-            raise ValueError("trackers with threads need a place for their ids")
-        self._direct = tuple(direct)
-        self._threads = [
-            (tracker, TrackerThread(tracker, ids, size=size, say=say))
-            for tracker in threaded
-            if ids is not None
-        ]
+        self._direct, self._threads = tuple(direct), tuple(threads)
 
     def start(self, stage: str, step: int, *, directory: Path) -> None:
         """A stage begins, or goes on, after `step` updates."""
-        self._call("start", stage, step, directory=directory)
+        self._call(lambda tracker: tracker.start(stage, step, directory=directory))
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Metrics of a step of a stage."""
-        self._call("log", stage, step, dict(values))
+        row = dict(values)
+        self._call(lambda tracker: tracker.log(stage, step, row))
 
     def show(self, stage: str, step: int, preview: Preview) -> None:
         """Clips of a step of a stage."""
-        self._call("show", stage, step, preview)
+        self._call(lambda tracker: tracker.show(stage, step, preview))
 
     def end(self, stage: str) -> None:
         """A stage has ended, or goes back."""
-        self._call("end", stage)
+        self._call(lambda tracker: tracker.end(stage))
 
     def report(self, files: Sequence[Path]) -> None:
         """The files of the final report."""
-        self._call("report", tuple(files))
+        self._call(lambda tracker: tracker.report(files))
 
     def close(self, *, ok: bool, seconds: float | None = None) -> None:
         """Ends all runs. Waits at most `seconds` for those with threads; default: by `ok`."""
         for tracker in self._direct:
             tracker.close(ok=ok)
-        for _, thread in self._threads:
+        for thread in self._threads:
             thread.end(ok=ok)
         if seconds is None:
             seconds = DRAIN_SECONDS if ok else STOPPED_SECONDS
         deadline = time.monotonic() + seconds
-        for _, thread in self._threads:
+        for thread in self._threads:
             thread.join(deadline - time.monotonic())
 
     def __enter__(self) -> "Tracking":
@@ -195,15 +185,17 @@ class Tracking:
     def __exit__(self, kind: object, *_: object) -> None:
         self.close(ok=kind is None)
 
-    def _call(self, method: str, *args: Any, **options: Any) -> None:
+    def _call(self, call: Call) -> None:
         for tracker in self._direct:
-            getattr(tracker, method)(*args, **options)
-        for tracker, thread in self._threads:
-            thread.put(lambda tracker=tracker: getattr(tracker, method)(*args, **options))
+            call(tracker)
+        for thread in self._threads:
+            thread.put(call)
 
 
 def make_tracking(names: Sequence[TrackerName], info: RunInfo) -> Tracking:
     """The trackers of these names for a run."""
-    direct = [TensorBoard()] if "tensorboard" in names else []
-    threaded = [RUNS[name](info) for name in dict.fromkeys(names) if name in RUNS]
-    return Tracking(direct, threaded, ids=RunIds(info.workdir / RUN_IDS))
+    ids = RunIds(info.workdir / RUN_IDS)
+    return Tracking(
+        [TensorBoard()] if "tensorboard" in names else [],
+        [TrackerThread(RUNS[name](info), ids) for name in dict.fromkeys(names) if name in RUNS],
+    )

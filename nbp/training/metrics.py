@@ -21,7 +21,6 @@ import jax
 
 from nbp.files import open_part
 from nbp.shapes import UInt8
-from nbp.tracking.tensorboard_events import TensorBoard
 from nbp.tracking.tracker import Preview
 from nbp.tracking.tracking import Tracking
 
@@ -189,11 +188,10 @@ class MetricsWriter:
     """Sends the metrics of one stage to all their places.
 
     Args:
-        directory: gets `metrics.csv`, `previews/` and the TensorBoard events.
+        directory: gets `metrics.csv`, `previews/` and what trackers write for a stage.
         name: the stage, shown on the console.
         save_gif: writes uint8 frames `[t h w c]` as `save_gif(path, frames, fps=fps)`.
-        tensorboard: whether to write events, where no `tracking` is given.
-        tracking: the trackers of the run; not closed here.
+        tracking: the trackers of the run, not closed here; none by default.
         console: whether to print progress.
         silent: write and print nothing at all; for all processes of a job but the first.
     """
@@ -204,7 +202,6 @@ class MetricsWriter:
         *,
         name: str = "train",
         save_gif: Callable[..., Any] | None = None,
-        tensorboard: bool = True,
         tracking: Tracking | None = None,
         console: bool = True,
         silent: bool = False,
@@ -213,9 +210,8 @@ class MetricsWriter:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.table = MetricsTable(self.directory / "metrics.csv")
         self._name, self._save_gif = name, None if silent else save_gif
-        if tracking is None:
-            tracking = Tracking([TensorBoard()] if tensorboard else [])
-        self._tracking, self._console = Tracking() if silent else tracking, console and not silent
+        self._tracking = Tracking() if tracking is None or silent else tracking
+        self._console = console and not silent
         self.silent = silent
         self._tracked = False
         self._bar: Any = None

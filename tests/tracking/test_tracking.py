@@ -17,7 +17,7 @@ from nbp.errors import ConfigError
 from nbp.parallel import distributed
 from nbp.tracking.packages import check_packages
 from nbp.tracking.tracker import Preview, flatten
-from nbp.tracking.tracking import RunIds, Tracking
+from nbp.tracking.tracking import RunIds, TrackerThread, Tracking
 from nbp.training.metrics import MetricsWriter
 from tests import tiny
 from tests.training import toy
@@ -71,7 +71,8 @@ class Fake:
 def make(tmp_path, *fakes, size=64):
     said = []
     ids = RunIds(tmp_path / "tracking.json")
-    return Tracking([], fakes, ids=ids, size=size, say=said.append), said
+    threads = [TrackerThread(fake, ids, size=size, say=said.append) for fake in fakes]
+    return Tracking([], threads), said
 
 
 def test_calls_arrive_in_order_in_one_thread(tmp_path):
@@ -264,8 +265,8 @@ def test_a_missing_package_is_refused_before_anything_is_written(tmp_path, monke
     with pytest.raises(ConfigError) as refusal:
         nbp.train.train_workdir(config, tmp_path / "run")
     assert str(refusal.value) == (
-        "train.tracking: not installed: wandb, trackio. Use: pip install wandb && "
-        "pip install trackio; or leave out what is missing"
+        "train.tracking: not installed: wandb, trackio. Use: pip install wandb trackio; or leave "
+        "out what is missing"
     )
     assert not (tmp_path / "run").exists()
     check_packages(("tensorboard",))

@@ -185,9 +185,7 @@ def test_the_end_of_its_time_saves_and_the_rest_has_the_same_bits(
     def at_draw(batch):
         clock.now += batch == 7
 
-    with pytest.raises(
-        Preempted, match=r"max_hours passed at step 8: checkpoint 8 is saved"
-    ):
+    with pytest.raises(Preempted, match=r"max_hours passed at step 8: checkpoint 8 is saved"):
         train(tmp_path, at_draw=at_draw, deadline=1.0)
     assert list_steps(tmp_path)[-1] == 8
     assert to_bytes(train(tmp_path, deadline=2.0)) == undisturbed[0]
@@ -271,7 +269,7 @@ def train_with_batch(directory, batch):
             checkpointer=checkpointer,
             spec=LoopSpec(total_steps=STEPS, global_batch=batch),
             mesh=make_mesh(data=1),
-            writer=MetricsWriter(directory, tensorboard=False),
+            writer=MetricsWriter(directory),
             meta={},
             seed=3,
         )

@@ -155,7 +155,7 @@ def train(
     """Trains the toy in `directory` like a stage of `nbp.train`."""
     with (
         checkpointer or Checkpointer(directory / "checkpoints") as checkpointer,
-        MetricsWriter(directory, name="toy", tensorboard=False, tracking=tracking) as writer,
+        MetricsWriter(directory, name="toy", tracking=tracking) as writer,
     ):
         return run(
             task or ToyTask(),
