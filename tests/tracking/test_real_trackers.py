@@ -1,18 +1,20 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""The real packages, offline: what was logged is read back from their stores."""
+"""The real packages together, offline: what was logged is read back from their stores."""
 
 import importlib.util
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from nbp.data.video.encode import write_gif
-from nbp.tracking.tracker import RunInfo
+from nbp.tracking.packages import OPTIONAL
+from nbp.tracking.tracker import RunInfo, flatten
 from nbp.tracking.tracking import RUN_IDS, make_tracking
 from nbp.training.metrics import MetricsWriter
-from tests.tracking.stores import read_csv, read_store
+from tests.tracking.stores import agree_in_float32, read_csv, read_store, read_tensorboard
 
 VARIABLES = (
     *("WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_NAME"),
@@ -20,19 +22,21 @@ VARIABLES = (
     *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"),
     *("TRACKIO_DIR", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"),
 )
+CONFIG = {"name": "toy", "train": {"steps": 5, "tracking": ["mlflow", "wandb"], "ema": None}}
+
+
+def is_missing(package):
+    return importlib.util.find_spec(package) is None
 
 
 def needs(package):
-    missing = importlib.util.find_spec(package) is None
     reason = f"{package} is not installed: pip install {package}"
-    return pytest.param(package, marks=pytest.mark.skipif(missing, reason=reason))
+    return pytest.param(package, marks=pytest.mark.skipif(is_missing(package), reason=reason))
 
 
-def train(workdir, tracker, *, start, stop):
+def train(workdir, trackers, *, start, stop):
     """Rows as training writes them, with an evaluation, an alarm and clips; then the report."""
-    config = {"name": "toy", "train": {"steps": stop, "tracking": [tracker]}}
-    tracking = make_tracking([tracker], RunInfo("toy", workdir, config))
-    with tracking:
+    with make_tracking(trackers, RunInfo("toy", workdir, CONFIG)) as tracking:
         for stage in ("tokenizer", "generator"):
             with MetricsWriter(
                 workdir / stage, name=stage, save_gif=write_gif, tracking=tracking, console=False
@@ -42,29 +46,48 @@ def train(workdir, tracker, *, start, stop):
                     writer.write(step, {"loss": stop / step, "step_time_s": 0.1 * stop})
                 writer.write(stop, {"validation/loss": 1 / 3})
                 writer.write_alarm(stop, "grad_norm", value=1.0, text="!")
-                frames = np.zeros((3, 8, 12, 3), np.uint8)
+                frames = np.full((3, 8, 12, 3), stop, np.uint8)
                 writer.write_preview(stop, "clips", frames, fps=8)
         page = workdir / "report" / "index.html"
         page.parent.mkdir(exist_ok=True)
-        page.write_text("<p>report")
+        page.write_text(f"<p>report of {stop}")
         tracking.report([page])
 
 
-@pytest.mark.parametrize("tracker", [needs("wandb"), needs("mlflow"), needs("trackio")])
-def test_a_store_holds_the_rows_of_the_table_after_a_resume(tracker, tmp_path, monkeypatch, capsys):
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
-    train(tmp_path, tracker, start=0, stop=4)
-    identity = json.loads((tmp_path / RUN_IDS).read_text())[tracker]
-    train(tmp_path, tracker, start=2, stop=5)  # steps 3 and 4 come again, with other values
-    assert "warning" not in capsys.readouterr().out
-    assert json.loads((tmp_path / RUN_IDS).read_text())[tracker] == identity
-    expected = read_csv(tmp_path)
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run of all trackers there are, stopped and resumed: steps 3 and 4 come again."""
+    workdir = tmp_path_factory.mktemp("tracked")
+    trackers = ["tensorboard", *(name for name in OPTIONAL if not is_missing(name))]
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in VARIABLES:
+            patch.delenv(variable, raising=False)
+        train(workdir, trackers, start=0, stop=4)
+        shutil.copy(workdir / RUN_IDS, workdir / "first.json")
+        train(workdir, trackers, start=2, stop=5)
+        yield workdir
+
+
+@pytest.mark.parametrize("tracker", [needs(name) for name in OPTIONAL])
+def test_a_store_holds_table_configuration_clips_and_report_after_a_resume(tracker, workdir):
+    first, ids = (json.loads((workdir / name).read_text()) for name in ("first.json", RUN_IDS))
+    assert ids[tracker] == first[tracker]
+    expected = read_csv(workdir)
     assert len(expected) == 10
-    found = read_store(tmp_path, tracker)
+    rows, config = read_store(workdir, tracker)
     for key in (("tokenizer", 4), ("generator", 4)):  # evaluated then, which the table forgot
-        assert found[key].pop("validation/loss") == f"{1 / 3:.8g}"
-        assert found[key].pop("alarm/grad_norm") == "1"
-    assert found == expected
-    stored = list((tmp_path / "tracking").rglob("*"))
-    assert sum(path.suffix == ".gif" for path in stored) >= 4
+        assert rows[key].pop("validation/loss") == float(f"{1 / 3:.8g}")
+        assert rows[key].pop("alarm/grad_norm") == 1.0
+    assert rows == expected
+    assert config == flatten(CONFIG)
+    files = [path for path in (workdir / "tracking" / tracker).rglob("*") if path.is_file()]
+    stored = {path.read_bytes() for path in files}
+    shown = [*workdir.glob("*/previews/*.gif"), workdir / "report" / "index.html"]
+    assert len(shown) == 5
+    assert {path.read_bytes() for path in shown} <= stored
+    assert b"<p>report of 4" in stored
+
+
+@pytest.mark.skipif(is_missing("tensorboard"), reason="it only writes: pip install tensorboard")
+def test_tensorboard_reads_the_table(workdir):
+    assert agree_in_float32(read_tensorboard(workdir), read_csv(workdir))
