@@ -25,8 +25,9 @@ for lock in LOCKS:
             name, _, version = pin.partition("==")
             LOCKED.setdefault(name, {})[marker] = version
 OLD, NEW = "python_full_version < '3.12'", "python_full_version >= '3.12'"
-# tpu_host.sh: brings a newer Python to images of TPUs.
-TOOLS = {"uv"}
+# uv: brings a newer Python to images of TPUs (tpu_host.sh). tensorboard: reads what tensorboardX
+# wrote, for a test (.ci/run).
+TOOLS = {"uv", "tensorboard"}
 TRACKERS = {"wandb", "mlflow", "trackio"}  # as the extras of these names have them
 VALUES = {"--python", "-p", "--target"}  # flags of pip whose value is no package
 FILES = {"-r", "--requirement"}
