@@ -3,6 +3,7 @@
 """Trackio: one run for all stages, in a folder of the workdir unless a Space is named."""
 
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,8 @@ class TrackioRun:
             os.environ.setdefault("HF_HUB_OFFLINE", "1")  # it would ask for the user's name
         import trackio  # pyright: ignore[reportMissingImports]
 
-        identity = known or f"{self._info.name}-{secrets.token_hex(4)}"
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", self._info.name)  # artifacts allow no more
+        identity = known or f"{name}-{secrets.token_hex(4)}"
         self._run = trackio.init(
             project=PROJECT,
             name=identity,

@@ -58,9 +58,8 @@ class WandbRun:
         return identity
 
     def describe(self) -> str:
-        url = getattr(self._run, "url", None)
         send = f"to be sent with: wandb sync {self._folder}/offline-run-*"
-        return f"run {self._run.id}, {url or send}"
+        return f"run {self._run.id}, {send if self._run.offline else self._run.url}"
 
     def start(self, stage: str, step: int, *, directory: Path) -> None:
         del step, directory

@@ -36,7 +36,7 @@ def needs(package):
 
 def train(workdir, trackers, *, start, stop):
     """Rows as training writes them, with an evaluation, an alarm and clips; then the report."""
-    with make_tracking(trackers, RunInfo("toy", workdir, CONFIG)) as tracking:
+    with make_tracking(trackers, RunInfo("toy:small", workdir, CONFIG)) as tracking:
         for stage in ("tokenizer", "generator"):
             with MetricsWriter(
                 workdir / stage, name=stage, save_gif=write_gif, tracking=tracking, console=False
