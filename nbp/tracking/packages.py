@@ -25,7 +25,8 @@ def check_packages(trackers: Sequence[TrackerName]) -> None:
         if name in OPTIONAL and importlib.util.find_spec(name) is None
     ]
     if missing:
+        command = " ".join(["pip install", *missing])
         raise ConfigError(
-            f"train.tracking: not installed: {', '.join(missing)}. Use: "
-            f"pip install {' '.join(missing)}; or leave out what is missing"
+            f"train.tracking: not installed: {', '.join(missing)}. Use: {command}; or leave out "
+            "what is missing"
         )

@@ -30,13 +30,12 @@ class RunInfo:
 class Preview:
     """Clips that were drawn during training: a GIF file.
 
-    shape: [t h w c] of its frames. fps: frames per second.
+    shape: [t h w c] of its frames.
     """
 
     name: str
     path: Path
     shape: tuple[int, ...]
-    fps: float
 
 
 @runtime_checkable  # the tests check types while they run

@@ -165,7 +165,8 @@ class Tracking:
 
     def report(self, files: Sequence[Path]) -> None:
         """The files of the final report."""
-        self._call(lambda tracker: tracker.report(files))
+        kept = tuple(files)
+        self._call(lambda tracker: tracker.report(kept))
 
     def close(self, *, ok: bool, seconds: float | None = None) -> None:
         """Ends all runs. Waits at most `seconds` for those with threads; default: by `ok`."""

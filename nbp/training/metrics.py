@@ -278,7 +278,7 @@ class MetricsWriter:
         path.parent.mkdir(exist_ok=True)
         self._save_gif(path, frames, fps=fps)
         if self._tracked:
-            self._tracking.show(self._name, step, Preview(name, path, frames.shape, fps))
+            self._tracking.show(self._name, step, Preview(name, path, frames.shape))
         return path
 
     def note(self, text: str) -> None:

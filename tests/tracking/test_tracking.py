@@ -82,7 +82,7 @@ def test_calls_arrive_in_order_in_one_thread(tmp_path):
         tracking.start("tokenizer", 0, directory=tmp_path)
         for step in range(1, 300):
             tracking.log("tokenizer", step, {"loss": 1 / step})
-        preview = Preview("clips", tmp_path / "a.gif", (2, 4, 4, 3), 8.0)
+        preview = Preview("clips", tmp_path / "a.gif", (2, 4, 4, 3))
         tracking.show("tokenizer", 300, preview)
         tracking.end("tokenizer")
         tracking.report([tmp_path / "index.html"])
@@ -229,7 +229,7 @@ def test_previews_and_a_rewind_pass_through_the_writer(tmp_path):
     assert fake.calls[1:] == [
         ("start", "a", 4),
         ("log", "a", 5, {"alarm/grad_norm": 1.0}),
-        ("show", "a", 5, Preview("clips", gif, (3, 8, 12, 3), 8)),
+        ("show", "a", 5, Preview("clips", gif, (3, 8, 12, 3))),
         ("end", "a"),
         ("start", "a", 4),
         ("end", "a"),
