@@ -15,6 +15,7 @@ from nbp.tracking.tracker import RunInfo, flatten
 from nbp.tracking.tracking import RUN_IDS, make_tracking
 from nbp.training.metrics import MetricsWriter
 from tests.tracking.stores import agree_in_float32, read_csv, read_store, read_tensorboard
+from tests.training import toy
 
 VARIABLES = (
     *("WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_NAME"),
@@ -27,6 +28,9 @@ CONFIG = {"name": "toy", "train": {"steps": 5, "tracking": ["mlflow", "wandb"], 
 
 def is_missing(package):
     return importlib.util.find_spec(package) is None
+
+
+INSTALLED = ["tensorboard", *(name for name in OPTIONAL if not is_missing(name))]
 
 
 def needs(package):
@@ -58,13 +62,12 @@ def train(workdir, trackers, *, start, stop):
 def workdir(tmp_path_factory):
     """A run of all trackers there are, stopped and resumed: steps 3 and 4 come again."""
     workdir = tmp_path_factory.mktemp("tracked")
-    trackers = ["tensorboard", *(name for name in OPTIONAL if not is_missing(name))]
     with pytest.MonkeyPatch.context() as patch:
         for variable in VARIABLES:
             patch.delenv(variable, raising=False)
-        train(workdir, trackers, start=0, stop=4)
+        train(workdir, INSTALLED, start=0, stop=4)
         shutil.copy(workdir / RUN_IDS, workdir / "first.json")
-        train(workdir, trackers, start=2, stop=5)
+        train(workdir, INSTALLED, start=2, stop=5)
         yield workdir
 
 
@@ -91,3 +94,14 @@ def test_a_store_holds_table_configuration_clips_and_report_after_a_resume(track
 @pytest.mark.skipif(is_missing("tensorboard"), reason="it only writes: pip install tensorboard")
 def test_tensorboard_reads_the_table(workdir):
     assert agree_in_float32(read_tensorboard(workdir), read_csv(workdir))
+
+
+@pytest.mark.skipif(len(INSTALLED) == 1, reason="no tracker is installed beside TensorBoard")
+@pytest.mark.usefixtures("workdir")
+def test_training_has_the_same_bits_with_all_of_them(tmp_path, capsys):
+    plain = toy.train(tmp_path / "plain", steps=6)
+    with make_tracking(INSTALLED, RunInfo("toy", tmp_path / "tracked", CONFIG)) as tracking:
+        tracked = toy.train(tmp_path / "tracked", steps=6, tracking=tracking)
+    assert toy.to_bytes(plain) == toy.to_bytes(tracked)
+    output = capsys.readouterr().out
+    assert output.count("[tracking] ") == len(INSTALLED) - 1  # where to find each, no warning
