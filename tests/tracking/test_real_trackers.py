@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nbp.data.video.encode import write_gif
-from nbp.tracking.packages import OPTIONAL
+from nbp.tracking.packages import OPTIONAL, TrackerName
 from nbp.tracking.tracker import RunInfo, flatten
 from nbp.tracking.tracking import RUN_IDS, make_tracking
 from nbp.training.metrics import MetricsWriter
@@ -30,7 +30,7 @@ def is_missing(package):
     return importlib.util.find_spec(package) is None
 
 
-INSTALLED = ["tensorboard", *(name for name in OPTIONAL if not is_missing(name))]
+INSTALLED: list[TrackerName] = ["tensorboard", *(name for name in OPTIONAL if not is_missing(name))]
 
 
 def needs(package):
