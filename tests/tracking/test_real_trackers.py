@@ -51,7 +51,7 @@ def train(workdir, trackers, *, start, stop):
                 writer.write(stop, {"validation/loss": 1 / 3})
                 writer.write_alarm(stop, "grad_norm", value=1.0, text="!")
                 frames = np.full((3, 8, 12, 3), stop, np.uint8)
-                writer.write_preview(stop, "clips", frames, fps=8)
+                writer.write_preview(stop, "clips", frames, fps=8.0)
         page = workdir / "report" / "index.html"
         page.parent.mkdir(exist_ok=True)
         page.write_text(f"<p>report of {stop}")
