@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     licence = read_licence(arguments.license or UNSTATED)
     check_out(arguments.out)
-    model = read_model(arguments.workdir, print, average=average)
+    model = read_model(arguments.workdir, report, average=average)
     if form == "official":
         publish_official(model, arguments.out, report=report)
         return

@@ -47,7 +47,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "nbp.models": ("nbp.models", "nbp.nn", "nbp.layout", "nbp.parallel"),
     "nbp.data": ("nbp.data", "nbp.layout"),
     "nbp.data.prepare": ("nbp.data", "nbp.locks"),
-    "nbp.training": ("nbp.training", "nbp.parallel", "nbp.locks"),
+    "nbp.tracking": ("nbp.tracking",),
+    "nbp.training": ("nbp.training", "nbp.tracking", "nbp.parallel", "nbp.locks"),
     "nbp.tasks": (
         "nbp.tasks",
         "nbp.models",
@@ -93,6 +94,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.tasks.corrupted_context",
         "nbp.tasks.draft",
         "nbp.tasks.tokenizer",
+        "nbp.tracking.packages",
         "nbp.training.guards",
         "nbp.training.optimizer",
     ),
@@ -192,7 +194,10 @@ HOMES = {
     "tensorflow_datasets": ("nbp.data",),
     "array_record": ("nbp.data",),
     "PIL": ("nbp.data", "nbp.report.clips"),
-    "tensorboardX": ("nbp.training.metrics",),
+    "tensorboardX": ("nbp.tracking.tensorboard_events",),
+    "wandb": ("nbp.tracking.wandb_run",),
+    "mlflow": ("nbp.tracking.mlflow_run",),
+    "trackio": ("nbp.tracking.trackio_run",),
     "matplotlib": ("nbp.report.plots",),
     "torch": ("nbp.interop",),
     "tokamax": ("nbp.nn",),
@@ -504,7 +509,7 @@ import nbp
 names = [m.name for m in pkgutil.walk_packages(nbp.__path__, "nbp.")]
 for name in names:
     importlib.import_module(name)
-assert not {"tensorflow", "torch", "wandb"} & set(sys.modules)
+assert not {"tensorflow", "torch", "wandb", "mlflow", "trackio"} & set(sys.modules)
 
 from nbp import build_data
 from nbp.config import load_config
