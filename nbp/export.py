@@ -23,21 +23,17 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--workdir", required=True, type=Path, help="of a training")
     parser.add_argument("--out", required=True, type=Path, help="folder to make")
-    parser.add_argument(
-        "--current", action="store_true", help="the current parameters, not their average"
-    )
-    parser.add_argument(
+    add = parser.add_argument_group("what is written").add_argument
+    add("--current", action="store_true", help="the current parameters, not their average")
+    add(
         "--format",
         choices=("workdir", "safetensors", "official"),
         default="workdir",
         help="a workdir; a folder for a hub, with a model card; names of the official release",
     )
-    parser.add_argument(
-        "--license", help="of the weights, as hubs call it, for the card; default: unknown"
-    )
-    parser.add_argument(
-        "--shard_gb", type=Real(0.0, 1e6, above=True), help="largest safetensors file; default 5"
-    )
+    add = parser.add_argument_group("of the safetensors format").add_argument
+    add("--license", help="of the weights, as hubs call it, for the card; default: unknown")
+    add("--shard_gb", type=Real(0.0, 1e6, above=True), help="largest safetensors file; default 5")
     return parser
 
 

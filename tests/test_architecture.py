@@ -152,6 +152,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.config",
         "nbp.locks",
         "nbp.places",
+        "nbp.training.state",
         "nbp.workdir",
     ),
     "nbp.build_data": ("nbp.config", "nbp.data", "nbp.layout", "nbp.sampling.request"),

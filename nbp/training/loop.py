@@ -108,8 +108,7 @@ def run(
         NonFiniteError: a metric is not finite and the guards say stop, or going back did not help;
             such a state is never saved.
         DivergedError: another alarm, and going back did not help.
-        Preempted: SIGTERM, Ctrl-C or the deadline came; the state is saved. A second Ctrl-C aborts
-            at once.
+        Preempted: SIGTERM, Ctrl-C or the deadline came; the state is saved. Ctrl-C again aborts.
         RestartError: checkpoints cannot be written.
     """
     check_batch(spec.global_batch, mesh)

@@ -75,8 +75,8 @@ def test_configurations_and_their_variants_are_listed() -> None:
         ("nbp do", ["doctor"]),
         ("nbp train --re", ["--resume_from", "--resume_step"]),
         ("nbp train --config configs/ucf101/tok", ["configs/ucf101/tokenizer.py"]),
-        ("nbp train --config configs/quickstart.py:s", ["smoke"]),
-        ("nbp train --config=configs/quickstart.py:s", ["smoke"]),
+        ("nbp train --config configs/quickstart.py:s", ["smoke", "stream"]),
+        ("nbp train --config=configs/quickstart.py:s", ["smoke", "stream"]),
         ("nbp train --config=configs/fol", ["configs/folder.py"]),
         ("nbp train --workdir r", ["runs"]),
         ("nbp train --config my", ["my_config.py"]),
@@ -101,7 +101,7 @@ def test_bash_completes(script: Path, tmp_path: Path, line: str, found: list[str
 
 
 def test_words_that_bash_does_not_cut_stay_whole(script: Path, tmp_path: Path) -> None:
-    line = "nbp train --config=configs/quickstart.py:s"
+    line = "nbp train --config=configs/quickstart.py:sm"
     whole = ["--config=configs/quickstart.py:smoke"]
     assert complete(script, line, tmp_path, breaks=" \t\n") == whole
     assert complete(script, line, tmp_path, breaks=" \t\n:") == ["smoke"]
