@@ -21,9 +21,9 @@ def make_parser() -> Parser:
             "--workdir runs/k600 --out k600-official --format official",
         ),
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="of a training")
-    parser.add_argument("--out", required=True, type=Path, help="folder to make")
     add = parser.add_argument_group("what is written").add_argument
+    add("--workdir", required=True, type=Path, help="of a training")
+    add("--out", required=True, type=Path, help="folder to make")
     add("--current", action="store_true", help="the current parameters, not their average")
     add(
         "--format",

@@ -135,7 +135,8 @@ def read_wandb(workdir: Path, identity: str) -> Store:
         steps = {key.removesuffix("/step"): v for key, v in row.items() if key.endswith("/step")}
         for key, value in row.items():
             stage, _, name = key.partition("/")
-            if stage in steps and name != "step" and isinstance(value, int | float):
+            number = isinstance(value, int | float) and not name.startswith("previews/")
+            if stage in steps and name != "step" and number:
                 add(rows, key, steps[stage], value)
     return Store(rows, flatten({key: v for key, v in config.items() if not key.startswith("_")}))
 

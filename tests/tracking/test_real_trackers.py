@@ -88,7 +88,8 @@ def test_a_store_holds_table_configuration_clips_and_report_after_a_resume(track
     shown = [*workdir.glob("*/previews/*.gif"), workdir / "report" / "index.html"]
     assert len(shown) == 5
     assert {path.read_bytes() for path in shown} <= stored
-    assert b"<p>report of 4" in stored
+    if tracker != "mlflow":  # which keeps the latest file of a name
+        assert b"<p>report of 4" in stored
 
 
 @pytest.mark.skipif(is_missing("tensorboard"), reason="it only writes: pip install tensorboard")
