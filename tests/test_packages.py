@@ -26,8 +26,8 @@ for lock in LOCKS:
             LOCKED.setdefault(name, {})[marker] = version
 OLD, NEW = "python_full_version < '3.12'", "python_full_version >= '3.12'"
 # uv: brings a newer Python to images of TPUs (tpu_host.sh). jupyterlab: opens the notebook.
-# tensorboard: reads what tensorboardX wrote, for a test (.ci/run). torch, safetensors: read published
-# weights.
+# tensorboard: reads what tensorboardX wrote, for a test (.ci/run). torch, safetensors: read weights
+# that were published.
 TOOLS = {"uv", "jupyterlab", "tensorboard", "torch", "safetensors"}
 TRACKERS = {"wandb", "mlflow", "trackio"}  # as the extras of these names have them
 VALUES = {"--python", "-p", "--target"}  # flags of pip whose value is no package
