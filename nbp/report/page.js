@@ -208,7 +208,7 @@
       run === null
         ? ""
         : `.chart [data-run]:not([data-run="${run}"]) { opacity: .12; }
-           .chart .line[data-run="${run}"] { stroke-width: 3.2; }
+           .chart .line[data-run="${run}"] { stroke-width: 3.2; opacity: 1; }
            [data-pick="${run}"], main tr[data-run="${run}"] > *, main table [data-run="${run}"],
            figure[data-run="${run}"] figcaption { background: var(--stress) !important; }`;
   }

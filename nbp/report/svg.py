@@ -118,8 +118,9 @@ def draw_chart(chart: Chart) -> str:
         "unit": chart.unit,
         "frame": [LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM],
     }
+    kind = "chart many-lines" if len(chart.curves) > DESCRIBED else "chart"
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'<svg class="{kind}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(describe_chart(chart))}" '
         f'data-chart="{escape(json.dumps(data, separators=(",", ":")))}">'
         f"{''.join(parts)}</svg>"

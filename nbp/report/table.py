@@ -54,8 +54,8 @@ def list_obstacles(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[
         *list_differences(first["protocol"], second["protocol"]),
         *list_differences(first.get("features"), second.get("features"), "features"),
     ]
-    counts = [count_clips(report) for report in (first, second)]
-    pairs += [pair for pair in list_differences(*counts) if None not in pair]
+    counts = list_differences(count_clips(first), count_clips(second))
+    pairs += [pair for pair in counts if None not in pair]
     return [f"{path} {a!r} and {b!r}" for path, a, b in pairs]
 
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a page of the report as a browser would."""
 
+import re
 from html.parser import HTMLParser
 
 VOID = {"meta", "link", "input", "br", "img"}
@@ -35,3 +36,10 @@ class Reader(HTMLParser):
 
     def find(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of `rgb(r, g, b)` as WCAG defines it."""
+    parts = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -18,7 +18,7 @@ from nbp.report.page import build_page
 from nbp.report.records import Evaluation, Page
 from tests.browser import Browser, needs_browser
 from tests.report.page_example import EVIL, FRAMES, LABELS, make_page
-from tests.report.page_reader import Reader
+from tests.report.page_reader import Reader, luminance
 
 
 @pytest.fixture(scope="module")
@@ -324,10 +324,3 @@ def test_what_slips_through_cannot_run_or_load(tmp_path: Path) -> None:
         opened.run("setTimeout(() => { throw new Error('thrown') })")
         opened.run("new Promise(done => setTimeout(done, 100))")
         assert any("thrown" in error for error in opened.errors)
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance of `rgb(r, g, b)` as WCAG defines it."""
-    parts = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -22,7 +22,7 @@ from nbp.files import VideoError
 from nbp.report.clips import FoundClip, Shown, pack, read_listing, read_samples, read_video
 from nbp.report.comparison.runs import Run
 from nbp.report.records import Kind
-from nbp.shapes import Clip
+from nbp.shapes import Clip, UInt8
 
 CONDITIONS = 24  # most that a page shows
 CLIPS = 400  # most of all conditions together
@@ -73,7 +73,7 @@ class Condition:
 
 def collect_conditions(runs: Sequence[Run]) -> Shown:
     """The clips of the conditions that most runs drew, each condition a group of its own."""
-    conditions = choose_conditions(runs)
+    conditions, unread = choose_conditions(runs)
     read = dict(read_clips(runs, {drawn for c in conditions for drawn in c.members}))
     found: list[FoundClip] = []
     bad: list[str] = []
@@ -89,17 +89,22 @@ def collect_conditions(runs: Sequence[Run]) -> Shown:
             row |= {} if drawn.kind == "real" else {"run": drawn.run}
             found.append(FoundClip(pixels, row, fps))
     clips, dropped = pack(found)
-    notes = [f"{len(bad)} clips are left out, the first: {bad[0]}"] if bad else []
+    notes = [*unread, *([f"{len(bad)} clips are left out, the first: {bad[0]}"] if bad else [])]
     if dropped:
         notes.append(f"{dropped} clips are left out: the page would be too large with them")
     return Shown(clips, tuple(notes))
 
 
-def choose_conditions(runs: Sequence[Run]) -> list[Condition]:
-    """Those that two runs drew (one, where there is no other), of most runs first."""
+def choose_conditions(runs: Sequence[Run]) -> tuple[list[Condition], list[str]]:
+    """Those that two runs drew (one, where there is no other), of most runs first; and what could
+    not be read.
+    """
     known: dict[tuple[str, ...], Condition] = {}
+    notes: list[str] = []
     for number, run in enumerate(runs):
-        for drawn in list_drawn(number, run):
+        found, unread = list_drawn(number, run)
+        notes += [f"{run.name}: {note}" for note in unread]
+        for drawn in found:
             known.setdefault(drawn.condition, Condition(drawn.title)).add(drawn)
     shared = [c for c in known.values() if len(c.runs) >= min(2, len(runs))]
     shared.sort(key=lambda c: (-len(c.runs), min(drawn.rank for drawn in c.runs.values())))
@@ -110,20 +115,30 @@ def choose_conditions(runs: Sequence[Run]) -> list[Condition]:
         if sum(len(c.runs) for c in chosen) + len(condition.runs) > max(CLIPS, len(runs)):
             break
         chosen.append(condition)
-    return chosen
+    return chosen, notes
 
 
-def list_drawn(number: int, run: Run) -> Iterator[Drawn]:
-    """All that a run keeps; nothing where its configuration is not known."""
-    if run.config is not None:
-        yield from list_evaluated(number, run, run.config)
-        yield from list_sampled(number, run, run.config)
-        yield from list_previewed(number, run, run.config)
+def list_drawn(number: int, run: Run) -> tuple[list[Drawn], list[str]]:
+    """All that a run keeps, and what cannot be read; nothing where its configuration is not known.
+
+    number: of the run.
+    """
+    if run.config is None:
+        return [], []
+    rows, notes = read_listing(run.folder / "report")
+    samples, unread = read_samples(run.folder, run.config)
+    found = [
+        *list_evaluated(number, run, run.config, rows),
+        *list_sampled(number, run.config, samples),
+        *list_previewed(number, run, run.config),
+    ]
+    return found, [*notes, *unread]
 
 
-def list_evaluated(number: int, run: Run, config: Config) -> Iterator[Drawn]:
+def list_evaluated(
+    number: int, run: Run, config: Config, rows: Sequence[dict[str, Any]]
+) -> Iterator[Drawn]:
     """Generated clips of `report/clips.json`, and the real ones beside them."""
-    rows, _ = read_listing(run.folder / "report")
     given = {
         (str(row.get("protocol")), str(row.get("id"))): _count(row.get("given_frames"))
         for row in rows
@@ -157,9 +172,9 @@ def list_evaluated(number: int, run: Run, config: Config) -> Iterator[Drawn]:
         )
 
 
-def list_sampled(number: int, run: Run, config: Config) -> Iterator[Drawn]:
+def list_sampled(number: int, config: Config, samples: Sequence[FoundClip]) -> Iterator[Drawn]:
     """The clips of `samples/`."""
-    for place, clip in enumerate(read_samples(run.folder, config)[0]):
+    for place, clip in enumerate(samples):
         label = clip.row["label"]
         condition, title = ("label", simplify(label)), label
         if not label:
@@ -236,7 +251,9 @@ def read_clips(runs: Sequence[Run], wanted: Iterable[Drawn]) -> Iterator[tuple[D
                 yield drawn, error
 
 
-def split_preview(frames: Clip, size: tuple[int, int]) -> list[Clip]:
+def split_preview(
+    frames: UInt8[np.ndarray, "t rows columns c"], size: tuple[int, int]
+) -> list[Clip]:
     """The clips [t h w c] of a tiled picture [t rows columns c], row by row; see `tile_clips`.
 
     size: height and width of a clip. [] where the picture is not made of such.

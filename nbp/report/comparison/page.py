@@ -84,8 +84,9 @@ def build_comparison(runs: Sequence[Run], shown: Shown, notes: Sequence[str] = (
         Section("runs", "Runs", show_runs(runs)),
     ]
     title = f"{len(runs)} runs side by side" if len(runs) > 1 else f"{runs[0].name} alone"
+    names = sorted({run.config.name for run in runs if run.config is not None})
     facts = {
-        "configurations": ", ".join(sorted({r.config.name for r in runs if r.config is not None})),
+        "configurations": ", ".join(names) if len(names) <= KEYS else str(len(names)),
         "evaluations": str(sum(len(run.results) for run in runs)),
         "keys that differ": str(len(differences)),
     }

@@ -51,8 +51,8 @@ class ScoreGroup:
             words += [] if count is None else [f"{count:,} {kind}"]
         features = self.first.get("features")
         if features:
-            known = features.get("name") or features.get("source") or features.get("sha256")
-            words.append(f"features {str(known)[:16]}")
+            known = features.get("detector") or features.get("file") or "of another file"
+            words.append(f"features {known}")
         return ", ".join(words)
 
     def find_best(self, name: str) -> float | None:
@@ -88,12 +88,11 @@ def list_rows(runs: Sequence[Run], groups: Sequence[ScoreGroup]) -> list[Scored]
 
 def explain_missing(run: Run, row: Scored, group: ScoreGroup) -> str:
     """Why a row has no numbers in a group."""
-    for file, result in run.results.items():
-        own = row.file or group.protocol
-        if file == own and result.protocol["name"] == group.protocol:
-            found = list_obstacles(result.to_json(), group.first)
-            more = f" and {len(found) - REASONS} more" if len(found) > REASONS else ""
-            return f"scored otherwise: {'; '.join(found[:REASONS])}{more}"
+    result = run.results.get(row.file or group.protocol)
+    if result is not None and result.protocol["name"] == group.protocol:
+        found = list_obstacles(result.to_json(), group.first)
+        more = f" and {len(found) - REASONS} more" if len(found) > REASONS else ""
+        return f"scored otherwise: {'; '.join(found[:REASONS])}{more}"
     if row.file:
         return f"report/{row.file}.json is of another protocol"
     return f"not scored: python -m nbp.evaluate --workdir {run.folder} --protocol {group.protocol}"

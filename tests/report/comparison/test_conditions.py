@@ -20,6 +20,7 @@ from tests.report.comparison.runs_example import (
     LABELS,
     add_clips,
     add_previews,
+    load_tiny,
     make_clip,
     make_run,
 )
@@ -31,11 +32,11 @@ def test_samples_of_one_class_stand_side_by_side(tmp_path: Path) -> None:
     assert [clip.group for clip in shown.clips] == [name for name in LABELS for _ in range(3)]
     assert [clip.run for clip in shown.clips] == [0, 1, 2] * 3
     assert {clip.kind for clip in shown.clips} == {"generated"}
-    wanted = {drawn for c in choose_conditions(runs) for drawn in c.members}
+    wanted = {drawn for c in choose_conditions(runs)[0] for drawn in c.members}
     for drawn, found in read_clips(runs, wanted):
         number = LABELS.index(drawn.title)
         np.testing.assert_array_equal(found[0], make_clip(7 * number + drawn.run))
-        assert found[1] == runs[drawn.run].config.sampling.fps
+        assert found[1] == load_tiny().sampling.fps
 
 
 def test_clips_of_an_evaluation_come_before_samples(tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_clips_of_an_evaluation_come_before_samples(tmp_path: Path) -> None:
     )
     (folders[0] / "samples" / "samples.npz").unlink()
     runs, _ = read_runs(folders)
-    (condition,) = choose_conditions(runs)
+    ((condition,), _) = choose_conditions(runs)
     assert [(d.run, d.kind, d.file) for d in condition.members] == [
         (0, "real", "report/media/real.mp4"),
         (0, "generated", "report/media/spread.mp4"),
@@ -72,7 +73,7 @@ def test_given_frames_are_the_same_only_of_the_same_held_out_clips(tmp_path: Pat
         (folder / "samples" / "samples.npz").unlink()
         add_clips(folder, {"media/g.mp4": {"id": 3, "given_frames": 2, "label": LABELS[0]}})
     runs, _ = read_runs(folders)
-    (condition,) = choose_conditions(runs)
+    ((condition,), _) = choose_conditions(runs)
     assert sorted(condition.runs) == [0, 1]
     assert condition.title == "moving-shapes clip 3, of which 2 frames are given"
 
@@ -84,7 +85,7 @@ def test_previews_show_the_same_held_out_clips(tmp_path: Path) -> None:
         add_previews(folder, 100)
         add_previews(folder)
     runs, _ = read_runs(folders)
-    found = choose_conditions(runs)
+    found, _ = choose_conditions(runs)
     titles = {condition.title: condition for condition in found}
     assert len(titles) == 8
     assert all(drawn.file.endswith("00000400-clips.gif") for c in found for drawn in c.members)
@@ -117,7 +118,7 @@ def test_what_cannot_be_read_is_counted(tmp_path: Path) -> None:
 def test_there_is_an_end_to_the_clips(tmp_path: Path, monkeypatch) -> None:
     runs, _ = read_runs([make_run(tmp_path / str(i), i) for i in range(3)])
     monkeypatch.setattr(conditions, "CLIPS", 6)
-    assert [c.title for c in choose_conditions(runs)] == list(LABELS[:2])
+    assert [c.title for c in choose_conditions(runs)[0]] == list(LABELS[:2])
 
 
 def test_conditions_of_most_runs_come_first(tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ def test_conditions_of_most_runs_come_first(tmp_path: Path) -> None:
         )
         (folder / "samples" / "0002-blue-triangle-up.mp4").unlink()
     runs, _ = read_runs(folders)
-    found = choose_conditions(runs)
+    found, _ = choose_conditions(runs)
     assert [(c.title, sorted(c.runs)) for c in found] == [
         ("blue triangle up", [0, 1, 2]),
         ("green disk left", [0, 1, 2]),

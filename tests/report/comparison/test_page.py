@@ -46,7 +46,7 @@ def test_two_runs_on_one_page(tmp_path: Path) -> None:
     cells = [c for c in reader.find("td") if "none" in str(c.get("class"))]
     assert {str(c["title"])[:34] for c in cells} == {"not scored: python -m nbp.evaluate"}
     best = [c["data-value"] for c in reader.find("td") if "best" in str(c.get("class"))]
-    assert best == ["0.51", "30.0"] * 2, "the highest of each column, in both tables"
+    assert best == ["30.0", "0.51"] * 2, "the highest of each column, in both tables"
     differences = text[text.index('id="differences"') :]
     keys = re.findall(r"<code>([\w.]+)</code>", differences[: differences.index("</table>")])
     assert keys == ["seed"]
@@ -106,11 +106,11 @@ def test_damage_gives_notes_and_the_rest_is_shown(
     __main__.main(arguments)
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == f"written to {out}"
-    assert [line.split(": ")[0] for line in lines[:-1]] == ["note"] * 4
+    assert [line.split(": ")[0] for line in lines[:-1]] == ["note"] * 6
     notes = [
         a for a in Reader(out.read_text(encoding="utf8")).find("p") if a.get("class") == "note"
     ]
-    assert len(notes) == 4 + 1, "and that of a page without its script"
+    assert len(notes) == 6 + 1, "and that of a page without its script"
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_fifty_runs_in_a_browser(tmp_path: Path) -> None:
         browser.open(page)
         assert browser.run("document.documentElement.scrollWidth") <= 1280
         assert browser.run(CURVES) == MANY
-        opened = f"{VISIBLE}(document.querySelector('.sheet'))"
+        opened = "document.querySelector('.sheet').checkVisibility()"
         assert not browser.run(opened), "the list of runs is folded"
         browser.run("document.querySelector('.legend summary').click()")
         assert browser.run(opened)
