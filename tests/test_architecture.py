@@ -132,6 +132,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.weights",
         "nbp.workdir",
         "nbp.report.plots",
+        "nbp.locks",
     ),
     "nbp.build_data": ("nbp.config", "nbp.data", "nbp.layout", "nbp.sampling.request"),
     "nbp.build": (
@@ -176,6 +177,7 @@ HOMES = {
     "matplotlib": ("nbp.report.plots",),
     "torch": ("nbp.interop",),
     "tokamax": ("nbp.nn",),
+    "apache_beam": ("nbp.data.prepare.beam",),
     "ml_collections": (),
     "tensorflow": (),
 }
@@ -509,6 +511,11 @@ def test_the_locks_pin_every_dependency_and_name_no_place() -> None:
     for lock, wanted in (
         ("requirements.txt", project["project"]["dependencies"]),
         ("requirements-dev.txt", project["dependency-groups"]["dev"]),
+        (
+            "requirements-beam.txt",
+            project["project"]["dependencies"]
+            + project["project"]["optional-dependencies"]["beam"],
+        ),
     ):
         text = (ROOT / lock).read_text(encoding="utf8")
         lines = [line for line in text.splitlines() if not line.startswith("#")]
