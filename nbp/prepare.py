@@ -22,7 +22,8 @@ def make_parser() -> Parser:
         examples=(
             "ucf101 --videos UCF-101 --annotations ucfTrainTestlist --out data",
             "folder --videos my_videos --out data --fps 8 --min_frames 9",
-            "folder --videos my_videos --out data --runner DirectRunner --direct_num_workers 4",
+            "folder --videos my_videos --out data --runner DirectRunner --direct_num_workers 4\n"
+            "--direct_running_mode multi_threading",
         ),
     )
     parser.add_argument("kind", choices=("ucf101", "k600", "folder"), help="how lists are read")
@@ -82,7 +83,7 @@ from nbp.data.prepare.shards import Shard, ShardWriter
 from nbp.data.records import PREPARED, RecordSource, shard_name, write_metadata
 from nbp.data.video.clip_codec import Coding
 from nbp.data.video.notes import list_notes
-from nbp.errors import ConfigError, DataError, Preempted, RestartError
+from nbp.errors import ConfigError, DataError, Preempted, RestartError, hide_main
 from nbp.files import VideoError, full_disk_named, name_text, read_json, sync, write_text
 from nbp.locks import hold_lock
 from nbp.places import refuse_inside
@@ -248,16 +249,20 @@ def make_beam_run(runner: str, options: Sequence[str]) -> Run:
         with Progress(len(shards), "shards", report) as progress, _stopped_by_sigterm() as stopped:
             thread.start()
             left, running = list(shards), True
-            while running and not stopped():
-                thread.join(LOOK_SECONDS)
-                running = thread.is_alive()
-                there = [shard for shard in left if shard.is_finished(request.work)]
-                left = [shard for shard in left if shard not in there]
-                for _ in there:
-                    progress.step()
-            if stopped():
-                thread.join(STOP_SECONDS)  # workers in this process see the signal as well
-                raise Preempted(STOPPED)
+            try:
+                while running:
+                    thread.join(LOOK_SECONDS)
+                    running = thread.is_alive()
+                    there = [shard for shard in left if shard.is_finished(request.work)]
+                    left = [shard for shard in left if shard not in there]
+                    for _ in there:
+                        progress.step()
+                    if stopped():
+                        raise Preempted(STOPPED)
+            except (KeyboardInterrupt, Preempted):
+                _signals.append(signal.SIGTERM)  # to the workers in this process
+                thread.join(STOP_SECONDS)
+                raise
         if failures:
             raise failures[0]
         if left:
@@ -272,10 +277,9 @@ def make_beam_run(runner: str, options: Sequence[str]) -> Run:
 def prepare_one(request: PrepareRequest, number: int) -> None:
     """Writes one shard of a plan that is there, on whatever machine this is."""
 
-    def silent(text: str) -> None:
-        del text
-
-    prepare_shards(request, [load_plan(request, silent).shards[number]], silent)
+    hide_main()  # that of Beam's worker, for which each process would import Beam
+    plan = load_plan(request, report=lambda text: None)
+    prepare_shards(request, [plan.shards[number]], report=lambda text: None)
 
 
 def _is_finished(request: PrepareRequest, report: Report) -> bool:

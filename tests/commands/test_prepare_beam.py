@@ -146,7 +146,7 @@ def start(tree: Path, out: Path, *options: str) -> subprocess.Popen[str]:
     "options",
     [
         (),
-        ("--direct_num_workers=2",),
+        ("--direct_num_workers=2", "--direct_running_mode=multi_threading"),
         ("--direct_num_workers=2", "--direct_running_mode=multi_processing"),
     ],
 )
