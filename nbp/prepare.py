@@ -234,9 +234,8 @@ def make_beam_run(runner: str, options: Sequence[str]) -> Run:
         # As seen from other working folders; what was to be discarded is by now.
         places = {name: getattr(request, name) for name in ("videos", "annotations", "out")}
         absolute = {name: place and place.absolute() for name, place in places.items()}
-        work = functools.partial(
-            prepare_one, dataclasses.replace(request, restart=False, **absolute)
-        )
+        asked = dataclasses.replace(request, restart=False, **absolute)
+        work = functools.partial(prepare_one, asked)
         failures: list[Exception] = []
 
         def call() -> None:

@@ -42,7 +42,7 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_ucf(tmp_path_factory.mktemp("ucf"), **{"generator.prompt": "label"})
     (records,) = Path(read_config(folder).data.root).glob("*train.array_record*")
     data = bytearray(records.read_bytes())
-    data[data.index(b"train/2.avi")] ^= 1
+    data[data.index(b"train/4.avi")] ^= 1
     records.write_bytes(data)
     return folder
 
@@ -156,7 +156,7 @@ def test_tasks_without_labels_or_features_of_real_clips(tmp_path: Path) -> None:
     evaluate.main(command, setup=SETUP)
     whole = pick(report.read_text())
     shutil.rmtree(folder / "report")
-    for share in ("2/3", "0/3", "1/3"):
+    for share in ("1/2", "0/2"):
         assert not report.exists()
         evaluate.main([*command, "--shard", share], setup=SETUP)
     assert pick(report.read_text()) == whole

@@ -78,13 +78,14 @@ def run_for_each(pipeline: Any, work: Callable[[int], None], numbers: Sequence[i
 
 def find_cause(error: Exception) -> NbpError:
     """The error of ours that ended a pipeline; RestartError for one of Beam's."""
-    if isinstance(error, NbpError):
-        return error
-    found = OURS.findall(str(error))
+    text = str(error)
+    if isinstance(error, NbpError):  # of this process; Beam has added where it was
+        text = f"nbp.errors.{type(error).__name__}: {text}"
+    found = OURS.findall(text)
     if found:
         kind = getattr(errors, found[-1][0], RestartError)
         return kind(found[-1][1])
-    last = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    last = (text.strip() or type(error).__name__).splitlines()[-1]
     return RestartError(
         f"the Beam pipeline failed ({last}). Finished shards are kept: run the same command again"
     )
