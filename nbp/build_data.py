@@ -130,8 +130,9 @@ def _make_splits(
             train = MovingShapes(
                 spec, seed=config.seed, start=0, size=data.moving_shapes.train_clips
             )
+            steady = replace(spec, world=spec.world.steady)
             held_out = MovingShapes(
-                spec, seed=config.seed, start=HELD_OUT, size=data.validation_clips
+                steady, seed=config.seed, start=HELD_OUT, size=data.validation_clips
             )
             return ClipData(train, ()), ClipData(held_out, ())
         case "folder":
@@ -180,6 +181,15 @@ def add_images(config: Config, clips: ClipData, *, bad_videos: Path | None = Non
     else:
         chain = make_transforms(config, training=True, frames=1)
     return replace(clips, images=ClipData(clips.source, chain, clips.bad_videos))
+
+
+def refuse_label_changes(config: Config) -> None:
+    """For what keeps one label a clip: ConfigError where labels of training clips change."""
+    if config.labels_change:
+        raise ConfigError(
+            "data.moving_shapes.world: labels change in these clips, and a token cache keeps one "
+            "for each: train on the clips, without a cache"
+        )
 
 
 def make_shapes_spec(config: Config) -> MovingShapesSpec:

@@ -25,9 +25,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--crops", type=COUNT, default=1, help="random clips of a training video")
     parser.add_argument("--seed", type=SEED, help="of the random clips; default: the config's")
-    parser.add_argument(
-        "--shard", metavar="I/N", help="this host and their number; default: the job's processes"
-    )
+    parser.add_argument("--shard", metavar="I/N", help="host and their number; default: the job's")
     parser.add_argument("--batch", type=COUNT, help="clips at a time; default: the config's")
     parser.add_argument(
         "--shard_size", type=COUNT, default=1024, help="clips in a file, the unit of restarts"
@@ -140,6 +138,7 @@ def encode_workdir(request: EncodeRequest, report: Report) -> Path:
     """
     before = read_config(request.workdir)
     config = build_data.change_data(before, request.data, request.overrides, report=report)
+    build_data.refuse_label_changes(config)
     if config.data.kind == "folder":
         refuse_inside(request.out, "--out", config.data.root, "the videos")
     check_writable_folder(request.out, ELSEWHERE)
