@@ -13,7 +13,6 @@ usage() {
   cat <<'TEXT'
 usage: launch/gke.sh --name NAME --type TYPE --cluster CLUSTER --zone ZONE --project PROJECT
                      --image REPOSITORY/IMAGE:TAG [options] CONFIG WORKDIR [--config.a.b=VALUE ...]
-       launch/gke.sh ... --array N [options] nbp.COMMAND [flags of the command]
   --name NAME        of the workload
   --type TYPE        TPU of one slice, such as v5litepod-16, v5p-64 or v6e-64
   --cluster CLUSTER  with a node pool of that type, and JobSet installed (xpk sets both up)
@@ -27,8 +26,9 @@ usage: launch/gke.sh --name NAME --type TYPE --cluster CLUSTER --zone ZONE --pro
   --queue QUEUE      local queue of Kueue (jobset)
   --sweep N          CONFIG is the file of a sweep (nbp.sweep), without overrides: N machines of one
                      host share its runs (jobset)
-  --array N          N machines of one host make a share each, --shard I/N, of what nbp.prepare,
-                     nbp.encode or nbp.evaluate make; the last to end finishes the whole (jobset)
+  --array N          in place of CONFIG and WORKDIR stand nbp.prepare, nbp.encode or nbp.evaluate with
+                     its flags: N machines of one host get a share each, --shard I/N, and the last
+                     to end finishes the whole (jobset)
   --restarts N       further starts, after preemptions and faults, at most (default 50)
   --grace SECONDS    to save in when a node is taken away (default 120)
   --poll SECONDS     between two looks at the state (default 30)

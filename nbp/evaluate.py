@@ -24,7 +24,7 @@ def make_parser() -> Parser:
             "--features runs/features_ts --statistics kvd,precision",
             "--workdir runs/frames --protocol moving-shapes\n"
             "--config.sampling.refinements=8 --out refined.json",
-            "--workdir runs/ucf101 --protocol nbp-ucf --features runs/features_ts --shard 3/8",
+            "--workdir runs/quickstart --protocol moving-shapes --clips 4096 --shard 3/8",
             "--compare runs/a/report/nbp-ucf.json runs/b/report/nbp-ucf.json",
         ),
         overrides="data sampling",
