@@ -148,6 +148,7 @@ def test_what_cannot_be_divided_is_refused(
     assert not (shapes / "report").exists()
 
 
+@pytest.mark.slow
 def test_tasks_without_labels_or_features_of_real_clips(tmp_path: Path) -> None:
     """Moving shapes: labels in turn, and a pass over the reconstructions by the last task."""
     folder = add_generator(make_workdir(tmp_path / "run", {**SHAPES, "generator.prompt": "label"}))
