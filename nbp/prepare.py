@@ -123,11 +123,9 @@ def main(argv: list[str] | None = None) -> None:
     if workers is None:
         workers = 1 if arguments.runner else os.cpu_count() or 1
     request = PrepareRequest(recipe=recipe, shard=share, workers=workers, **rest)
-    run = prepare_shards
-    if arguments.runner:
-        if share != (0, 1):
-            raise ConfigError("--shard and --runner: Beam divides the shards among its workers")
-        run = make_beam_run(arguments.runner, options)
+    if arguments.runner and share != (0, 1):
+        raise ConfigError("--shard and --runner: Beam divides the shards among its workers")
+    run = make_beam_run(arguments.runner, options) if arguments.runner else prepare_shards
     prepare_dataset(request, run=run)
 
 
@@ -225,10 +223,7 @@ def prepare_shards(
 
 
 def make_beam_run(runner: str, options: Sequence[str]) -> Run:
-    """What has the workers of a Beam pipeline write the shards; they need the same folders.
-
-    Raises ConfigError as `open_pipeline` does.
-    """
+    """What has Beam's workers write the shards. Raises ConfigError as `beam.open_pipeline` does."""
     pipeline = beam.open_pipeline(runner, options)
 
     def run(request: PrepareRequest, shards: Sequence[Shard], report: Report) -> None:
