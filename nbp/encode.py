@@ -68,8 +68,10 @@ def main(argv: list[str] | None = None) -> None:
 
     distributed.initialize()
 
-    shard = arguments.shard
-    host, hosts = parse_shard(shard) if shard else distributed.find_place()
+    host, hosts = distributed.find_place()
+    if arguments.shard:
+        distributed.refuse_several("--shard")
+        host, hosts = parse_shard(arguments.shard)
     request = EncodeRequest(
         workdir=arguments.workdir,
         out=arguments.out,

@@ -293,7 +293,7 @@ class Run:
         Raises ConfigError where the protocol is unknown or does not fit, DataError where clips
         cannot be read, NonFiniteError where weights are no numbers.
         """
-        for name in ("workdir", "protocol", "out", "compare"):
+        for name in ("workdir", "protocol", "out", "shard", "compare"):
             if name in options:
                 raise ConfigError(f"no option {name!r} in evaluate")
         flags: dict[str, Any] = {**options, "workdir": self.workdir, "clips": clips, "seed": seed}
