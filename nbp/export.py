@@ -8,7 +8,7 @@ python -m nbp.export --workdir DIR --out DIR [--current]
 from pathlib import Path
 
 from nbp.errors import run_command
-from nbp.flags import Parser
+from nbp.flags import Parser, read_checkpoint
 
 
 def make_parser() -> Parser:
@@ -18,6 +18,12 @@ def make_parser() -> Parser:
     parser.add_argument("--out", required=True, type=Path, help="workdir to make")
     parser.add_argument(
         "--current", action="store_true", help="the current parameters, not their average"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=read_checkpoint,
+        metavar="STEP",
+        help="of the last trained stage, or best; default: the newest",
     )
     return parser
 
@@ -43,6 +49,7 @@ from nbp.config.schema import Config, StageName
 from nbp.errors import CheckpointError, ConfigError, NbpError
 from nbp.files import check_writable_folder, write_text
 from nbp.places import ELSEWHERE, Claim, explain, new_folders
+from nbp.ranges import Checkpoint
 from nbp.stages import STAGES
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
@@ -58,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.out,
         report=lambda text: print(f"[export] {text}", flush=True),
         average=not arguments.current,
+        checkpoint=arguments.checkpoint,
     )
 
 
@@ -65,7 +73,12 @@ PARTIAL = ".exporting"  # in the new workdir, until all is written
 
 
 def export_workdir(
-    workdir: Path, out: Path, report: Callable[[str], None], *, average: bool = True
+    workdir: Path,
+    out: Path,
+    report: Callable[[str], None],
+    *,
+    average: bool = True,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Writes the parameters of each trained stage into a new workdir, float32.
 
@@ -75,6 +88,7 @@ def export_workdir(
 
     Args:
       average: take the averaged parameters of a stage that keeps an average, not the current ones.
+      checkpoint: step of the last stage that is trained, or the best; by default the newest.
 
     Raises CheckpointError where nothing is trained, or `out` holds something else, ConfigError
     where another process writes there.
@@ -88,16 +102,18 @@ def export_workdir(
         check_writable_folder(out, ELSEWHERE)
         _list_leftovers(out)
     labels = read_labels(workdir) if (workdir / "labels.json").is_file() else ()
+    steps = {stages[-1]: checkpoint}
     loaded = {
-        stage: _load_stage(config, workdir, stage, labels, average=average) for stage in stages
+        stage: _load_stage(config, workdir, stage, labels, average=average, step=steps.get(stage))
+        for stage in stages
     }
     if finished:
         if not _holds(out, loaded, config=_without_averages(config), labels=labels):
             raise _refuse(out)
-        steps = ", ".join(
+        told = ", ".join(
             f"{stage} of step {trained.step}" for stage, (trained, _) in loaded.items()
         )
-        report(f"already exported: {steps} in {out}")
+        report(f"already exported: {told} in {out}")
         return
     claim = Claim()
     partial = out / PARTIAL
@@ -203,7 +219,13 @@ def _lock(out: Path) -> Iterator[None]:
 
 
 def _load_stage(
-    config: Config, workdir: Path, name: StageName, labels: tuple[str, ...], *, average: bool
+    config: Config,
+    workdir: Path,
+    name: StageName,
+    labels: tuple[str, ...],
+    *,
+    average: bool,
+    step: Checkpoint | None,
 ) -> tuple[build.Trained, bool]:
     """The parameters of a stage, and whether they are the averaged ones."""
     stage = STAGES[name]
@@ -214,6 +236,7 @@ def _load_stage(
         network=stage.make_network(config, labels),
         ema=averaged,
         groups=stage.make_groups(config),
+        step=step,
     )
     return trained, averaged
 

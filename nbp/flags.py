@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nbp.errors import ConfigError
+from nbp.ranges import Checkpoint
 
 MOST = 2**31 - 1  # what an index of 32 bits can count
 SEEDS = 2**32  # `jax.random.key` takes a seed modulo this, so larger ones would repeat smaller ones
@@ -163,6 +164,11 @@ COUNT = Whole(1)  # things to make, of which there is at least one
 NATURAL = Whole(0)  # a number of things that may be none, or an index
 SEED = Whole(0, SEEDS - 1)
 SHARE = Real(0.0, 1.0)  # a probability or a part of a whole
+
+
+def read_checkpoint(text: str) -> Checkpoint:
+    """The step of a checkpoint, or the word for the best one; the `type` of a flag."""
+    return "best" if text == "best" else NATURAL(text)
 
 
 def _leave_out_usage(text: str) -> str:

@@ -580,6 +580,9 @@ class MovingShapes:
         video, label = render_clip(self.spec, self.start + position, seed=self.seed)
         return {"video": video, "label": np.int32(label)}
 
+    def list_labels(self) -> None:
+        """Nothing: every class is drawn as often as the others."""
+
     def truth(self, index: int) -> WorldTruth:
         """What is true of the frames of example `index`."""
         return render_world(self.spec, self.start + index, seed=self.seed)[1]

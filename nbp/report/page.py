@@ -24,6 +24,10 @@ from nbp.report.sections import Section, make_header, make_sections
 def build_page(page: Page) -> str:
     """The page of a workdir as one HTML document."""
     clips = [_describe_picture(clip) for clip in page.clips]
+    for strip in page.previews:
+        for _, picture in strip.columns:
+            silent = {"fps": strip.fps, "given": 0, "psnr": []}
+            clips.append({**dataclasses.asdict(picture), **silent})
     return build_document(page.title, make_header(page), make_sections(page), clips=clips)
 
 

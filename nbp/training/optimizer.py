@@ -90,10 +90,12 @@ class OptimizerSpec(OptimizerSettings):
     Attributes:
         eps: constant of Adam.
         groups: every parameter path must match exactly one of them.
+        statistics: whether an update measures each layer; see `layer_norms`.
     """
 
     eps: float = 1e-8
     groups: tuple[ParamGroup, ...] = (ParamGroup(".*"),)
+    statistics: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate"):
@@ -367,7 +369,9 @@ def apply_gradients(
     `gradients` are means over the micro-batches, as `accumulate_gradients` gives them.
 
     Returns:
-        The next state, and the metrics `grad_norm` (before clipping) and `learning_rate`.
+        The next state, and the metrics `grad_norm` (before clipping) and `learning_rate`; with
+        `spec.statistics` LAYER/gradient_norm (before clipping), LAYER/update_norm (what the
+        parameters change by) and LAYER/weight_norm (before the update) of each layer.
     """
     gradients = jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), gradients)
     if spec.gradients == "sum":
@@ -375,11 +379,17 @@ def apply_gradients(
     storage = find_storage(spec.groups, state.params)
     full = widen(state.params, storage, state.opt_state)
     updates, opt_state = optimizer.update(gradients, state.opt_state, full)
+    statistics: dict[str, Array] = {}
+    if spec.statistics:
+        for kind, tree in (("gradient", gradients), ("update", updates), ("weight", full)):
+            norms = layer_norms(tree)
+            statistics |= {f"{layer}/{kind}_norm": norm for layer, norm in norms.items()}
     full = optax.apply_updates(full, updates)
     params = round_update(full, storage, state.step) if is_narrow(storage) else full
     metrics = {
         "grad_norm": optax.tree.norm(gradients),
         "learning_rate": make_schedule(spec)(state.step),
+        **statistics,
     }
     state = dataclasses.replace(
         state,
@@ -389,6 +399,30 @@ def apply_gradients(
         opt_state=opt_state,
     )
     return state, metrics
+
+
+def layer_norms(tree: PyTree) -> dict[str, Float[Array, ""]]:
+    """The L2 norm over the leaves of each layer of parameters, or of a tree like them.
+
+    Names are the first two parts of a path, such as "encoder.0" or "transformer.norm". Stacked
+    layers (`nbp.nn.transformer`) have their layers on the first axis of leaves below "layers", and
+    are "transformer.0", "transformer.1", ...
+    """
+    squares: dict[str, Array] = {}
+
+    def add(name: str, square: Array) -> None:
+        squares[name] = squares[name] + square if name in squares else square
+
+    for path, leaf in flatten_paths(tree).items():
+        *parents, last = path.split("/")
+        square = jnp.square(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)))
+        if "layers" in parents:
+            above = ".".join(parents[: parents.index("layers")])
+            for i, total in enumerate(jnp.sum(square, range(1, leaf.ndim))):
+                add(f"{above}.{i}", total)
+        else:
+            add(".".join(parents[:2]) or last, jnp.sum(square))
+    return {name: jnp.sqrt(square) for name, square in squares.items()}
 
 
 def paper_learning_rate(
