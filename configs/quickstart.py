@@ -5,8 +5,9 @@
     python -m nbp.train --config configs/quickstart.py --workdir runs/quickstart
 
 Variants: `:smoke` (under a minute, for CI: shows that everything runs, learns nothing worth
-seeing), `:grids` (clips of two sizes; draws any) and `:hard` (more shapes, colours, motions,
-texture and pixels; for a GPU).
+seeing), `:grids` (clips of two sizes; draws any size), `:stream` (the same in a world without
+borders, whose labels change: for long videos and stories) and `:hard` (more shapes, colours,
+motions, texture and pixels; for a GPU).
 Other blocks: --config.generator.block=row (default), frame, token, or a box such as (1,2,2).
 """
 
@@ -84,10 +85,13 @@ def get_config(variant: str = "") -> ConfigDict:
         config.update(SMOKE)
     elif variant == "grids":
         config.update(GRIDS)
+    elif variant == "stream":
+        config.update(GRIDS)
+        config.update(STREAM)
     elif variant == "hard":
         config.update(HARD)
     elif variant:
-        raise KeyError("use smoke, grids or hard")
+        raise KeyError("use smoke, grids, stream or hard")
     return config
 
 
@@ -111,6 +115,29 @@ GRIDS = dict(
     name="quickstart:grids",
     data=dict(grids=((9, 48, 48),)),
     generator=dict(positions="rotary"),
+)
+
+# A rolling window sees what clips of training show: shapes that leave the frame and come back, and
+# in a quarter of the clips another label from one of two latent frames on. docs/sampling.md.
+STREAM = dict(
+    name="quickstart:stream",
+    data=dict(
+        moving_shapes=dict(
+            world=dict(
+                border="wrap",
+                start="anywhere",
+                changes=(1, 5),
+                changing=("shape", "colour", "motion"),
+                change_share=0.15,
+            )
+        )
+    ),
+    generator=dict(
+        head="joint",
+        joint_head=dict(width=128),
+        corruption=dict(share=0.2),  # errors of a stream add up
+    ),
+    train=dict(generator=dict(steps=2000)),
 )
 
 HARD = dict(

@@ -155,8 +155,10 @@ class OpenedSet:
         match data.kind:
             case "moving_shapes":
                 spec = make_shapes_spec(config)
-                start = 0 if training else HELD_OUT
-                size = data.moving_shapes.train_clips if training else data.validation_clips
+                start, size = 0, data.moving_shapes.train_clips
+                if not training:
+                    spec = replace(spec, world=spec.world.steady)
+                    start, size = HELD_OUT, data.validation_clips
                 return ClipData(MovingShapes(spec, seed=config.seed, start=start, size=size), ())
             case "folder":
                 assert self.scan is not None
@@ -215,6 +217,15 @@ def add_images(config: Config, clips: ClipData, *, bad_videos: Path | None = Non
     )
     chain = (TransformBySet(chains),) if data.mix else chains[0]
     return replace(clips, images=ClipData(clips.source, chain, clips.bad_videos))
+
+
+def refuse_label_changes(config: Config) -> None:
+    """For what keeps one label a clip: ConfigError where labels of training clips change."""
+    if config.labels_change:
+        raise ConfigError(
+            "data.moving_shapes.world: labels change in these clips, and a token cache keeps one "
+            "for each: train on the clips, without a cache"
+        )
 
 
 def make_shapes_spec(config: Config) -> MovingShapesSpec:

@@ -75,6 +75,13 @@ def draw_as_asked(config: Config, request: SampleRequest) -> Config:
         ) from error
 
 
+def find_frames(request: SampleRequest) -> int | None:
+    """Frames of the videos that a request asks for, of its story if it has one; None: a clip's."""
+    if request.story is None:
+        return request.long.num_frames
+    return sum(line.frames for line in read_story(request.story))
+
+
 def read_opener(config: Config, labels: Sequence[str], sampling: SamplingConfig) -> Config | None:
     """The configuration of the opener that a sampling names; None where there is none.
 

@@ -143,6 +143,7 @@ def encode_workdir(request: EncodeRequest, report: Report) -> Path:
             "data.mix: a token cache is of one data set: name each in a command of its own, "
             "--data DIR --out DIR, and mix the caches"
         )
+    build_data.refuse_label_changes(config)
     if config.data.kind == "folder":
         refuse_inside(request.out, "--out", config.data.root, "the videos")
     check_writable_folder(request.out, ELSEWHERE)

@@ -18,6 +18,7 @@ from nbp import build
 from nbp.build_sampling import choose_given_frames, make_sampling
 from nbp.config.grids import find_batches, find_mean_clips, find_shares, name_clips
 from nbp.config.schema import Config, StageConfig
+from nbp.data.pipeline import LABELS
 from nbp.data.prompts import load_prompts
 from nbp.parallel.hlo import abstract, count_flops
 from nbp.parallel.mesh import make_mesh, make_state_shardings, measure_bytes, replicate
@@ -54,7 +55,7 @@ def tokenizer_cases(config: Config, mesh: Mesh, classes: int) -> list[Case]:
         _update_case(
             f"tokenizer.update{name}",
             task,
-            {"video": _clips(each, mesh, batch), **_labels(mesh, batch)},
+            {"video": _clips(each, mesh, batch), **_labels(each, mesh, batch)},
             mesh,
         )
         for name, each, batch in _list_grids(config, config.train.tokenizer)
@@ -217,17 +218,18 @@ def _rows(config: Config, mesh: Mesh, batch: int) -> dict[str, Any]:
     if config.data.kind == "tokens":
         return {
             "codes": _shape(mesh, (batch, *config.grid.shape), jnp.uint16),
-            **_labels(mesh, batch),
+            **_labels(config, mesh, batch),
         }
-    return {"video": _clips(config, mesh, batch), **_labels(mesh, batch)}
+    return {"video": _clips(config, mesh, batch), **_labels(config, mesh, batch)}
 
 
 def _clips(config: Config, mesh: Mesh, batch: int) -> Any:
     return _shape(mesh, (batch, *config.data.clip, 3), jnp.uint8)
 
 
-def _labels(mesh: Mesh, batch: int) -> dict[str, Any]:
-    return {"label": _shape(mesh, (batch,), jnp.int32)}
+def _labels(config: Config, mesh: Mesh, batch: int) -> dict[str, Any]:
+    names = LABELS if config.labels_change else LABELS[:1]
+    return {name: _shape(mesh, (batch,), jnp.int32) for name in names}
 
 
 def _shape(mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:

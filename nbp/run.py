@@ -32,6 +32,7 @@ from nbp.build_data import describe_array
 from nbp.build_sampling import (
     RequestPlan,
     draw_as_asked,
+    find_frames,
     load_request_sampler,
     plan_request,
     read_drawing,
@@ -341,7 +342,7 @@ class Run:
     def _draw(self, request: SampleRequest) -> Video:
         """The videos that `nbp.sample` would write."""
         config = draw_as_asked(self.config, request)
-        drawn = draw_clips(config, frames=request.long.num_frames, size=request.size)
+        drawn = draw_clips(config, frames=find_frames(request), size=request.size)
         config = drawn.config
         for note in drawn.notes:
             warnings.warn(note, stacklevel=3)

@@ -45,6 +45,7 @@ import jax.numpy as jnp
 from nbp.build_sampling import (
     RequestPlan,
     draw_as_asked,
+    find_frames,
     load_request_sampler,
     plan_request,
     read_drawing,
@@ -86,7 +87,7 @@ def sample_workdir(
     keep_freed_memory()
     keep_compiled()
     config = draw_as_asked(read_config(workdir), request)
-    drawn = draw_clips(config, frames=request.long.num_frames, size=request.size)
+    drawn = draw_clips(config, frames=find_frames(request), size=request.size)
     config = drawn.config
     for note in drawn.notes if is_main() else ():
         print(f"nbp.sample: {note}", file=sys.stderr)

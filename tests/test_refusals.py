@@ -218,7 +218,7 @@ def test_training_that_cannot_be(
 OTHERS: dict[str, tuple[dict[str, str], int, str]] = {
     "tokenizer": ({"tokenizer__levels": "(5, 5)"}, 4, "levels was (4, 4), now (5, 5)"),
     "width": ({"generator__width": "32"}, 4, "generator.width"),
-    "optimizer": ({"train__tokenizer__optimizer": "adamw"}, 4, "does not fit"),
+    "optimizer": ({"train__tokenizer__optimizer": "muon"}, 4, "does not fit"),
     "average": ({"train__generator__ema": "0"}, 4, "does not fit"),
     "data": ({"data__root": "@other"}, 4, "data differ"),
     "added_class": ({"data__root": "@more"}, 4, ""),

@@ -315,6 +315,13 @@ class Config:
         )
 
     @property
+    def labels_change(self) -> bool:
+        """Whether labels of training clips may change within a clip."""
+        return self.data.kind == "moving_shapes" and bool(
+            self.data.moving_shapes.world.changed_parts
+        )
+
+    @property
     def grid(self) -> LatentGrid:
         return self.tokenizer.grid(*self.data.clip)
 

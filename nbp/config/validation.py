@@ -8,6 +8,7 @@ from typing import Any
 from nbp.config.grids import find_batches, find_grid_problems
 from nbp.config.schema import ROOTS, Config, StageConfig, StageName
 from nbp.errors import ConfigError
+from nbp.layout import latent_borders
 from nbp.protocols import find_protocol, needs_features
 
 
@@ -46,6 +47,7 @@ def validate(config: Config) -> None:
         f"width {generator.width} is not a multiple of {generator.heads} heads",
     )
     problems += find_position_problems(config)
+    problems += find_change_problems(config)
     require(bool(config.stages), "stages", "name at least one of tokenizer, generator")
     if data.kind == "moving_shapes":
         check("data.moving_shapes", lambda: config.shapes_spec)
@@ -110,6 +112,8 @@ def find_mix_problems(config: Config) -> list[str]:
                 "clips. Make a token cache of each set with nbp.encode"
             )
         seen.add((kind, one.root))
+    if config.data.mix and any(each.labels_change for each in config.each_set):
+        problems.append("data.mix: labels change in these moving shapes, and other clips have one")
     return problems
 
 
@@ -179,6 +183,25 @@ def find_position_problems(config: Config) -> list[str]:
             f"{width}: use fewer heads, or another generator.width"
         )
     return problems
+
+
+def find_change_problems(config: Config) -> list[str]:
+    """Labels that change within a latent frame of a training clip: of which label would it be?"""
+    if not config.labels_change or "generator" not in config.stages:
+        return []
+    frames = max(clip[0] for clip in (config.data.clip, *config.data.grids))
+    borders = latent_borders(frames, config.tokenizer.stride[0])
+    wrong = [
+        frame
+        for frame in config.data.moving_shapes.world.list_changes(frames)
+        if frame not in borders
+    ]
+    if not wrong:
+        return []
+    return [
+        f"data.moving_shapes.world: the label changes at frame {wrong[0]}, within a latent frame: "
+        f"let it change at some of {', '.join(map(str, borders))}, or behind frame {frames - 1}"
+    ]
 
 
 def find_block_problems(config: Config) -> list[str]:

@@ -257,6 +257,7 @@ class MovingShapesSpec(ShapesContent):
             "shapes": {name: SHAPES[name].distance for name in self.shapes},
             "motions": {name: MOTIONS[name] for name in self.motions},
             "turning": self.rotate,
+            "border": self.world.border,
         }
 
 
@@ -306,6 +307,10 @@ def _path(
     velocity = speed * np.array(MOTIONS[motion])
     # Start far enough from the wall ahead to hold the direction for the asked share of the clip.
     ahead = np.minimum(np.abs(velocity) * spec.held * steps, high - low)
+    if spec.world.start == "anywhere":
+        ahead = np.zeros(2)
+        if spec.world.border == "wrap":
+            low, high = np.zeros(2), np.array(spec.sides[::-1], float)
     least = low + ahead * (velocity < 0)
     start = least + rng.random(2) * (high - low - ahead)
     if spec.snap:
@@ -540,7 +545,9 @@ def render_world(spec: MovingShapesSpec, index: int, *, seed: int = 0) -> tuple[
 class MovingShapes:
     """A clip source: example i is `render_clip(spec, start + i, seed=seed)`, for i in 0..size-1.
 
-    `source[i]` is {"video": uint8 [t h w 3], "label": np.int32}; raises `IndexError` outside.
+    `source[i]` is {"video": uint8 [t h w 3], "label": np.int32}; raises `IndexError` outside. In a
+    world whose labels change the label is that of the last frame, and "label_from" (np.int32) the
+    first frame from which it holds.
     Sources with disjoint index ranges (or other seeds) share no clip, so a held-out set is another
     `start`. Picklable; holds no state beyond its arguments.
     """
@@ -577,8 +584,11 @@ class MovingShapes:
         position = operator.index(index)
         if not 0 <= position < self.size:
             raise IndexError(f"MovingShapes has examples 0 .. {self.size - 1}; asked for {index}.")
-        video, label = render_clip(self.spec, self.start + position, seed=self.seed)
-        return {"video": video, "label": np.int32(label)}
+        video, truth = render_world(self.spec, self.start + position, seed=self.seed)
+        example = {"video": video, "label": np.int32(truth.labels[-1])}
+        if self.spec.world.changed_parts:
+            example["label_from"] = np.int32(truth.label_from)
+        return example
 
     def list_labels(self) -> None:
         """Nothing: every class is drawn as often as the others."""

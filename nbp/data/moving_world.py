@@ -9,7 +9,7 @@ So long generation has a right answer, which `WorldTruth` holds for each frame.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -33,19 +33,23 @@ class WorldRules:
 
     border: `bounce`: the shape turns back where it would leave the frame; `wrap`: it leaves, and
         comes back on the other side.
+    start: where the path begins. `inside`: as far from the wall ahead as a clip of training needs;
+        `anywhere`: so that clips of training meet the border.
     clip_frames: the path begins as in a clip of so many frames; 0: of all. So the beginning of a
         long clip is a clip of training.
     changes: frames, from 1, at which the label changes. changing: the parts of it that do, each to
-        another one of the spec's.
+        another one of the spec's. change_share: the chance that a change happens.
     turn_every: after so many frames the motion changes to another one; 0: never.
     occlusion: what may be in front of the shape: a dark bar across its path, or a smaller shape of
         another colour that moves by itself.
     """
 
     border: Border = "bounce"
+    start: Literal["inside", "anywhere"] = "inside"
     clip_frames: Natural = 0
     changes: tuple[int, ...] = ()
     changing: tuple[Part, ...] = ("motion",)
+    change_share: float = 1.0
     turn_every: Natural = 0
     occlusion: Literal["none", "bar", "shape"] = "none"
 
@@ -56,6 +60,8 @@ class WorldRules:
                 raise ValueError(f"WorldRules.{field} is {value!r}; allowed: {allowed}.")
 
         check("border", self.border in ("bounce", "wrap"), "bounce, wrap")
+        check("start", self.start in ("inside", "anywhere"), "inside, anywhere")
+        check("change_share", 0 < self.change_share <= 1, "above 0, at most 1")
         check("occlusion", self.occlusion in ("none", "bar", "shape"), "none, bar, shape")
         check("clip_frames", self.clip_frames == 0 or self.clip_frames >= 2, "0, or 2 and more")
         check("turn_every", self.turn_every >= 0, "0 or more")
@@ -65,10 +71,20 @@ class WorldRules:
         check("changing", known, "one or more of shape, colour, motion")
 
     @property
+    def steady(self) -> "WorldRules":
+        """The same world, whose labels never change."""
+        return replace(self, changes=(), turn_every=0)
+
+    @property
     def changed_parts(self) -> frozenset[str]:
         """Parts of the label that change at some time."""
         parts: set[str] = set(self.changing) if self.changes else set()
         return frozenset(parts | {"motion"} if self.turn_every else parts)
+
+    def list_changes(self, frames: int) -> list[int]:
+        """Frames below `frames` at which the label may change."""
+        turns = range(self.turn_every, frames, self.turn_every) if self.turn_every else ()
+        return sorted({*turns, *(frame for frame in self.changes if frame < frames)})
 
 
 PLAIN_WORLD = WorldRules()
@@ -104,6 +120,11 @@ class WorldTruth:
     centres: Float[np.ndarray, "t 2"]
     visible: Float[np.ndarray, "t"]
 
+    @property
+    def label_from(self) -> int:
+        """The first frame of the last stretch with one label."""
+        return int(np.flatnonzero(self.labels != self.labels[-1]).max(initial=-1)) + 1
+
     def script(self, names: Sequence[str]) -> tuple[tuple[int, str], ...]:
         """(first frame, label) of each stretch with one label. names: of the classes."""
         starts = np.flatnonzero(np.diff(self.labels, prepend=-1))
@@ -123,7 +144,7 @@ def draw_labels(
     for frame in range(world.turn_every, frames, world.turn_every) if world.turn_every else ():
         changed.setdefault(frame, set()).add("motion")
     for frame in world.changes:
-        if frame < frames:
+        if frame < frames and (world.change_share == 1 or rng.random() < world.change_share):
             changed.setdefault(frame, set()).update(world.changing)
     labels = [(0, first)]
     for frame in sorted(changed):

@@ -35,6 +35,7 @@ ATTEMPTS = 5
 # The share of replaced examples is judged once this many were drawn.
 JUDGED_AFTER = 64
 # What an example consists of, one of these: its type and its axes.
+LABELS = ("label", "label_from")  # the second where labels change in clips
 CONTENTS = {"video": ((np.uint8, np.float32), "t h w c"), "codes": ((np.integer,), "T H W")}
 # Keeps the examples' random numbers apart from those of sources seeded with (seed, index).
 _RNG_STREAM = 0x4E4250
@@ -93,7 +94,8 @@ class BatchStream:
     """Batches of this process, from batch `start_batch` on.
 
     Each is {"video": uint8 [b t h w c], "label": int32 [b], "index": int64 [b]}, with "codes"
-    (integers [b T H W]) in place of "video" where the source holds tokens. `rows` are the rows of
+    (integers [b T H W]) in place of "video" where the source holds tokens; where labels change in
+    clips also "label_from": int32 [b], the frame from which the label holds. `rows` are the rows of
     each global batch that are made here, in this order, by default all; a job of several processes
     divides them. `index` is the global example index: g + row in the global batch that starts at g.
 
@@ -251,7 +253,7 @@ class _MakeExample:
                 continue
             return {
                 **_take_content(record),
-                "label": np.int32(record["label"]),
+                **{name: np.int32(record[name]) for name in LABELS if name in record},
                 "index": np.int64(index),
                 **_describe_failures(failed),
             }

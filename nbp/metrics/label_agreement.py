@@ -111,6 +111,7 @@ class ShapeTracker:
     motions: motion name -> direction (x, y) of the path at the start, y down; (0, 0) is for the
         names "spin" (turns in place) and "orbit" (runs on a circle) alone.
     turning: whether shapes may be seen at any angle; with "spin" among the motions they are.
+    border: what shapes do there, unless a call says otherwise.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class ShapeTracker:
         motions: Mapping[str, tuple[float, float]],
         *,
         turning: bool = False,
+        border: Border = "bounce",
     ):
         if not (palette and shapes and motions):
             raise ValueError("ShapeTracker needs at least one colour, one shape and one motion.")
@@ -131,7 +133,7 @@ class ShapeTracker:
         self.palette, self.shapes, self.motions = dict(palette), dict(shapes), dict(motions)
         self.directions = {name: d for name, d in motions.items() if any(d)}
         self.turn_steps = TURN_STEPS if turning or "spin" in motions else 1
-        self.turning = turning
+        self.turning, self.border = turning, border
         self.unit_areas: dict[str, float] = {}
         self.reaches: dict[str, float] = {}
         self.extents: dict[str, Array] = {}  # of radius 1: [[left, up], [right, down]]
@@ -157,15 +159,16 @@ class ShapeTracker:
         return asked
 
     def describe(
-        self, clip: Clip, *, border: Border = "bounce", whole_area: float | None = None
+        self, clip: Clip, *, border: Border | None = None, whole_area: float | None = None
     ) -> Observation:
         """Tracks the largest lasting shape of one clip; never raises on noise or black clips.
 
         A clip of one frame, or without one compact blob of a palette colour in nearly all
-        frames, gives `None` throughout. border: what the shape does there: its motion is that
-        before it bounces. whole_area: of the shape in pixels, where something may be in front of
-        it: frames that show less are left out.
+        frames, gives `None` throughout. border: what the shape does there, by default
+        `self.border`; where it bounces its motion is that before. whole_area: of the shape in
+        pixels, where something may be in front of it: frames that show less are left out.
         """
+        border = border or self.border
         track = self._follow(clip, border, whole_area)
         if track is None:
             return replace(UNKNOWN, hidden=whole_area is not None)

@@ -70,8 +70,12 @@ class Head(Protocol):
         *,
         plan: SequencePlan,
         tokens: int,
+        weights: Float[Array, "b n"] | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
-        """Mean nats of a token, and accuracies; only the first has a gradient."""
+        """Mean nats of a token, and accuracies; only the first has a gradient.
+
+        weights: of each token, 0 or more; all 0 scores nothing, 0. None: all count alike.
+        """
         ...
 
     def nats(
@@ -137,8 +141,19 @@ class VocabularyHead(nnx.Module):
         return constrain(logits, ("batch", None, "vocabulary")).astype(jnp.float32)
 
     def score(
-        self, hidden: Array, targets: Array, *, plan: SequencePlan, tokens: int
+        self,
+        hidden: Array,
+        targets: Array,
+        *,
+        plan: SequencePlan,
+        tokens: int,
+        weights: Array | None = None,
     ) -> tuple[Array, dict[str, Array]]:
+        if weights is not None:
+            kernel = self.kernel[...]
+            found = weighted_cross_entropy(hidden, kernel, targets, weights, tokens=tokens)
+            hits = {"accuracy": found.hit, "accuracy_top5": found.hit_top5}
+            return found.loss, {name: average(hit, weights) for name, hit in hits.items()}
         scores = chunked_cross_entropy(hidden, self.kernel[...], targets, tokens=tokens)
         shares = {"accuracy": scores.accuracy, "accuracy_top5": scores.accuracy_top5}
         return scores.loss, shares
@@ -177,10 +192,17 @@ class DigitHead(nnx.Module):
         return self.digits.by_digit(constrain(flat, ("batch", None, None)))
 
     def score(
-        self, hidden: Array, targets: Array, *, plan: SequencePlan, tokens: int
+        self,
+        hidden: Array,
+        targets: Array,
+        *,
+        plan: SequencePlan,
+        tokens: int,
+        weights: Array | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         nats, hit = score_digits(self.predict(hidden), self.digits.split(targets))
-        return nats.mean(), {"accuracy": jax.lax.stop_gradient(hit.mean())}
+        hit = jax.lax.stop_gradient(hit)
+        return average(nats, weights), {"accuracy": average(hit, weights)}
 
     def nats(self, hidden: Array, targets: Array, *, plan: SequencePlan, tokens: int) -> Array:
         return score_digits(self.predict(hidden), self.digits.split(targets))[0]
@@ -209,6 +231,13 @@ class DigitHead(nnx.Module):
     def count_flops(self, plan: SequencePlan) -> float:
         """Operations of a forward pass over a clip."""
         return 2.0 * self.kernel.size * plan.target_count
+
+
+def average(values: Float[Array, "b n"], weights: Float[Array, "b n"] | None) -> Float[Array, ""]:
+    """The mean, weighted if there are weights; 0 where they all are."""
+    if weights is None:
+        return values.mean()
+    return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1e-9)
 
 
 def place_offsets(plan: SequencePlan) -> Int[np.ndarray, "n 3"]:

@@ -26,7 +26,7 @@ import numpy as np
 from flax import nnx
 
 from nbp.layout import SequencePlan
-from nbp.models.heads import Choose, HeadSpec, list_blocks, place_offsets
+from nbp.models.heads import Choose, HeadSpec, average, list_blocks, place_offsets
 from nbp.nn.attention.reference import xla_attention
 from nbp.nn.digits import Digits, score_digits
 from nbp.nn.transformer import (
@@ -96,11 +96,13 @@ class JointHead(nnx.Module):
         *,
         plan: SequencePlan,
         tokens: int,
+        weights: Float[Array, "b n"] | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """Mean nats of a token. accuracy: tokens of which each digit is the most likely one, given
         the true ones before it."""
         nats, hit = self._score_each(hidden, targets, plan=plan, tokens=tokens)
-        return nats.mean(), {"accuracy": jax.lax.stop_gradient(hit.mean())}
+        hit = jax.lax.stop_gradient(hit)
+        return average(nats, weights), {"accuracy": average(hit, weights)}
 
     def nats(
         self, hidden: Array, targets: Array, *, plan: SequencePlan, tokens: int

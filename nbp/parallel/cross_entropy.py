@@ -96,14 +96,14 @@ def weighted_cross_entropy(
 ) -> TokenScores:
     """As `chunked_cross_entropy`, with a weight per target and the scores of each target.
 
-    Only the loss has a gradient, and none with respect to the weights, which must not all be 0.
+    Only the loss has a gradient, and none with respect to the weights; it is 0 where all are.
     """
     if tokens < 1:
         raise ValueError(f"pieces of {tokens} tokens: use 1 or more")
     weights = jax.lax.stop_gradient(weights.astype(jnp.float32))
     sums: tuple[Any, ...] = _sum_scores(hidden, kernel, targets, weights, (tokens, True))
     nats, hit, hit_top5 = (jax.lax.stop_gradient(part) for part in sums[-1])
-    return TokenScores(sums[0] / weights.sum(), nats, hit, hit_top5)
+    return TokenScores(sums[0] / jnp.maximum(weights.sum(), 1e-9), nats, hit, hit_top5)
 
 
 def draw_classes(

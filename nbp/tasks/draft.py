@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from nbp import losses
 from nbp.layout import SequencePlan
 from nbp.models.generator import Generator, require_vocabulary
+from nbp.models.heads import average
 from nbp.parallel.cross_entropy import TokenScores, weighted_cross_entropy
 from nbp.ranges import Range
 from nbp.shapes import Array, Bool, Float, Int
@@ -108,36 +109,35 @@ def score_drafts(
     null: Array | None,
     key: Array,
     tokens: int,
+    weights: Float[Array, "b n"] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """The loss, a mean over all hidden tokens in nats, and its companions.
 
+    weights: of each scored token; None: all count alike.
     read: codes that the model reads in the place of the true ones, which it predicts.
     bits_per_token and the accuracies are of the plain clips, draft_bits_per_token is of the hidden
     tokens of the others.
     """
     states = model.hidden_states(read, prompt, null=null, drafts=drafts.ids, key=key)
     kernel, targets = require_vocabulary(model).kernel[...], model.targets(codes)
-    weights = drafts.hidden.astype(jnp.float32)
-    found = weighted_cross_entropy(states, kernel, targets, weights, tokens=tokens)
-    plain = jnp.where(drafts.plain[:, None], weights, 0.0)
+    scored = drafts.hidden.astype(jnp.float32)
+    if weights is not None:
+        scored = scored * weights
+    found = weighted_cross_entropy(states, kernel, targets, scored, tokens=tokens)
+    plain = jnp.where(drafts.plain[:, None], scored, 0.0)
     return found.loss, {
         **describe(found, plain),
-        "draft_bits_per_token": mean(found.nats, weights - plain) / losses.NATS_PER_BIT,
+        "draft_bits_per_token": average(found.nats, scored - plain) / losses.NATS_PER_BIT,
     }
 
 
 def describe(found: TokenScores, weights: Float[Array, "b n"]) -> dict[str, Array]:
     """Bits per token and accuracies, weighted."""
     return {
-        "bits_per_token": mean(found.nats, weights) / losses.NATS_PER_BIT,
-        "accuracy": mean(found.hit, weights),
-        "accuracy_top5": mean(found.hit_top5, weights),
+        "bits_per_token": average(found.nats, weights) / losses.NATS_PER_BIT,
+        "accuracy": average(found.hit, weights),
+        "accuracy_top5": average(found.hit_top5, weights),
     }
-
-
-def mean(values: Float[Array, "b n"], weights: Float[Array, "b n"]) -> Float[Array, ""]:
-    """The weighted mean."""
-    return jnp.sum(values * weights) / jnp.sum(weights)
 
 
 def score_one_by_one(

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nbp import losses
-from nbp.layout import SequencePlan
+from nbp.layout import SequencePlan, frames_of_latents
 from nbp.models.generator import Generator, GeneratorNetwork
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.parallel.sharding import Axes
@@ -165,10 +166,23 @@ class GeneratorTask:
             read = self.corruption(codes, jax.random.fold_in(key, CORRUPTION))
         model = self.network.bind(params)
         options: dict[str, Any] = {"read": read, "null": null, "key": drop_key}
+        options["weights"] = self.weigh_tokens(batch)
         if self.draft is None:
             return score(model, codes, prompt, tokens=tokens, **options)
         drafts = self.make_drafts(self.draft, codes, key)
         return score_drafts(model, codes, prompt, drafts, tokens=tokens, **options)
+
+    def weigh_tokens(self, batch: Mapping[str, Array]) -> Float[Array, "b n"] | None:
+        """Counts the tokens of latent frames that begin under their clip's label; 0 for others.
+
+        None, all count, where no label changes (no "label_from") or labels are no condition.
+        """
+        plan = self.network.plan
+        if "label_from" not in batch or not plan.prompt_length:
+            return None
+        latents = plan.target_coordinates[plan.prompt_length :, 0]
+        starts = [frames_of_latents(int(t), self.tokenizer.spec.stride[0]) for t in latents]
+        return (np.array(starts) >= batch["label_from"][:, None]).astype(jnp.float32)
 
     def make_drafts(
         self, objective: DraftObjective, codes: Int[Array, "b size"], key: Array
@@ -228,13 +242,15 @@ def score(
     null: Array | None = None,
     key: Array | None = None,
     tokens: int = 1024,
+    weights: Float[Array, "b n"] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Loss in nats per scored token, and its companions (accuracies are shares 0..1).
 
-    read: codes that the model reads in the place of the true ones, which it predicts.
+    read: codes that the model reads in the place of the true ones, which it predicts. weights: of
+    each scored token; None: all count alike.
     """
     states = model.hidden_states(codes if read is None else read, prompt, null=null, key=key)
-    return score_states(model, states, codes, tokens=tokens)
+    return score_states(model, states, codes, tokens=tokens, weights=weights)
 
 
 def score_states(
@@ -243,9 +259,13 @@ def score_states(
     codes: Int[Array, "b size"],
     *,
     tokens: int,
+    weights: Float[Array, "b n"] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """As `score`, of the final states that predict the codes."""
-    loss, shares = model.head.score(states, model.targets(codes), plan=model.plan, tokens=tokens)
+    targets = model.targets(codes)
+    loss, shares = model.head.score(
+        states, targets, plan=model.plan, tokens=tokens, weights=weights
+    )
     return loss, {"bits_per_token": loss / losses.NATS_PER_BIT, **shares}
 
 

@@ -185,6 +185,11 @@ def test_a_damaged_clip_is_skipped_or_stops(workdir: Path, tmp_path: Path, bad: 
         ({"crops": 1}, ConfigError, "crops 2 then, 1 now"),
         ({"overrides": {"data.fps": "4.0"}}, ConfigError, "preprocessing.fps 0.0 then, 4.0 now"),
         ({"overrides": {"data.size": "17"}}, ConfigError, "data: 17x17 px"),
+        (
+            {"overrides": {"data.moving_shapes.world.changes": "(1,)"}},
+            ConfigError,
+            "a token cache keeps one for each",
+        ),
         ({"overrides": {"seed": "1"}}, ConfigError, "only keys of data can be changed here"),
         ({"data": Path("/absent")}, DataError, "/absent"),
         ({"workdir": Path("/absent")}, CheckpointError, "is no workdir"),

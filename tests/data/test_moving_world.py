@@ -70,6 +70,7 @@ def test_the_plain_world_is_no_part_of_a_fingerprint():
     base = MovingShapes(EASY, seed=0, start=0, size=10).fingerprint
     assert base == "moving_shapes-ea3e185b76a45e20"  # that of the first release
     rules = [{"border": "wrap"}, {"clip_frames": 5}, {"changes": (3,)}, {"turn_every": 4}]
+    rules += [{"start": "anywhere"}, {"changes": (3,), "change_share": 0.5}]
     rules += [{"occlusion": "bar"}, {"changes": (3,), "changing": ("shape",)}]
     specs = [replace(EASY, world=WorldRules(**r)) for r in rules]
     prints = {MovingShapes(spec, seed=0, start=0, size=10).fingerprint for spec in specs}
@@ -142,6 +143,42 @@ def test_labels_change_at_the_frames_that_are_named():
     assert len(set(other)) > 8, "changes are drawn, not fixed"
 
 
+def test_a_change_happens_with_its_chance():
+    spec = world(frames=9, changes=(1, 5), change_share=0.25)
+    source = MovingShapes(spec, seed=0, start=0, size=400)
+    labels = np.stack([source.truth(index).labels for index in range(400)])
+    changed = labels[:, 1:] != labels[:, :-1]
+    assert set(np.flatnonzero(changed.any(0))) == {0, 4}
+    # Each change is another label; 400 trials have a deviation of 0.022.
+    np.testing.assert_allclose(changed[:, [0, 4]].mean(0), 0.25, atol=0.08)
+    both = (changed[:, 0] & changed[:, 4]).mean()
+    assert both == pytest.approx(0.0625, abs=0.045)
+    for index in range(20):
+        example, last = source[index], labels[index, -1]
+        assert example["label"] == last
+        since = next(i for i in range(9) if (labels[index, i:] == last).all())
+        assert example["label_from"] == since
+
+
+@pytest.mark.parametrize("border", ["bounce", "wrap"])
+def test_a_path_from_anywhere_meets_the_border(border):
+    """Of a path of 8 pixels in a frame of 32, or between walls 18 pixels apart."""
+    spec = replace(EASY, speeds=(1 / 32,), radius=(0.22, 0.22), shapes=("disk",))
+    free = replace(spec, world=WorldRules(border=border, start="anywhere"))
+
+    def count(spec: MovingShapesSpec) -> tuple[float, float]:
+        truths = [render_world(spec, index)[1].centres for index in range(200)]
+        steps = np.abs(np.diff(np.stack(truths), axis=1)).max(2)
+        turns = (np.abs(steps - 1) > 1e-9) if border == "wrap" else (steps < 1 - 1e-9)
+        return turns.any(1).mean(), float(np.ptp(np.stack(truths)[:, 0], axis=0).min())
+
+    met, spread = count(free)
+    expected = 8 / 32 if border == "wrap" else 8 / 18
+    assert met == pytest.approx(expected, abs=0.11)
+    assert spread > (30 if border == "wrap" else 16)
+    assert count(replace(spec, world=WorldRules(border=border)))[0] == 0
+
+
 @pytest.mark.parametrize("occlusion", ["bar", "shape"])
 def test_something_in_front_hides_as_much_as_the_truth_says(occlusion):
     spec = world(replace(EASY, texture=0.0), occlusion=occlusion)
@@ -165,6 +202,7 @@ def test_something_in_front_hides_as_much_as_the_truth_says(occlusion):
         ({"changes": (0, 5)}, "frames from 1"),
         ({"changing": ()}, "one or more of shape, colour, motion"),
         ({"clip_frames": 1}, "0, or 2 and more"),
+        ({"change_share": 0.0}, "above 0, at most 1"),
     ],
 )
 def test_rules_name_what_is_wrong(rules, message):
@@ -197,16 +235,29 @@ def test_a_configuration_trains_on_a_world():
     keys = {"border": "wrap", "changes": "(3,)", "changing": "('colour','motion')"}
     changes = {f"data.moving_shapes.world.{key}": value for key, value in keys.items()}
     config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, **changes})
-    train, held_out = make_data(config)
-    assert config.shapes_spec.world == WorldRules("wrap", 0, (3,), ("colour", "motion"))
-    for data in (train, held_out):
-        example = data.source[1]
-        assert example["video"].shape == (5, 16, 16, 3)
-        source = data.source
-        assert isinstance(source, MovingShapes)
-        labels = source.truth(1).labels
-        assert labels[0] == example["label"]
-        assert labels[2] != labels[3]
+    train, held_out = (data.source for data in make_data(config))
+    assert isinstance(train, MovingShapes)
+    assert isinstance(held_out, MovingShapes)
+    world = WorldRules(border="wrap", changes=(3,), changing=("colour", "motion"))
+    assert config.shapes_spec.world == train.spec.world == world
+    assert held_out.spec.world == replace(world, changes=()), "judged by one label a clip"
+    example, labels = train[1], train.truth(1).labels
+    assert example["video"].shape == (5, 16, 16, 3)
+    assert labels[2] != labels[3] == labels[-1] == example["label"]
+    assert example["label_from"] == 3
+    assert "label_from" not in held_out[1]
     assert load_config(tiny.CONFIG, tiny.OVERRIDES).shapes_spec.world == PLAIN_WORLD
     with pytest.raises(ConfigError, match="data.moving_shapes.*changes is"):
         load_config(tiny.CONFIG, {**tiny.OVERRIDES, "data.moving_shapes.world.changes": "(3, 2)"})
+
+
+def test_labels_change_between_latent_frames():
+    """Within one there would be no label for its codes; the line tells where they may change."""
+    changes = {"data.moving_shapes.world.changes": "(2,)"}
+    with pytest.raises(ConfigError, match=r"changes at frame 2, within .* some of 1, 3, or behind"):
+        load_config(tiny.CONFIG, {**tiny.OVERRIDES, **changes})
+    changes = {"data.moving_shapes.world.turn_every": "4"}
+    with pytest.raises(ConfigError, match="changes at frame 4"):
+        load_config(tiny.CONFIG, {**tiny.OVERRIDES, **changes})
+    changes = {"data.moving_shapes.world.changes": "(1, 3, 6)"}
+    assert load_config(tiny.CONFIG, {**tiny.OVERRIDES, **changes}).labels_change

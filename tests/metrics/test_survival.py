@@ -146,7 +146,12 @@ def test_a_shape_that_turns_back_on_its_way_is_wrong(truth):
 
 
 def test_switches_that_come_late_or_never_are_not_obeyed():
-    spec = replace(SPEC, world=WorldRules("wrap", 9, (33,), ("colour", "motion")))
+    spec = replace(
+        SPEC,
+        world=WorldRules(
+            border="wrap", clip_frames=9, changes=(33,), changing=("colour", "motion")
+        ),
+    )
     clips, scripts = make(spec)
     late = clips.copy()
     late[:, 33:41] = clips[:, 25:33]  # what was before goes on, two latent frames long
@@ -161,7 +166,7 @@ def test_switches_that_come_late_or_never_are_not_obeyed():
     found = score(spec, late, scripts).switches
     assert found is not None
     assert found["label"] == 0
-    never, _ = make(replace(spec, world=WorldRules("wrap", 9)))
+    never, _ = make(replace(spec, world=WorldRules(border="wrap", clip_frames=9)))
     found = score(spec, never, scripts).switches
     assert found == {"colour": 0, "shape": 1, "motion": 0, "label": 0}
 
