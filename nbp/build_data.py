@@ -219,8 +219,13 @@ def add_images(config: Config, clips: ClipData, *, bad_videos: Path | None = Non
     return replace(clips, images=ClipData(clips.source, chain, clips.bad_videos))
 
 
-def refuse_label_changes(config: Config) -> None:
-    """For what keeps one label a clip: ConfigError where labels of training clips change."""
+def refuse_cache(config: Config) -> None:
+    """ConfigError for what no token cache holds: several data sets, labels that change."""
+    if config.data.mix:
+        raise ConfigError(
+            "data.mix: a token cache is of one data set: name each in a command of its own, "
+            "--data DIR --out DIR, and mix the caches"
+        )
     if config.labels_change:
         raise ConfigError(
             "data.moving_shapes.world: labels change in these clips, and a token cache keeps one "

@@ -10,7 +10,7 @@ Started again after it was stopped, it goes on where it stood.
 from pathlib import Path
 
 from nbp.errors import run_command
-from nbp.flags import COUNT, SEED, Parser, read_checkpoint
+from nbp.flags import COUNT, SEED, Parser, add_checkpoint_flag
 from nbp.sampling.request import SIDE
 
 
@@ -35,12 +35,7 @@ def make_parser() -> Parser:
     parser.add_argument("--seed", type=SEED, help="of the generated clips; default: the protocol's")
     parser.add_argument("--num_frames", type=COUNT, help="length of the clips of the model")
     parser.add_argument("--size", nargs="+", type=SIDE, metavar="PX", help="side of their frames")
-    parser.add_argument(
-        "--checkpoint",
-        type=read_checkpoint,
-        metavar="STEP",
-        help="of the last trained stage, or best; default: the newest",
-    )
+    add_checkpoint_flag(parser, of="the last trained stage")
     parser.add_argument("--data", type=Path, help="videos or prepared dataset to take clips from")
     parser.add_argument("--features", default="", help="folder of nbp.convert i3d, or random-i3d")
     parser.add_argument("--lpips", default="", help="folder that nbp.convert lpips wrote")
@@ -161,13 +156,10 @@ def make_requests(
     setup: EvaluationSetup = STANDARD,
 ) -> list[EvaluateRequest]:
     """The requests of parsed flags, one for each protocol."""
-    shared = {
-        name: getattr(arguments, name)
-        for name in ("workdir", "clips", "seed", "data", "features", "lpips", "c3d", "cache")
-    }
+    names = ("workdir", "clips", "seed", "data", "features", "lpips", "c3d", "cache", "checkpoint")
+    shared = {name: getattr(arguments, name) for name in names}
     shared |= {"statistics": parse_statistics(arguments.statistics), "overrides": overrides}
     shared |= {"num_frames": arguments.num_frames, "size": arguments.size, "setup": setup}
-    shared |= {"checkpoint": arguments.checkpoint}
     return [EvaluateRequest(protocol=name, **shared) for name in arguments.protocol]
 
 

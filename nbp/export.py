@@ -8,7 +8,7 @@ python -m nbp.export --workdir DIR --out DIR [--current]
 from pathlib import Path
 
 from nbp.errors import run_command
-from nbp.flags import Parser, read_checkpoint
+from nbp.flags import Parser, add_checkpoint_flag
 
 
 def make_parser() -> Parser:
@@ -19,12 +19,7 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--current", action="store_true", help="the current parameters, not their average"
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=read_checkpoint,
-        metavar="STEP",
-        help="of the last trained stage, or best; default: the newest",
-    )
+    add_checkpoint_flag(parser, of="the last trained stage")
     return parser
 
 

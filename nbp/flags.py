@@ -166,8 +166,13 @@ SEED = Whole(0, SEEDS - 1)
 SHARE = Real(0.0, 1.0)  # a probability or a part of a whole
 
 
-def read_checkpoint(text: str) -> Checkpoint:
-    """The step of a checkpoint, or the word for the best one; the `type` of a flag."""
+def add_checkpoint_flag(parser: argparse.ArgumentParser, *, of: str) -> None:
+    """The flag that chooses a checkpoint; of: whose."""
+    text = f"step of {of}, or best by train.STAGE.keep_best; default: the newest"
+    parser.add_argument("--checkpoint", type=_read_checkpoint, metavar="STEP", help=text)
+
+
+def _read_checkpoint(text: str) -> Checkpoint:
     return "best" if text == "best" else NATURAL(text)
 
 

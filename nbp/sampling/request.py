@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nbp.errors import ConfigError
-from nbp.flags import COUNT, NATURAL, SEED, SHARE, Real, Whole, read_checkpoint
+from nbp.flags import COUNT, NATURAL, SEED, SHARE, Real, Whole, add_checkpoint_flag
 from nbp.layout import Box
 from nbp.ranges import CacheType, Checkpoint, WeightType
 from nbp.sampling.settings import (
@@ -140,7 +140,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--cache", choices=get_args(CacheType), help="the same for keys and values")
     add("--seed", type=SEED, default=0, help="of all randomness; default 0")
     add("--num_frames", type=COUNT, help="length of the videos; longer than a clip: windows slide")
-    add("--checkpoint", type=read_checkpoint, metavar="STEP", help="or best; default: the newest")
+    add_checkpoint_flag(parser, of="the generator")
     add("--size", nargs="+", type=SIDE, metavar="PX", help="height and width, or one side")
     add("--keep_frames", type=COUNT, help="latent frames a window keeps; default: half of them")
     add(
