@@ -97,7 +97,7 @@ def export_workdir(
         check_writable_folder(out, ELSEWHERE)
         _list_leftovers(out)
     labels = read_labels(workdir) if (workdir / "labels.json").is_file() else ()
-    steps = {stages[-1]: checkpoint}
+    steps: dict[StageName, Checkpoint | None] = {stages[-1]: checkpoint}
     loaded = {
         stage: _load_stage(config, workdir, stage, labels, average=average, step=steps.get(stage))
         for stage in stages

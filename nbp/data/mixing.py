@@ -39,7 +39,7 @@ class MixedSource:
     sources: tuple[ClipSource, ...]
     weights: tuple[float, ...]
 
-    @functools.cached_property
+    @property
     def label_names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for one in self.sources for name in one.label_names))
 
@@ -108,7 +108,8 @@ def _list_classes(source: ClipSource, start: int) -> list[Rows]:
     labels = source.list_labels()
     if labels is None:
         return [range(start, start + len(source))]
-    found = [np.flatnonzero(labels == label) + start for label in np.unique(labels) if label >= 0]
+    known = [label for label in np.unique(labels) if label >= 0]
+    found: list[Rows] = [np.flatnonzero(labels == label) + start for label in known]
     if not found:
         raise DataError(f"no class can be read of {len(source)} clips: check the data.")
     return found
@@ -121,10 +122,11 @@ def make_order(groups: Sequence[tuple[float, Sequence[Rows]]], *, seed: int, shu
 
     def endless(rows: Rows, *names: int) -> Any:
         own = zlib.crc32(repr((seed, *names)).encode())  # so that equal sizes get other orders
+        numbers: Any = rows  # grain's type of a source has no arrays
         if isinstance(rows, range):
             data = grain.MapDataset.range(rows.start, rows.stop)
         else:
-            data = grain.MapDataset.source(rows)
+            data = grain.MapDataset.source(numbers)
         return (data.shuffle(seed=own) if shuffle else data).repeat()
 
     (_, first), *others = groups

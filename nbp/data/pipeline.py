@@ -323,7 +323,7 @@ class _PickRow:
     def __call__(self, place: int) -> Batch:
         number, row = divmod(place, len(self.rows))
         index = number * self.batch + self.rows[row]
-        return self.make_example(index, self.order[index])
+        return self.make_example(index, int(self.order[index]))
 
 
 def _make_iterator(

@@ -29,7 +29,7 @@ class Killed(Exception):
 
 
 def run(
-    directory: Path, spec: BestSpec | None = LOSS, *, stop_at: int | None = None, **options: Any
+    directory: Path, spec: BestSpec = LOSS, *, stop_at: int | None = None, **options: Any
 ) -> TrainState:
     """Trains the toy with the scores of CURVE; at batch `stop_at` it dies."""
 
@@ -41,8 +41,9 @@ def run(
         return {"loss": CURVE.get(int(state.step), 9.0), "other": 0.0}
 
     evaluators = [Evaluator("validation", 2, measure), *options.pop("evaluators", ())]
-    best = {} if spec is None else {"keep_best": spec.score, "best_mode": spec.mode}
-    checkpointer = Checkpointer(directory / "checkpoints", keep=2, **best)
+    checkpointer = Checkpointer(
+        directory / "checkpoints", keep=2, keep_best=spec.score, best_mode=spec.mode
+    )
     options |= {"checkpointer": checkpointer, "evaluators": evaluators, "best": spec}
     return train(directory, at_draw=at_draw, checkpoint_every=5, **options)
 
