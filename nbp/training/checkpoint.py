@@ -314,7 +314,7 @@ class Checkpointer:
         kind = next(iter(rated.values())).get("scored")
         sign = -1.0 if kind is not None and kind["mode"] == "max" else 1.0
         alike = [step for step, notes in rated.items() if notes.get("scored") == kind]
-        return decide(min(alike, key=lambda step: (sign * rated[step]["score"], -step)))
+        return decide(min(alike, key=lambda step: (sign * rated[step]["score"], step)))
 
     def checkpoint_hash(self, step: int) -> str:
         """Returns a sha256 that names the saved parameters of `step`.
@@ -453,12 +453,12 @@ class Checkpointer:
         return ocp.CheckpointManager(self.directory, item_handlers=handlers, options=options)
 
     def _choose_kept(self, steps: Sequence[int]) -> set[int]:
-        """Chooses the newest steps and the best one."""
+        """Chooses the newest steps and the best one, of equal ones the first."""
         sign = 1.0 if self._best_mode == "min" else -1.0
         scores = {
             step: sign * value for step in steps if (value := self._scores.get(step)) is not None
         }
-        best = min(scores, key=lambda step: (scores[step], -step), default=steps[-1])
+        best = min(scores, key=lambda step: (scores[step], step), default=steps[-1])
         return {*sorted(steps)[-self._keep :], best}
 
     def _read_notes(self, step: int) -> dict[str, Any]:

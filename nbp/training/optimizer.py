@@ -418,7 +418,7 @@ def layer_norms(tree: PyTree) -> dict[str, Float[Array, ""]]:
         square = jnp.square(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)))
         if "layers" in parents:
             above = ".".join(parents[: parents.index("layers")])
-            for i, total in enumerate(jnp.sum(square, range(1, leaf.ndim))):
+            for i, total in enumerate(jnp.sum(square, tuple(range(1, leaf.ndim)))):
                 add(f"{above}.{i}", total)
         else:
             add(".".join(parents[:2]) or last, jnp.sum(square))
