@@ -120,8 +120,11 @@ def make_order(groups: Sequence[tuple[float, Sequence[Rows]]], *, seed: int, shu
     # Slow to import (it brings JAX), and not needed on a machine that only samples.
     import grain
 
+    def derive(*names: int) -> int:
+        return zlib.crc32(repr((seed, *names)).encode()) >> 1  # numbers of windows are added to it
+
     def endless(rows: Rows, *names: int) -> Any:
-        own = zlib.crc32(repr((seed, *names)).encode())  # so that equal sizes get other orders
+        own = derive(*names)  # so that equal sizes get other orders
         numbers: Any = rows  # grain's type of a source has no arrays
         if isinstance(rows, range):
             data = grain.MapDataset.range(rows.start, rows.stop)
@@ -142,4 +145,4 @@ def make_order(groups: Sequence[tuple[float, Sequence[Rows]]], *, seed: int, shu
         order = grain.MapDataset.mix(sets, [weight for weight, _ in groups])
     if not shuffle:
         return order
-    return grain.experimental.WindowShuffleMapDataset(order, window_size=WINDOW, seed=seed)
+    return grain.experimental.WindowShuffleMapDataset(order, window_size=WINDOW, seed=derive())
