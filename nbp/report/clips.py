@@ -231,7 +231,7 @@ def spread(steps: Sequence[int]) -> list[int]:
 
 
 def cut_tiles(
-    frames: UInt8[np.ndarray, "t rows columns c"], height: int, width: int
+    frames: UInt8[np.ndarray, "t H W c"], height: int, width: int
 ) -> UInt8[np.ndarray, "rows columns t h w c"] | None:
     """The clips in a picture of `nbp.data.video.encode.tile_clips`; None for other sizes."""
     pad = 2
