@@ -30,7 +30,7 @@ def write_preview(folder: Path, step: int, values: list[int], *, columns: int) -
     clips = np.broadcast_to(gray, (len(values), 5, 16, 16, 3))
     path = folder / "previews" / f"{step:08d}-clips.gif"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_gif(path, tile_clips(clips, columns=columns), fps=8)
+    write_gif(path, tile_clips(clips, columns=columns), fps=8.0)
 
 
 def decode(uri: str) -> np.ndarray:
