@@ -24,7 +24,7 @@ from nbp.errors import DataError
 from nbp.shapes import Int
 
 WINDOW = 1024  # examples in which shares are kept
-Rows = range | Int[np.ndarray, "rows"]
+Rows = range | Int[np.ndarray, "_"]  # as many as there are
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class MixedSource:
         return list(itertools.accumulate(map(len, self.sources)))
 
     @functools.cached_property
-    def _ids(self) -> list[Int[np.ndarray, "classes"]]:
+    def _ids(self) -> list[Int[np.ndarray, "_"]]:
         """For each source, the id among all names of each of its own."""
         known = {name: number for number, name in enumerate(self.label_names)}
         return [np.array([known[n] for n in s.label_names], np.int32) for s in self.sources]
