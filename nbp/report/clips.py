@@ -204,6 +204,9 @@ def read_previews(folder: Path, stage: str, config: Config) -> PreviewStrip | No
             continue
         if (cells := cut_tiles(frames, *config.data.sides)) is not None:
             found[step] = cells[:, :CONDITIONS]
+    most = max((cells.shape[2] for cells in found.values()), default=0)
+    for step, cells in found.items():  # a GIF has equal frames once
+        found[step] = cells[:, :, np.minimum(np.arange(most), cells.shape[2] - 1)]
     shapes = {cells.shape for cells in found.values()}
     if len(found) < 2 or len(shapes) > 1:
         return None

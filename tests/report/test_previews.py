@@ -27,7 +27,9 @@ def config() -> Config:
 def write_preview(folder: Path, step: int, values: list[int], *, columns: int) -> None:
     """Plain clips of these gray values, as training writes them."""
     gray = np.array(values, np.uint8)[:, None, None, None, None]
-    clips = np.broadcast_to(gray, (len(values), 5, 16, 16, 3))
+    clips = np.broadcast_to(gray, (len(values), 5, 16, 16, 3)).copy()
+    if step != 1000:  # that one stands still
+        clips[:, 1:, 12:] += np.arange(1, 5, dtype=np.uint8)[:, None, None, None] * 8
     path = folder / "previews" / f"{step:08d}-clips.gif"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_gif(path, tile_clips(clips, columns=columns), fps=8.0)
