@@ -7,9 +7,15 @@ run that was stopped decides as one that was not, and a run that goes back forge
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from nbp.parallel.distributed import decide
+from nbp.training.metrics import MetricsWriter
+from nbp.training.preemption import StopSignals
+from nbp.training.state import TrainState
+from nbp.training.task import Evaluator
 
 
 @dataclass(frozen=True)
@@ -108,3 +114,60 @@ class ScoreHistory:
 
 def _read(value: float | None) -> float:
     return math.nan if value is None else float(value)
+
+
+class Evaluations:
+    """The evaluators of a run, and what follows from their scores."""
+
+    def __init__(
+        self,
+        evaluators: Sequence[Evaluator],
+        best: BestSpec | None,
+        writer: MetricsWriter,
+        stop: StopSignals,
+        *,
+        saved: Mapping[str, Any] | None,
+    ) -> None:
+        self._evaluators, self._best = evaluators, best
+        self._writer, self._stop = writer, stop
+        self.history = ScoreHistory(best, saved)
+
+    def describe_end(self, step: int, total: int) -> str:
+        """Says that nothing is left to train."""
+        text = f"already trained for {step} of {total} steps"
+        return f"{text}: {self.history.describe()}" if self.history.is_over else text
+
+    def list_due(self, step: int, *, final: bool) -> list[Evaluator]:
+        """What is measured after a step."""
+        return [e for e in self._evaluators if e.is_due(step, final=final)]
+
+    def run(
+        self, due: Sequence[Evaluator], state: TrainState, *, step: int, final: bool
+    ) -> tuple[dict[str, float], bool, bool]:
+        """The scores, whether the state is the best so far, and whether training ends with it."""
+        scores = self._measure(due, state, step)
+        if not due or self._best is None:
+            return scores, False, final
+        better, over = decide([self.history.observe(step, scores), self.history.is_over])
+        if over and not final:
+            self._writer.note(f"ends early: {self.history.describe()}")
+            ending = self.list_due(step, final=True)
+            scores |= self._measure([e for e in ending if e not in due], state, step)
+        return scores | self.history.metrics(step), better, final or over
+
+    def _measure(self, due: Sequence[Evaluator], state: TrainState, step: int) -> dict[str, float]:
+        """Runs evaluators and records their results under `name/...`.
+
+        A stop signal skips them, but for the one whose score decides how training goes on.
+        """
+        scores: dict[str, float] = {}
+        best = self._best
+        for evaluator in due:
+            if self._stop and (best is None or evaluator.name != best.evaluator):
+                continue
+            result = evaluator.run(state)
+            found = {f"{evaluator.name}/{name}": float(v) for name, v in result.items()}
+            if found:  # a preview measures nothing
+                self._writer.write(step, found)
+            scores |= found
+        return scores

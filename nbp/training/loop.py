@@ -23,7 +23,7 @@ from nbp.parallel.distributed import decide, wait_for_all
 from nbp.parallel.mesh import check_batch, describe_placement, place_batch, place_state, replicate
 from nbp.shapes import Array, PyTree
 from nbp.training.checkpoint import Checkpointer
-from nbp.training.early_stopping import BestSpec, ScoreHistory
+from nbp.training.early_stopping import BestSpec, Evaluations, ScoreHistory
 from nbp.training.goodput import Goodput, Profiler, check_steps
 from nbp.training.guards import Alarm, Guards, GuardSpec, leave_out_non_finite
 from nbp.training.metrics import MetricsWriter, WindowMeter
@@ -127,9 +127,9 @@ def run(
         goodput = Goodput(None if writer.silent else writer.directory / "goodput.json")
         with goodput.timed("start"):
             state, start, data = recovery.resume()
-        measures = _Evaluations(evaluators, spec, writer, stop, saved=data.get("scores"))
+        measures = Evaluations(evaluators, spec.best, writer, stop, saved=data.get("scores"))
         if start >= spec.total_steps or measures.history.is_over:
-            writer.note(measures.describe_end(start))
+            writer.note(measures.describe_end(start, spec.total_steps))
             return state
         writer.start(start, total_steps=spec.total_steps)
         for line in _describe_start(task, state, start, mesh=mesh, batch=spec.global_batch):
@@ -458,60 +458,3 @@ class _LayerStatistics:
         with self._goodput.timed("evaluation"):
             found = jax.device_get(self._measure(*arguments))
         self._writer.write(step, {name: float(v) for name, v in found.items()}, quiet=True)
-
-
-class _Evaluations:
-    """The evaluators of a run, and what follows from their scores."""
-
-    def __init__(
-        self,
-        evaluators: Sequence[Evaluator],
-        spec: LoopSpec,
-        writer: MetricsWriter,
-        stop: StopSignals,
-        *,
-        saved: Mapping[str, Any] | None,
-    ) -> None:
-        self._evaluators, self._spec = evaluators, spec
-        self._writer, self._stop = writer, stop
-        self.history = ScoreHistory(spec.best, saved)
-
-    def describe_end(self, step: int) -> str:
-        """Says that nothing is left to train."""
-        text = f"already trained for {step} of {self._spec.total_steps} steps"
-        return f"{text}: {self.history.describe()}" if self.history.is_over else text
-
-    def list_due(self, step: int, *, final: bool) -> list[Evaluator]:
-        """What is measured after a step."""
-        return [e for e in self._evaluators if e.is_due(step, final=final)]
-
-    def run(
-        self, due: Sequence[Evaluator], state: TrainState, *, step: int, final: bool
-    ) -> tuple[dict[str, float], bool, bool]:
-        """The scores, whether the state is the best so far, and whether training ends with it."""
-        scores = self._measure(due, state, step)
-        if not due or self._spec.best is None:
-            return scores, False, final
-        better, over = decide([self.history.observe(step, scores), self.history.is_over])
-        if over and not final:
-            self._writer.note(f"ends early: {self.history.describe()}")
-            ending = self.list_due(step, final=True)
-            scores |= self._measure([e for e in ending if e not in due], state, step)
-        return scores | self.history.metrics(step), better, final or over
-
-    def _measure(self, due: Sequence[Evaluator], state: TrainState, step: int) -> dict[str, float]:
-        """Runs evaluators and records their results under `name/...`.
-
-        A stop signal skips them, but for the one whose score decides how training goes on.
-        """
-        scores: dict[str, float] = {}
-        best = self._spec.best
-        for evaluator in due:
-            if self._stop and (best is None or evaluator.name != best.evaluator):
-                continue
-            result = evaluator.run(state)
-            found = {f"{evaluator.name}/{name}": float(v) for name, v in result.items()}
-            if found:  # a preview measures nothing
-                self._writer.write(step, found)
-            scores |= found
-        return scores

@@ -16,6 +16,7 @@ from nbp.errors import ConfigError
 from nbp.parallel.sharding import RULES, count_parts, mesh_sizes
 from nbp.ranges import Count, Natural, NonNegative, Positive, Share
 from nbp.shapes import Array, Float, Int, PyTree
+from nbp.training.layer_norms import layer_norms
 from nbp.training.precision import Storage, is_narrow, keep_masters, round_update, widen
 from nbp.training.state import TrainState
 from nbp.trees import flatten_paths
@@ -399,30 +400,6 @@ def apply_gradients(
         opt_state=opt_state,
     )
     return state, metrics
-
-
-def layer_norms(tree: PyTree) -> dict[str, Float[Array, ""]]:
-    """The L2 norm over the leaves of each layer of parameters, or of a tree like them.
-
-    Names are the first two parts of a path, such as "encoder.0" or "transformer.norm". Stacked
-    layers (`nbp.nn.transformer`) have their layers on the first axis of leaves below "layers", and
-    are "transformer.0", "transformer.1", ...
-    """
-    squares: dict[str, Array] = {}
-
-    def add(name: str, square: Array) -> None:
-        squares[name] = squares[name] + square if name in squares else square
-
-    for path, leaf in flatten_paths(tree).items():
-        *parents, last = path.split("/")
-        square = jnp.square(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)))
-        if "layers" in parents:
-            above = ".".join(parents[: parents.index("layers")])
-            for i, total in enumerate(jnp.sum(square, tuple(range(1, leaf.ndim)))):
-                add(f"{above}.{i}", total)
-        else:
-            add(".".join(parents[:2]) or last, jnp.sum(square))
-    return {name: jnp.sqrt(square) for name, square in squares.items()}
 
 
 def paper_learning_rate(

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from nbp.training.optimizer import apply_gradients, layer_norms, make_optimizer
+from nbp.training.layer_norms import layer_norms
+from nbp.training.optimizer import apply_gradients, make_optimizer
 from nbp.training.state import make_state
 from tests.training.toy import ToyTask, make_spec, to_bytes, train
 
