@@ -10,7 +10,7 @@ Started again after it was stopped, it goes on where it stood.
 from pathlib import Path
 
 from nbp.errors import run_command
-from nbp.flags import COUNT, SEED, Parser
+from nbp.flags import COUNT, SEED, Parser, add_checkpoint_flag
 from nbp.sampling.request import SIDE
 
 
@@ -37,6 +37,7 @@ def make_parser() -> Parser:
     add("--seed", type=SEED, help="of the generated clips; default: the protocol's")
     add("--num_frames", type=COUNT, help="length of the clips of the model")
     add("--size", nargs="+", type=SIDE, metavar="PX", help="side of their frames")
+    add_checkpoint_flag(add, of="the last trained stage")
     add("--data", type=Path, help="videos or prepared dataset to take clips from")
     add = parser.add_argument_group("networks that scores need").add_argument
     add("--features", default="", help="folder of nbp.convert i3d, or random-i3d")
@@ -163,10 +164,8 @@ def make_requests(
     setup: EvaluationSetup = STANDARD,
 ) -> list[EvaluateRequest]:
     """The requests of parsed flags, one for each protocol."""
-    shared = {
-        name: getattr(arguments, name)
-        for name in ("workdir", "clips", "seed", "data", "features", "lpips", "c3d", "cache")
-    }
+    names = ("workdir", "clips", "seed", "data", "features", "lpips", "c3d", "cache", "checkpoint")
+    shared = {name: getattr(arguments, name) for name in names}
     shared |= {"statistics": parse_statistics(arguments.statistics), "overrides": overrides}
     shared |= {"num_frames": arguments.num_frames, "size": arguments.size, "setup": setup}
     return [EvaluateRequest(protocol=name, **shared) for name in arguments.protocol]

@@ -324,6 +324,7 @@ def _finish(request: PrepareRequest, plan: Plan, report: Report) -> None:
     final.mkdir()
     splits: dict[str, list[int]] = {}
     hashes: dict[str, str] = {}
+    classes: dict[str, list[int]] = {}
     for split in listing.splits:
         filled = [(s, r) for s, r in written if s.split == split and r.records]
         if not filled:
@@ -332,6 +333,8 @@ def _finish(request: PrepareRequest, plan: Plan, report: Report) -> None:
                 f"files{_other_share(request)}, and begin anew with --restart"
             )
         splits[split] = [result.records for _, result in filled]
+        stored = [o for _, result in filled for o in result.outcomes if o.status == "ok"]
+        classes[split] = [outcome.label for outcome in stored]
         for place, (shard, result) in enumerate(filled):
             name = shard_name(request.dataset, split, place, len(filled))
             hashes[name] = result.sha256
@@ -340,6 +343,7 @@ def _finish(request: PrepareRequest, plan: Plan, report: Report) -> None:
     prepared = {"options": request.options(), "findings": summary, "files": hashes}
     # The names as they are: those beside it, which other programs read, are escaped.
     prepared["labels"] = [name_text(label) for label in listing.labels]
+    prepared["classes"] = classes  # of each record, so that none has to be read for it
     write_text(final / PREPARED, json.dumps(prepared, indent=1) + "\n")
     for split in splits:
         RecordSource(final, split)  # opens, or says why not

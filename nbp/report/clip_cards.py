@@ -30,6 +30,27 @@ def show_clips(page: Page) -> str:
     )
 
 
+def show_previews(page: Page) -> str:
+    """A strip for each stage: a row is a condition, a column a step of the training."""
+    place, parts = len(page.clips), ""
+    if page.previews and not page.clips:  # the controls are with the clips otherwise
+        first = page.previews[0]
+        parts = show_transport(
+            max(p.frames for s in page.previews for _, p in s.columns), first.fps
+        )
+    for strip in page.previews:
+        figures = ""
+        for name, picture in strip.columns:
+            figures += (
+                f'<figure><canvas role="img" aria-label="{escape(f"{strip.stage}, {name}")}" '
+                f'data-clip="{place}" width="{picture.width}" height="{picture.height}"></canvas>'
+                f"<figcaption><b>{escape(name)}</b></figcaption></figure>"
+            )
+            place += 1
+        parts += f'<h3>{escape(strip.stage)}</h3><div class="strip">{figures}</div>'
+    return parts
+
+
 def list_protocols(page: Page) -> list[str]:
     return list(dict.fromkeys(clip.protocol for clip in page.clips))
 

@@ -20,7 +20,7 @@ from nbp.config.schema import Config
 from nbp.data.video.decode import probe_video, read_clip
 from nbp.evaluation.result import EvaluationResult
 from nbp.files import VideoError, read_json
-from nbp.report.records import KINDS, Picture, ShownClip
+from nbp.report.records import KINDS, Picture, PreviewStrip, ShownClip
 from nbp.shapes import Clip, UInt8
 
 MAX_SIDE = 16_383  # of a WebP picture
@@ -228,6 +228,69 @@ def read_samples(workdir: Path, config: Config) -> tuple[list[FoundClip], list[s
         row = {"kind": "generated", "label": label, "group": f"sample {i}", "id": i}
         found.append(FoundClip(video, row, config.sampling.fps))
     return found, []
+
+
+COLUMNS, CONDITIONS = 8, 6  # of a strip of previews
+CELL = 64  # px of a clip in it
+
+
+def read_previews(folder: Path, stage: str, config: Config) -> PreviewStrip | None:
+    """The previews of a stage as a strip: steps spread evenly, the last one among them.
+
+    folder: of the stage. None where there are none of two steps. Those of other sizes, of another
+    configuration, and those that cannot be read are passed over.
+    """
+    files = {int(path.name[:8]): path for path in folder.glob("previews/????????-clips.gif")}
+    found: dict[int, UInt8[np.ndarray, "rows columns t h w c"]] = {}
+    for step in spread(sorted(files)):
+        try:
+            info = probe_video(files[step])
+            frames = read_clip(files[step], frames=info.frames, info=info)
+        except VideoError:
+            continue
+        if (cells := cut_tiles(frames, *config.data.sides)) is not None:
+            found[step] = cells[:, :CONDITIONS]
+    most = max((cells.shape[2] for cells in found.values()), default=0)
+    for step, cells in found.items():  # a GIF has equal frames once
+        found[step] = cells[:, :, np.minimum(np.arange(most), cells.shape[2] - 1)]
+    shapes = {cells.shape for cells in found.values()}
+    if len(found) < 2 or len(shapes) > 1:
+        return None
+    columns = [(f"step {step}", cells[-1]) for step, cells in found.items()]
+    last = next(reversed(found.values()))
+    if len(last) == 2:  # the clips themselves stand above
+        columns.insert(0, ("held out", last[0]))
+    skip = -(-max(config.data.sides) // CELL)
+    pictures = [
+        (name, make_sheet(np.concatenate(list(cells), 1)[:, ::skip, ::skip], quality=80))
+        for name, cells in columns
+    ]
+    return PreviewStrip(
+        stage,
+        tuple((name, Picture(**dataclasses.asdict(sheet))) for name, sheet in pictures),
+        config.sampling.fps,
+    )
+
+
+def spread(steps: Sequence[int]) -> list[int]:
+    """At most COLUMNS of the steps, evenly over them, with the first and the last."""
+    if len(steps) <= COLUMNS:
+        return list(steps)
+    return [steps[round(i * (len(steps) - 1) / (COLUMNS - 1))] for i in range(COLUMNS)]
+
+
+def cut_tiles(
+    frames: UInt8[np.ndarray, "t H W c"], height: int, width: int
+) -> UInt8[np.ndarray, "rows columns t h w c"] | None:
+    """The clips in a picture of `nbp.data.video.encode.tile_clips`; None for other sizes."""
+    pad = 2
+    rows, rest = divmod(frames.shape[1] + pad, height + pad)
+    columns, more = divmod(frames.shape[2] + pad, width + pad)
+    if rest or more or not rows or not columns:
+        return None
+    padded = np.pad(frames, ((0, 0), (0, pad), (0, pad), (0, 0)))
+    grid = padded.reshape(len(frames), rows, height + pad, columns, width + pad, 3)
+    return grid[:, :, :height, :, :width].transpose(1, 3, 0, 2, 4, 5)
 
 
 def pack(found: Sequence[FoundClip], limit: int = BYTES) -> tuple[tuple[ShownClip, ...], int]:

@@ -19,7 +19,7 @@ from nbp.errors import DataError
 from nbp.evaluation.leakage import describe_leaks
 from nbp.evaluation.result import EvaluationResult
 from nbp.files import make_folder, read_json
-from nbp.report.clips import Shown, collect_clips, collect_gallery
+from nbp.report.clips import Shown, collect_clips, collect_gallery, read_previews
 from nbp.report.drift import read_drifts
 from nbp.report.page import build_gallery, build_page
 from nbp.report.plots import MACHINE, Panel, arrange_panels, find_unit
@@ -96,6 +96,7 @@ def collect_page(workdir: Path) -> Page:
     shown = collect_clips(workdir, config, reports)
     charts = {stage: make_charts(table) for stage, table in tables.items()}
     drifts, unread = read_drifts(workdir)
+    strips = [read_previews(stage_directory(workdir, stage), stage, config) for stage in STAGES]
     if not reports and not any(charts.values()) and not shown.clips and not drifts:
         raise DataError(
             f"{workdir} has nothing to show yet. Train it, or score it: "
@@ -111,6 +112,7 @@ def collect_page(workdir: Path) -> Page:
         speeds=(*list_drawing(reports), *list_training(tables)),
         config=json.loads((workdir / "config.json").read_text(encoding="utf8")),
         drifts=tuple(drifts),
+        previews=tuple(strip for strip in strips if strip is not None),
         left_out=(*left_out, *shown.left_out, *unread),
     )
 

@@ -18,14 +18,14 @@ from string import Template
 from typing import Any
 
 from nbp.report.clip_cards import show_gallery
-from nbp.report.records import Page, ShownClip
+from nbp.report.records import Page, PreviewStrip, ShownClip
 from nbp.report.sections import Section, fold, make_sections, show_header, show_scores
 
 
 def build_page(page: Page) -> str:
     """The page of a workdir as one HTML document."""
-    header = show_header(page.title, page.facts, page.left_out)
-    return build_document(page.title, header, make_sections(page), clips=page.clips)
+    header, sections = show_header(page.title, page.facts, page.left_out), make_sections(page)
+    return build_document(page.title, header, sections, clips=page.clips, strips=page.previews)
 
 
 def build_gallery(page: Page) -> str:
@@ -46,9 +46,14 @@ def build_document(
     sections: Sequence[Section],
     *,
     clips: Sequence[ShownClip] = (),
+    strips: Sequence[PreviewStrip] = (),
     bar: str = "",
 ) -> str:
     """An HTML document. title: plain text. header, sections, bar: HTML. bar: always in view."""
+    pictures = [_describe_picture(clip) for clip in clips]
+    for strip in strips:
+        silent = {"fps": strip.fps, "given": 0, "psnr": []}
+        pictures += [{**dataclasses.asdict(picture), **silent} for _, picture in strip.columns]
     style, script = _read_part("page.css"), _read_part("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode("utf8")).digest()).decode("ascii")
     links = "".join(f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in sections)
@@ -66,7 +71,7 @@ def build_document(
             for s in sections
         ),
         bar=bar,
-        clips=_embed_json([_describe_picture(clip) for clip in clips]),
+        clips=_embed_json(pictures),
     )
 
 

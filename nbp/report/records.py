@@ -53,6 +53,19 @@ class ShownClip:
 
 
 @dataclass(frozen=True)
+class PreviewStrip:
+    """Previews of the same conditions at several steps of a training, drawn with the same seed.
+
+    columns: what each shows ("step 500", "held out"), and a picture of all conditions, one below
+    the other.
+    """
+
+    stage: str
+    columns: tuple[tuple[str, Picture], ...]
+    fps: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What one protocol gave.
 
@@ -119,6 +132,7 @@ class Page:
     machine: Mapping[str, tuple[Chart, ...]] = field(default_factory=dict)
     speeds: tuple[Speed, ...] = ()
     drifts: tuple[DriftReport, ...] = ()
+    previews: tuple[PreviewStrip, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     distance_name: str = "feature distance"

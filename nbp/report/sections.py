@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from nbp.layout import latent_borders
 from nbp.metrics.score_table import find_place, find_score
-from nbp.report.clip_cards import show_clips
+from nbp.report.clip_cards import show_clips, show_previews
 from nbp.report.drift import show_slopes
 from nbp.report.records import DriftReport, Evaluation, Page
 from nbp.report.svg import Chart, Curve, draw_chart, draw_swatch, format_number
@@ -33,6 +33,7 @@ def make_sections(page: Page) -> list[Section]:
         Section("codes", "Use of the codes", show_codes(page.evaluations)),
         Section("drift", "Long videos", "".join(show_drift(d) for d in page.drifts)),
         Section("training", "Training", show_stages(page.curves)),
+        Section("previews", "Previews over training", show_previews(page)),
         Section("speed", "Speed", show_speed(page)),
         Section("configuration", "Configuration", show_config(page)),
     ]
