@@ -169,10 +169,11 @@ SHARE = Real(0.0, 1.0)  # a probability or a part of a whole
 def add_checkpoint_flag(add: Callable[..., Any], *, of: str) -> None:
     """The flag that chooses a checkpoint. add: `add_argument` of a parser or group; of: whose."""
     text = f"step of {of}, or best by train.STAGE.keep_best; default: the newest"
-    add("--checkpoint", type=_read_checkpoint, metavar="STEP", help=text)
+    add("--checkpoint", type=read_checkpoint, metavar="STEP", help=text)
 
 
-def _read_checkpoint(text: str) -> Checkpoint:
+def read_checkpoint(text: str) -> Checkpoint:
+    """A step, or `best`."""
     return "best" if text == "best" else NATURAL(text)
 
 

@@ -45,9 +45,7 @@ def make_parser() -> Parser:
     add("--size", default="128", help="stored short side in pixels, or native")
     add("--squash", action="store_true", help="store size x size, aspect lost")
     add("--resize", default="bicubic", choices=KERNELS, help="kernel that scales")
-    add(
-        "--long_side", default="round", choices=("round", "floor", "ceil"), help="how it gets whole"
-    )
+    add("--long_side", default="round", choices=("round", "floor", "ceil"), help="how rounded")
     add("--codec", default="h264", choices=("h264", "jpeg"), help="as stored")
     add("--quality", type=int, help="h264: 0..51, default 12; jpeg: 1..95, 90")
     add("--group", type=int, default=24, help="h264: frames from key to key")
