@@ -68,8 +68,10 @@ def main(argv: list[str] | None = None) -> None:
 
     distributed.initialize()
 
-    shard = arguments.shard
-    host, hosts = parse_shard(shard) if shard else distributed.find_place()
+    host, hosts = distributed.find_place()
+    if arguments.shard:
+        distributed.refuse_several("--shard")
+        host, hosts = parse_shard(arguments.shard)
     request = EncodeRequest(
         workdir=arguments.workdir,
         out=arguments.out,
@@ -134,7 +136,7 @@ def encode_workdir(request: EncodeRequest, report: Report) -> Path:
     """
     before = read_config(request.workdir)
     config = build_data.change_data(before, request.data, request.overrides, report=report)
-    build_data.refuse_label_changes(config)
+    build_data.refuse_cache(config)
     if config.data.kind == "folder":
         refuse_inside(request.out, "--out", config.data.root, "the videos")
     check_writable_folder(request.out, ELSEWHERE)

@@ -8,7 +8,7 @@ python -m nbp.export --workdir DIR --out DIR [--format {workdir,safetensors,offi
 from pathlib import Path
 
 from nbp.errors import run_command
-from nbp.flags import Parser, Real
+from nbp.flags import Parser, Real, add_checkpoint_flag
 
 
 def make_parser() -> Parser:
@@ -25,6 +25,7 @@ def make_parser() -> Parser:
     add("--workdir", required=True, type=Path, help="of a training")
     add("--out", required=True, type=Path, help="folder to make")
     add("--current", action="store_true", help="the current parameters, not their average")
+    add_checkpoint_flag(add, of="the last trained stage")
     add(
         "--format",
         choices=("workdir", "safetensors", "official"),
@@ -68,6 +69,7 @@ from nbp.hub.publish import (
 )
 from nbp.places import ELSEWHERE, Claim, explain, new_folders
 from nbp.progress import Progress
+from nbp.ranges import Checkpoint
 from nbp.stages import STAGES
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
@@ -81,16 +83,16 @@ def main(argv: list[str] | None = None) -> None:
     def report(text: str) -> None:
         print(f"[export] {text}", flush=True)
 
-    form, average = arguments.format, not arguments.current
+    form, average, chosen = arguments.format, not arguments.current, arguments.checkpoint
     for flag in ("license", "shard_gb"):
         if form != "safetensors" and getattr(arguments, flag) is not None:
             raise ConfigError(f"--{flag} goes with --format safetensors, not with {form}")
     if form == "workdir":
-        export_workdir(arguments.workdir, arguments.out, report=report, average=average)
+        export_workdir(arguments.workdir, arguments.out, report, average=average, checkpoint=chosen)
         return
     licence = read_licence(arguments.license or UNSTATED)
     check_out(arguments.out)
-    model = read_model(arguments.workdir, report, average=average)
+    model = read_model(arguments.workdir, report, average=average, checkpoint=chosen)
     if form == "official":
         publish_official(model, arguments.out, report=report)
         return
@@ -108,14 +110,26 @@ def read_licence(text: str) -> str:
     return text.lower()
 
 
-def read_model(workdir: Path, report: Callable[[str], None], *, average: bool) -> Model:
-    """The trained stages of a workdir; CheckpointError where there are none."""
+def read_model(
+    workdir: Path,
+    report: Callable[[str], None],
+    *,
+    average: bool,
+    checkpoint: Checkpoint | None = None,
+) -> Model:
+    """The trained stages of a workdir; CheckpointError where there are none.
+
+    checkpoint: of the last stage; by default the newest, as of the others.
+    """
     config, stages = _list_trained(workdir)
     labels = read_labels(workdir) if (workdir / "labels.json").is_file() else ()
+    steps: dict[StageName, Checkpoint | None] = {stages[-1]: checkpoint}
     loaded: dict[StageName, tuple[build.Trained, bool]] = {}
     with Progress(len(stages), "stages read", report) as progress:
         for stage in stages:
-            loaded[stage] = _load_stage(config, workdir, stage, labels, average=average)
+            loaded[stage] = _load_stage(
+                config, workdir, stage, labels, average=average, step=steps.get(stage)
+            )
             progress.step()
     return Model(workdir, _without_averages(config), labels, loaded)
 
@@ -124,7 +138,12 @@ PARTIAL = ".exporting"  # in the new workdir, until all is written
 
 
 def export_workdir(
-    workdir: Path, out: Path, report: Callable[[str], None], *, average: bool = True
+    workdir: Path,
+    out: Path,
+    report: Callable[[str], None],
+    *,
+    average: bool = True,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Writes the parameters of each trained stage into a new workdir, float32.
 
@@ -134,6 +153,7 @@ def export_workdir(
 
     Args:
       average: take the averaged parameters of a stage that keeps an average, not the current ones.
+      checkpoint: step of the last stage that is trained, or the best; by default the newest.
 
     Raises CheckpointError where nothing is trained, or `out` holds something else, ConfigError
     where another process writes there.
@@ -143,7 +163,7 @@ def export_workdir(
     if not finished:
         check_writable_folder(out, ELSEWHERE)
         _list_leftovers(out)
-    model = read_model(workdir, report, average=average)
+    model = read_model(workdir, report, average=average, checkpoint=checkpoint)
     if finished:
         if not _holds(out, model):
             raise refuse(out)
@@ -248,7 +268,13 @@ def _list_trained(workdir: Path) -> tuple[Config, list[StageName]]:
 
 
 def _load_stage(
-    config: Config, workdir: Path, name: StageName, labels: tuple[str, ...], *, average: bool
+    config: Config,
+    workdir: Path,
+    name: StageName,
+    labels: tuple[str, ...],
+    *,
+    average: bool,
+    step: Checkpoint | None,
 ) -> tuple[build.Trained, bool]:
     """The parameters of a stage, and whether they are the averaged ones."""
     stage = STAGES[name]
@@ -259,6 +285,7 @@ def _load_stage(
         network=stage.make_network(config, labels),
         ema=averaged,
         groups=stage.make_groups(config),
+        step=step,
     )
     return trained, averaged
 

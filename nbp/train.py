@@ -57,6 +57,7 @@ from nbp import __version__, build, build_data
 from nbp.config import load_config, parse_overrides, to_json
 from nbp.config.grids import describe_grids
 from nbp.config.schema import Config, StageConfig
+from nbp.data.mixing import MixedSource
 from nbp.data.prepare.class_names import find_split
 from nbp.data.sources import VideoFolder
 from nbp.data.video.encode import write_gif
@@ -165,13 +166,15 @@ def begin(config: Config, workdir: Path, plan: TrainPlan) -> None:
                 )
                 print(f"[data] {text}", flush=True)
         if distributed.is_main():
-            source = next(iter(plan.clips.values())).source
+            data = next(iter(plan.clips.values()))
+            mixed = isinstance(data.source, MixedSource)
+            source = data.source.sources[0] if mixed else data.source
+            lines = [build_data.describe_mix(config, data)] if mixed else []
             if isinstance(source, VideoFolder):
-                for text in (
-                    *source.describe_notes(plan.held_out.source),
-                    *describe_split_folders(plan.labels),
-                ):
-                    print(f"[data] {text}", flush=True)
+                lines += source.describe_notes(plan.held_out.source)
+                lines += describe_split_folders(source.label_names)
+            for text in lines:
+                print(f"[data] {text}", flush=True)
             if "generator" in config.stages and config.generator.head == "digits":
                 print(f"[train] {WARN_DIGITS}", flush=True)
             adopt_config(config, workdir, report=lambda text: print(f"[train] {text}", flush=True))
@@ -263,10 +266,13 @@ def train_stage(
         **origin,
         **started,
     }
+    spec = make_loop_spec(config, stage, began=began)
     with (
         Checkpointer(
             directory / "checkpoints",
             keep=config.train.keep,
+            keep_best=spec.best and spec.best.score,
+            best_mode=spec.best.mode if spec.best else "min",
             verified=verified,
             optional=task.network.optional,
         ) as checkpointer,
@@ -287,7 +293,7 @@ def train_stage(
                 config, stage, data=data, start_batch=batch, rows=rows
             ),
             checkpointer=checkpointer,
-            spec=make_loop_spec(config, stage, began=began),
+            spec=spec,
             mesh=mesh,
             writer=writer,
             meta=meta,

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # The pipe is file descriptors 3 and 4 of the browser, whatever they are here.
 LAUNCH = """
@@ -29,6 +31,11 @@ DEADLINE = 60.0  # seconds for any answer
 def find_browser() -> str | None:
     """Path of an installed Chromium, None without one."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+needs_browser = pytest.mark.skipif(
+    find_browser() is None, reason="no Chromium is installed; on Debian: apt-get install chromium"
+)
 
 
 class Browser:

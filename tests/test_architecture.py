@@ -134,6 +134,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.weights",
         "nbp.workdir",
         "nbp.report.plots",
+        "nbp.locks",
     ),
     # What is published is read as a workdir is, by `build`, and written by a command.
     "nbp.hub": ("nbp.hub", "nbp.interop"),
@@ -202,6 +203,7 @@ HOMES = {
     "matplotlib": ("nbp.report.plots",),
     "torch": ("nbp.interop",),
     "tokamax": ("nbp.nn",),
+    "apache_beam": ("nbp.data.prepare.beam",),
     "ml_collections": (),
     "tensorflow": (),
 }
@@ -535,6 +537,11 @@ def test_the_locks_pin_every_dependency_and_name_no_place() -> None:
     for lock, wanted in (
         ("requirements.txt", project["project"]["dependencies"]),
         ("requirements-dev.txt", project["dependency-groups"]["dev"]),
+        (
+            "requirements-beam.txt",
+            project["project"]["dependencies"]
+            + project["project"]["optional-dependencies"]["beam"],
+        ),
     ):
         text = (ROOT / lock).read_text(encoding="utf8")
         lines = [line for line in text.splitlines() if not line.startswith("#")]

@@ -16,6 +16,8 @@ from tests.texts import DOCUMENTS, LAUNCHERS, ROOT, list_strings
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
 LOCKS = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt"]
+# Of an environment of its own, in which some packages are older.
+BEAM = ROOT / "requirements-beam.txt"
 # Versions of a package by the Pythons that they are for: "" for all.
 LOCKED: dict[str, dict[str, str]] = {}
 for lock in LOCKS:
@@ -37,7 +39,14 @@ HOLE = "{version of jax}"
 
 def list_texts() -> Iterator[tuple[str, str]]:
     """Every document, script, and string of the code, with its place."""
-    plain = [*DOCUMENTS, *LAUNCHERS, ROOT / "Dockerfile", *sorted((ROOT / ".ci").iterdir()), *LOCKS]
+    plain = [
+        *DOCUMENTS,
+        *LAUNCHERS,
+        ROOT / "Dockerfile",
+        *sorted((ROOT / ".ci").iterdir()),
+        *LOCKS,
+        BEAM,
+    ]
     for path in [*plain, ROOT / "pyproject.toml"]:
         yield path.name, re.sub(r"\\\n\s*", "", path.read_text(encoding="utf8"))
     for folder in ("nbp", "configs", "benchmarks"):
@@ -58,7 +67,7 @@ def find_installed(text: str) -> Iterator[str]:
                 continue
             if i and words[i - 1] in FILES:
                 made = word.startswith('"$')  # by a script, from pyproject.toml
-                assert made or word.strip("'\"") in {lock.name for lock in LOCKS}, word
+                assert made or word.strip("'\"") in {lock.name for lock in (*LOCKS, BEAM)}, word
             elif word not in FILES:
                 yield word.strip("'\"").rstrip("'\".,:").replace('"', "")
 
@@ -90,7 +99,7 @@ def test_texts_install_nothing_but_what_the_project_names() -> None:
 def test_the_distribution_has_a_name_that_is_not_the_strangers() -> None:
     """`nbp` on the package index is another project; so no text may ask pip for it."""
     assert PROJECT["project"]["name"] == "nbp-video"
-    extras = {"cuda", "tpu", "wandb", "mlflow", "trackio"}
+    extras = {"beam", "cuda", "tpu", "wandb", "mlflow", "trackio"}
     assert set(PROJECT["project"]["optional-dependencies"]) == extras
     for place, text in TEXTS:
         assert not re.search(r"\bnbp(-video)?\[|pip install [^\n`]*\bnbp\b", text), place

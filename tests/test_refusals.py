@@ -494,6 +494,9 @@ OTHER_COMMANDS: list[tuple[str, tuple[str, ...], int, str]] = [
     ("fit", ("@run", "--budgets", "1e18,much", "--out", "@new"), 2, "write operations"),
     ("report", ("--workdir", "@absent", "--out", "@new/page.html"), 4, "is no workdir"),
     ("report", ("--workdir", "@run", "--out", "@new/page.html"), 3, "nothing to show"),
+    ("report", ("@run", "@file", "--out", "@new/page.html"), 4, "is no workdir"),
+    ("report", ("@run", "@absent", "--out", "@new/page.html"), 3, "curves or scores to show"),
+    ("report", ("@run", "--gallery", "--out", "@new/page.html"), 3, "no generated clips"),
 ]
 
 

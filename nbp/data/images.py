@@ -117,6 +117,9 @@ class ImageFolder:
             digest.update(os.fsencode(name) + f"\0{size}\n".encode())
         return "images-" + digest.hexdigest()[:16]
 
+    def list_labels(self) -> None:
+        """Nothing: images have no classes."""
+
     def __len__(self) -> int:
         return len(self.files)
 

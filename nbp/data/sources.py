@@ -27,6 +27,7 @@ from nbp.data.video.notes import list_notes
 from nbp.errors import DataError
 from nbp.files import VideoError, escape_name, open_part
 from nbp.progress import Progress, print_note
+from nbp.shapes import Int
 
 VIDEO_SUFFIXES = (".avi", ".gif", ".mkv", ".mov", ".mp4", ".webm")
 
@@ -41,6 +42,15 @@ class ClipSource(Protocol):
     def label_names(self) -> tuple[str, ...]: ...
     @property
     def fingerprint(self) -> str: ...
+
+
+@runtime_checkable
+class LabelledSource(ClipSource, Protocol):
+    """A clip source whose classes are known without its clips."""
+
+    def list_labels(self) -> Int[np.ndarray, "n"] | None:
+        """Class ids, -1 where one cannot be read; None where classes are drawn alike anyway."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,9 @@ class VideoFolder:
             "info": file.info,
             "label": np.int32(file.label),
         }
+
+    def list_labels(self) -> Int[np.ndarray, "n"]:
+        return np.array([file.label for file in self.files], np.int64)
 
     def of_length(self, frames: int) -> "VideoFolder":
         """The files of this folder in which clips of so many frames lie, as if asked for these."""

@@ -163,6 +163,17 @@ class TokenSource:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
+    def list_labels(self) -> Int[np.ndarray, "n"]:
+        """The class id of each example, from all records."""
+
+        def find(index: int) -> int:
+            try:
+                return int(self[index]["label"])
+            except DataError:
+                return -1
+
+        return np.fromiter(map(find, range(len(self))), np.int64, len(self))
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"the cache has examples 0 .. {len(self) - 1}; asked for {index}.")

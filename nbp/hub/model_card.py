@@ -94,7 +94,7 @@ def write_card(
         "## Data",
         _describe_data(config, labels, converted=any(s.record.converted for s in stages.values())),
         "## Scores",
-        *(_describe_report(report, config, stages) for report in reports),
+        *(_describe_report(report, config, stages) for report in reports.values()),
         *(["No evaluation was made of this run."] if not reports else []),
         *left_out,
     ]

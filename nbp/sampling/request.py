@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nbp.errors import ConfigError
-from nbp.flags import COUNT, NATURAL, SEED, SHARE, Real, Whole
+from nbp.flags import COUNT, NATURAL, SEED, SHARE, Real, Whole, add_checkpoint_flag
 from nbp.layout import Box
-from nbp.ranges import CacheType, WeightType
+from nbp.ranges import CacheType, Checkpoint, WeightType
 from nbp.sampling.settings import (
     COLDEST,
     HOTTEST,
@@ -72,7 +72,7 @@ class SampleRequest:
     [t h w c], or one for each condition. mask: what of them is drawn anew, a file or a box (see
     `nbp.build_data`). between: two of them, whose gap is drawn. story: labels over the time of
     each video, a file or a list (see `nbp.sampling.story`). size: height and width of the clips, or
-    the side of squares.
+    the side of squares. checkpoint: step of the generator, or the best; None: the newest.
     """
 
     count: int
@@ -85,6 +85,7 @@ class SampleRequest:
     story: Path | Any | None = None
     given_frames: int | None = None
     size: tuple[int, ...] | None = None
+    checkpoint: Checkpoint | None = None
     per_class: int | None = None
     samples_per_condition: int = 1
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -144,6 +145,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("length and size").add_argument
     add("--num_frames", type=COUNT, help="length of the videos; longer than a clip: windows slide")
     add("--story", type=Path, help="labels over time: lines FRAMES LABEL, or JSON; one long video")
+    add_checkpoint_flag(add, of="the generator")
     add("--size", nargs="+", type=SIDE, metavar="PX", help="height and width, or one side")
     add("--keep_frames", type=COUNT, help="latent frames a window keeps; default: half of them")
     add(

@@ -254,10 +254,13 @@ class MetricsWriter:
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Records the metrics of a step. May be called several times for one step."""
+    def write(self, step: int, values: Mapping[str, float], *, quiet: bool = False) -> None:
+        """Records the metrics of a step. May be called several times for one step.
+
+        quiet: without a line on the console.
+        """
         self._record(step, values)
-        if self._console:
+        if self._console and not quiet:
             self._show(step, values)
 
     def write_alarm(self, step: int, kind: str, *, value: float, text: str) -> None:

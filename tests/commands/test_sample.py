@@ -20,7 +20,7 @@ from nbp.build_sampling import choose_labels, make_sampling, plan_story
 from nbp.config import load_config
 from nbp.data.video.decode import probe_video, read_clip
 from nbp.errors import ConfigError
-from nbp.flags import Parser, Real, Whole
+from nbp.flags import Parser, Real, Whole, read_checkpoint
 from nbp.sample_files import Files, Recording, find_earlier, write_samples
 from nbp.sampling.long_video import Piece, Rollout
 from nbp.sampling.request import (
@@ -335,7 +335,7 @@ def test_no_number_is_without_a_range():
     numbers = {"--" + a.dest for a in parser._actions if isinstance(a.type, Real | Whole)}
     assert numbers == set(NOT_IN_RANGE)
     others = {a.type for a in parser._actions if not isinstance(a.type, Real | Whole)}
-    assert others == {None, Path, read_block}
+    assert others == {None, Path, read_block, read_checkpoint}
 
 
 def test_the_ranges_of_flags_are_those_of_the_library():

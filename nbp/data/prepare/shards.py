@@ -8,6 +8,7 @@ unless none of its files is usable.
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -90,7 +91,8 @@ class ShardWriter:
     def __init__(self, shard: Shard, work: Path):
         self._shard, self._work = shard, work
         self._data = shard.file(work, "array_record")
-        self._part = self._data.with_name(f".{self._data.name}.{os.getpid()}.tmp")
+        # Of its own: another machine may write the same shard, with the same number of process.
+        self._part = self._data.with_name(f".{self._data.name}.{secrets.token_hex(8)}.tmp")
         self._waiting: dict[int, Stored | VideoError] = {}
         self._outcomes: list[Outcome] = []
         self._writer: Any = None
