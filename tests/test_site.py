@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The site of the documentation, as docs/site/build.py makes it, from disk in a browser."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+import nbp
 from tests.browser import Browser, find_browser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,6 +54,7 @@ def browser():
         ("start.html", "pip install -r requirements.txt"),
         ("examples/quickstart.html", "nbp.train.main("),
         ("api/run.html", "guidance: float | None"),
+        ("api/config.html", "'[0.001, 1000]'"),
         ("api/nn.html", "'b n k d'"),
         ("docs/layout.html", "k_end"),
         ("files/launch/gke.sh.html", "kubectl"),
@@ -74,6 +77,20 @@ def test_the_search_finds_from_disk(site: Path, browser: Browser) -> None:
     browser.wait("document.querySelectorAll('#search-results li a').length > 0")
     found = browser.run("[...document.querySelectorAll('#search-results li a')].map(a => a.href)")
     assert any("docs/layout.html" in link for link in found)
+
+
+def test_docstrings_are_lists_and_links(site: Path, browser: Browser) -> None:
+    browser.open(site / "api/run.html", ready=LOADED)
+    items = """[...document.querySelectorAll('[id="nbp.run.Run.sample"] + dd li')]
+        .map(item => item.querySelector('strong').innerText)"""
+    names = list(inspect.signature(nbp.Run.sample).parameters)
+    assert browser.run(items) == names[1:], "each parameter is told of"
+    named = """[...document.querySelectorAll('[id="nbp.run.Run.sample"] + dd a')]
+        .map(link => link.getAttribute('href'))"""
+    assert {"#nbp.run.SampleOptions", "#nbp.run.Run.shape"} <= set(browser.run(named))
+    assert "sampling.html#module-nbp.sampling.long_video" in browser.run(named)
+    kept = "document.getElementById('nbp.run.SampleOptions.keep_frames').innerText"
+    assert "int | None" in browser.run(kept)
 
 
 class Links(HTMLParser):

@@ -10,12 +10,14 @@ PAGES = {
     ),
     "layout": (
         "Blocks and shapes",
-        "Which token is read, predicted and seen where; letters of the dimensions.",
+        "Which token is read, predicted and seen where. On all pages `Float['b t d']` is an array "
+        "of floats whose dimensions have the letters of the table below.",
         "layout shapes",
     ),
     "config": (
         "Configuration",
-        "Every key with its default and range, and the objects that configurations become.",
+        "Every key with its default and range, and the objects that configurations become. "
+        "`float['(0, 1]']` is a number above 0 and at most 1.",
         "config config.schema config.grids config.sweep ranges build "
         "build_data build_sampling stages",
     ),

@@ -24,17 +24,19 @@ from sphinx.cmd.build import build_main
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = "examples/quickstart"
 NAVIGATION = {
-    "Begin": ["start", NOTEBOOK],
+    "Begin": ["Getting started <start>", f"A notebook <{NOTEBOOK}>"],
     "Models": [
-        *("docs/layout", "docs/blocks", "docs/sampling", "docs/tokenizer_training"),
-        "docs/official_parity",
+        *("Layout <docs/layout>", "Blocks <docs/blocks>", "Sampling <docs/sampling>"),
+        "Tokenizer training <docs/tokenizer_training>",
+        "Parity with the official release <docs/official_parity>",
     ],
     "Data and training": [
-        *("docs/data", "docs/guard_rails", "docs/sweeps", "docs/launching", "docs/scaling")
+        *("Data <docs/data>", "Guard rails <docs/guard_rails>", "Sweeps <docs/sweeps>"),
+        *("Launching <docs/launching>", "Scaling <docs/scaling>"),
     ],
-    "Scores": ["docs/protocols"],
+    "Scores": ["Protocols <docs/protocols>"],
     "Library": [f"api/{page}" for page in PAGES],
-    "Project": ["docs/architecture", "CONTRIBUTING", "CHANGELOG"],
+    "Project": ["Architecture <docs/architecture>", "CONTRIBUTING", "CHANGELOG"],
 }
 LANGUAGES = {".sh": "bash", ".sbatch": "bash", ".py": "python", "": "text", ".jsonl": "text"}
 LINK = re.compile(r"(?<=\]\()[^)#:\s]+")
@@ -114,7 +116,7 @@ def main(folder: Path) -> int:
         for name, text in make_texts().items():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_text(text, encoding="utf8")
-        options = ["--quiet", "--fail-on-warning", "--builder", "html"]
+        options = ["--quiet", "--fail-on-warning", "--jobs", "auto", "--builder", "html"]
         places = ["--conf-dir", str(Path(__file__).parent), "--doctree-dir", f"{scratch}/doctrees"]
         return build_main([*options, *places, str(source), str(folder)])
 

@@ -15,7 +15,7 @@ author = "The NBP Authors"
 copyright = "2026 The NBP Authors"
 version = release = nbp.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "docstrings"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "docstrings"]
 myst_heading_anchors = 4  # `page.md#a-heading`, as code hosts have them
 
 default_role = "code"

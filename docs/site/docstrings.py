@@ -18,6 +18,10 @@ SECTION = re.compile(r"(Args|Returns|Raises):")
 ITEM = re.compile(r"(\**[a-z_]\w*(?:, \**[a-z_]\w*)*|\w+Error): (.*)")
 # A jaxtyping class as Python prints it: jaxtyping.Float[Any, 'b t d'].
 SHAPED = re.compile(r"~?jaxtyping\.(\w+)\[[^\[\]']+, ('[^']*')\]")
+# A setting's range: Annotated[float, Range(low=0.0, above=True, high=1.0, below=False)].
+RANGED = re.compile(
+    r"Annotated\[(\w+), Range\(low=([^,]+), above=(\w+), high=([^,]+), below=(\w+)\)\]"
+)
 # A function or class as a default value.
 VALUE = re.compile(r"<(?:function|class) '?(?:\w+\.)*(\w+)'?>")
 NAMED = re.compile(r"nbp(\.\w+)+|nbp(/\w+)+\.py")
@@ -93,7 +97,15 @@ def shorten_signature(
             made, show_return_annotation=False, unqualified_typehints=True
         )
     texts = (text and SHAPED.sub(r"\1[\2]", text) for text in (arguments, returned))
-    return tuple(text and VALUE.sub(r"\1", text) for text in texts)
+    return tuple(text and VALUE.sub(r"\1", RANGED.sub(write_interval, text)) for text in texts)
+
+
+def write_interval(found: re.Match[str]) -> str:
+    """float['(0, 1]'] for a number above 0 and at most 1."""
+    kind, low, above, high, below = (part.removesuffix(".0") for part in found.groups())
+    opened = "(" if above == "True" or low == "-inf" else "["
+    closed = ")" if below == "True" or high == "inf" else "]"
+    return f"{kind}['{opened}{low}, {high}{closed}']"
 
 
 def skip_member(
