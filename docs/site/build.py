@@ -38,6 +38,9 @@ NAVIGATION = {
     "Library": [f"api/{page}" for page in PAGES],
     "Project": ["Architecture <docs/architecture>", "CONTRIBUTING", "CHANGELOG"],
 }
+NEXT = """[Getting started](start.md) installs NBP and trains the first model. The reference of the
+library begins with what `nbp.load` opens: [a trained run](api/run.rst).
+"""
 LANGUAGES = {".sh": "bash", ".sbatch": "bash", ".py": "python", "": "text", ".jsonl": "text"}
 LINK = re.compile(r"(?<=\]\()[^)#:\s]+")
 
@@ -53,7 +56,7 @@ def make_texts() -> dict[str, str]:
         for caption, pages in NAVIGATION.items()
     )
     texts = {
-        "index.md": "\n".join((front, *lists)),
+        "index.md": "\n".join((front, NEXT, *lists)),
         "start.md": f"# Getting started\n\n## Install\n{start}",
         f"{NOTEBOOK}.md": show_notebook(ROOT / f"{NOTEBOOK}.ipynb"),
     }

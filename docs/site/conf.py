@@ -32,7 +32,6 @@ toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = f"NBP {version}"
-html_static_path = [str(HERE / "site.css")]
-html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
+html_show_search_summary = False  # they would be fetched, which browsers refuse from disk
