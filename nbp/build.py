@@ -22,6 +22,7 @@ from nbp.config.schema import Config
 from nbp.data.prompts import PADDING, find_texts
 from nbp.data.token_cache import TokenCache
 from nbp.errors import CheckpointError
+from nbp.hub.folder import is_published, read_stage
 from nbp.metrics.label_agreement import ShapeTracker
 from nbp.models.discriminator import DiscriminatorNetwork, DiscriminatorSpec
 from nbp.models.generator import GeneratorNetwork, Recipe, modern_recipe, paper_recipe
@@ -249,14 +250,19 @@ def load_trained(
 ) -> Trained:
     """Reads `step` of a stage, by default its newest good one; CheckpointError without it.
 
+    A published stage has one step, and its parameters are what they are, whatever `ema` says.
     `groups`: those of the optimizer, where they store parameters in another type than float32.
     """
     directory = stage_directory(workdir, stage) / "checkpoints"
-    if not directory.is_dir():
+    published = not directory.is_dir() and is_published(workdir, stage)
+    if not (directory.is_dir() or published):
         raise CheckpointError(
             f"{workdir} holds no trained {stage}: run python -m nbp.train --workdir {workdir}"
         )
     template = jax.eval_shape(network.init, jax.random.key(0))
+    if published:
+        params, record = read_stage(workdir, stage, template)
+        return Trained(params, record.step, record.sha256, record.meta)
     if groups and not ema:  # averages are always float32
         template = cast_shapes_to_storage(template, find_storage(groups, template))
     with Checkpointer(directory, read_only=True, optional=network.optional) as checkpointer:

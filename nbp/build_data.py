@@ -84,15 +84,13 @@ def open_each_cache(config: Config) -> list[TokenCache]:
     return [open_tokens(each) for each in config.each_grid]
 
 
-def make_data(
-    config: Config, *, bad_videos: Path | None = None, progress: Any = None
-) -> tuple[ClipData, ClipData]:
+def make_data(config: Config, *, bad_videos: Path | None = None) -> tuple[ClipData, ClipData]:
     """The training and the held-out examples. Unusable videos are listed in `bad_videos` (CSV).
 
     Raises DataError for data that are missing, empty, or without a usable video, ConfigError for a
     token cache that was made for other clips.
     """
-    scan = scan_videos(config, bad_videos=bad_videos, progress=progress)
+    scan = scan_videos(config, bad_videos)
     train, held_out = _make_splits(config, scan, bad_videos)
     further = [_make_splits(each, scan, bad_videos) for each in config.each_grid[1:]]
     trains, helds = (tuple(split) for split in zip(*further, strict=True)) if further else ((), ())
@@ -103,7 +101,7 @@ def make_data(
     )
 
 
-def scan_videos(config: Config, *, bad_videos: Path | None, progress: Any) -> FolderScan | None:
+def scan_videos(config: Config, bad_videos: Path | None) -> FolderScan | None:
     """The folder of videos, whose files are long enough for some grid; None for other data."""
     data = config.data
     if data.kind != "folder":
@@ -116,7 +114,7 @@ def scan_videos(config: Config, *, bad_videos: Path | None, progress: Any) -> Fo
         validation_fraction=share or 0.1,
         check=data.check,
     )
-    return scan_folder(data.root, folder, bad_videos=bad_videos, progress=progress)
+    return scan_folder(data.root, folder, bad_videos=bad_videos)
 
 
 def _make_splits(

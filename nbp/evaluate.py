@@ -28,24 +28,23 @@ def make_parser() -> Parser:
         ),
         overrides="data sampling",
     )
-    parser.add_argument("--workdir", type=Path, help="trained or converted")
-    parser.add_argument("--protocol", action="append", default=[], help="see docs/protocols.md")
-    parser.add_argument("--out", type=Path, help="default: WORKDIR/report/PROTOCOL.json")
-    parser.add_argument("--clips", type=COUNT, help="clips to generate, or else to score")
-    parser.add_argument("--seed", type=SEED, help="of the generated clips; default: the protocol's")
-    parser.add_argument("--num_frames", type=COUNT, help="length of the clips of the model")
-    parser.add_argument("--size", nargs="+", type=SIDE, metavar="PX", help="side of their frames")
-    parser.add_argument("--data", type=Path, help="videos or prepared dataset to take clips from")
-    parser.add_argument("--features", default="", help="folder of nbp.convert i3d, or random-i3d")
-    parser.add_argument("--lpips", default="", help="folder that nbp.convert lpips wrote")
-    parser.add_argument("--c3d", default="", help="folder of nbp.convert c3d: the Inception score")
-    parser.add_argument(
-        "--statistics", default="", help="more scores: kvd,precision,infinity,bootstrap,stream"
-    )
-    parser.add_argument("--cache", type=Path, help="of features; default: WORKDIR/report/cache")
-    parser.add_argument(
-        "--compare", nargs=2, type=Path, metavar="FILE.json", help="two reports of one protocol"
-    )
+    add = parser.add_argument_group("what is scored").add_argument
+    add("--workdir", type=Path, help="trained or converted")
+    add("--protocol", action="append", default=[], help="see docs/protocols.md")
+    add("--out", type=Path, help="default: WORKDIR/report/PROTOCOL.json")
+    add("--clips", type=COUNT, help="clips to generate, or else to score")
+    add("--seed", type=SEED, help="of the generated clips; default: the protocol's")
+    add("--num_frames", type=COUNT, help="length of the clips of the model")
+    add("--size", nargs="+", type=SIDE, metavar="PX", help="side of their frames")
+    add("--data", type=Path, help="videos or prepared dataset to take clips from")
+    add = parser.add_argument_group("networks that scores need").add_argument
+    add("--features", default="", help="folder of nbp.convert i3d, or random-i3d")
+    add("--lpips", default="", help="folder that nbp.convert lpips wrote")
+    add("--c3d", default="", help="folder of nbp.convert c3d: the Inception score")
+    add = parser.add_argument_group("more scores, and two reports").add_argument
+    add("--statistics", default="", help="more scores: kvd,precision,infinity,bootstrap,stream")
+    add("--cache", type=Path, help="of features; default: WORKDIR/report/cache")
+    add("--compare", nargs=2, type=Path, metavar="FILE.json", help="two reports of one protocol")
     return parser
 
 

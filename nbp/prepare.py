@@ -24,37 +24,42 @@ def make_parser() -> Parser:
             "folder --videos my_videos --out data --fps 8 --min_frames 9",
         ),
     )
-    parser.add_argument("kind", choices=("ucf101", "k600", "folder"), help="how lists are read")
-    parser.add_argument("--videos", required=True, type=Path, help="folder, searched to its depth")
-    parser.add_argument("--annotations", type=Path, help="folder with the lists; default: videos")
-    parser.add_argument("--out", required=True, type=Path, help="folder of data sets")
-    parser.add_argument("--split", type=int, default=1, help="ucf101: official split 1, 2 or 3")
-    parser.add_argument("--validation", type=float, default=0.1, help="folder: share held out")
-    parser.add_argument(
+    add = parser.add_argument_group("videos").add_argument
+    add("kind", choices=("ucf101", "k600", "folder"), help="how lists are read")
+    add("--videos", required=True, type=Path, help="folder, searched to its depth")
+    add("--annotations", type=Path, help="folder with the lists; default: videos")
+    add("--out", required=True, type=Path, help="folder of data sets")
+    add = parser.add_argument_group("which clips are for what").add_argument
+    add("--split", type=int, default=1, help="ucf101: official split 1, 2 or 3")
+    add("--validation", type=float, default=0.1, help="folder: share held out")
+    add(
         "--split_folders",
         choices=("auto", "yes", "no"),
         default="auto",
         help="folder: whether train/, val/, test/ at the top are splits, not classes",
     )
-    parser.add_argument("--name", default="folder", help="folder: name of the dataset")
-    parser.add_argument("--size", default="128", help="stored short side in pixels, or native")
-    parser.add_argument("--squash", action="store_true", help="store size x size, aspect lost")
-    parser.add_argument("--resize", default="bicubic", choices=KERNELS, help="kernel that scales")
-    parser.add_argument(
+    add("--name", default="folder", help="folder: name of the dataset")
+    add = parser.add_argument_group("how clips are stored").add_argument
+    add("--size", default="128", help="stored short side in pixels, or native")
+    add("--squash", action="store_true", help="store size x size, aspect lost")
+    add("--resize", default="bicubic", choices=KERNELS, help="kernel that scales")
+    add(
         "--long_side", default="round", choices=("round", "floor", "ceil"), help="how it gets whole"
     )
-    parser.add_argument("--codec", default="h264", choices=("h264", "jpeg"), help="as stored")
-    parser.add_argument("--quality", type=int, help="h264: 0..51, default 12; jpeg: 1..95, 90")
-    parser.add_argument("--group", type=int, default=24, help="h264: frames from key to key")
-    parser.add_argument("--min_frames", type=int, default=17, help="shorter files are left out")
-    parser.add_argument("--fps", type=float, help="rate at which min_frames counts; default: all")
+    add("--codec", default="h264", choices=("h264", "jpeg"), help="as stored")
+    add("--quality", type=int, help="h264: 0..51, default 12; jpeg: 1..95, 90")
+    add("--group", type=int, default=24, help="h264: frames from key to key")
+    add = parser.add_argument_group("which files are left out").add_argument
+    add("--min_frames", type=int, default=17, help="shorter files are left out")
+    add("--fps", type=float, help="rate at which min_frames counts; default: all")
     cores = os.cpu_count() or 1
-    parser.add_argument("--workers", type=int, default=cores, help="processes; default: all cores")
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="share I of N machines")
-    parser.add_argument("--shard_size", type=int, default=256, help="files per shard")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one file")
-    parser.add_argument("--strict", action="store_true", help="fail on anything in the report")
-    parser.add_argument("--restart", action="store_true", help="discard what is there")
+    add = parser.add_argument_group("the work").add_argument
+    add("--workers", type=int, default=cores, help="processes; default: all cores")
+    add("--shard", default="0/1", metavar="I/N", help="share I of N machines")
+    add("--shard_size", type=int, default=256, help="files per shard")
+    add("--timeout", type=float, default=600.0, help="seconds for one file")
+    add("--strict", action="store_true", help="fail on anything in the report")
+    add("--restart", action="store_true", help="discard what is there")
     return parser
 
 

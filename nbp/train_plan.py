@@ -8,6 +8,8 @@ at beside: devices, weights and features that are read, places that are written.
 """
 
 import dataclasses
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +39,14 @@ from nbp.training.checkpoint import Checked, Checkpointer
 from nbp.training.loop import LoopSpec, compare_data, find_batch
 from nbp.training.rollback import JOURNAL, read_journal
 from nbp.weights import RANDOM, describe_remedy
-from nbp.workdir import Resume, find_resume, has_begun, list_begun, read_labels
+from nbp.workdir import (
+    Resume,
+    find_resume,
+    has_begun,
+    list_begun,
+    read_labels,
+    refuse_published,
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,7 @@ class TrainPlan:
     score: PeriodicScore | None
     checked: Mapping[str, Checked]
     resume: Resume | None
+    began: float
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -84,8 +94,10 @@ def plan_training(
     Raises ConfigError, DataError or CheckpointError for what would make the run fail or spoil what
     lies in the workdir.
     """
+    began = time.monotonic()
     resume = None if source is None else find_resume(source, workdir, step=step)
     place = workdir if resume is None else resume.source
+    refuse_published(workdir, "be trained on")
     changed = compare_config(config, place)  # before a long look at the data, which may fail too
     if source is None and changed.get("generator.draft") == (True, False):
         raise CheckpointError(
@@ -141,11 +153,15 @@ def plan_training(
     if resume is not None:
         whole = {stage: [found.step] for stage, found in checked.items()}
         resume = dataclasses.replace(resume, steps={**resume.steps, **whole})
-    return TrainPlan(clips, held_out, tasks, trained, score, checked, resume)
+    return TrainPlan(clips, held_out, tasks, trained, score, checked, resume, began)
 
 
-def make_loop_spec(config: Config, stage: StageConfig) -> LoopSpec:
-    """How a stage is run; ConfigError for guards and a trace that do not make sense."""
+def make_loop_spec(config: Config, stage: StageConfig, *, began: float = math.inf) -> LoopSpec:
+    """How a stage is run; ConfigError for guards and a trace that do not make sense.
+
+    began: when `train.max_hours` began, in seconds of `time.monotonic`.
+    """
+    hours = config.train.max_hours
     return LoopSpec(
         total_steps=stage.steps,
         global_batch=stage.batch,
@@ -155,6 +171,7 @@ def make_loop_spec(config: Config, stage: StageConfig) -> LoopSpec:
         changed_data=config.train.changed_data,
         profile_steps=config.train.profile_steps,
         guards=config.train.guards,
+        deadline=began + 3600 * hours if hours else math.inf,
     )
 
 
@@ -166,7 +183,7 @@ def check_places(config: Config, workdir: Path) -> None:
         refuse_inside(workdir, "--workdir", config.images.root, "images.root")
     if not distributed.is_main():
         return
-    folders = ["", "report", "samples"]
+    folders = ["", "report", "samples", "tracking"]
     for stage in config.stages:
         folders += [stage, f"{stage}/checkpoints", f"{stage}/previews"]
     for folder in folders:

@@ -162,6 +162,8 @@ def test_every_help_has_examples_defaults_and_texts(name: str) -> None:
     )
     for action in parser._actions:
         assert action.help, f"{action.dest} has no text"
+    alone = {action.dest for action in parser._optionals._group_actions} - {"help"}
+    assert not alone or len(parser._actions) <= 5, f"{alone} belong to no group"
     flat = " ".join(shown.split())
     for action in list_defaults(parser):
         if "default" not in (action.help or ""):

@@ -25,8 +25,11 @@ for lock in LOCKS:
             name, _, version = pin.partition("==")
             LOCKED.setdefault(name, {})[marker] = version
 OLD, NEW = "python_full_version < '3.12'", "python_full_version >= '3.12'"
-# tpu_host.sh: brings a newer Python to images of TPUs.
-TOOLS = {"uv"}
+# uv: brings a newer Python to images of TPUs (tpu_host.sh). jupyterlab: opens the notebook.
+# tensorboard: reads what tensorboardX wrote, for a test (.ci/run). torch, safetensors: read weights
+# that were published.
+TOOLS = {"uv", "jupyterlab", "tensorboard", "torch", "safetensors"}
+TRACKERS = {"wandb", "mlflow", "trackio"}  # as the extras of these names have them
 VALUES = {"--python", "-p", "--target"}  # flags of pip whose value is no package
 FILES = {"-r", "--requirement"}
 HOLE = "{version of jax}"
@@ -70,10 +73,10 @@ def test_commands_are_found() -> None:
 
 
 def test_texts_install_nothing_but_what_the_project_names() -> None:
-    allowed = set(LOCKED) | TOOLS
+    allowed = set(LOCKED) | TOOLS | TRACKERS
     for place, text in TEXTS:
         for word in find_installed(text):
-            if word in ("", ".", "$@") or re.fullmatch(r"\.\[(\w+)\]", word):
+            if word in ("", ".", "$@", f".[{HOLE}]") or re.fullmatch(r"\.\[(\w+)\]", word):
                 extra = re.fullmatch(r"\.\[(\w+)\]", word)
                 assert not extra or extra[1] in PROJECT["project"]["optional-dependencies"], place
                 continue
@@ -87,9 +90,16 @@ def test_texts_install_nothing_but_what_the_project_names() -> None:
 def test_the_distribution_has_a_name_that_is_not_the_strangers() -> None:
     """`nbp` on the package index is another project; so no text may ask pip for it."""
     assert PROJECT["project"]["name"] == "nbp-video"
-    assert set(PROJECT["project"]["optional-dependencies"]) == {"cuda", "tpu"}
+    extras = {"cuda", "tpu", "wandb", "mlflow", "trackio"}
+    assert set(PROJECT["project"]["optional-dependencies"]) == extras
     for place, text in TEXTS:
         assert not re.search(r"\bnbp(-video)?\[|pip install [^\n`]*\bnbp\b", text), place
+
+
+def test_extras_of_trackers_are_the_packages_of_these_names() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    for name in TRACKERS:
+        assert [re.split(r"[><=]", line)[0] for line in extras[name]] == [name]
 
 
 def test_the_configurations_are_part_of_the_package() -> None:

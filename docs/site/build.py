@@ -24,7 +24,11 @@ from sphinx.cmd.build import build_main
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = "examples/quickstart"
 NAVIGATION = {
-    "Begin": ["Getting started <start>", f"A notebook <{NOTEBOOK}>"],
+    "Begin": [
+        "Getting started <start>",
+        "First steps <docs/first_steps>",
+        f"A notebook <{NOTEBOOK}>",
+    ],
     "Models": [
         *("Layout <docs/layout>", "Blocks <docs/blocks>", "Sampling <docs/sampling>"),
         "Tokenizer training <docs/tokenizer_training>",
@@ -33,6 +37,7 @@ NAVIGATION = {
     "Data and training": [
         *("Data <docs/data>", "Guard rails <docs/guard_rails>", "Sweeps <docs/sweeps>"),
         *("Launching <docs/launching>", "Scaling <docs/scaling>"),
+        *("Tracking <docs/tracking>", "Publishing <docs/publishing>"),
     ],
     "Scores": ["Protocols <docs/protocols>"],
     "Library": [f"api/{page}" for page in PAGES],

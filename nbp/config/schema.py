@@ -26,6 +26,7 @@ from nbp.tasks.adversary import AdversarySettings
 from nbp.tasks.corrupted_context import CorruptedContext, CorruptionSettings
 from nbp.tasks.draft import DraftObjective
 from nbp.tasks.tokenizer import Objective
+from nbp.tracking.packages import TrackerName
 from nbp.training.guards import GuardSpec
 from nbp.training.optimizer import OptimizerSettings
 
@@ -184,6 +185,10 @@ class TrainConfig:
     changed_data: what to do where the data are not those of the checkpoint that is resumed.
     profile_steps: first and last update of each stage that are recorded in `<stage>/profile/`, for
       TensorBoard or Perfetto; () for none.
+    max_hours: time after which a run saves and ends as if it were preempted, with exit code 143;
+      the same command goes on. Counted from each start, looked at between updates; 0 for no end.
+    tracking: where metrics go beside `metrics.csv`: tensorboard, wandb, mlflow, trackio
+      (docs/tracking.md).
     """
 
     tokenizer: StageConfig
@@ -196,6 +201,8 @@ class TrainConfig:
     preview_clips: Count = 8
     changed_data: Literal["refuse", "accept"] = "refuse"
     profile_steps: tuple[int, ...] = ()
+    max_hours: NonNegative = 0.0
+    tracking: tuple[TrackerName, ...] = ("tensorboard",)
     guards: GuardSpec = field(default_factory=GuardSpec)
 
 

@@ -30,7 +30,15 @@ import numpy as np
 
 from nbp.data.tf_example import find_example_class
 from nbp.errors import ConfigError, DataError
-from nbp.files import VideoError, escape_label, full_disk_named, read_json, sync, write_text
+from nbp.files import (
+    VideoError,
+    escape_label,
+    full_disk_named,
+    hash_file,
+    read_json,
+    sync,
+    write_text,
+)
 from nbp.shapes import Int
 
 NAME, VERSION, FORMAT = "tokens", "1.0.0", 1
@@ -307,9 +315,7 @@ class CacheWriter:
             finally:
                 writer.close()
             sync(part)
-        with part.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        shard = Shard(name, count, part.stat().st_size, digest)
+        shard = Shard(name, count, part.stat().st_size, hash_file(part))
         # The note first: a shard in place always has one.
         write_text(
             self._work / f"{name}.json", _format({**asdict(shard), "skipped": list(skipped)})

@@ -146,8 +146,7 @@ def fill_stores(
             found = make(longest.items(chunk), lacking)
             for i, arrays in zip(lacking, found, strict=True):
                 stores[i].save(chunk, arrays)
-            for _ in longest.items(chunk):
-                progress.step()
+            progress.step(len(longest.items(chunk)))
     distributed.wait_for_all(f"{unit} {next(_works)} {longest.folder.name}")
     return time.monotonic() - began
 

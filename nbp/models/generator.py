@@ -184,7 +184,7 @@ class Generator(nnx.Module):
         elif head.joint is None:
             self.head = DigitHead(width, head, init.linear, rngs=rngs)
         else:
-            self.head = JointHead(spec, plan, head, recipe.parts, rngs=rngs)
+            self.head = JointHead(spec, head, recipe.parts, rngs=rngs)
 
     def __call__(
         self,

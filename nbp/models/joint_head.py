@@ -41,19 +41,20 @@ from nbp.parallel.sharding import RULES, constrain, count_parts, gather, mesh_si
 from nbp.shapes import Array, Float, Int
 
 EXPANSION = 4  # width of the hidden layer of digits, in widths of the head
+WAVES = np.array([1, 0.3, 0.1, 0.03], np.float32)  # radians a place
 
 
 class JointHead(nnx.Module):
     """See the module. Its inner layers are those of `nbp.nn.transformer`, without dropout.
 
-    The place of a token in its block (`place_offsets`) is told by learned rows per axis, so that
-    blocks of any size and partition share the parameters. Blocks of one token are of one place.
+    The place of a token in its block (`place_offsets`) is told by a learned layer on waves along
+    each axis (`make_waves`), so that blocks of any size, partition and grid share the parameters.
+    Blocks of one token are of one place.
     """
 
     def __init__(
         self,
         backbone: TransformerSpec,
-        plan: SequencePlan,
         spec: HeadSpec,
         parts: Parts,
         *,
@@ -66,7 +67,6 @@ class JointHead(nnx.Module):
             backbone, layers=layers, heads=spec.joint.heads, width=width, dropout=0.0
         )
         self.digits = Digits(spec.levels)
-        self.grid = plan.grid
         dtype, hidden, columns = backbone.dtype, EXPANSION * width, self.digits.columns
 
         def table(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
@@ -78,7 +78,7 @@ class JointHead(nnx.Module):
         )
         self.previous = table((columns, width), (None, "embed"))  # digits of the token before
         self.begin = table((width,), (None,))
-        self.places = table((sum(self.grid.shape), width), (None, "embed"))
+        self.places = table((3 * len(WAVES) * 2, width), (None, "embed"))
         inner = dataclasses.replace(parts, attention=xla_attention, init=init)
         self.transformer = Transformer(self.spec, inner, rngs=rngs)
         self.mix = make_linear(width, hidden, init.linear, dtype, ("embed", "mlp"), rngs=rngs)
@@ -284,9 +284,7 @@ class JointHead(nnx.Module):
 
     def _enter(self, hidden: Float[Array, "b n d"], offsets: Any) -> Float[Array, "b n w"]:
         """What a place knows before any token of its block: its state and where it lies."""
-        t, h, w = self.grid.shape
-        rows = jnp.minimum(jnp.asarray(offsets), np.array([t, h, w]) - 1) + np.array([0, t, t + h])
-        places = gather(self.places[...], self.places.axes)[rows].sum(-2)
+        places = make_waves(jnp.asarray(offsets)) @ gather(self.places[...], self.places.axes)
         x = apply_linear(self.enter, hidden) + places.astype(hidden.dtype)
         return constrain(x, ("batch", None, None))
 
@@ -313,6 +311,12 @@ class JointHead(nnx.Module):
         pairs = sum((end - start) * (size + 1) / 2 for start, end, size in list_blocks(plan))
         attention = 4 * self.spec.width * self.spec.layers * pairs
         return 2.0 * weights * plan.target_count + attention
+
+
+def make_waves(offsets: Int[Array, "n 3"]) -> Float[Array, "n f"]:
+    """Cosines and sines of t, h, w at a few wavelengths, float32: of any places, also new ones."""
+    angles = (offsets[..., None] * WAVES).reshape(len(offsets), -1)
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 def apply_linear(layer: nnx.Linear, x: Float[Array, "*s i"]) -> Float[Array, "*s o"]:

@@ -31,6 +31,7 @@ from nbp.workdir import read_config
 MOST_POINTS = 300  # of a curve: more than a panel has pixels would make the page large
 # Of an evaluation's JSON, what has a place of its own on the page.
 PLACED = ("protocol", "scores", "deviations", "per_class", "code_usage", "worst")
+SHOWN = (".html", ".png", ".gif", ".json")  # files of a report that stand for themselves
 SPEEDS = (  # metric, what it is, unit
     ("step_time_s", "one update", "s"),
     ("clips_per_s", "clips in training", "1/s"),
@@ -53,6 +54,12 @@ def write_page(workdir: Path, out: Path | None = None) -> Path:
     make_folder(out.parent)
     files.write_text(out, text)
     return out
+
+
+def list_report_files(workdir: Path) -> list[Path]:
+    """The page, curves, clips and scores of `report/`, sorted; what is cached there is left out."""
+    folder = workdir / "report"
+    return sorted(path for path in folder.glob("*.*") if path.suffix in SHOWN and path.is_file())
 
 
 def is_stale(workdir: Path) -> bool:

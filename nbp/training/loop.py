@@ -8,6 +8,7 @@ same bits as one that was not. Guards watch the metrics; see `nbp.training.guard
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ class LoopSpec:
         changed_data: whether to go on where the data are not those of the resumed checkpoint.
         guards: what is watched, and what is done about alarms.
         profile_steps: first and last update of a trace in `profile/` beside the metrics; or none.
+        deadline: when to save and end as if preempted, in seconds of `time.monotonic`.
     """
 
     total_steps: int
@@ -60,6 +62,7 @@ class LoopSpec:
     changed_data: Literal["refuse", "accept"] = "refuse"
     guards: GuardSpec = field(default_factory=GuardSpec)
     profile_steps: tuple[int, ...] = ()
+    deadline: float = math.inf
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -105,11 +108,11 @@ def run(
         NonFiniteError: a metric is not finite and the guards say stop, or going back did not help;
             such a state is never saved.
         DivergedError: another alarm, and going back did not help.
-        Preempted: SIGTERM or Ctrl-C came; the state is saved. A second Ctrl-C aborts at once.
+        Preempted: SIGTERM, Ctrl-C or the deadline came; the state is saved. Ctrl-C again aborts.
         RestartError: checkpoints cannot be written.
     """
     check_batch(spec.global_batch, mesh)
-    with jax.set_mesh(mesh), StopSignals() as stop:
+    with jax.set_mesh(mesh), StopSignals(spec.deadline) as stop:
         recovery = RollbackManager(
             task,
             checkpointer,

@@ -14,7 +14,7 @@ from scipy import stats
 
 from nbp.layout import LatentGrid, Opening
 from nbp.models.heads import DigitHead, HeadSpec, JointHeadSettings, place_offsets
-from nbp.models.joint_head import JointHead
+from nbp.models.joint_head import JointHead, make_waves
 from nbp.nn.digits import Digits
 from nbp.nn.fsq import Fsq
 from nbp.nn.lfq import Lfq
@@ -68,8 +68,8 @@ def reference_nats(network, params, hidden, codes):
         offsets = np.array(places) - np.min(places, axis=0)
         x = hidden[:, block] @ p["enter"]["kernel"] + p["enter"]["bias"]
         for j, (t, h, w) in enumerate(offsets):
-            rows = (t, plan.grid.t + h, plan.grid.t + plan.grid.h + w)
-            x[:, j] += sum(p["places"][row] for row in rows)
+            angles = [place * speed for place in (t, h, w) for speed in (1, 0.3, 0.1, 0.03)]
+            x[:, j] += [*map(math.cos, angles), *map(math.sin, angles)] @ p["places"]
             x[:, j] += p["begin"] if j == 0 else 0
             for i in range(2 if j else 0):
                 x[:, j] += p["previous"][first[i] + digits[:, start + j - 1, i]]
@@ -307,6 +307,24 @@ def test_operations_and_parameters_count_the_head():
     independent, small = make(*CASES[0][:3], head=DIGITS)
     assert small["head"]["kernel"].shape == (16, 5)
     assert plain.flops_per_clip - independent.flops_per_clip == 3 * 2 * 16 * (6 - 5) * 4
+
+
+def test_one_head_serves_any_grid():
+    """Parameters of a small grid on a wider one, whose places it has not seen, against numpy."""
+    _, params = make(LatentGrid(1, 2, 2), (1, 1, 2), Opening("bov"))
+    wide, others = make(LatentGrid(1, 2, 6), (1, 1, 6), Opening("bov"))
+    shapes = [jax.tree.map(np.shape, each["head"]) for each in (params, others)]
+    assert shapes[0] == shapes[1]
+    codes = np.random.default_rng(0).integers(0, 6, (2, 12), np.int32)
+    model = wide.bind({**others, "head": params["head"]})
+    states = model.hidden_states(codes)
+    nats = model.head.nats(states, codes, plan=wide.plan, tokens=64)
+    expected = reference_nats(wide, params, states, codes)
+    np.testing.assert_allclose(nats, expected, rtol=2e-4, atol=2e-4)
+    offsets = np.stack(np.meshgrid(np.arange(4), np.arange(24), np.arange(24), indexing="ij"), -1)
+    waves = np.asarray(make_waves(jnp.asarray(offsets.reshape(-1, 3))))
+    apart = np.linalg.norm(waves[:200, None] - waves[None], axis=-1)
+    assert np.sort(apart, axis=1)[:, 1].min() > 0.1, "no two places look alike"
 
 
 def test_offsets_of_places():

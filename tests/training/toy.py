@@ -6,6 +6,7 @@
 after the asynchronous save of step N began), `seal:N` (while step N is being committed).
 """
 
+import math
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nbp.parallel.mesh import make_mesh
+from nbp.tracking.tracking import Tracking
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.guards import GuardSpec
 from nbp.training.loop import LoopSpec, run
@@ -147,11 +149,13 @@ def train(
     checkpoint_every: int = 5,
     changed_data: Literal["refuse", "accept"] = "refuse",
     guards: GuardSpec | None = None,
+    tracking: Tracking | None = None,
+    deadline: float = math.inf,
 ) -> TrainState:
     """Trains the toy in `directory` like a stage of `nbp.train`."""
     with (
         checkpointer or Checkpointer(directory / "checkpoints") as checkpointer,
-        MetricsWriter(directory, name="toy", tensorboard=False) as writer,
+        MetricsWriter(directory, name="toy", tracking=tracking) as writer,
     ):
         return run(
             task or ToyTask(),
@@ -164,6 +168,7 @@ def train(
                 checkpoint_every=checkpoint_every,
                 changed_data=changed_data,
                 guards=guards or GuardSpec(),
+                deadline=deadline,
             ),
             mesh=mesh if mesh is not None else make_mesh(data=1),
             writer=writer,

@@ -6,7 +6,6 @@ A finished shard is SPLIT-NUMBER.json, put in place last, and SPLIT-NUMBER.array
 unless none of its files is usable.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ from nbp.data.prepare.quality_report import Outcome
 from nbp.data.prepare.reencode import Stored
 from nbp.data.records import open_writer, serialize_record
 from nbp.errors import DataError
-from nbp.files import VideoError, full_disk_named, read_json, sync, write_text
+from nbp.files import VideoError, full_disk_named, hash_file, read_json, sync, write_text
 
 
 @dataclass(frozen=True)
@@ -126,9 +125,7 @@ class ShardWriter:
         with full_disk_named(self._part):
             if self._writer is not None:
                 self._writer.close()
-                with self._part.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                    size = os.fstat(file.fileno()).st_size
+                size, digest = self._part.stat().st_size, hash_file(self._part)
                 sync(self._part)
                 os.replace(self._part, self._data)
             else:
