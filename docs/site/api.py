@@ -47,7 +47,8 @@ PAGES = {
         "Objectives, the one loop, and what watches over it.",
         "tasks.generator tasks.draft tasks.corrupted_context tasks.tokenizer tasks.adversary "
         "losses training.task training.loop training.state training.optimizer training.precision "
-        "training.checkpoint training.metrics training.guards training.rollback training.goodput",
+        "training.checkpoint training.metrics training.guards training.rollback training.goodput "
+        "tracking.tracker tracking.tracking",
     ),
     "parallel": (
         "Many devices",
@@ -81,5 +82,10 @@ PAGES = {
         "Files of PyTorch and others, read without running anything that they hold.",
         "interop.reading interop.mapping interop.official interop.infer_config interop.unpickle "
         "interop.archives weights init_from",
+    ),
+    "hub": (
+        "Published models",
+        "Folders for a hub, written by `nbp.export` and opened by `nbp.load`.",
+        "hub.publish hub.folder hub.safetensors hub.model_card hub.official_layout",
     ),
 }
