@@ -47,7 +47,7 @@ NEXT = """[Getting started](start.md) installs NBP and trains the first model. T
 library begins with what `nbp.load` opens: [a trained run](api/run.rst).
 """
 LANGUAGES = {".sh": "bash", ".sbatch": "bash", ".py": "python", "": "text", ".jsonl": "text"}
-LINK = re.compile(r"(?<=\]\()[^)#:\s]+")
+LINK = re.compile(r"(?<=\]\()([^)#:\s]+)(#?)")
 
 
 def make_texts() -> dict[str, str]:
@@ -68,20 +68,24 @@ def make_texts() -> dict[str, str]:
     for path in [*ROOT.glob("docs/*.md"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
         texts[path.relative_to(ROOT).as_posix()] = path.read_text(encoding="utf8")
     for name in list(texts):
-        texts[name] = LINK.sub(lambda link: _follow(name, link[0], texts), texts[name])  # noqa: B023
+        texts[name] = LINK.sub(lambda link: _follow(name, *link.groups(), texts), texts[name])  # noqa: B023
     for name, page in PAGES.items():
         texts[f"api/{name}.rst"] = show_modules(*page)
     return texts
 
 
-def _follow(name: str, link: str, texts: dict[str, str]) -> str:
-    """What a link in a text becomes; adds a page of what it leads to where there is none."""
+def _follow(name: str, link: str, part: str, texts: dict[str, str]) -> str:
+    """What a link in a text becomes; adds a page of what it leads to where there is none.
+
+    part: "#" where it leads to a section, all of which README has on its second page.
+    """
     target = os.path.normpath(Path(name).parent / link)
-    page = {"README.md": "index.md", f"{NOTEBOOK}.ipynb": f"{NOTEBOOK}.md"}.get(target, target)
+    front = "start.md" if part else "index.md"
+    page = {"README.md": front, f"{NOTEBOOK}.ipynb": f"{NOTEBOOK}.md"}.get(target, target)
     if page not in texts and (ROOT / target).exists() and not target.startswith("docs/images/"):
         page = f"files/{target}.md"
         texts[page] = show_file(target)
-    return os.path.relpath(page, Path(name).parent)
+    return os.path.relpath(page, Path(name).parent) + part
 
 
 def show_notebook(path: Path) -> str:
