@@ -20,7 +20,7 @@ ITEM = re.compile(r"(\**[a-z_]\w*(?:, \**[a-z_]\w*)*|\w+Error): (.*)")
 SHAPED = re.compile(r"~?jaxtyping\.(\w+)\[[^\[\]']+, ('[^']*')\]")
 # A setting's range: Annotated[float, Range(low=0.0, above=True, high=1.0, below=False)].
 RANGED = re.compile(
-    r"Annotated\[(\w+), Range\(low=([^,]+), above=(\w+), high=([^,]+), below=(\w+)\)\]"
+    r"Annotated\[(\w+), ~?[\w.]*Range\(low=([^,]+), above=(\w+), high=([^,]+), below=(\w+)\)\]"
 )
 # A function or class as a default value.
 VALUE = re.compile(r"<(?:function|class) '?(?:\w+\.)*(\w+)'?>")
@@ -90,14 +90,15 @@ def wrap_docstring(
 def shorten_signature(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, arguments: str, returned: str
 ) -> tuple[str | None, ...]:
-    """Float['b t d'] for jaxtyping.Float[Any, 'b t d'], f for <function f>."""
+    """Float['b t d'] for jaxtyping.Float[Any, 'b t d'], f for <function f>, and intervals."""
     if what == "class" and (arguments or "").startswith("(*args"):  # that of nnx.Module's metaclass
         made = signature(thing.__init__, bound_method=True)
         arguments = stringify_signature(
             made, show_return_annotation=False, unqualified_typehints=True
         )
     texts = (text and SHAPED.sub(r"\1[\2]", text) for text in (arguments, returned))
-    return tuple(text and VALUE.sub(r"\1", RANGED.sub(write_interval, text)) for text in texts)
+    texts = (text and RANGED.sub(write_interval, text) for text in texts)
+    return tuple(text and VALUE.sub(r"\1", text).replace("<factory>", "...") for text in texts)
 
 
 def write_interval(found: re.Match[str]) -> str:
