@@ -52,7 +52,7 @@ def browser():
         ("start.html", "pip install -r requirements.txt"),
         ("examples/quickstart.html", "nbp.train.main("),
         ("api/run.html", "guidance: float | None"),
-        ("api/config.html", "'[0.001, 1000]'"),
+        ("api/config.html", "validation: float['[0, 1)'] = 0.1"),
         ("api/nn.html", "'b n k d'"),
         ("docs/layout.html", "k_end"),
         ("files/launch/gke.sh.html", "kubectl"),
