@@ -209,5 +209,4 @@ def rewrite_prompt(run: Generation, cache: Cache) -> Cache:
     plan = run.model.plan
     ids = jnp.zeros((len(run.keys), plan.grid.size), jnp.int32)
     limits = jnp.asarray(plan.k_end[: plan.prompt_length])
-    options: dict[str, Any] = {"fed": plan.prompt_length, "drawn": 0, "k_end": limits, "index": 0}
-    return run.look(ids, cache, 0, **options)[1]
+    return run.feed(ids, cache, 0, fed=plan.prompt_length, drawn=0, k_end=limits)[1]
