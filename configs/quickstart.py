@@ -138,7 +138,7 @@ STREAM = dict(
         joint_head=dict(width=128),
         corruption=dict(share=0.2),  # errors of a stream add up
     ),
-    train=dict(generator=dict(steps=3000)),
+    train=dict(generator=dict(steps=2000)),
 )
 
 HARD = dict(
