@@ -62,7 +62,7 @@ PINNED = {
 }
 
 COMMANDS = ("convert", "encode", "evaluate", "export", "precompile", "prepare", "report")
-COMMANDS += ("sample", "train", "sweep", "fit")
+COMMANDS += ("sample", "train", "sweep", "fit", "doctor", "completion")
 # Arguments of commands. @NAME lies in the working folder; .KEY=VALUE is --config.KEY=VALUE.
 SMOKE = "--config configs/quickstart.py:smoke"
 TRAIN = f"{SMOKE} --workdir @run .seed=0"

@@ -3,11 +3,14 @@
 """`nbp.prepare` on a large tree of good and bad videos, killed at random points and resumed.
 
     python -m benchmarks.prepare_stress [--videos 2000] [--kills 6] [--work DIR]
+    python -m benchmarks.prepare_stress --beam PYTHON [--videos 2000] [--work DIR]
 
 Builds the tree of tests/data/trees.py, runs the command undisturbed and checks the report and every
 clip (against the arrays that were encoded); then kills it (the whole process group, with SIGKILL),
-resumes, and compares the bytes; then makes a file vanish on the way. Prints JSON lines; the exit
-status is 1 if a check fails.
+resumes, and compares the bytes; then makes a file vanish on the way. With --beam, which names the
+interpreter of an environment with Apache Beam, it runs the command there with --runner DirectRunner
+instead, undisturbed and killed once, and compares the bytes with those of this environment. Prints
+JSON lines; the exit status is 1 if a check fails.
 """
 
 import argparse
@@ -44,10 +47,15 @@ BAD = 0.15
 CAP = 42.0
 
 
-def start(videos: Path, out: Path) -> subprocess.Popen[str]:
+# The interpreter that runs the command, and further flags of it.
+Way = tuple[str, ...]
+PLAIN: Way = (sys.executable,)
+
+
+def start(videos: Path, out: Path, way: Way = PLAIN) -> subprocess.Popen[str]:
     """Runs nbp.prepare in a process group of its own."""
-    command = [sys.executable, "-m", "nbp.prepare", "folder", "--shard_size", "32"]
-    command += ["--videos", str(videos), "--out", str(out), "--timeout", "120"]
+    command = [way[0], "-m", "nbp.prepare", "folder", "--shard_size", "32"]
+    command += ["--videos", str(videos), "--out", str(out), "--timeout", "120", *way[1:]]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -65,13 +73,15 @@ def hash_tree(folder: Path) -> dict[str, str]:
     }
 
 
-def run_killed(videos: Path, out: Path, *, kills: int, seed: int) -> dict[str, Any]:
+def run_killed(
+    videos: Path, out: Path, *, kills: int, seed: int, way: Way = PLAIN
+) -> dict[str, Any]:
     """Kills the command at random moments while it makes progress, then lets it finish."""
     rng = random.Random(seed)
     work = out / ".incomplete-folder"
     total = 0
     for number in range(kills):
-        process = start(videos, out)
+        process = start(videos, out, way)
         before = len(list(work.glob("*-*.json")))
         while process.poll() is None:
             found = len(list(work.glob("*-*.json")))
@@ -85,9 +95,27 @@ def run_killed(videos: Path, out: Path, *, kills: int, seed: int) -> dict[str, A
         process.communicate()
         if number == 0 and work.is_dir():
             json.loads((work / "plan.json").read_text())  # whole, or absent
-    process = start(videos, out)
+    process = start(videos, out, way)
     text, _ = process.communicate()
     return {"kills": total, "exit_code": process.returncode, "last_line": text.splitlines()[-1]}
+
+
+def run_beam(videos: Path, work: Path, python: str, *, seed: int) -> int:
+    """The bytes of Beam's DirectRunner against those in work/calm: whole, then killed."""
+    cores = os.cpu_count() or 1
+    failed = 0
+    for kills in (0, 1):
+        out = work / f"beam-{kills}"
+        began = time.monotonic()
+        way = (python, "--runner", "DirectRunner", "--direct_num_workers", str(cores))
+        way += ("--direct_running_mode", "multi_threading")
+        row = run_killed(videos, out, kills=kills, seed=seed, way=way)
+        row |= {"seconds": round(time.monotonic() - began, 1), "direct_num_workers": cores}
+        row["byte_identical"] = hash_tree(work / "calm") == hash_tree(out)
+        row["last_line"] = row["last_line"].replace(str(work), "WORK")
+        print_row("prepare_beam", row)
+        failed |= row["exit_code"] or not row["byte_identical"]
+    return int(bool(failed))
 
 
 def run_vanishing(videos: Path, out: Path) -> dict[str, Any]:
@@ -176,6 +204,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="default: a temporary folder")
     parser.add_argument("--tree", type=Path, help="keeps the videos here, and uses them again")
+    parser.add_argument("--beam", metavar="PYTHON", help="of an environment with Apache Beam")
     arguments = parser.parse_args()
     work = Path(tempfile.mkdtemp(dir=arguments.work))
     try:
@@ -209,6 +238,9 @@ def run(work: Path, arguments: argparse.Namespace) -> int:
     if process.returncode != 0:
         print_row("prepare_calm", {**row, "output": text[-2000:]})
         return 1
+    if arguments.beam:
+        print_row("prepare_calm", row)
+        return run_beam(videos, work, arguments.beam, seed=arguments.seed)
     misplaced = check_report(work / "calm", made)
     wrong, quality = check_clips(videos, work / "calm", made)
     print_row("prepare_calm", {**row, "misplaced": misplaced, "wrong": wrong, **quality})

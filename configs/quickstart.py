@@ -118,7 +118,7 @@ GRIDS = dict(
 )
 
 # A rolling window sees what clips of training show: shapes that leave the frame and come back, and
-# in a quarter of the clips another label from one of two latent frames on. docs/sampling.md.
+# in half of the clips another label from one of two latent frames on. docs/sampling.md.
 STREAM = dict(
     name="quickstart:stream",
     data=dict(
@@ -128,7 +128,8 @@ STREAM = dict(
                 start="anywhere",
                 changes=(1, 5),
                 changing=("shape", "colour", "motion"),
-                change_share=0.15,
+                change_share=0.3,
+                changing_share=0.6,
             )
         )
     ),

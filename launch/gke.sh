@@ -5,7 +5,8 @@
 # Trains a configuration on TPUs of a cluster of GKE: builds the project's image and pushes it,
 # submits a workload (a JobSet through kubectl, or through xpk), and watches it until it ends. The
 # cluster starts it again after preemptions and after faults that a restart cures, which the exit
-# codes tell. After an interruption the same command watches it again. See docs/launching.md.
+# codes tell. After an interruption the same command watches it again. Or its pods make a share each
+# of a sweep, or of what nbp.prepare, nbp.encode or nbp.evaluate make. See docs/launching.md.
 set -euo pipefail
 
 usage() {
@@ -25,6 +26,9 @@ usage: launch/gke.sh --name NAME --type TYPE --cluster CLUSTER --zone ZONE --pro
   --queue QUEUE      local queue of Kueue (jobset)
   --sweep N          CONFIG is the file of a sweep (nbp.sweep), without overrides: N machines of one
                      host share its runs (jobset)
+  --array N          in place of CONFIG and WORKDIR stand nbp.prepare, nbp.encode or nbp.evaluate with
+                     its flags: N machines of one host get a share each, --shard I/N, and the last
+                     to end finishes the whole (jobset)
   --restarts N       further starts, after preemptions and faults, at most (default 50)
   --grace SECONDS    to save in when a node is taken away (default 120)
   --poll SECONDS     between two looks at the state (default 30)
@@ -39,6 +43,9 @@ example:
   launch/gke.sh --name scaling --type v5litepod-8 --cluster tpus --zone us-east5-a \
     --project my-project --image us-docker.pkg.dev/my-project/nbp/nbp:2026-01-01 --claim nbp-data \
     --sweep 4 configs/sweeps/scaling.py /data/runs/scaling
+  launch/gke.sh --name tokens --type v5litepod-8 --cluster tpus --zone us-east5-a \
+    --project my-project --image us-docker.pkg.dev/my-project/nbp/nbp:2026-01-01 --claim nbp-data \
+    --array 4 nbp.encode --workdir /data/runs/ucf101 --data /data/ucf101 --out /data/ucf101_tokens
 TEXT
 }
 
@@ -46,7 +53,7 @@ TEXT
 source "$(dirname "${BASH_SOURCE[0]}")/cloud.sh"
 
 name='' type='' cluster='' zone=${CLOUDSDK_COMPUTE_ZONE-} project=${CLOUDSDK_CORE_PROJECT-} image=''
-engine=jobset claim='' queue='' sweep='' restarts=50 grace=120 poll=30 build=true
+engine=jobset claim='' queue='' sweep='' array='' restarts=50 grace=120 poll=30 build=true
 while [[ $# -gt 0 ]]; do
   case $1 in
     --no-build) build=false ;;
@@ -57,7 +64,7 @@ while [[ $# -gt 0 ]]; do
       printf -v "${1#--}" %s "$2"
       shift
       ;;
-    --restarts | --grace | --poll | --sweep)
+    --restarts | --grace | --poll | --sweep | --array)
       [[ ${2-} =~ ^[0-9]+$ ]] || fail "$1 needs a number"
       printf -v "${1#--}" %s "$2"
       shift
@@ -84,11 +91,27 @@ done
 [[ $engine == jobset || $engine == xpk ]] || fail "--engine $engine: use jobset or xpk"
 [[ $engine == jobset || -z $claim$queue ]] || fail "--claim and --queue are for --engine jobset"
 [[ $# -ge 2 ]] || fail "name CONFIG and WORKDIR; --help shows how"
-[[ $1 == configs/* && -f $root/${1%%:*} ]] || fail "no configuration ${1%%:*} in $root/configs, which the image holds"
-[[ $2 == /* ]] || fail "WORKDIR $2: name an absolute path on storage that all hosts share"
-if [[ -n $sweep ]]; then
-  [[ $engine == jobset ]] || fail "--sweep is for --engine jobset"
-  [[ $sweep -ge 1 ]] || fail "--sweep needs a number from 1"
+for option in sweep array; do
+  [[ -z ${!option} || $engine == jobset ]] || fail "--$option is for --engine jobset"
+  [[ -z ${!option} || ${!option} -ge 1 ]] || fail "--$option needs a number from 1"
+done
+[[ -z $sweep || -z $array ]] || fail "--sweep and --array: give one of them"
+shares=$sweep$array # pods that work each for itself; empty for a training
+if [[ -n $array ]]; then
+  [[ $1 =~ ^nbp\.(prepare|encode|evaluate)$ ]] || fail "--array is for nbp.prepare, nbp.encode and nbp.evaluate"
+  [[ " $*" != *" --shard"* ]] || fail "--shard comes from --array; leave it out"
+  ! [[ $* =~ --(workdir|out|data|videos)[\ =][^/] ]] || fail "name absolute paths on storage that all hosts share"
+else
+  [[ $1 != nbp.* ]] || fail "$1 needs --array N"
+  [[ $1 == configs/* && -f $root/${1%%:*} ]] || fail "no configuration ${1%%:*} in $root/configs, which the image holds"
+  [[ $2 == /* ]] || fail "WORKDIR $2: name an absolute path on storage that all hosts share"
+fi
+if [[ -n $array ]]; then
+  look=() distributed='"off"' # quoted, it is no boolean
+  # shellcheck disable=SC2016 # each pod's own shell puts its number in
+  training=(bash -c 'exec "$@" --shard "$JOB_COMPLETION_INDEX/$0"' "$array")
+  training+=(python -u -m "$@")
+elif [[ -n $sweep ]]; then
   [[ $# -eq 2 ]] || fail "--sweep takes FILE and WORKDIR; overrides stand in the file"
   look=(nbp.sweep "$1" --workdir "$2" --dry_run) distributed='"off"' # quoted, it is no boolean
   # shellcheck disable=SC2016 # each pod's own shell puts its number in
@@ -99,7 +122,7 @@ else
   training=(python -u -m nbp.train --config "$1" --workdir "$2" "${@:3}")
 fi
 
-check "${look[@]}"
+[[ -n $array ]] || check "${look[@]}"
 
 # What a slice of the type consists of: accelerator and topology as labels of GKE, hosts, chips.
 describe_type() {
@@ -130,9 +153,9 @@ describe_type() {
   esac
 }
 [[ $engine == xpk ]] || describe_type
-if [[ -n $sweep ]]; then
-  [[ $hosts -eq 1 ]] || fail "--type $type has $hosts hosts: a run of a sweep has one"
-  hosts=$sweep # pods of one job, each with its number
+if [[ -n $shares ]]; then
+  [[ $hosts -eq 1 ]] || fail "--type $type has $hosts hosts: a share of a sweep or an array has one"
+  hosts=$shares # pods of one job, each with its number
 fi
 
 # A text as a string of JSON, which YAML understands.
@@ -143,8 +166,8 @@ json() {
   printf '"%s"' "${text//$'\n'/\\n}"
 }
 
-# Exit codes 42 and 127 to 255 start the whole workload again, others end it. Of a sweep they start
-# the one share again, or end it, and the others go on.
+# Exit codes 42 and 127 to 255 start the whole workload again, others end it. Of shares they start the
+# one again, or end it, and the others go on.
 manifest() {
   local argument codes
   codes=42,$(seq -s , 127 255)
@@ -154,7 +177,7 @@ kind: JobSet
 metadata:
   name: $name
 YAML
-  [[ -n $sweep ]] || cat <<YAML
+  [[ -n $shares ]] || cat <<YAML
   annotations:
     alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
 YAML
@@ -162,7 +185,7 @@ YAML
   cat <<YAML
 spec:
   failurePolicy:
-    maxRestarts: $([[ -n $sweep ]] && echo 0 || echo "$restarts")
+    maxRestarts: $([[ -n $shares ]] && echo 0 || echo "$restarts")
     rules:
       - action: FailJobSet
         onJobFailureReasons: [PodFailurePolicy]
@@ -224,7 +247,7 @@ YAML
 
 # What of a job's specification decides on restarts, down to the action for the other exit codes.
 restarting() {
-  if [[ -z $sweep ]]; then
+  if [[ -z $shares ]]; then
     cat <<YAML
           backoffLimit: 0
           podFailurePolicy:

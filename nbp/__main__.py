@@ -17,8 +17,13 @@ from nbp import __version__
 from nbp.errors import ConfigError, run_main
 from nbp.flags import Parser
 
-COMMANDS = ("train", "sample", "evaluate", "report")
-COMMANDS += ("prepare", "encode", "convert", "export", "precompile", "sweep", "fit")
+GROUPS = {
+    "models": ("train", "sample", "evaluate", "report"),
+    "data and weights": ("prepare", "encode", "convert", "export"),
+    "many or large trainings": ("sweep", "fit", "precompile"),
+    "this machine": ("doctor", "completion"),
+}
+COMMANDS = tuple(name for group in GROUPS.values() for name in group)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,19 +55,17 @@ def dispatch(argv: list[str] | None) -> None:
 def describe_commands() -> str:
     """The commands with the first sentence of each, which is read without importing it."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {read_summary(name)}" for name in COMMANDS]
-    return "\n".join(
-        [
-            "usage: nbp COMMAND [flags]",
-            "",
-            "Next-block-prediction video generation in JAX.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "nbp COMMAND --help shows its flags. python -m nbp.COMMAND is the same.",
-        ]
-    )
+    lines = ["usage: nbp COMMAND [flags]", "", "Next-block-prediction video generation in JAX.", ""]
+    for title, names in GROUPS.items():
+        lines += [f"{title}:", *(f"  {name:{width}}  {read_summary(name)}" for name in names), ""]
+    lines += [
+        "nbp COMMAND --help shows its flags, with examples. python -m nbp.COMMAND is the same.",
+        "",
+        "first steps:",
+        "  nbp doctor",
+        "  nbp train --config configs/quickstart.py:smoke --workdir runs/smoke",
+    ]
+    return "\n".join(lines)
 
 
 def read_summary(name: str) -> str:

@@ -22,6 +22,7 @@ from nbp.config.schema import Config
 from nbp.data.prompts import PADDING, find_texts
 from nbp.data.token_cache import TokenCache
 from nbp.errors import CheckpointError
+from nbp.hub.folder import is_published, read_stage
 from nbp.metrics.label_agreement import ShapeTracker
 from nbp.models.discriminator import DiscriminatorNetwork, DiscriminatorSpec
 from nbp.models.generator import GeneratorNetwork, Recipe, modern_recipe, paper_recipe
@@ -33,6 +34,7 @@ from nbp.nn.conv3d import ConvBackend, mixed_conv
 from nbp.nn.transformer import TransformerSpec
 from nbp.parallel import mesh
 from nbp.parallel.distributed import decide
+from nbp.ranges import Checkpoint
 from nbp.shapes import PyTree
 from nbp.tasks.adversary import Adversary
 from nbp.tasks.generator import GeneratorTask
@@ -244,22 +246,29 @@ def load_trained(
     *,
     network: Any,
     ema: bool,
-    step: int | None = None,
+    step: Checkpoint | None = None,
     groups: tuple[ParamGroup, ...] = (),
 ) -> Trained:
     """Reads `step` of a stage, by default its newest good one; CheckpointError without it.
 
+    A published stage has one step, and its parameters are what they are, whatever `ema` says.
+    best: the one with the best score, of a stage that was trained with `keep_best`.
     `groups`: those of the optimizer, where they store parameters in another type than float32.
     """
     directory = stage_directory(workdir, stage) / "checkpoints"
-    if not directory.is_dir():
+    published = not directory.is_dir() and is_published(workdir, stage)
+    if not (directory.is_dir() or published):
         raise CheckpointError(
             f"{workdir} holds no trained {stage}: run python -m nbp.train --workdir {workdir}"
         )
     template = jax.eval_shape(network.init, jax.random.key(0))
+    if published:
+        params, record = read_stage(workdir, stage, template)
+        return Trained(params, record.step, record.sha256, record.meta)
     if groups and not ema:  # averages are always float32
         template = cast_shapes_to_storage(template, find_storage(groups, template))
     with Checkpointer(directory, read_only=True, optional=network.optional) as checkpointer:
+        step = checkpointer.find_best() if step == "best" else step
         params = checkpointer.restore_params(template, use_ema=ema, step=step)
         step = decide(checkpointer.latest_step()) if step is None else step
         assert step is not None
@@ -267,10 +276,10 @@ def load_trained(
         return Trained(params, step, checkpointer.checkpoint_hash(step), meta)
 
 
-def load_tokenizer(config: Config, workdir: Path) -> Trained:
-    """The trained or converted tokenizer of a workdir; CheckpointError where there is none."""
-    network = make_tokenizer_network(config)
-    return load_trained(workdir, "tokenizer", network=network, ema=config.train.tokenizer.ema > 0)
+def load_tokenizer(config: Config, workdir: Path, *, step: Checkpoint | None = None) -> Trained:
+    """The trained or converted tokenizer of a workdir; step and errors as in `load_trained`."""
+    network, ema = make_tokenizer_network(config), config.train.tokenizer.ema > 0
+    return load_trained(workdir, "tokenizer", network=network, ema=ema, step=step)
 
 
 def load_lpips(root: str | Path, network: LpipsNetwork = VGG16) -> PyTree:

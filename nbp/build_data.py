@@ -37,6 +37,7 @@ from nbp.data.images import (
     scan_images,
 )
 from nbp.data.masks import keep_cells, keep_ends, parse_box
+from nbp.data.mixing import MixedSource, TransformBySet
 from nbp.data.moving_shapes import MovingShapes, MovingShapesSpec
 from nbp.data.pipeline import BatchStream, PipelineSpec, make_fingerprint
 from nbp.data.records import VERSION, RecordSource, make_record_transforms
@@ -66,6 +67,7 @@ class ClipData:
     """A random-access source of one split, and what makes examples of its records.
 
     images: the single images of batches that hold both. grids: the same for each of `data.grids`.
+    labels: names of all classes, where those of the source are the first of more.
     """
 
     source: Any
@@ -73,41 +75,111 @@ class ClipData:
     bad_videos: BadVideos | None = None
     images: "ClipData | None" = None
     grids: "tuple[ClipData, ...]" = ()
+    labels: tuple[str, ...] = ()
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        return self.source.label_names
+        return self.labels or self.source.label_names
 
 
 def open_each_cache(config: Config) -> list[TokenCache]:
-    """The token cache of the main grid and of each further one; errors as in `open_tokens`."""
-    return [open_tokens(each) for each in config.each_grid]
+    """The token cache of each grid of each data set; errors as in `open_tokens`."""
+    return [open_tokens(each) for one in config.each_set for each in one.each_grid]
 
 
-def make_data(
-    config: Config, *, bad_videos: Path | None = None, progress: Any = None
-) -> tuple[ClipData, ClipData]:
+def make_data(config: Config, *, bad_videos: Path | None = None) -> tuple[ClipData, ClipData]:
     """The training and the held-out examples. Unusable videos are listed in `bad_videos` (CSV).
 
-    Raises DataError for data that are missing, empty, or without a usable video, ConfigError for a
-    token cache that was made for other clips.
+    With `data.mix` the training clips are of all sets, the held-out ones of the first; both know
+    the classes of all. Raises DataError for data that are missing, empty, or without a usable
+    video, ConfigError for a token cache that was made for other clips.
     """
-    scan = scan_videos(config, bad_videos=bad_videos, progress=progress)
-    train, held_out = _make_splits(config, scan, bad_videos)
-    further = [_make_splits(each, scan, bad_videos) for each in config.each_grid[1:]]
-    trains, helds = (tuple(split) for split in zip(*further, strict=True)) if further else ((), ())
-    shared = {"bad_videos": train.bad_videos}
-    return (
-        replace(train, grids=tuple(replace(each, **shared) for each in trains)),
-        replace(held_out, grids=tuple(replace(each, **shared) for each in helds)),
-    )
+    first, *further = config.each_set
+    opened = open_set(first, bad_videos)
+    train, held_out = opened.split(training=True), opened.split(training=False)
+    if not further:
+        return train, held_out
+    parts = [train]
+    parts += [open_set(each, bad_videos).split(training=True) for each in further]
+    train = mix_data(config, parts)
+    shared = {"bad_videos": train.bad_videos, "labels": train.label_names}
+    grids = tuple(replace(each, **shared) for each in held_out.grids)
+    return train, replace(held_out, grids=grids, **shared)
 
 
-def scan_videos(config: Config, *, bad_videos: Path | None, progress: Any) -> FolderScan | None:
-    """The folder of videos, whose files are long enough for some grid; None for other data."""
+def mix_data(config: Config, parts: Sequence[ClipData]) -> ClipData:
+    """The training clips of several data sets as one, with one list of what is unusable."""
+    weights = (1.0, *(one.weight for one in config.data.mix))
+    lists = [part.bad_videos for part in parts if part.bad_videos is not None]
+    bad = lists[0] if lists else None
+    if bad is not None:
+        bad.add(*(error for other in lists[1:] for error in other))
+
+    def mix(parts: Sequence[ClipData]) -> ClipData:
+        source = MixedSource(tuple(part.source for part in parts), weights)
+        return ClipData(source, (TransformBySet(tuple(p.transforms for p in parts)),), bad)
+
+    grids = zip(*(part.grids for part in parts), strict=True)
+    return replace(mix(parts), grids=tuple(map(mix, grids)))
+
+
+def describe_mix(config: Config, data: ClipData) -> str:
+    """What clips are drawn from, for the log."""
+    weights, sources = data.source.weights, data.source.sources
+    rows = zip(weights, sources, config.each_set, strict=True)
+    parts = [
+        f"{weight / sum(weights):.1%} of {each.data.root or 'moving shapes'} ({len(source):,})"
+        for weight, source, each in rows
+    ]
+    return f"clips: {', '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class OpenedSet:
+    """A data set whose folder has been looked through, and where unusable videos are listed."""
+
+    config: Config
+    scan: FolderScan | None
+    bad: BadVideos | None
+
+    def split(self, *, training: bool) -> ClipData:
+        """The training or the held-out clips, of each grid."""
+        main, *grids = (self._find_clips(each, training) for each in self.config.each_grid)
+        return replace(main, grids=tuple(grids))
+
+    def _find_clips(self, config: Config, training: bool) -> ClipData:
+        """Those of the main grid of a configuration."""
+        data = config.data
+        match data.kind:
+            case "moving_shapes":
+                spec = make_shapes_spec(config)
+                start, size = 0, data.moving_shapes.train_clips
+                if not training:
+                    spec = replace(spec, world=spec.world.steady)
+                    start, size = HELD_OUT, data.validation_clips
+                return ClipData(MovingShapes(spec, seed=config.seed, start=start, size=size), ())
+            case "folder":
+                assert self.scan is not None
+                source = self.scan.train if training else self.scan.validation
+                if source.spec.frames != data.frames:
+                    source = source.of_length(data.frames)
+            case "records":
+                source = open_records(config, training=training)
+            case "tokens":
+                cache = open_tokens(config)
+                split = "train" if training else choose_held_out(config, cache.splits)
+                return ClipData(cache.source(split), (), self.bad)
+            case _ as never:
+                assert_never(never)
+        return ClipData(source, make_transforms(config, training=training), self.bad)
+
+
+def open_set(config: Config, bad_videos: Path | None) -> OpenedSet:
+    """Finds the videos of a folder, whose files are long enough for some grid."""
     data = config.data
     if data.kind != "folder":
-        return None
+        bad = None if data.kind == "moving_shapes" else BadVideos(bad_videos)
+        return OpenedSet(config, None, bad)
     share = data.validation
     folder = FolderSpec(
         min(clip[0] for clip in (data.clip, *data.grids)),
@@ -116,49 +188,8 @@ def scan_videos(config: Config, *, bad_videos: Path | None, progress: Any) -> Fo
         validation_fraction=share or 0.1,
         check=data.check,
     )
-    return scan_folder(data.root, folder, bad_videos=bad_videos, progress=progress)
-
-
-def _make_splits(
-    config: Config, scan: FolderScan | None, bad_videos: Path | None
-) -> tuple[ClipData, ClipData]:
-    """Both splits of the main grid of a configuration."""
-    data = config.data
-    match data.kind:
-        case "moving_shapes":
-            spec = make_shapes_spec(config)
-            train = MovingShapes(
-                spec, seed=config.seed, start=0, size=data.moving_shapes.train_clips
-            )
-            steady = replace(spec, world=spec.world.steady)
-            held_out = MovingShapes(
-                steady, seed=config.seed, start=HELD_OUT, size=data.validation_clips
-            )
-            return ClipData(train, ()), ClipData(held_out, ())
-        case "folder":
-            assert scan is not None
-            train, held_out = (
-                split if split.spec.frames == data.frames else split.of_length(data.frames)
-                for split in (scan.train, scan.validation)
-            )
-            return (
-                ClipData(train, make_transforms(config, training=True), scan.bad),
-                ClipData(held_out, make_transforms(config, training=False), scan.bad),
-            )
-        case "records":
-            bad = BadVideos(bad_videos)
-            train, held_out = open_records(config)
-            return (
-                ClipData(train, make_transforms(config, training=True), bad),
-                ClipData(held_out, make_transforms(config, training=False), bad),
-            )
-        case "tokens":
-            bad = BadVideos(bad_videos)
-            cache = open_tokens(config)
-            held_out = cache.source(choose_held_out(config, cache.splits))
-            return ClipData(cache.source("train"), (), bad), ClipData(held_out, (), bad)
-        case _ as never:
-            assert_never(never)
+    scan = scan_folder(data.root, folder, bad_videos=bad_videos)
+    return OpenedSet(config, scan, scan.bad)
 
 
 def add_images(config: Config, clips: ClipData, *, bad_videos: Path | None = None) -> ClipData:
@@ -176,15 +207,23 @@ def add_images(config: Config, clips: ClipData, *, bad_videos: Path | None = Non
         folder = scan_images(config.images.root, bad=bad, check=data.check)
         chain = make_image_transforms(size=find_size(config), fit=data.spatial, flip=data.flip)
         return replace(clips, bad_videos=bad, images=ClipData(folder, chain, bad))
-    if data.kind == "moving_shapes":
-        chain = (*clips.transforms, TakeFrame())
-    else:
-        chain = make_transforms(config, training=True, frames=1)
+    chains = tuple(
+        (TakeFrame(),)
+        if each.data.kind == "moving_shapes"
+        else make_transforms(each, training=True, frames=1)
+        for each in config.each_set
+    )
+    chain = (TransformBySet(chains),) if data.mix else chains[0]
     return replace(clips, images=ClipData(clips.source, chain, clips.bad_videos))
 
 
-def refuse_label_changes(config: Config) -> None:
-    """For what keeps one label a clip: ConfigError where labels of training clips change."""
+def refuse_cache(config: Config) -> None:
+    """ConfigError for what no token cache holds: several data sets, labels that change."""
+    if config.data.mix:
+        raise ConfigError(
+            "data.mix: a token cache is of one data set: name each in a command of its own, "
+            "--data DIR --out DIR, and mix the caches"
+        )
     if config.labels_change:
         raise ConfigError(
             "data.moving_shapes.world: labels change in these clips, and a token cache keeps one "
@@ -338,12 +377,14 @@ def make_pipeline_specs(config: Config, stage: StageConfig) -> tuple[PipelineSpe
         workers=config.data.workers,
         stall_seconds=config.data.stall_seconds,
         bad=config.data.bad_records,
+        balance=config.data.balance,
     )
     images = config.images.batch
     if not images:
         return spec, spec
     workers = min(spec.workers, -(-spec.workers * images // spec.batch))
-    return spec, replace(spec, batch=images, seed=spec.seed ^ IMAGE_SEED, workers=workers)
+    own = {"batch": images, "seed": spec.seed ^ IMAGE_SEED, "balance": False}
+    return spec, replace(spec, workers=workers, **own)
 
 
 def make_grid_specs(config: Config, stage: StageConfig) -> list[PipelineSpec]:
@@ -414,12 +455,12 @@ def find_dataset(root: Path) -> Path | None:
     return below[0] if below else None
 
 
-def open_records(config: Config) -> tuple[RecordSource, RecordSource]:
-    """The training and the held-out split of a prepared dataset."""
+def open_records(config: Config, *, training: bool) -> RecordSource:
+    """The training or the held-out split of a prepared dataset."""
     root = Path(config.data.root)
     folder = find_dataset(root) or root
-    train = RecordSource(folder, "train")  # says what is wrong with the folder
-    return train, RecordSource(folder, choose_held_out(config, list_splits(config)))
+    split = "train" if training else choose_held_out(config, list_splits(config))
+    return RecordSource(folder, split)
 
 
 def list_splits(config: Config) -> list[str]:
@@ -496,7 +537,7 @@ def change_data(
         if found is not None and found.parent.parent == place:  # not named: say which
             place = found
             report(f"--data: the dataset in {found}")
-        values["data"] |= {"kind": kind, "root": str(place), "validation_split": ""}
+        values["data"] |= {"kind": kind, "root": str(place), "validation_split": "", "mix": []}
     if problems := set_overrides(values, Config, overrides, section="data"):
         raise ConfigError("; ".join(problems))
     changed = expand_paths(from_dict(values))
@@ -542,7 +583,7 @@ def read_conditions(config: Config, request: SampleRequest) -> dict[str, np.ndar
     if request.frames is None:
         if config.data.kind != "moving_shapes" and not config.data.root:
             raise ConfigError("this model continues a video: name one with --frames FILE")
-        _, held_out = make_data(config)
+        _, held_out = make_data(config.each_set[0])
         rows = iterate_clips(config, held_out, limit=request.count, batch=request.count)
         return take_examples(next(rows), request.count)
     fps = data.fps or None

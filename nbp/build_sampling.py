@@ -32,6 +32,7 @@ from nbp.data.prompts import load_prompts
 from nbp.errors import CheckpointError, ConfigError
 from nbp.layout import Box, SequencePlan
 from nbp.parallel import mesh
+from nbp.ranges import Checkpoint
 from nbp.sampling.finite import check_parameters
 from nbp.sampling.long_video import Slide, plan_slide
 from nbp.sampling.request import SampleRequest
@@ -176,10 +177,12 @@ def load_sampler(
     sampling: SamplingConfig,
     decoding: Decoding = AUTOREGRESSIVE,
     loaded: Trained | None = None,
+    step: Checkpoint | None = None,
 ) -> tuple[Sampler, dict[str, Any]]:
     """The sampler of a trained workdir, and the provenance of its parameters.
 
-    loaded: its tokenizer, where that is in memory already.
+    loaded: its tokenizer, where that is in memory already. step: of the generator, as in
+    `nbp.build.load_trained`.
     """
     tokenizer = make_tokenizer_network(config)
     generator = make_generator_network(config, labels)
@@ -190,6 +193,7 @@ def load_sampler(
         network=generator,
         ema=config.train.generator.ema > 0,
         groups=make_generator_groups(config),
+        step=step,
     )
     sampler = Sampler(
         generator,
@@ -276,8 +280,6 @@ def plan_request(config: Config, labels: Sequence[str], request: SampleRequest) 
     if story is None or plan.slide is None:
         return plan
     story.check(depth=config.plan.block[0], least=max(plan.slide.keep, plan.given_frames + 1))
-    if plan.slide.kind == "rolling":
-        story.check_rolling(sampling.guidance)
     first = story.scenes[0].label
     return replace(plan, ids=None if first is None else [first] * request.count)
 
@@ -349,6 +351,7 @@ def load_request_sampler(
         sampling=plan.sampling,
         decoding=plan.decoding,
         loaded=loaded,
+        step=plan.request.checkpoint,
     )
     check_parameters(sampler.params)
     return replace(sampler, mesh=make_sampling_mesh(config)).laid_out()

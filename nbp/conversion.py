@@ -20,6 +20,7 @@ from nbp.config import to_json
 from nbp.config.schema import Config
 from nbp.errors import CheckpointError
 from nbp.files import write_text
+from nbp.hub.folder import is_published
 from nbp.interop.identity import PUBLIC, UNKNOWN, KnownFile, describe_origin, identify
 from nbp.interop.infer_config import Report
 from nbp.interop.mapping import Drop, Rule, Tensor, check_rules, convert_tensors
@@ -164,7 +165,8 @@ def _write_stage(
 
 
 def _is_taken(out: Path, stage: str) -> bool:
-    return any((build.stage_directory(out, stage) / "checkpoints").glob("*"))
+    checkpoints = build.stage_directory(out, stage) / "checkpoints"
+    return any(checkpoints.glob("*")) or is_published(out, stage)
 
 
 def _is_made(out: Path, stage: str, meta: Mapping[str, Any], labels: Sequence[str] | None) -> bool:

@@ -22,34 +22,31 @@ def make_parser() -> Parser:
             "lpips --source vgg16-397923af.pth --linear vgg.pth --out weights/lpips",
         ),
     )
-    parser.add_argument("what", choices=kinds, help="what the file holds")
-    parser.add_argument(
+    add = parser.add_argument_group("weights").add_argument
+    add("what", choices=kinds, help="what the file holds")
+    add(
         "--source",
         required=True,
         type=Path,
         help=".ckpt, .pt, .pth, .safetensors, .npz, an index of shards, or a folder",
     )
-    parser.add_argument("--out", required=True, type=Path, help="workdir to make or to complete")
-    parser.add_argument("--levels", help="FSQ levels; default 8,8,8,5,5,5")
-    parser.add_argument("--frames", type=COUNT, help="frames of a clip; default 17")
-    parser.add_argument(
-        "--size", type=Whole(1, 2**16), help="height and width of a clip; default 128"
-    )
-    parser.add_argument("--layers", type=COUNT, help="confirms what the file says")
-    parser.add_argument("--heads", type=COUNT, help="default: of the published model of this width")
-    parser.add_argument("--width", type=COUNT, help="confirms what the file says")
-    parser.add_argument(
-        "--block", help="row, frame, token or bt,bh,bw; default: the file's, or row"
-    )
-    parser.add_argument("--opening", choices=("prefix", "bov", "hybrid"), help="confirms")
-    parser.add_argument("--prompt", choices=("none", "label", "text"), help="confirms")
-    parser.add_argument("--labels", type=Path, help="class names, one a line (label prompts)")
-    parser.add_argument("--videos", help="folder of real clips for nbp.evaluate")
-    parser.add_argument(
-        "--first_stage", action="store_true", help="also convert the tokenizer in a generator file"
-    )
-    parser.add_argument("--linear", type=Path, help="file of the linear heads (lpips)")
-    parser.add_argument(
+    add("--out", required=True, type=Path, help="workdir to make or to complete")
+    add = parser.add_argument_group("what a file does not say").add_argument
+    add("--levels", help="FSQ levels; default 8,8,8,5,5,5")
+    add("--frames", type=COUNT, help="frames of a clip; default 17")
+    add("--size", type=Whole(1, 2**16), help="height and width of a clip; default 128")
+    add("--layers", type=COUNT, help="confirms what the file says")
+    add("--heads", type=COUNT, help="default: of the published model of this width")
+    add("--width", type=COUNT, help="confirms what the file says")
+    add("--block", help="row, frame, token or bt,bh,bw; default: the file's, or row")
+    add("--opening", choices=("prefix", "bov", "hybrid"), help="confirms")
+    add("--prompt", choices=("none", "label", "text"), help="confirms")
+    add("--labels", type=Path, help="class names, one a line (label prompts)")
+    add("--videos", help="folder of real clips for nbp.evaluate")
+    add = parser.add_argument_group("generators, LPIPS and I3D").add_argument
+    add("--first_stage", action="store_true", help="also convert the tokenizer in a generator file")
+    add("--linear", type=Path, help="file of the linear heads (lpips)")
+    add(
         "--epsilon",
         type=Real(0.0, 1.0, above=True),
         help="of I3D's normalisation, for a file that is not known; default: what its format says",

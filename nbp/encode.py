@@ -18,21 +18,17 @@ def make_parser() -> Parser:
         examples=("--workdir runs/ucf --data data/ucf101 --out data/ucf_tokens --crops 8",),
         overrides="data",
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="holds the tokenizer")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the cache")
-    parser.add_argument(
-        "--data", type=Path, help="prepared dataset or folder of videos; default: the workdir's"
-    )
-    parser.add_argument("--crops", type=COUNT, default=1, help="random clips of a training video")
-    parser.add_argument("--seed", type=SEED, help="of the random clips; default: the config's")
-    parser.add_argument(
-        "--shard", metavar="I/N", help="this host and their number; default: the job's processes"
-    )
-    parser.add_argument("--batch", type=COUNT, help="clips at a time; default: the config's")
-    parser.add_argument(
-        "--shard_size", type=COUNT, default=1024, help="clips in a file, the unit of restarts"
-    )
-    parser.add_argument("--threads", type=Whole(1, 1024), help="that decode; default: one per core")
+    add = parser.add_argument_group("clips").add_argument
+    add("--workdir", required=True, type=Path, help="holds the tokenizer")
+    add("--out", required=True, type=Path, help="folder of the cache")
+    add("--data", type=Path, help="prepared dataset or folder of videos; default: the workdir's")
+    add("--crops", type=COUNT, default=1, help="random clips of a training video")
+    add("--seed", type=SEED, help="of the random clips; default: the config's")
+    add = parser.add_argument_group("the work").add_argument
+    add("--shard", metavar="I/N", help="this host and their number; default: the job's processes")
+    add("--batch", type=COUNT, help="clips at a time; default: the config's")
+    add("--shard_size", type=COUNT, default=1024, help="clips in a file, the unit of restarts")
+    add("--threads", type=Whole(1, 1024), help="that decode; default: one per core")
     return parser
 
 
@@ -72,8 +68,10 @@ def main(argv: list[str] | None = None) -> None:
 
     distributed.initialize()
 
-    shard = arguments.shard
-    host, hosts = parse_shard(shard) if shard else distributed.find_place()
+    host, hosts = distributed.find_place()
+    if arguments.shard:
+        distributed.refuse_several("--shard")
+        host, hosts = parse_shard(arguments.shard)
     request = EncodeRequest(
         workdir=arguments.workdir,
         out=arguments.out,
@@ -138,7 +136,7 @@ def encode_workdir(request: EncodeRequest, report: Report) -> Path:
     """
     before = read_config(request.workdir)
     config = build_data.change_data(before, request.data, request.overrides, report=report)
-    build_data.refuse_label_changes(config)
+    build_data.refuse_cache(config)
     if config.data.kind == "folder":
         refuse_inside(request.out, "--out", config.data.root, "the videos")
     check_writable_folder(request.out, ELSEWHERE)
@@ -204,7 +202,8 @@ def encode_clips(
             )
             writer.write_shard(split, number, examples=rows, skipped=skipped)
             if skipped:
-                report(f"{split} shard {number}: {len(skipped)} clips skipped, first {skipped[0]}")
+                text = f"{split} shard {number}: {len(skipped)} clips skipped, first {skipped[0]}"
+                progress.note(text)
     if not writer.is_whole():
         report(f"this host's shards are in {request.out}; another one's are not done yet")
     else:

@@ -123,13 +123,18 @@ def run_command(module: str, make_parser: Callable[[], Any]) -> NoReturn:
 
     def main(argv: list[str] | None) -> None:
         make_parser().parse_known_args(argv)
-        started = sys.modules["__main__"]  # what multiprocessing makes its processes import
-        started.__spec__ = None
-        started.__file__ = None
+        hide_main()
         importlib.import_module(module).main(argv)
 
     run_main(main)
     sys.exit()
+
+
+def hide_main() -> None:
+    """Keeps processes that multiprocessing starts from importing the main module of this one."""
+    started = sys.modules["__main__"]
+    started.__spec__ = None
+    started.__file__ = None
 
 
 def _end_with(error: NbpError) -> NoReturn:

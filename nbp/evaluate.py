@@ -10,7 +10,7 @@ Started again after it was stopped, it goes on where it stood.
 from pathlib import Path
 
 from nbp.errors import run_command
-from nbp.flags import COUNT, SEED, Parser
+from nbp.flags import COUNT, SEED, Parser, add_checkpoint_flag
 from nbp.sampling.request import SIDE
 
 
@@ -24,28 +24,30 @@ def make_parser() -> Parser:
             "--features runs/features_ts --statistics kvd,precision",
             "--workdir runs/frames --protocol moving-shapes\n"
             "--config.sampling.refinements=8 --out refined.json",
+            "--workdir runs/quickstart --protocol moving-shapes --clips 4096 --shard 3/8",
             "--compare runs/a/report/nbp-ucf.json runs/b/report/nbp-ucf.json",
         ),
         overrides="data sampling",
     )
-    parser.add_argument("--workdir", type=Path, help="trained or converted")
-    parser.add_argument("--protocol", action="append", default=[], help="see docs/protocols.md")
-    parser.add_argument("--out", type=Path, help="default: WORKDIR/report/PROTOCOL.json")
-    parser.add_argument("--clips", type=COUNT, help="clips to generate, or else to score")
-    parser.add_argument("--seed", type=SEED, help="of the generated clips; default: the protocol's")
-    parser.add_argument("--num_frames", type=COUNT, help="length of the clips of the model")
-    parser.add_argument("--size", nargs="+", type=SIDE, metavar="PX", help="side of their frames")
-    parser.add_argument("--data", type=Path, help="videos or prepared dataset to take clips from")
-    parser.add_argument("--features", default="", help="folder of nbp.convert i3d, or random-i3d")
-    parser.add_argument("--lpips", default="", help="folder that nbp.convert lpips wrote")
-    parser.add_argument("--c3d", default="", help="folder of nbp.convert c3d: the Inception score")
-    parser.add_argument(
-        "--statistics", default="", help="more scores: kvd,precision,infinity,bootstrap,stream"
-    )
-    parser.add_argument("--cache", type=Path, help="of features; default: WORKDIR/report/cache")
-    parser.add_argument(
-        "--compare", nargs=2, type=Path, metavar="FILE.json", help="two reports of one protocol"
-    )
+    add = parser.add_argument_group("what is scored").add_argument
+    add("--workdir", type=Path, help="trained or converted")
+    add("--protocol", action="append", default=[], help="see docs/protocols.md")
+    add("--out", type=Path, help="default: WORKDIR/report/PROTOCOL.json")
+    add("--clips", type=COUNT, help="clips to generate, or else to score")
+    add("--seed", type=SEED, help="of the generated clips; default: the protocol's")
+    add("--num_frames", type=COUNT, help="length of the clips of the model")
+    add("--size", nargs="+", type=SIDE, metavar="PX", help="side of their frames")
+    add_checkpoint_flag(add, of="the last trained stage")
+    add("--data", type=Path, help="videos or prepared dataset to take clips from")
+    add = parser.add_argument_group("networks that scores need").add_argument
+    add("--features", default="", help="folder of nbp.convert i3d, or random-i3d")
+    add("--lpips", default="", help="folder that nbp.convert lpips wrote")
+    add("--c3d", default="", help="folder of nbp.convert c3d: the Inception score")
+    add = parser.add_argument_group("more scores, and two reports").add_argument
+    add("--statistics", default="", help="more scores: kvd,precision,infinity,bootstrap,stream")
+    add("--cache", type=Path, help="of features; default: WORKDIR/report/cache")
+    add("--shard", metavar="I/N", help="task I of N, each for itself; the last to end scores")
+    add("--compare", nargs=2, type=Path, metavar="FILE.json", help="two reports of one protocol")
     return parser
 
 
@@ -57,7 +59,7 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import jax
 import numpy as np
@@ -65,26 +67,28 @@ import numpy as np
 from nbp import __version__
 from nbp.config import parse_overrides
 from nbp.errors import ConfigError
+from nbp.evaluation.chunk_store import hold_whole
 from nbp.evaluation.gallery import Gallery, update_listing, write_gallery
-from nbp.evaluation.leakage import describe_leaks, find_duplicates, find_leaks
+from nbp.evaluation.leakage import check_leaks, find_copies
 from nbp.evaluation.real_pixels import list_losses
 from nbp.evaluation.reference_set import Reference
 from nbp.evaluation.result import (
     CodeUse,
     Conditions,
-    Drawing,
     EvaluationResult,
     Leaks,
     ProtocolRecord,
     TokenBits,
     UsedWeights,
     WorstClip,
+    describe_speed,
     write_report,
 )
 from nbp.evaluation.score_generated import (
     Generated,
     can_generate,
     describe_codes,
+    fill_share,
     find_gallery_clips,
     follows_real,
     group_plans,
@@ -111,6 +115,7 @@ from nbp.metrics.feature_statistics import parse_statistics
 from nbp.metrics.score_table import name_fvd
 from nbp.parallel import distributed
 from nbp.parallel.distributed import is_main
+from nbp.progress import parse_shard
 from nbp.protocols.protocol import Protocol
 from nbp.report.collect import write_page
 from nbp.report.table import format_table
@@ -135,14 +140,18 @@ def main(argv: list[str] | None = None, *, setup: EvaluationSetup = STANDARD) ->
     if arguments.out:
         check_writable_file(arguments.out, "Name another with --out FILE.json.")
 
+    share = parse_shard(arguments.shard) if arguments.shard else None
+
     distributed.initialize()
 
+    if share is not None:
+        distributed.refuse_several("--shard")
     requests = make_requests(arguments, parse_overrides(rest), setup=setup)
     say = distributed.is_main()
     results = evaluate_protocols(
-        requests, lambda text: print(f"[evaluate] {text}", flush=True) if say else None
+        requests, lambda text: print(f"[evaluate] {text}", flush=True) if say else None, share
     )
-    if say:
+    if say and results:
         write_and_tell(arguments.workdir, results, arguments.out)
         if not arguments.out:  # it shows what lies in WORKDIR/report
             print(f"to look at: {write_page(arguments.workdir)}")
@@ -155,10 +164,8 @@ def make_requests(
     setup: EvaluationSetup = STANDARD,
 ) -> list[EvaluateRequest]:
     """The requests of parsed flags, one for each protocol."""
-    shared = {
-        name: getattr(arguments, name)
-        for name in ("workdir", "clips", "seed", "data", "features", "lpips", "c3d", "cache")
-    }
+    names = ("workdir", "clips", "seed", "data", "features", "lpips", "c3d", "cache", "checkpoint")
+    shared = {name: getattr(arguments, name) for name in names}
     shared |= {"statistics": parse_statistics(arguments.statistics), "overrides": overrides}
     shared |= {"num_frames": arguments.num_frames, "size": arguments.size, "setup": setup}
     return [EvaluateRequest(protocol=name, **shared) for name in arguments.protocol]
@@ -174,9 +181,12 @@ def evaluate_workdir(request: EvaluateRequest, report: Report) -> EvaluationResu
 
 
 def evaluate_protocols(
-    requests: Sequence[EvaluateRequest], report: Report
+    requests: Sequence[EvaluateRequest], report: Report, share: tuple[int, int] | None = None
 ) -> list[EvaluationResult]:
     """Scores one workdir; returns a result each: protocol, provenance, conditions, scores.
+
+    share: (i, n), the task of an array that this is: files of clips whose number is i modulo n are
+    made, and only who finds all of them there scores; for the others the list is empty.
 
     Also writes into `workdir/report`: pictures (see `write_reconstruction`), clips to look at (see
     `nbp.evaluation.gallery`), features (see `nbp.evaluation.chunk_store`). Everything that can be
@@ -193,8 +203,24 @@ def evaluate_protocols(
         plans.append(plan_evaluation(request, report, plans))
     for plan in plans:
         check_model(plan)
-    leaks = [check_leaks(plan, report) for plan in plans]
+    leaks = [check_leaks(plan.clips, report) for plan in plans]
     generating = [plan for plan in plans if can_generate(plan)]
+    if share is None:
+        return score_plans(plans, generating, leaks, report)
+    if not generating:
+        raise ConfigError("--shard: here no clips are generated, which it divides. Leave it out")
+    stores = [s for group in group_plans(generating) for s in fill_share(group, share, report)]
+    with hold_whole(stores) as found:
+        if found:
+            return score_plans(plans, generating, leaks, report)
+    report(f"share {share[0]} of {share[1]} is done; the last task to end scores the clips of all")
+    return []
+
+
+def score_plans(
+    plans: Sequence[Plan], generating: Sequence[Plan], leaks: Sequence[Leaks], report: Report
+) -> list[EvaluationResult]:
+    """The results of all plans, of which some generate clips."""
     began = time.time()
     generated: dict[int, Generated] = {}
     for group in group_plans(generating):
@@ -224,14 +250,6 @@ def check_model(plan: Plan) -> None:
     check_parameters({"tokenizer": plan.model.params} | ({} if sampler is None else sampler.params))
 
 
-def check_leaks(plan: Plan, report: Report) -> Leaks:
-    """What is known of leaks beforehand, told at once."""
-    found = {**find_leaks(plan.clips), "duplicates": [], "duplicate_clips": 0}
-    for line in describe_leaks(found, split=plan.clips.rule.split):
-        report(line)
-    return cast(Leaks, found)
-
-
 def finish(
     plan: Plan, generated: Generated | None, leaks: Leaks, report: Report
 ) -> EvaluationResult:
@@ -255,7 +273,7 @@ def finish(
         scores = {**generated.scores, **scores} if features else {**scores, **generated.scores}
         code_usage["generated"] = generated.code_use
         if generated.reference is not None:
-            find_copies(plan, generated, leaks, report)
+            find_copies(plan.clips, generated.reference, leaks, report)
         show(plan, generated)
     other = "" if features is None else features.deviation
     complete = clips.complete if protocol.reconstruction else count
@@ -337,16 +355,6 @@ def write_pictures(plan: Plan, found: Reconstructed) -> list[WorstClip]:
     )
 
 
-def find_copies(plan: Plan, generated: Generated, leaks: Leaks, report: Report) -> None:
-    """Adds equal real clips to what is known of leaks, and tells of them."""
-    reference = generated.reference
-    assert reference is not None
-    pairs, count = find_duplicates(plan.clips, reference.hashes, distinct=reference.distinct)
-    leaks["duplicates"], leaks["duplicate_clips"] = pairs, count
-    for line in describe_leaks({"duplicates": pairs, "duplicate_clips": count}, split=""):
-        report(line)
-
-
 def show(plan: Plan, generated: Generated) -> None:
     """Writes what a person looks at: a picture of the first clips, and the gallery."""
     folder = plan.request.report_folder
@@ -368,16 +376,6 @@ def show(plan: Plan, generated: Generated) -> None:
     )
     rows = write_gallery(gallery, folder)
     update_listing(folder / "clips.json", plan.protocol.name, rows)
-
-
-def describe_speed(generation: Drawing) -> dict[str, Any]:
-    """The conditions of generated clips under the names that older reports have."""
-    return {
-        "clips": generation["clips"],
-        "passes": generation["passes"],
-        "seconds_with_compilation": generation["seconds_of"]["draw"],
-        "frames_per_second_with_compilation": generation["frames_per_second"],
-    }
 
 
 def report_path(workdir: Path, protocol: Protocol | str) -> Path:

@@ -1,24 +1,40 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a workdir that holds the averaged parameters alone: for sampling and publishing.
+"""Writes the averaged parameters alone: as a workdir, for a hub, or in the official layout.
 
-python -m nbp.export --workdir DIR --out DIR [--current]
+python -m nbp.export --workdir DIR --out DIR [--format {workdir,safetensors,official}] [--current]
 """
 
 from pathlib import Path
 
 from nbp.errors import run_command
-from nbp.flags import Parser
+from nbp.flags import Parser, Real, add_checkpoint_flag
 
 
 def make_parser() -> Parser:
-    example = "--workdir runs/quickstart --out runs/published"
-    parser = Parser("nbp.export", __doc__, examples=(example,))
-    parser.add_argument("--workdir", required=True, type=Path, help="of a training")
-    parser.add_argument("--out", required=True, type=Path, help="workdir to make")
-    parser.add_argument(
-        "--current", action="store_true", help="the current parameters, not their average"
+    parser = Parser(
+        "nbp.export",
+        __doc__,
+        examples=(
+            "--workdir runs/quickstart --out runs/published",
+            "--workdir runs/quickstart --out quickstart-nbp --format safetensors --license mit",
+            "--workdir runs/k600 --out k600-official --format official",
+        ),
     )
+    add = parser.add_argument_group("what is written").add_argument
+    add("--workdir", required=True, type=Path, help="of a training")
+    add("--out", required=True, type=Path, help="folder to make")
+    add("--current", action="store_true", help="the current parameters, not their average")
+    add_checkpoint_flag(add, of="the last trained stage")
+    add(
+        "--format",
+        choices=("workdir", "safetensors", "official"),
+        default="workdir",
+        help="a workdir; a folder for a hub, with a model card; names of the official release",
+    )
+    add = parser.add_argument_group("of the safetensors format").add_argument
+    add("--license", help="of the weights, as hubs call it, for the card; default: unknown")
+    add("--shard_gb", type=Real(0.0, 1e6, above=True), help="largest safetensors file; default 5")
     return parser
 
 
@@ -30,11 +46,11 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from nbp import __version__, build, locks
@@ -42,7 +58,18 @@ from nbp.config import to_json
 from nbp.config.schema import Config, StageName
 from nbp.errors import CheckpointError, ConfigError, NbpError
 from nbp.files import check_writable_folder, write_text
+from nbp.hub.model_card import UNSTATED
+from nbp.hub.publish import (
+    Model,
+    check_out,
+    publish_official,
+    publish_safetensors,
+    refuse,
+    refuse_busy,
+)
 from nbp.places import ELSEWHERE, Claim, explain, new_folders
+from nbp.progress import Progress
+from nbp.ranges import Checkpoint
 from nbp.stages import STAGES
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState
@@ -53,19 +80,70 @@ def main(argv: list[str] | None = None) -> None:
     """The command. argv: its arguments; default: those of the process."""
     arguments = make_parser().parse_args(argv)
 
-    export_workdir(
-        arguments.workdir,
-        arguments.out,
-        report=lambda text: print(f"[export] {text}", flush=True),
-        average=not arguments.current,
-    )
+    def report(text: str) -> None:
+        print(f"[export] {text}", flush=True)
+
+    form, average, chosen = arguments.format, not arguments.current, arguments.checkpoint
+    for flag in ("license", "shard_gb"):
+        if form != "safetensors" and getattr(arguments, flag) is not None:
+            raise ConfigError(f"--{flag} goes with --format safetensors, not with {form}")
+    if form == "workdir":
+        export_workdir(arguments.workdir, arguments.out, report, average=average, checkpoint=chosen)
+        return
+    licence = read_licence(arguments.license or UNSTATED)
+    check_out(arguments.out)
+    model = read_model(arguments.workdir, report, average=average, checkpoint=chosen)
+    if form == "official":
+        publish_official(model, arguments.out, report=report)
+        return
+    limit = round((arguments.shard_gb or SHARD_GB) * 1e9)
+    publish_safetensors(model, arguments.out, licence=licence, limit=limit, report=report)
+
+
+SHARD_GB = 5.0  # 10^9 bytes
+
+
+def read_licence(text: str) -> str:
+    """The name of a licence, lower case; ConfigError where it is none."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}", text):
+        raise ConfigError(f"--license {text!r}: name one as hubs do, such as apache-2.0 or other")
+    return text.lower()
+
+
+def read_model(
+    workdir: Path,
+    report: Callable[[str], None],
+    *,
+    average: bool,
+    checkpoint: Checkpoint | None = None,
+) -> Model:
+    """The trained stages of a workdir; CheckpointError where there are none.
+
+    checkpoint: of the last stage; by default the newest, as of the others.
+    """
+    config, stages = _list_trained(workdir)
+    labels = read_labels(workdir) if (workdir / "labels.json").is_file() else ()
+    steps: dict[StageName, Checkpoint | None] = {stages[-1]: checkpoint}
+    loaded: dict[StageName, tuple[build.Trained, bool]] = {}
+    with Progress(len(stages), "stages read", report) as progress:
+        for stage in stages:
+            loaded[stage] = _load_stage(
+                config, workdir, stage, labels, average=average, step=steps.get(stage)
+            )
+            progress.step()
+    return Model(workdir, _without_averages(config), labels, loaded)
 
 
 PARTIAL = ".exporting"  # in the new workdir, until all is written
 
 
 def export_workdir(
-    workdir: Path, out: Path, report: Callable[[str], None], *, average: bool = True
+    workdir: Path,
+    out: Path,
+    report: Callable[[str], None],
+    *,
+    average: bool = True,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Writes the parameters of each trained stage into a new workdir, float32.
 
@@ -75,42 +153,35 @@ def export_workdir(
 
     Args:
       average: take the averaged parameters of a stage that keeps an average, not the current ones.
+      checkpoint: step of the last stage that is trained, or the best; by default the newest.
 
     Raises CheckpointError where nothing is trained, or `out` holds something else, ConfigError
     where another process writes there.
     """
-    config = read_config(workdir)
-    stages = list_begun(workdir)
-    if not stages:
-        raise CheckpointError(f"{workdir} holds nothing that is trained")
+    _list_trained(workdir)  # says what is missing before the place is looked at
     finished = (out / "config.json").is_file() and not (out / PARTIAL).exists()
     if not finished:
         check_writable_folder(out, ELSEWHERE)
         _list_leftovers(out)
-    labels = read_labels(workdir) if (workdir / "labels.json").is_file() else ()
-    loaded = {
-        stage: _load_stage(config, workdir, stage, labels, average=average) for stage in stages
-    }
+    model = read_model(workdir, report, average=average, checkpoint=checkpoint)
     if finished:
-        if not _holds(out, loaded, config=_without_averages(config), labels=labels):
-            raise _refuse(out)
-        steps = ", ".join(
-            f"{stage} of step {trained.step}" for stage, (trained, _) in loaded.items()
-        )
-        report(f"already exported: {steps} in {out}")
+        if not _holds(out, model):
+            raise refuse(out)
+        model.tell_done(out, report)
         return
     claim = Claim()
     partial = out / PARTIAL
     with new_folders(out, claim), _lock(out):
         try:
             _remove_leftovers(out)
-            hashes: dict[str, str] = {}
-            for stage, (trained, averaged) in loaded.items():
-                hashes[stage] = _export_stage(
-                    workdir, partial, stage, trained, averaged=averaged, hashes=hashes
-                )
-            save_labels(partial, labels)
-            write_text(partial / "config.json", to_json(_without_averages(config)))
+            hashes: dict[StageName, str] = {}
+            total = sum(model.count_parameters(stage) for stage in model.stages)
+            with Progress(total, "parameters written", report) as progress:
+                for stage in model.stages:
+                    hashes[stage] = _export_stage(model, partial, stage, hashes)
+                    progress.step(model.count_parameters(stage))
+            save_labels(partial, model.labels)
+            write_text(partial / "config.json", to_json(model.config))
             # The configuration last: with it, a folder is a workdir.
             for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
                 os.replace(path, out / path.name)
@@ -122,38 +193,25 @@ def export_workdir(
                 with contextlib.suppress(NbpError, OSError):
                     _remove_leftovers(out)
             shutil.rmtree(partial, ignore_errors=True)
-    for stage, (trained, averaged) in loaded.items():
-        count = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
-        kind = "averaged" if averaged else "current"
-        report(f"{stage}: {count:,} {kind} parameters of step {trained.step} in {out}")
+    model.tell(out, report)
 
 
-def _refuse(out: Path) -> CheckpointError:
-    return CheckpointError(f"{out} is not empty: use another --out")
-
-
-def _holds(
-    out: Path,
-    loaded: Mapping[str, tuple[build.Trained, bool]],
-    *,
-    config: Config,
-    labels: tuple[str, ...],
-) -> bool:
+def _holds(out: Path, model: Model) -> bool:
     """Whether `out` has a whole export of these checkpoints, whatever lies beside it."""
-    hashes: dict[str, str] = {}
+    hashes: dict[StageName, str] = {}
     try:
-        if read_config(out) != config or read_labels(out) != labels:
+        if read_config(out) != model.config or read_labels(out) != model.labels:
             return False
-        if list_begun(out) != list(loaded):
+        if list_begun(out) != list(model.stages):
             return False
-        for stage, (trained, averaged) in loaded.items():
+        for stage, (trained, _) in model.stages.items():
             folder = build.stage_directory(out, stage) / "checkpoints"
             with Checkpointer(folder, read_only=True, report=lambda text: None) as checkpointer:
                 whole = checkpointer.find_whole("model", "opt")
                 found = checkpointer.read_meta(whole)
                 hashes[stage] = checkpointer.checkpoint_hash(whole)
                 steps = checkpointer.all_steps()
-            wanted = _make_meta(Path(), stage, trained, averaged=averaged, hashes=hashes)
+            wanted = _make_meta(model, stage, hashes)
             if steps != [trained.step] or _strip(found) != _strip(wanted):
                 return False
     except NbpError:
@@ -176,7 +234,7 @@ def _list_leftovers(out: Path) -> list[Path]:
     entries = sorted(out.iterdir()) if out.exists() else []
     ours = {"config.json": 0, "labels.json": 1, **dict.fromkeys(STAGES, 1), PARTIAL: 2}
     if entries and not ((out / PARTIAL).is_dir() and all(path.name in ours for path in entries)):
-        raise _refuse(out)
+        raise refuse(out)
     return sorted(entries, key=lambda path: ours[path.name])
 
 
@@ -195,15 +253,28 @@ def _lock(out: Path) -> Iterator[None]:
     try:
         lock = locks.lock_folder(out)
     except locks.Held:
-        raise ConfigError(f"another process exports into {out}: use another --out") from None
+        raise refuse_busy(out) from None
     except OSError as error:
         raise explain(error, out) from error
     with lock:
         yield
 
 
+def _list_trained(workdir: Path) -> tuple[Config, list[StageName]]:
+    config, stages = read_config(workdir), list_begun(workdir)
+    if not stages:
+        raise CheckpointError(f"{workdir} holds nothing that is trained")
+    return config, stages
+
+
 def _load_stage(
-    config: Config, workdir: Path, name: StageName, labels: tuple[str, ...], *, average: bool
+    config: Config,
+    workdir: Path,
+    name: StageName,
+    labels: tuple[str, ...],
+    *,
+    average: bool,
+    step: Checkpoint | None,
 ) -> tuple[build.Trained, bool]:
     """The parameters of a stage, and whether they are the averaged ones."""
     stage = STAGES[name]
@@ -214,45 +285,42 @@ def _load_stage(
         network=stage.make_network(config, labels),
         ema=averaged,
         groups=stage.make_groups(config),
+        step=step,
     )
     return trained, averaged
 
 
 def _export_stage(
-    workdir: Path,
-    out: Path,
-    stage: Any,
-    trained: build.Trained,
-    *,
-    averaged: bool,
-    hashes: dict[str, str],
+    model: Model, out: Path, stage: StageName, hashes: Mapping[StageName, str]
 ) -> str:
-    """Writes one stage; returns the hash of its parameters."""
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), trained.params)
-    meta = _make_meta(workdir, stage, trained, averaged=averaged, hashes=hashes)
-    state = TrainState(np.asarray(trained.step, np.int32), params, ema={}, opt_state={}, extra={})
+    """Writes one stage; returns the hash of its parameters. hashes: of stages exported before."""
+    step, meta = model.stages[stage][0].step, _make_meta(model, stage, hashes)
+    state = TrainState(
+        np.asarray(step, np.int32), model.params(stage), ema={}, opt_state={}, extra={}
+    )
     folder = build.stage_directory(out, stage)
     with Checkpointer(folder / "checkpoints") as checkpointer:
-        checkpointer.save(trained.step, state, data={}, meta=meta)
+        checkpointer.save(step, state, data={}, meta=meta)
         checkpointer.wait()
-        if checkpointer.latest_step() != trained.step:
+        if checkpointer.latest_step() != step:
             raise CheckpointError(f"the {stage} could not be written; see the line above")
-        digest = checkpointer.checkpoint_hash(trained.step)
+        digest = checkpointer.checkpoint_hash(step)
     write_text(folder / CONVERTED, json.dumps(meta["exported"]) + "\n")
     return digest
 
 
-def _make_meta(
-    workdir: Path,
-    stage: Any,
-    trained: build.Trained,
-    *,
-    averaged: bool,
-    hashes: Mapping[str, str],
-) -> dict[str, Any]:
+def _make_meta(model: Model, stage: StageName, hashes: Mapping[StageName, str]) -> dict[str, Any]:
     """What is recorded of a stage. hashes: of the parameters of stages exported before."""
-    origin = {"file": str(workdir.absolute()), "sha256": trained.sha256, "averaged": averaged}
-    meta = {**trained.meta, "exported": origin, "versions": {"nbp": __version__}}
+    trained, _ = model.stages[stage]
+    meta = {
+        **trained.meta,
+        "exported": {
+            "file": str(model.workdir.absolute()),
+            "sha256": trained.sha256,
+            "averaged": model.is_average(stage),
+        },
+        "versions": {"nbp": __version__},
+    }
     if (before := STAGES[stage].follows) is not None:
         key = f"{before}_sha256"
         meta[key] = hashes.get(before, meta.get(key))

@@ -24,32 +24,29 @@ def make_parser() -> Parser:
             "small=runs/a small=runs/b small=runs/c large=runs/d --holdout large",
         ),
     )
-    parser.add_argument(
+    add = parser.add_argument_group("runs").add_argument
+    add(
         "runs",
         metavar="RUN",
         nargs="+",
         help="folder or sweep.json of nbp.sweep, or a trained workdir; GROUP=RUN names its group",
     )
-    parser.add_argument("--out", type=Path, help="folder for fit.md, fit.json and fit.png")
-    parser.add_argument(
-        "--loss", default="bits_per_token", metavar="SCORE", help="the lower the better"
-    )
-    parser.add_argument("--dial", default="default", help="of a sweep: its scores are taken")
-    parser.add_argument(
-        "--holdout", metavar="RUN", help="left out of the fits, then predicted: run, kind or group"
-    )
-    parser.add_argument("--baseline", metavar="NAME", help="group that others are held against")
-    parser.add_argument(
-        "--against", action="append", default=[], metavar="NAME", help="such a group; repeatable"
-    )
-    parser.add_argument(
+    add("--out", type=Path, help="folder for fit.md, fit.json and fit.png")
+    add("--loss", default="bits_per_token", metavar="SCORE", help="the lower the better")
+    add("--dial", default="default", help="of a sweep: its scores are taken")
+    add = parser.add_argument_group("questions").add_argument
+    add("--holdout", metavar="RUN", help="left out of the fits, then predicted: run, kind or group")
+    add("--baseline", metavar="NAME", help="group that others are held against")
+    add("--against", action="append", default=[], metavar="NAME", help="such a group; repeatable")
+    add(
         "--budgets",
         default="",
         metavar="C,C",
         help="operations to spend; default: 1, 10, 100 times the most that was spent",
     )
-    parser.add_argument("--draws", type=Whole(50, 100_000), default=500, help="of the bootstrap")
-    parser.add_argument("--seed", type=SEED, default=0, help="of the bootstrap")
+    add = parser.add_argument_group("intervals").add_argument
+    add("--draws", type=Whole(50, 100_000), default=500, help="of the bootstrap")
+    add("--seed", type=SEED, default=0, help="of the bootstrap")
     return parser
 
 

@@ -15,12 +15,13 @@ import contextlib
 import difflib
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from nbp.errors import ConfigError
+from nbp.ranges import Checkpoint
 
 MOST = 2**31 - 1  # what an index of 32 bits can count
 SEEDS = 2**32  # `jax.random.key` takes a seed modulo this, so larger ones would repeat smaller ones
@@ -163,6 +164,17 @@ COUNT = Whole(1)  # things to make, of which there is at least one
 NATURAL = Whole(0)  # a number of things that may be none, or an index
 SEED = Whole(0, SEEDS - 1)
 SHARE = Real(0.0, 1.0)  # a probability or a part of a whole
+
+
+def add_checkpoint_flag(add: Callable[..., Any], *, of: str) -> None:
+    """The flag that chooses a checkpoint. add: `add_argument` of a parser or group; of: whose."""
+    text = f"step of {of}, or best by train.STAGE.keep_best; default: the newest"
+    add("--checkpoint", type=read_checkpoint, metavar="STEP", help=text)
+
+
+def read_checkpoint(text: str) -> Checkpoint:
+    """A step, or `best`."""
+    return "best" if text == "best" else NATURAL(text)
 
 
 def _leave_out_usage(text: str) -> str:

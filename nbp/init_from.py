@@ -31,7 +31,7 @@ from nbp.stages import STAGES
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.state import TrainState, compare_leaves
 from nbp.trees import flatten_paths, nest_flat
-from nbp.workdir import has_begun, read_config, read_labels
+from nbp.workdir import has_begun, read_config, read_labels, refuse_published
 
 START = "start.json"  # in the folder of a stage: what it began with
 
@@ -122,6 +122,7 @@ def look_for_start(config: Config, workdir: Path, stage: StageName) -> Start | N
         return known
     directory = build.stage_directory(Path(wanted), stage) / "checkpoints"
     read_config(Path(wanted))  # says what is missing
+    refuse_published(Path(wanted), f"be train.{stage}.start_from")
     if not has_begun(Path(wanted), stage):
         raise CheckpointError(f"train.{stage}.start_from: {wanted} holds no trained {stage}")
     with Checkpointer(directory, read_only=True) as checkpointer:

@@ -24,14 +24,14 @@ def make_parser() -> Parser:
         ),
         overrides="all",
     )
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="what to compile")
-    parser.add_argument(
-        "--topology", required=True, help="v5e:16x16, v5p:2x4x4 (chips), v6e:8x8, cpu:8 or gpu"
-    )
-    parser.add_argument("--out", type=Path, help="where to write the report as JSON")
-    parser.add_argument("--classes", type=COUNT, default=101, help="labels, for label prompts")
-    parser.add_argument("--programs", nargs="*", default=(), help="default: all, by their names")
-    parser.add_argument("--no_advice", action="store_true", help="of what would make it fit")
+    add = parser.add_argument_group("what is compiled").add_argument
+    add("--config", required=True, metavar="FILE[:VARIANT]", help="what to compile")
+    add("--topology", required=True, help="v5e:16x16, v5p:2x4x4 (chips), v6e:8x8, cpu:8 or gpu")
+    add = parser.add_argument_group("programs, and what is said of them").add_argument
+    add("--out", type=Path, help="where to write the report as JSON")
+    add("--classes", type=COUNT, default=101, help="labels, for label prompts")
+    add("--programs", nargs="*", default=(), help="default: all, by their names")
+    add("--no_advice", action="store_true", help="of what would make it fit")
     return parser
 
 
@@ -68,6 +68,7 @@ from nbp.parallel.compiler_messages import (
     read_exhausted,
 )
 from nbp.parallel.hlo import count_flops, measure_program, sum_collectives
+from nbp.progress import Progress
 from nbp.stages import STAGES, make_cases
 from nbp.train_plan import check_batches
 
@@ -135,17 +136,20 @@ def precompile(request: PrecompileRequest, report: Callable[[str], None] = print
     devices = find_devices(request.topology)
     chip = find_chip(request.topology, devices[0])
     programs: dict[str, Report] = {}
-    for case, mesh in list_cases(request, config, devices):
-        programs[case.name] = measure_case(case, mesh, chip)
-        report(describe(case.name, programs[case.name]))
-        if not programs[case.name]["fits"] and ".update" in case.name and request.advise:
-            programs[case.name]["advice"] = seek_fit(request, case.name, devices, chip, report)
+    cases = list_cases(request, config, devices)
+    with Progress(len(cases), "programs", report) as progress:
+        for case, mesh in cases:
+            found = programs[case.name] = measure_case(case, mesh, chip)
+            progress.note(describe(case.name, found))
+            if not found["fits"] and ".update" in case.name and request.advise:
+                found["advice"] = seek_fit(request, case.name, devices, chip, progress.note)
+            progress.step()
     return {
         "config": config.name,
         "topology": request.topology.text,
         "devices": len(devices),
         "chip": dataclasses.asdict(chip),
-        "mesh": dict(next(mesh for _, mesh in list_cases(request, config, devices)).shape),
+        "mesh": dict(cases[0][1].shape),
         "settings": list_settings(config, devices[0].platform),
         "programs": programs,
         "versions": {"nbp": __version__, "jax": jax.__version__, **find_compiler(request.topology)},

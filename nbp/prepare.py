@@ -22,39 +22,44 @@ def make_parser() -> Parser:
         examples=(
             "ucf101 --videos UCF-101 --annotations ucfTrainTestlist --out data",
             "folder --videos my_videos --out data --fps 8 --min_frames 9",
+            "folder --videos my_videos --out data --runner DirectRunner --direct_num_workers 4\n"
+            "--direct_running_mode multi_threading",
         ),
     )
-    parser.add_argument("kind", choices=("ucf101", "k600", "folder"), help="how lists are read")
-    parser.add_argument("--videos", required=True, type=Path, help="folder, searched to its depth")
-    parser.add_argument("--annotations", type=Path, help="folder with the lists; default: videos")
-    parser.add_argument("--out", required=True, type=Path, help="folder of data sets")
-    parser.add_argument("--split", type=int, default=1, help="ucf101: official split 1, 2 or 3")
-    parser.add_argument("--validation", type=float, default=0.1, help="folder: share held out")
-    parser.add_argument(
+    add = parser.add_argument_group("videos").add_argument
+    add("kind", choices=("ucf101", "k600", "folder"), help="how lists are read")
+    add("--videos", required=True, type=Path, help="folder, searched to its depth")
+    add("--annotations", type=Path, help="folder with the lists; default: videos")
+    add("--out", required=True, type=Path, help="folder of data sets")
+    add = parser.add_argument_group("which clips are for what").add_argument
+    add("--split", type=int, default=1, help="ucf101: official split 1, 2 or 3")
+    add("--validation", type=float, default=0.1, help="folder: share held out")
+    add(
         "--split_folders",
         choices=("auto", "yes", "no"),
         default="auto",
         help="folder: whether train/, val/, test/ at the top are splits, not classes",
     )
-    parser.add_argument("--name", default="folder", help="folder: name of the dataset")
-    parser.add_argument("--size", default="128", help="stored short side in pixels, or native")
-    parser.add_argument("--squash", action="store_true", help="store size x size, aspect lost")
-    parser.add_argument("--resize", default="bicubic", choices=KERNELS, help="kernel that scales")
-    parser.add_argument(
-        "--long_side", default="round", choices=("round", "floor", "ceil"), help="how it gets whole"
-    )
-    parser.add_argument("--codec", default="h264", choices=("h264", "jpeg"), help="as stored")
-    parser.add_argument("--quality", type=int, help="h264: 0..51, default 12; jpeg: 1..95, 90")
-    parser.add_argument("--group", type=int, default=24, help="h264: frames from key to key")
-    parser.add_argument("--min_frames", type=int, default=17, help="shorter files are left out")
-    parser.add_argument("--fps", type=float, help="rate at which min_frames counts; default: all")
-    cores = os.cpu_count() or 1
-    parser.add_argument("--workers", type=int, default=cores, help="processes; default: all cores")
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="share I of N machines")
-    parser.add_argument("--shard_size", type=int, default=256, help="files per shard")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one file")
-    parser.add_argument("--strict", action="store_true", help="fail on anything in the report")
-    parser.add_argument("--restart", action="store_true", help="discard what is there")
+    add("--name", default="folder", help="folder: name of the dataset")
+    add = parser.add_argument_group("how clips are stored").add_argument
+    add("--size", default="128", help="stored short side in pixels, or native")
+    add("--squash", action="store_true", help="store size x size, aspect lost")
+    add("--resize", default="bicubic", choices=KERNELS, help="kernel that scales")
+    add("--long_side", default="round", choices=("round", "floor", "ceil"), help="how rounded")
+    add("--codec", default="h264", choices=("h264", "jpeg"), help="as stored")
+    add("--quality", type=int, help="h264: 0..51, default 12; jpeg: 1..95, 90")
+    add("--group", type=int, default=24, help="h264: frames from key to key")
+    add = parser.add_argument_group("which files are left out").add_argument
+    add("--min_frames", type=int, default=17, help="shorter files are left out")
+    add("--fps", type=float, help="rate at which min_frames counts; default: all")
+    add = parser.add_argument_group("the work").add_argument
+    add("--workers", type=int, help="processes; default: all cores, 1 on Beam")
+    add("--shard", default="0/1", metavar="I/N", help="share I of N machines")
+    add("--runner", default="", metavar="NAME", help="of Apache Beam; further flags are Beam's")
+    add("--shard_size", type=int, default=256, help="files per shard")
+    add("--timeout", type=float, default=600.0, help="seconds for one file")
+    add("--strict", action="store_true", help="fail on anything in the report")
+    add("--restart", action="store_true", help="discard what is there")
     return parser
 
 
@@ -63,11 +68,15 @@ if __name__ == "__main__":
 
 
 import contextlib
+import dataclasses
+import functools
 import json
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
+from nbp.data.prepare import beam
 from nbp.data.prepare.plan import REPLACING, Plan, PrepareRequest, compare_options, load_plan
 from nbp.data.prepare.quality_report import Outcome, collect_findings, format_report, summarize
 from nbp.data.prepare.reencode import Recipe, WorkerPool
@@ -75,7 +84,7 @@ from nbp.data.prepare.shards import Shard, ShardWriter
 from nbp.data.records import PREPARED, RecordSource, shard_name, write_metadata
 from nbp.data.video.clip_codec import Coding
 from nbp.data.video.notes import list_notes
-from nbp.errors import ConfigError, DataError, Preempted
+from nbp.errors import ConfigError, DataError, Preempted, RestartError, hide_main
 from nbp.files import VideoError, full_disk_named, name_text, read_json, sync, write_text
 from nbp.locks import hold_lock
 from nbp.places import refuse_inside
@@ -84,7 +93,10 @@ from nbp.progress import Progress, parse_shard
 
 def main(argv: list[str] | None = None) -> None:
     """The command. argv: its arguments; default: those of the process."""
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    arguments, options = parser.parse_known_args(argv)
+    if options and not arguments.runner:
+        parser.error(f"unrecognized arguments: {' '.join(options)}")
 
     native = arguments.size == "native"
     if not (native or (arguments.size.isdecimal() and len(arguments.size) < 10)):
@@ -103,20 +115,38 @@ def main(argv: list[str] | None = None) -> None:
         long_side=arguments.long_side,
     )
     used = ("size", "squash", "codec", "quality", "group", "min_frames", "fps", "shard")
-    used += ("resize", "long_side")
+    used += ("resize", "long_side", "runner", "workers")
     rest = {name: value for name, value in vars(arguments).items() if name not in used}
-    prepare_dataset(PrepareRequest(recipe=recipe, shard=parse_shard(arguments.shard), **rest))
+    workers, share = arguments.workers, parse_shard(arguments.shard)
+    if workers is None:
+        workers = 1 if arguments.runner else os.cpu_count() or 1
+    request = PrepareRequest(recipe=recipe, shard=share, workers=workers, **rest)
+    if arguments.runner and share != (0, 1):
+        raise ConfigError("--shard and --runner: Beam divides the shards among its workers")
+    run = make_beam_run(arguments.runner, options) if arguments.runner else prepare_shards
+    prepare_dataset(request, run=run)
 
 
 # Bytes of a stored clip at 128 pixels, on the large side, for the check of free space.
 _CLIP_BYTES = 500_000
+# Seconds between two looks at which shards the workers of Beam have finished, and those that they
+# have to end after a signal.
+LOOK_SECONDS, STOP_SECONDS = 2.0, 30.0
+STOPPED = "stopped; the same command resumes at the first unfinished shard"
+
+Report = Callable[[str], None]
+# Writes shards that are not finished: `prepare_shards`, or what hands them to others.
+Run = Callable[[PrepareRequest, Sequence[Shard], Report], None]
 
 
-def prepare_dataset(request: PrepareRequest, report: Callable[[str], None] = print) -> Path:
+def prepare_dataset(
+    request: PrepareRequest, report: Report = print, *, run: Run | None = None
+) -> Path:
     """Prepares the dataset, or this machine's share of it; returns where it lies when finished.
 
-    Raises ConfigError for options that differ from those of a finished or half-finished dataset,
-    DataError for sources that cannot serve and, under `strict`, for any finding.
+    run: what writes the shards, by default `prepare_shards`. Raises ConfigError for options that
+    differ from those of a finished or half-finished dataset, DataError for sources that cannot
+    serve and, under `strict`, for any finding.
     """
     refuse_inside(request.out, "--out", request.videos, "--videos")
     if _is_finished(request, report):
@@ -135,7 +165,7 @@ def prepare_dataset(request: PrepareRequest, report: Callable[[str], None] = pri
                 f"another nbp.prepare works on share {share} of {request.work}. Wait for it; if "
                 "none does, delete the *.held files there"
             )
-        prepare_shards(request, todo, report)
+        (run or prepare_shards)(request, todo, report)
     if not request.restart and _is_finished(request, report):  # another machine was faster
         return request.target
     left = sum(not shard.is_finished(request.work) for shard in shards)
@@ -152,12 +182,11 @@ def prepare_dataset(request: PrepareRequest, report: Callable[[str], None] = pri
 
 
 def prepare_shards(
-    request: PrepareRequest, shards: Sequence[Shard], report: Callable[[str], None] = print
+    request: PrepareRequest, shards: Sequence[Shard], report: Report = print
 ) -> None:
     """Writes those of the given shards that are not finished into the work folder.
 
-    Any process may do any shard of `load_plan(request).shards`: this is what a cluster runner maps
-    over shard numbers. `prepare_dataset` then finds them finished and does the rest.
+    Any process may do any shard of `load_plan(request).shards`, and several the same one.
     """
     shards = [shard for shard in shards if not shard.is_finished(request.work)]
     if not shards:
@@ -179,7 +208,7 @@ def prepare_shards(
         exhausted = False
         while writers or not exhausted:
             if stopped():
-                raise Preempted("stopped; the same command resumes at the first unfinished shard")
+                raise Preempted(STOPPED)
             while not exhausted and pool.room > 0:
                 task = next(files, None)
                 exhausted = task is None
@@ -191,7 +220,64 @@ def prepare_shards(
                     writers.pop(number).finish()
 
 
-def _is_finished(request: PrepareRequest, report: Callable[[str], None]) -> bool:
+def make_beam_run(runner: str, options: Sequence[str]) -> Run:
+    """What has Beam's workers write the shards. Raises ConfigError as `beam.open_pipeline` does."""
+    pipeline = beam.open_pipeline(runner, options)
+
+    def run(request: PrepareRequest, shards: Sequence[Shard], report: Report) -> None:
+        if not shards:
+            return
+        # As seen from other working folders; what was to be discarded is by now.
+        places = {name: getattr(request, name) for name in ("videos", "annotations", "out")}
+        absolute = {name: place and place.absolute() for name, place in places.items()}
+        asked = dataclasses.replace(request, restart=False, **absolute)
+        work = functools.partial(prepare_one, asked)
+        failures: list[Exception] = []
+
+        def call() -> None:
+            try:
+                beam.run_for_each(pipeline, work, [shard.number for shard in shards])
+            except Exception as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=call, daemon=True)
+        with Progress(len(shards), "shards", report) as progress, _stopped_by_sigterm() as stopped:
+            thread.start()
+            left, running = list(shards), True
+            try:
+                while running:
+                    thread.join(LOOK_SECONDS)
+                    running = thread.is_alive()
+                    there = [shard for shard in left if shard.is_finished(request.work)]
+                    left = [shard for shard in left if shard not in there]
+                    for _ in there:
+                        progress.step()
+                    if stopped():
+                        raise Preempted(STOPPED)
+            except (KeyboardInterrupt, Preempted):
+                _signals.append(signal.SIGTERM)  # to the workers in this process
+                thread.join(STOP_SECONDS)
+                raise
+        if failures:
+            raise failures[0]
+        if left:
+            raise RestartError(
+                f"the pipeline has ended, and {len(left)} of {len(shards)} shards are not in "
+                f"{request.work}: its workers must see the same --out and --videos. Run again"
+            )
+
+    return run
+
+
+def prepare_one(request: PrepareRequest, number: int) -> None:
+    """Writes one shard of a plan that is there, on whatever machine this is."""
+
+    hide_main()  # that of Beam's worker, for which each process would import Beam
+    plan = load_plan(request, report=lambda text: None)
+    prepare_shards(request, [plan.shards[number]], report=lambda text: None)
+
+
+def _is_finished(request: PrepareRequest, report: Report) -> bool:
     file = request.target / PREPARED
     replacing = request.restart or (request.work / REPLACING).exists()
     if replacing or not request.target.exists():
@@ -212,7 +298,7 @@ def _is_finished(request: PrepareRequest, report: Callable[[str], None]) -> bool
     return True
 
 
-def _finish(request: PrepareRequest, plan: Plan, report: Callable[[str], None]) -> None:
+def _finish(request: PrepareRequest, plan: Plan, report: Report) -> None:
     """Report, metadata, and the rename that makes the dataset appear."""
     work, target, listing = request.work, request.target, plan.listing
     written = [(shard, shard.read_result(work)) for shard in plan.shards]
@@ -236,6 +322,7 @@ def _finish(request: PrepareRequest, plan: Plan, report: Callable[[str], None]) 
     final.mkdir()
     splits: dict[str, list[int]] = {}
     hashes: dict[str, str] = {}
+    classes: dict[str, list[int]] = {}
     for split in listing.splits:
         filled = [(s, r) for s, r in written if s.split == split and r.records]
         if not filled:
@@ -244,6 +331,8 @@ def _finish(request: PrepareRequest, plan: Plan, report: Callable[[str], None]) 
                 f"files{_other_share(request)}, and begin anew with --restart"
             )
         splits[split] = [result.records for _, result in filled]
+        stored = [o for _, result in filled for o in result.outcomes if o.status == "ok"]
+        classes[split] = [outcome.label for outcome in stored]
         for place, (shard, result) in enumerate(filled):
             name = shard_name(request.dataset, split, place, len(filled))
             hashes[name] = result.sha256
@@ -252,6 +341,7 @@ def _finish(request: PrepareRequest, plan: Plan, report: Callable[[str], None]) 
     prepared = {"options": request.options(), "findings": summary, "files": hashes}
     # The names as they are: those beside it, which other programs read, are escaped.
     prepared["labels"] = [name_text(label) for label in listing.labels]
+    prepared["classes"] = classes  # of each record, so that none has to be read for it
     write_text(final / PREPARED, json.dumps(prepared, indent=1) + "\n")
     for split in splits:
         RecordSource(final, split)  # opens, or says why not
@@ -292,16 +382,19 @@ def _check_space(request: PrepareRequest, shards: Sequence[Shard]) -> None:
         )
 
 
+_signals: list[int] = []  # that have come, for all threads
+
+
 @contextlib.contextmanager
 def _stopped_by_sigterm() -> Iterator[Callable[[], bool]]:
     """Yields what says whether SIGTERM came."""
-    came: list[int] = []
     try:
-        before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
-    except ValueError:  # not in the main thread: whoever owns it handles signals
-        yield lambda: False
+        before = signal.signal(signal.SIGTERM, lambda number, _: _signals.append(number))
+    except ValueError:  # not in the main thread, which may be waiting in here
+        yield lambda: bool(_signals)
         return
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(_signals)
     finally:
         signal.signal(signal.SIGTERM, before)
+        _signals.clear()

@@ -48,3 +48,4 @@ DType = Literal["float32", "bfloat16"]  # what a network computes in
 # What decoding keeps weights and the cache in: the type of the computation, or a coarser one.
 WeightType = Literal["compute", "int8"]
 CacheType = Literal["compute", "bfloat16", "int8"]
+Checkpoint = int | Literal["best"]  # the step of one, or the one with the best score

@@ -46,6 +46,7 @@ from nbp.evaluation.result import write_report
 from nbp.evaluation.score_reconstruction import Devices
 from nbp.flags import Parser
 from nbp.models.network import map_batches
+from nbp.ranges import Checkpoint
 from nbp.report.collect import write_page
 from nbp.runtime import keep_compiled
 from nbp.sample_files import check_room
@@ -54,9 +55,9 @@ from nbp.sampling.request import SampleRequest, add_flags, make_request
 from nbp.sampling.sampler import Sampler
 from nbp.workdir import has_begun, read_config, read_labels
 
-Video = np.ndarray  # uint8 [t h w c] or [n t h w c]
-Codes = np.ndarray  # int32 [T H W] or [n T H W]
-Label = str | SupportsIndex  # the name of a class, or its id
+Video = np.ndarray  #: uint8 [t h w c] or [n t h w c]
+Codes = np.ndarray  #: int32 [T H W] or [n T H W]
+Label = str | SupportsIndex  #: the name of a class, or its id
 
 
 class PassOptions(TypedDict, total=False):
@@ -97,6 +98,7 @@ class SampleOptions(PassOptions, total=False):
     mask: str | Path | np.ndarray | None
     between: tuple[str | Path | Video, str | Path | Video] | None
     story: str | Path | Sequence[Any] | None
+    checkpoint: Checkpoint | None
 
 
 class EvaluateOptions(TypedDict, total=False):
@@ -109,6 +111,7 @@ class EvaluateOptions(TypedDict, total=False):
     num_frames: int | None
     size: int | Sequence[int] | None
     statistics: str | Sequence[str]  # of `nbp.metrics.feature_statistics`
+    checkpoint: Checkpoint | None
     cache: str | Path | None
 
 
@@ -293,7 +296,7 @@ class Run:
         Raises ConfigError where the protocol is unknown or does not fit, DataError where clips
         cannot be read, NonFiniteError where weights are no numbers.
         """
-        for name in ("workdir", "protocol", "out", "compare"):
+        for name in ("workdir", "protocol", "out", "shard", "compare"):
             if name in options:
                 raise ConfigError(f"no option {name!r} in evaluate")
         flags: dict[str, Any] = {**options, "workdir": self.workdir, "clips": clips, "seed": seed}
@@ -360,11 +363,15 @@ class Run:
 
     def _find_sampler(self, config: Config, plan: RequestPlan) -> Sampler:
         """One for each way of drawing, with its compiled programs; they share their parameters."""
-        sampling, decoding, _ = key = (plan.sampling, plan.decoding, config.plan)
+        sampling, decoding = plan.sampling, plan.decoding
+        key = (sampling, decoding, config.plan, step := plan.request.checkpoint)
         if key not in self._samplers:
-            held = self._samplers.values()
-            wanted = (sampling.weights, sampling.opener)
-            alike = [s for s in held if (s.sampling.weights, s.sampling.opener) == wanted]
+            wanted = (sampling.weights, sampling.opener, step)
+            alike = [
+                sampler
+                for (*_, of), sampler in self._samplers.items()
+                if (sampler.sampling.weights, sampler.sampling.opener, of) == wanted
+            ]
             if alike:
                 network = build.make_generator_network(config, self.labels)
                 self._samplers[key] = replace(

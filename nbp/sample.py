@@ -24,8 +24,9 @@ def make_parser() -> Parser:
             "--workdir runs/quickstart --num 4 --out runs/long --num_frames 129",
         ),
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="trained or converted")
-    parser.add_argument("--out", type=Path, help="folder; default: WORKDIR/samples")
+    add = parser.add_argument_group("folders").add_argument
+    add("--workdir", required=True, type=Path, help="trained or converted")
+    add("--out", type=Path, help="folder; default: WORKDIR/samples")
     add_flags(parser)
     return parser
 
@@ -58,6 +59,7 @@ from nbp.files import check_writable_folder, write_text
 from nbp.layout import Box, frames_of_latents, latents_of_frames
 from nbp.parallel import distributed
 from nbp.parallel.distributed import is_main
+from nbp.progress import Progress, print_note
 from nbp.protocols import find_protocol
 from nbp.report.plots import write_drift_curves
 from nbp.runtime import keep_compiled, keep_freed_memory
@@ -109,7 +111,8 @@ def sample_workdir(
         rollout = Rollout(sampler, long.slide, plan.story)
         draw_long_videos(rollout, job, files, clip=(long.frames, *drawn.clip[1:]), drawing=drawing)
         return names
-    samples = sampler.sample(len(names), **drawing)
+    with follow(len(names), "clips") as progress:
+        samples = sampler.sample(len(names), **drawing, tell=progress.step)
     samples = samples.cut(drawn.clip, sampler.tokenizer.spec.stride[0])
     if is_main():  # every process has drawn the same clips
         write_samples(samples, files)
@@ -120,6 +123,11 @@ def sample_workdir(
             told = f"{opened}; without it {told}"
         print(f"{samples.passes.mean():.1f} passes per clip on average; {told}")
     return names
+
+
+def follow(total: int, unit: str) -> Progress:
+    """The progress of drawing, told by one process of a job."""
+    return Progress(total, unit, print_note if is_main() else lambda text: None)
 
 
 def print_remainder(frames: int, stride: int) -> None:
@@ -172,8 +180,10 @@ def draw_long_videos(
         return
     latents = latents_of_frames(frames, rollout.stride)
     with Recording(files, frames=frames, latents=latents) as recording:
-        for piece in pieces:
-            recording.add(replace(piece, videos=piece.videos[:, :, :height, :width]))
+        with follow(len(files.names) * frames, "frames") as progress:
+            for piece in pieces:
+                recording.add(replace(piece, videos=piece.videos[:, :, :height, :width]))
+                progress.step(piece.videos.shape[0] * piece.videos.shape[1])
         drift, report = describe_drift(job, recording.videos, recording.tokens, rollout.slide)
         write_text(recording.folder / "drift.json", json.dumps(report, indent=1) + "\n")
         title = f"{len(files.names)} videos of {frames} frames, {rollout.slide.kind}"

@@ -137,6 +137,8 @@ FREE = (
     # What is learned from now on; positions and ids that do not fit are refused with the shapes.
     "data.grids",
     "data.grid_shares",
+    "data.mix",
+    "data.balance",
     "tokenizer.dtype",
     "tokenizer.remat",
     # The table of drafts is zero where it is new, which changes nothing.

@@ -23,17 +23,13 @@ def make_parser() -> Parser:
             "configs/sweeps/scaling.py --workdir /shared/runs/scaling --index 3 --of 8",
         ),
     )
-    parser.add_argument(
-        "sweep", metavar="FILE[:VARIANT]", help="Python file with get_sweep; see docs/sweeps.md"
-    )
-    parser.add_argument(
-        "--workdir", type=Path, default=Path("runs/sweep"), help="made, or gone on with"
-    )
-    parser.add_argument(
-        "--dry_run", action="store_true", help="list what would be done, with its operations"
-    )
-    parser.add_argument("--index", type=NATURAL, help="this job's share of the runs, from 0")
-    parser.add_argument("--of", type=COUNT, help="number of shares; default: all runs are ours")
+    add = parser.add_argument_group("the runs").add_argument
+    add("sweep", metavar="FILE[:VARIANT]", help="Python file with get_sweep; see docs/sweeps.md")
+    add("--workdir", type=Path, default=Path("runs/sweep"), help="made, or gone on with")
+    add("--dry_run", action="store_true", help="list what would be done, with its operations")
+    add = parser.add_argument_group("several jobs").add_argument
+    add("--index", type=NATURAL, help="this job's share of the runs, from 0")
+    add("--of", type=COUNT, help="number of shares; default: all runs are ours")
     return parser
 
 
@@ -68,6 +64,7 @@ from nbp.errors import CheckpointError, ConfigError, NbpError
 from nbp.files import check_writable_folder, write_text
 from nbp.lowering import measure_training
 from nbp.parallel import distributed
+from nbp.progress import format_duration
 from nbp.protocols import find_protocol
 from nbp.report.sweep_page import write_page
 from nbp.report.sweep_table import (
@@ -83,7 +80,6 @@ from nbp.report.sweep_table import (
 )
 from nbp.runtime import CommandFailed, CommandRunner
 from nbp.stages import compare_config
-from nbp.training.metrics import format_duration
 from nbp.workdir import copy_stage, has_begun, list_steps, read_config, read_labels
 
 

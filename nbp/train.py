@@ -23,15 +23,14 @@ def make_parser() -> Parser:
         ),
         overrides="all",
     )
-    parser.add_argument(
-        "--config", required=True, metavar="FILE[:VARIANT]", help="of the folder configs, or yours"
-    )
-    parser.add_argument("--workdir", required=True, type=Path, help="made, or gone on with")
-    parser.add_argument(
-        "--resume_from", type=Path, metavar="DIR", help="go on from another workdir's checkpoints"
-    )
-    parser.add_argument("--resume_step", type=NATURAL, help="which of them; default: the newest")
-    parser.add_argument(
+    add = parser.add_argument_group("what is trained").add_argument
+    add("--config", required=True, metavar="FILE[:VARIANT]", help="of the folder configs, or yours")
+    add("--workdir", required=True, type=Path, help="made, or gone on with")
+    add = parser.add_argument_group("from another run").add_argument
+    add("--resume_from", type=Path, metavar="DIR", help="go on from another workdir's checkpoints")
+    add("--resume_step", type=NATURAL, help="which of them; default: the newest")
+    add = parser.add_argument_group("before training").add_argument
+    add(
         "--check",
         action="store_true",
         help="look at flags and configuration, not at files, and end: for launchers",
@@ -45,6 +44,8 @@ if __name__ == "__main__":
 
 import contextlib
 import dataclasses
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -53,9 +54,10 @@ import jax
 import numpy as np
 
 from nbp import __version__, build, build_data
-from nbp.config import load_config, parse_overrides
+from nbp.config import load_config, parse_overrides, to_json
 from nbp.config.grids import describe_grids
 from nbp.config.schema import Config, StageConfig
+from nbp.data.mixing import MixedSource
 from nbp.data.prepare.class_names import find_split
 from nbp.data.sources import VideoFolder
 from nbp.data.video.encode import write_gif
@@ -72,13 +74,16 @@ from nbp.init_from import prepare_start
 from nbp.parallel import distributed
 from nbp.parallel.mesh import place_state, shard_batch
 from nbp.places import claim_workdir, explain
-from nbp.report.collect import is_stale, write_page
+from nbp.report.collect import is_stale, list_report_files, write_page
 from nbp.report.plots import write_curves_png
 from nbp.report.table import format_table
 from nbp.runtime import keep_freed_memory
 from nbp.sample import sample_workdir
 from nbp.sampling.request import SampleRequest
 from nbp.stages import Stage, adopt_config, list_stages
+from nbp.tracking.packages import check_packages
+from nbp.tracking.tracker import RunInfo
+from nbp.tracking.tracking import Tracking, make_tracking
 from nbp.train_plan import TrainPlan, check_places, make_loop_spec, plan_training
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.loop import run
@@ -128,6 +133,7 @@ def train_workdir(
     `plan_training`, ConfigError where another trains.
     """
     keep_freed_memory()
+    check_packages(config.train.tracking)
     check_places(config, workdir)
     with claim_workdir(workdir) as claim:
         plan = plan_training(config, workdir, source=source, step=step, setup=setup)
@@ -135,12 +141,14 @@ def train_workdir(
         claim.keep()
         begin(config, workdir, plan)
         stages = list_stages(config)
-        for stage in stages:
-            run_stage(config, workdir, stage, plan)
-        if any(stage.generates for stage in stages):
-            finish(config, workdir, setup=setup)
-        if distributed.is_main() and is_stale(workdir):
-            print(f"[report] to look at: {write_page(workdir)}", flush=True)
+        with open_tracking(config, workdir) as tracking:
+            for stage in stages:
+                run_stage(config, workdir, stage, plan, tracking=tracking)
+            if any(stage.generates for stage in stages):
+                finish(config, workdir, setup=setup)
+            if distributed.is_main() and is_stale(workdir):
+                print(f"[report] to look at: {write_page(workdir)}", flush=True)
+                tracking.report(list_report_files(workdir))
 
 
 def begin(config: Config, workdir: Path, plan: TrainPlan) -> None:
@@ -158,13 +166,15 @@ def begin(config: Config, workdir: Path, plan: TrainPlan) -> None:
                 )
                 print(f"[data] {text}", flush=True)
         if distributed.is_main():
-            source = next(iter(plan.clips.values())).source
+            data = next(iter(plan.clips.values()))
+            mixed = isinstance(data.source, MixedSource)
+            source = data.source.sources[0] if mixed else data.source
+            lines = [build_data.describe_mix(config, data)] if mixed else []
             if isinstance(source, VideoFolder):
-                for text in (
-                    *source.describe_notes(plan.held_out.source),
-                    *describe_split_folders(plan.labels),
-                ):
-                    print(f"[data] {text}", flush=True)
+                lines += source.describe_notes(plan.held_out.source)
+                lines += describe_split_folders(source.label_names)
+            for text in lines:
+                print(f"[data] {text}", flush=True)
             if "generator" in config.stages and config.generator.head == "digits":
                 print(f"[train] {WARN_DIGITS}", flush=True)
             adopt_config(config, workdir, report=lambda text: print(f"[train] {text}", flush=True))
@@ -172,6 +182,14 @@ def begin(config: Config, workdir: Path, plan: TrainPlan) -> None:
     except OSError as error:
         raise explain(error, workdir) from error
     distributed.wait_for_all("configuration")
+
+
+def open_tracking(config: Config, workdir: Path) -> Tracking:
+    """The trackers of `train.tracking`; the first process of a job tracks for all."""
+    if not distributed.is_main():
+        return Tracking()
+    values = json.loads(to_json(config))
+    return make_tracking(config.train.tracking, RunInfo(config.name, workdir, values))
 
 
 def describe_split_folders(labels: Sequence[str]) -> list[str]:
@@ -184,7 +202,9 @@ def describe_split_folders(labels: Sequence[str]) -> list[str]:
     ]
 
 
-def run_stage(config: Config, workdir: Path, stage: Stage, plan: TrainPlan) -> None:
+def run_stage(
+    config: Config, workdir: Path, stage: Stage, plan: TrainPlan, *, tracking: Tracking
+) -> None:
     """Trains one stage with its evaluations."""
     name, params = stage.name, {}
     origin: dict[str, Any] = {}
@@ -210,6 +230,8 @@ def run_stage(config: Config, workdir: Path, stage: Stage, plan: TrainPlan) -> N
         data=plan.clips[name],
         evaluators=evaluators,
         origin=origin,
+        tracking=tracking,
+        began=plan.began,
         verified=(found.step,) if found is not None and found.sealed else (),
     )
 
@@ -222,11 +244,14 @@ def train_stage(
     data: build_data.ClipData,
     evaluators: StageEvaluators,
     origin: Mapping[str, Any],
+    tracking: Tracking | None = None,
+    began: float = math.inf,
     verified: tuple[int, ...] = (),
 ) -> TrainState:
     """Runs one stage in `workdir/<stage>` and draws its curves, also of one that goes wrong.
 
-    verified: checkpoints whose files were just compared with their hashes.
+    verified: checkpoints whose files were just compared with their hashes. began: when the run did,
+    in seconds of `time.monotonic`, for `train.max_hours`.
     """
     stage: StageConfig = getattr(config.train, task.name)
     directory = build.stage_directory(workdir, task.name)
@@ -241,16 +266,23 @@ def train_stage(
         **origin,
         **started,
     }
+    spec = make_loop_spec(config, stage, began=began)
     with (
         Checkpointer(
             directory / "checkpoints",
             keep=config.train.keep,
+            keep_best=spec.best and spec.best.score,
+            best_mode=spec.best.mode if spec.best else "min",
             verified=verified,
             optional=task.network.optional,
         ) as checkpointer,
         drawn_curves(config, workdir, task.name),
         MetricsWriter(
-            directory, name=task.name, save_gif=write_gif, silent=not distributed.is_main()
+            directory,
+            name=task.name,
+            save_gif=write_gif,
+            tracking=tracking,
+            silent=not distributed.is_main(),
         ) as writer,
     ):
         if config.data.grids:
@@ -261,7 +293,7 @@ def train_stage(
                 config, stage, data=data, start_batch=batch, rows=rows
             ),
             checkpointer=checkpointer,
-            spec=make_loop_spec(config, stage),
+            spec=spec,
             mesh=mesh,
             writer=writer,
             meta=meta,

@@ -8,6 +8,8 @@ at beside: devices, weights and features that are read, places that are written.
 """
 
 import dataclasses
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from nbp.evaluation.during_training import PeriodicScore
 from nbp.evaluation.setup import STANDARD, EvaluationSetup
 from nbp.files import check_writable_folder
 from nbp.init_from import check_start, look_for_start
+from nbp.metrics.score_table import find_score
 from nbp.parallel import distributed
 from nbp.parallel.mesh import check_batch
 from nbp.places import ELSEWHERE, refuse_inside
@@ -34,10 +37,18 @@ from nbp.protocols import find_protocol
 from nbp.sampling.request import SampleRequest
 from nbp.stages import STAGES, compare_config, list_stages
 from nbp.training.checkpoint import Checked, Checkpointer
+from nbp.training.early_stopping import BestSpec, ScoreHistory
 from nbp.training.loop import LoopSpec, compare_data, find_batch
 from nbp.training.rollback import JOURNAL, read_journal
 from nbp.weights import RANDOM, describe_remedy
-from nbp.workdir import Resume, find_resume, has_begun, list_begun, read_labels
+from nbp.workdir import (
+    Resume,
+    find_resume,
+    has_begun,
+    list_begun,
+    read_labels,
+    refuse_published,
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,7 @@ class TrainPlan:
     score: PeriodicScore | None
     checked: Mapping[str, Checked]
     resume: Resume | None
+    began: float
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -84,8 +96,10 @@ def plan_training(
     Raises ConfigError, DataError or CheckpointError for what would make the run fail or spoil what
     lies in the workdir.
     """
+    began = time.monotonic()
     resume = None if source is None else find_resume(source, workdir, step=step)
     place = workdir if resume is None else resume.source
+    refuse_published(workdir, "be trained on")
     changed = compare_config(config, place)  # before a long look at the data, which may fail too
     if source is None and changed.get("generator.draft") == (True, False):
         raise CheckpointError(
@@ -141,11 +155,15 @@ def plan_training(
     if resume is not None:
         whole = {stage: [found.step] for stage, found in checked.items()}
         resume = dataclasses.replace(resume, steps={**resume.steps, **whole})
-    return TrainPlan(clips, held_out, tasks, trained, score, checked, resume)
+    return TrainPlan(clips, held_out, tasks, trained, score, checked, resume, began)
 
 
-def make_loop_spec(config: Config, stage: StageConfig) -> LoopSpec:
-    """How a stage is run; ConfigError for guards and a trace that do not make sense."""
+def make_loop_spec(config: Config, stage: StageConfig, *, began: float = math.inf) -> LoopSpec:
+    """How a stage is run; ConfigError for guards and a trace that do not make sense.
+
+    began: when `train.max_hours` began, in seconds of `time.monotonic`.
+    """
+    hours = config.train.max_hours
     return LoopSpec(
         total_steps=stage.steps,
         global_batch=stage.batch,
@@ -154,19 +172,33 @@ def make_loop_spec(config: Config, stage: StageConfig) -> LoopSpec:
         checkpoint_every=config.train.checkpoint_every,
         changed_data=config.train.changed_data,
         profile_steps=config.train.profile_steps,
+        best=make_best_spec(stage),
+        statistics_every=stage.statistics_every,
         guards=config.train.guards,
+        deadline=began + 3600 * hours if hours else math.inf,
     )
+
+
+def make_best_spec(stage: StageConfig) -> BestSpec | None:
+    """Which score tells the best state of a stage; None where none is asked for."""
+    if not stage.keep_best:
+        return None
+    better = find_score(stage.keep_best.rpartition("/")[2]).better
+    mode = "max" if better == "higher" else "min"
+    return BestSpec(stage.keep_best, mode, patience=stage.early_stop)
 
 
 def check_places(config: Config, workdir: Path) -> None:
     """Nothing that the run writes may become its data, and it must be able to write."""
-    if config.data.kind == "folder":
-        refuse_inside(workdir, "--workdir", config.data.root, "data.root")
+    for i, data in enumerate(each.data for each in config.each_set):
+        if data.kind == "folder":
+            key = f"data.mix[{i - 1}].root" if i else "data.root"
+            refuse_inside(workdir, "--workdir", data.root, key)
     if config.images.batch and config.images.root:
         refuse_inside(workdir, "--workdir", config.images.root, "images.root")
     if not distributed.is_main():
         return
-    folders = ["", "report", "samples"]
+    folders = ["", "report", "samples", "tracking"]
     for stage in config.stages:
         folders += [stage, f"{stage}/checkpoints", f"{stage}/previews"]
     for folder in folders:
@@ -265,7 +297,10 @@ def check_pair(
         build.check_tokenizer(
             build.Trained({}, later.step, "", later.meta), build.Trained({}, step, sha256, {})
         )
-        wanted = getattr(config.train, before).steps
+        settings: StageConfig = getattr(config.train, before)
+        wanted = settings.steps
+        if known and ScoreHistory(make_best_spec(settings), known.data.get("scores")).is_over:
+            continue  # it ended early, and stays as it is
         if before in config.stages and wanted > step and f"{before}_sha256" in later.meta:
             raise CheckpointError(
                 f"the {name} (step {later.step}) was trained on the {before} of step {step}, "

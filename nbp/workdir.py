@@ -17,6 +17,7 @@ from nbp.config import from_dict
 from nbp.config.schema import Config, StageName
 from nbp.errors import CheckpointError, ConfigError
 from nbp.files import read_json
+from nbp.hub.folder import PUBLISHED, is_published
 from nbp.parallel import distributed
 from nbp.training import integrity
 from nbp.training.checkpoint import ITEMS
@@ -34,14 +35,28 @@ def read_config(workdir: Path) -> Config:
             f"Train first: python -m nbp.train --config FILE --workdir {workdir}"
         )
     try:
-        return from_dict(_move_old_keys(read_json(path)))
+        values = {key: value for key, value in read_json(path).items() if key != PUBLISHED}
+        return from_dict(_move_old_keys(values))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def has_begun(workdir: Path, stage: str) -> bool:
-    """Whether a stage has a checkpoint."""
-    return any((stage_directory(workdir, stage) / "checkpoints").glob("[0-9]*"))
+    """Whether a stage has a checkpoint, or is there in the form that is published."""
+    checkpoints = stage_directory(workdir, stage) / "checkpoints"
+    return any(checkpoints.glob("[0-9]*")) or is_published(workdir, stage)
+
+
+def refuse_published(workdir: Path, what: str) -> None:
+    """CheckpointError where a folder is a published model, which is read and never changed.
+
+    what: what was to be done with it, for the message.
+    """
+    if any(is_published(workdir, stage) for stage in get_args(StageName)):
+        raise CheckpointError(
+            f"{workdir} is a published model and cannot {what}: make a workdir of it first, "
+            f"python -m nbp.export --workdir {workdir} --out DIR"
+        )
 
 
 def save_labels(workdir: Path, labels: Sequence[str]) -> None:
@@ -148,6 +163,7 @@ def find_resume(source: Path, workdir: Path, *, step: int | None = None) -> Resu
     Nothing is changed.
     """
     read_config(source)  # says what is missing
+    refuse_published(source, "be resumed")
     name = str(source.absolute())
     note = workdir / RESUMED
     if note.is_file():

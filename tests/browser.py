@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # The pipe is file descriptors 3 and 4 of the browser, whatever they are here.
 LAUNCH = """
@@ -29,6 +31,11 @@ DEADLINE = 60.0  # seconds for any answer
 def find_browser() -> str | None:
     """Path of an installed Chromium, None without one."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+needs_browser = pytest.mark.skipif(
+    find_browser() is None, reason="no Chromium is installed; on Debian: apt-get install chromium"
+)
 
 
 class Browser:
@@ -96,10 +103,12 @@ class Browser:
                 assert "error" not in answer, answer["error"]
                 return answer["result"]
 
-    def open(self, path: Path) -> None:
-        """Opens a file and waits until its script has run."""
+    def open(
+        self, path: Path, *, ready: str = "document.documentElement?.dataset.ready === 'true'"
+    ) -> None:
+        """Opens a file and waits until its script has run, which is when `ready` is true."""
         self.call("Page.navigate", url=path.resolve().as_uri())
-        self.wait("document.documentElement?.dataset.ready === 'true'")
+        self.wait(ready)
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression; a promise is waited for."""

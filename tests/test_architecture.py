@@ -27,7 +27,7 @@ SOURCES = sorted(
 
 # Who may import which modules of ours. `nbp.x` allows all below it; the longest name decides.
 # FREE is for everyone.
-FREE = {"nbp", "nbp.errors", "nbp.ranges", "nbp.shapes", "nbp.files", "nbp.trees"}
+FREE = {"nbp", "nbp.errors", "nbp.ranges", "nbp.shapes", "nbp.files", "nbp.trees", "nbp.progress"}
 FEATURES = tuple(f"nbp.models.{name}" for name in ("network", "c3d", "i3d", "lpips"))
 ALLOWED: dict[str, tuple[str, ...]] = {
     "nbp.errors": ("nbp.errors",),
@@ -40,13 +40,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "nbp.locks": (),
     "nbp.runtime": (),
     "nbp.progress": (),
+    "nbp.diagnosis": ("nbp.diagnosis", "nbp.runtime", "nbp.data.video"),
     "nbp.losses": ("nbp.layout",),
     "nbp.parallel": ("nbp.parallel",),
     "nbp.nn": ("nbp.nn", "nbp.layout", "nbp.parallel"),
     "nbp.models": ("nbp.models", "nbp.nn", "nbp.layout", "nbp.parallel"),
     "nbp.data": ("nbp.data", "nbp.layout"),
     "nbp.data.prepare": ("nbp.data", "nbp.locks"),
-    "nbp.training": ("nbp.training", "nbp.parallel", "nbp.locks"),
+    "nbp.tracking": ("nbp.tracking",),
+    "nbp.training": ("nbp.training", "nbp.tracking", "nbp.parallel", "nbp.locks"),
     "nbp.tasks": (
         "nbp.tasks",
         "nbp.models",
@@ -92,6 +94,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.tasks.corrupted_context",
         "nbp.tasks.draft",
         "nbp.tasks.tokenizer",
+        "nbp.tracking.packages",
         "nbp.training.guards",
         "nbp.training.optimizer",
     ),
@@ -127,17 +130,38 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.build",
         "nbp.build_data",
         "nbp.build_sampling",
-        "nbp.progress",
         "nbp.sample_files",
         "nbp.weights",
         "nbp.workdir",
         "nbp.report.plots",
+        "nbp.locks",
+    ),
+    # What is published is read as a workdir is, by `build`, and written by a command.
+    "nbp.hub": ("nbp.hub", "nbp.interop"),
+    "nbp.hub.official_layout": ("nbp.config", "nbp.interop", "nbp.layout"),
+    "nbp.hub.model_card": (
+        "nbp.hub",
+        "nbp.build",
+        "nbp.config",
+        "nbp.evaluation.result",
+        "nbp.metrics.score_table",
+        "nbp.report",
+    ),
+    "nbp.hub.publish": (
+        "nbp.hub",
+        "nbp.build",
+        "nbp.config",
+        "nbp.locks",
+        "nbp.places",
+        "nbp.training.state",
+        "nbp.workdir",
     ),
     "nbp.build_data": ("nbp.config", "nbp.data", "nbp.layout", "nbp.sampling.request"),
     "nbp.build": (
         "nbp.build_data",
         "nbp.config",
         "nbp.data",
+        "nbp.hub.folder",
         "nbp.metrics.label_agreement",
         "nbp.models",
         "nbp.nn",
@@ -160,7 +184,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 # Commands, and what serves several of them, may import all but other commands...
 COMMANDS = ("train", "sample", "evaluate", "prepare", "encode", "convert", "precompile", "export")
-COMMANDS += ("sweep", "fit")
+COMMANDS += ("sweep", "fit", "doctor", "completion")
 # ...except the one that ends with the work of two others, and the library's face.
 CALLED = {"nbp.train": ("nbp.sample", "nbp.evaluate"), "nbp.run": ("nbp.evaluate",)}
 
@@ -172,10 +196,14 @@ HOMES = {
     "tensorflow_datasets": ("nbp.data",),
     "array_record": ("nbp.data",),
     "PIL": ("nbp.data", "nbp.report.clips"),
-    "tensorboardX": ("nbp.training.metrics",),
+    "tensorboardX": ("nbp.tracking.tensorboard_events",),
+    "wandb": ("nbp.tracking.wandb_run",),
+    "mlflow": ("nbp.tracking.mlflow_run",),
+    "trackio": ("nbp.tracking.trackio_run",),
     "matplotlib": ("nbp.report.plots",),
     "torch": ("nbp.interop",),
     "tokamax": ("nbp.nn",),
+    "apache_beam": ("nbp.data.prepare.beam",),
     "ml_collections": (),
     "tensorflow": (),
 }
@@ -484,7 +512,7 @@ import nbp
 names = [m.name for m in pkgutil.walk_packages(nbp.__path__, "nbp.")]
 for name in names:
     importlib.import_module(name)
-assert not {"tensorflow", "torch", "wandb"} & set(sys.modules)
+assert not {"tensorflow", "torch", "wandb", "mlflow", "trackio"} & set(sys.modules)
 
 from nbp import build_data
 from nbp.config import load_config
@@ -506,9 +534,15 @@ def test_every_folder_is_a_package_that_pip_installs() -> None:
 
 def test_the_locks_pin_every_dependency_and_name_no_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
+    groups = project["dependency-groups"]
     for lock, wanted in (
         ("requirements.txt", project["project"]["dependencies"]),
-        ("requirements-dev.txt", project["dependency-groups"]["dev"]),
+        ("requirements-dev.txt", [*groups["dev"], *groups["docs"]]),
+        (
+            "requirements-beam.txt",
+            project["project"]["dependencies"]
+            + project["project"]["optional-dependencies"]["beam"],
+        ),
     ):
         text = (ROOT / lock).read_text(encoding="utf8")
         lines = [line for line in text.splitlines() if not line.startswith("#")]

@@ -109,7 +109,7 @@ def train(monkeypatch):
 
         with (
             Checkpointer(directory / "checkpoints") as checkpointer,
-            MetricsWriter(directory, tensorboard=False) as writer,
+            MetricsWriter(directory) as writer,
         ):
             return run(
                 task,

@@ -288,7 +288,7 @@ def test_a_sweep_is_one_job_whose_pods_have_a_share_each(tmp_path: Path) -> None
     [
         (("--sweep", "two"), "--sweep needs a number"),
         (("--sweep", "0"), "--sweep needs a number from 1"),
-        (("--sweep", "2", "--type", "v5p-64"), "--type v5p-64 has 8 hosts: a run of a sweep has"),
+        (("--sweep", "2", "--type", "v5p-64"), "--type v5p-64 has 8 hosts: a share of a sweep"),
         (("--sweep", "2", "--engine", "xpk"), "--sweep is for --engine jobset"),
     ],
 )
@@ -297,6 +297,59 @@ def test_sweeps_that_cannot_be_launched(
 ) -> None:
     stage = Stage(tmp_path / "s")
     done = launch_sweep(stage, *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not stage.calls()
+
+
+ENCODE = ("nbp.encode", "--workdir", "/data/my run", "--out", "/data/t")
+
+
+def launch_array(
+    stage: Stage, *options: str, command: tuple[str, ...] = ENCODE
+) -> subprocess.CompletedProcess[str]:
+    asked = {**dict(zip(ASKED[::2], ASKED[1::2], strict=True)), "--type": "v5p-8", "--poll": "0"}
+    words = [word for pair in asked.items() for word in pair]
+    return stage.run("gke.sh", *words, *options, *command)
+
+
+def test_an_array_is_one_job_whose_pods_have_a_share_each(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "s", DIGEST, ended("Completed"))
+    done = launch_array(stage, "--array", "4", "--claim", "data-1")
+    assert done.returncode == 0, done.stderr
+    [text] = stage.piped()
+    [slices] = yaml.safe_load(text)["spec"]["replicatedJobs"]
+    job = slices["template"]["spec"]
+    assert (job["completions"], job["backoffLimitPerIndex"]) == (4, 50)
+    [container] = job["template"]["spec"]["containers"]
+    assert {"name": "NBP_DISTRIBUTED", "value": "off"} in container["env"]
+    command = [*container["command"][:2], container["command"][2].replace("exec", "printf '%s|'")]
+    shown = subprocess.run(
+        [*command, *container["command"][3:]],
+        env={"JOB_COMPLETION_INDEX": "2", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout == f"python|-u|-m|{'|'.join(ENCODE)}|--shard|2/4|"
+
+
+@pytest.mark.parametrize(
+    "options, command, message",
+    [
+        (("--array", "0"), ENCODE, "--array needs a number from 1"),
+        (("--array", "2", "--type", "v5p-64"), ENCODE, "has 8 hosts: a share of a sweep or an"),
+        (("--array", "2", "--sweep", "2"), ENCODE, "--sweep and --array: give one of them"),
+        (("--array", "2"), SWEEP, "--array is for nbp.prepare, nbp.encode and nbp.evaluate"),
+        (("--array", "2"), (*ENCODE, "--shard=0/2"), "--shard comes from --array"),
+        (("--array", "2"), (*ENCODE[:-1], "tokens"), "name absolute paths on storage"),
+        ((), ENCODE, "nbp.encode needs --array N"),
+    ],
+)
+def test_arrays_that_cannot_be_launched(
+    tmp_path: Path, options: tuple[str, ...], command: tuple[str, ...], message: str
+) -> None:
+    stage = Stage(tmp_path / "s")
+    done = launch_array(stage, *options, command=command)
     assert done.returncode == 2
     assert message in done.stderr
     assert not stage.calls()

@@ -213,3 +213,50 @@ def test_a_sweep_takes_no_overrides(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "overrides stand in the file" in done.stderr
     assert not stage.calls()
+
+
+# Commands that share work ------------------------------------------------------------------------
+
+
+def test_a_task_of_an_array_has_a_share_of_a_command(tmp_path: Path) -> None:
+    """--array=3-9:2 has four tasks, of which 7 is the third. Nothing is checked beforehand."""
+    for name, array, end in (("some", ARRAY, "--shard|2/4|"), ("alone", {}, "")):
+        stage = make_stage(tmp_path / name, 0)
+        python = {"PYTHON": str(stage.folder / "python")}
+        command = ("nbp.encode", "--workdir", "my runs/a", "--out", "t")
+        done = stage.run("slurm.sbatch", *command, variables={**JOB, **python, **array})
+        assert done.returncode == 0, done.stderr
+        assert (stage.folder / "ran").read_text() == (
+            f"-u|-m|nbp.encode|--workdir|my runs/a|--out|t|{end}\n"
+        )
+
+
+def test_a_preempted_share_of_a_command_is_requeued_and_its_faults_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the folder that it is submitted from has its notes
+    stage = make_stage(tmp_path, 143, 42, 42)
+    python = {"PYTHON": str(stage.folder / "python")}
+    command = ("--restarts", "1", "nbp.evaluate", "--workdir", "w", "--protocol", "p")
+    variables = {**JOB, **python, **ARRAY}
+    for code, ends in ((143, "requeue 77"), (42, "requeue 77"), (42, "srun bash")):
+        assert stage.run("slurm.sbatch", *command, variables=variables).returncode == code
+        assert [verb for verb in stage.verbs() if verb != "squeue"][-1].endswith(ends)
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("nbp.encode", "--shard", "0/2"), "--shard comes from the array"),
+        (("--sweep", "nbp.encode", "--out", "t"), "--sweep takes FILE and WORKDIR, not nbp.encode"),
+    ],
+)
+def test_commands_that_cannot_be_shared(
+    tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    stage = make_stage(tmp_path, 0)
+    done = stage.run("slurm.sbatch", *arguments, variables={**JOB, **ARRAY})
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not stage.calls()

@@ -16,6 +16,8 @@ from tests.texts import DOCUMENTS, LAUNCHERS, ROOT, list_strings
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
 LOCKS = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt"]
+# Of an environment of its own, in which some packages are older.
+BEAM = ROOT / "requirements-beam.txt"
 # Versions of a package by the Pythons that they are for: "" for all.
 LOCKED: dict[str, dict[str, str]] = {}
 for lock in LOCKS:
@@ -25,8 +27,11 @@ for lock in LOCKS:
             name, _, version = pin.partition("==")
             LOCKED.setdefault(name, {})[marker] = version
 OLD, NEW = "python_full_version < '3.12'", "python_full_version >= '3.12'"
-# tpu_host.sh: brings a newer Python to images of TPUs.
-TOOLS = {"uv"}
+# uv: brings a newer Python to images of TPUs (tpu_host.sh). jupyterlab: opens the notebook.
+# tensorboard: reads what tensorboardX wrote, for a test (.ci/run). torch, safetensors: read weights
+# that were published.
+TOOLS = {"uv", "jupyterlab", "tensorboard", "torch", "safetensors"}
+TRACKERS = {"wandb", "mlflow", "trackio"}  # as the extras of these names have them
 VALUES = {"--python", "-p", "--target"}  # flags of pip whose value is no package
 FILES = {"-r", "--requirement"}
 HOLE = "{version of jax}"
@@ -34,7 +39,14 @@ HOLE = "{version of jax}"
 
 def list_texts() -> Iterator[tuple[str, str]]:
     """Every document, script, and string of the code, with its place."""
-    plain = [*DOCUMENTS, *LAUNCHERS, ROOT / "Dockerfile", *sorted((ROOT / ".ci").iterdir()), *LOCKS]
+    plain = [
+        *DOCUMENTS,
+        *LAUNCHERS,
+        ROOT / "Dockerfile",
+        *sorted((ROOT / ".ci").iterdir()),
+        *LOCKS,
+        BEAM,
+    ]
     for path in [*plain, ROOT / "pyproject.toml"]:
         yield path.name, re.sub(r"\\\n\s*", "", path.read_text(encoding="utf8"))
     for folder in ("nbp", "configs", "benchmarks"):
@@ -55,7 +67,7 @@ def find_installed(text: str) -> Iterator[str]:
                 continue
             if i and words[i - 1] in FILES:
                 made = word.startswith('"$')  # by a script, from pyproject.toml
-                assert made or word.strip("'\"") in {lock.name for lock in LOCKS}, word
+                assert made or word.strip("'\"") in {lock.name for lock in (*LOCKS, BEAM)}, word
             elif word not in FILES:
                 yield word.strip("'\"").rstrip("'\".,:").replace('"', "")
 
@@ -70,10 +82,10 @@ def test_commands_are_found() -> None:
 
 
 def test_texts_install_nothing_but_what_the_project_names() -> None:
-    allowed = set(LOCKED) | TOOLS
+    allowed = set(LOCKED) | TOOLS | TRACKERS
     for place, text in TEXTS:
         for word in find_installed(text):
-            if word in ("", ".", "$@") or re.fullmatch(r"\.\[(\w+)\]", word):
+            if word in ("", ".", "$@", f".[{HOLE}]") or re.fullmatch(r"\.\[(\w+)\]", word):
                 extra = re.fullmatch(r"\.\[(\w+)\]", word)
                 assert not extra or extra[1] in PROJECT["project"]["optional-dependencies"], place
                 continue
@@ -87,9 +99,16 @@ def test_texts_install_nothing_but_what_the_project_names() -> None:
 def test_the_distribution_has_a_name_that_is_not_the_strangers() -> None:
     """`nbp` on the package index is another project; so no text may ask pip for it."""
     assert PROJECT["project"]["name"] == "nbp-video"
-    assert set(PROJECT["project"]["optional-dependencies"]) == {"cuda", "tpu"}
+    extras = {"beam", "cuda", "tpu", "wandb", "mlflow", "trackio"}
+    assert set(PROJECT["project"]["optional-dependencies"]) == extras
     for place, text in TEXTS:
         assert not re.search(r"\bnbp(-video)?\[|pip install [^\n`]*\bnbp\b", text), place
+
+
+def test_extras_of_trackers_are_the_packages_of_these_names() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    for name in TRACKERS:
+        assert [re.split(r"[><=]", line)[0] for line in extras[name]] == [name]
 
 
 def test_the_configurations_are_part_of_the_package() -> None:

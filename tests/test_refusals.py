@@ -447,6 +447,17 @@ OTHER_COMMANDS: list[tuple[str, tuple[str, ...], int, str]] = [
     ("encode", ("--workdir", "@run", "--out", "@data/tokens"), 2, "lies in the videos"),
     ("export", ("--workdir", "@run", "--out", "@full"), 4, "is not empty"),
     ("export", ("--workdir", "@run", "--out", "@run"), 4, "is not empty"),
+    *(
+        ("export", ("--workdir", "@run", *flags), code, text)
+        for flags, code, text in (
+            (("--out", "@full", "--format", "safetensors"), 4, "is not empty"),
+            (("--out", "@file", "--format", "safetensors"), 2, "is a file"),
+            (("--out", "@new", "--format", "official"), 2, "use --format safetensors"),
+            (("--out", "@new", "--license", "mit"), 2, "--license goes with"),
+            (("--out", "@new", "--format", "safetensors", "--license", "my own"), 2, "as hubs do"),
+            (("--out", "@new", "--format", "safetensors", "--shard_gb", "0"), 2, "--shard_gb"),
+        )
+    ),
     ("export", ("--workdir", "@run", "--out", "@file"), 2, "is a file"),
     ("export", ("--workdir", "@run", "--out", "@file/out"), 2, "is a file"),
     ("export", ("--workdir", "@absent", "--out", "@new"), 4, "is no workdir"),
@@ -483,6 +494,9 @@ OTHER_COMMANDS: list[tuple[str, tuple[str, ...], int, str]] = [
     ("fit", ("@run", "--budgets", "1e18,much", "--out", "@new"), 2, "write operations"),
     ("report", ("--workdir", "@absent", "--out", "@new/page.html"), 4, "is no workdir"),
     ("report", ("--workdir", "@run", "--out", "@new/page.html"), 3, "nothing to show"),
+    ("report", ("@run", "@file", "--out", "@new/page.html"), 4, "is no workdir"),
+    ("report", ("@run", "@absent", "--out", "@new/page.html"), 3, "curves or scores to show"),
+    ("report", ("@run", "--gallery", "--out", "@new/page.html"), 3, "no generated clips"),
 ]
 
 

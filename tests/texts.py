@@ -19,7 +19,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 LAUNCHERS = sorted(p for p in (ROOT / "launch").iterdir() if p.is_file())
 COMMANDS = ("train", "sample", "evaluate", "encode", "prepare", "convert", "export", "report")
-COMMANDS += ("precompile", "sweep", "fit")
+COMMANDS += ("precompile", "sweep", "fit", "doctor", "completion")
 HOLE = "\x00"  # what a message puts in
 
 

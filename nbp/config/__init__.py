@@ -120,9 +120,13 @@ def expand_paths(config: Config) -> Config:
         name: expand(getattr(config.train, name), f"train.{name}", "start_from")
         for name in ("tokenizer", "generator")
     }
+    mix = enumerate(config.data.mix)
+    data = dataclasses.replace(
+        config.data, mix=tuple(expand(one, f"data.mix[{i}]", "root") for i, one in mix)
+    )
     expanded = dataclasses.replace(
         config,
-        data=expand(config.data, "data", "root"),
+        data=expand(data, "data", "root"),
         images=expand(config.images, "images", "root"),
         losses=expand(config.losses, "losses", "lpips_root"),
         evaluation=expand(config.evaluation, "evaluation", "features"),

@@ -26,6 +26,7 @@ from nbp.tasks.adversary import AdversarySettings
 from nbp.tasks.corrupted_context import CorruptedContext, CorruptionSettings
 from nbp.tasks.draft import DraftObjective
 from nbp.tasks.tokenizer import Objective
+from nbp.tracking.packages import TrackerName
 from nbp.training.guards import GuardSpec
 from nbp.training.optimizer import OptimizerSettings
 
@@ -40,6 +41,18 @@ class ShapesConfig(ShapesContent):
     """
 
     train_clips: Count = 1_000_000
+
+
+@dataclass(frozen=True)
+class MixedData:
+    """A further data set that a run learns from.
+
+    weight: clips of it for each clip of `data.root`. root, kind: as in `data`; "" is the same kind.
+    """
+
+    root: str = ""
+    weight: Positive = 1.0
+    kind: Literal["", "moving_shapes", "folder", "records", "tokens"] = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,9 @@ class DataConfig:
     validation_clips: the largest number of clips that an evaluation looks at.
     workers: loader processes; 0 loads in threads of the main process.
     bad_records: a clip that cannot be read is replaced by another and counted, or stops the run.
+    mix: further data sets, of whose clips all are trained on; held-out ones are of `root` alone.
+      Classes of equal names are one (docs/data.md).
+    balance: classes are drawn equally often within each set, however many clips each has.
     """
 
     kind: Literal["moving_shapes", "folder", "records", "tokens"]
@@ -84,6 +100,8 @@ class DataConfig:
     width: Natural = 0
     grids: tuple[Box, ...] = ()
     grid_shares: tuple[Share, ...] = ()
+    mix: tuple[MixedData, ...] = ()
+    balance: bool = False
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -170,11 +188,19 @@ class StageConfig(OptimizerSettings):
     grid_batches: clips of an update of each of `data.grids`; () for about as many tokens as in
       `batch`: half, a quarter, twice as many clips, ...
     start_from: workdir whose parameters this stage starts from; empty starts from scratch.
+    keep_best: score whose best checkpoint is saved and kept, such as validation/loss; `nbp.sample
+      --checkpoint best` draws with it (docs/guard_rails.md).
+    early_stop: evaluations in a row without a better score after which the stage ends; 0: none.
+    statistics_every: updates between norms of gradients, updates and parameters of each layer; 0
+      for none.
     """
 
     batch: Count
     grid_batches: tuple[Count, ...] = ()
     start_from: str = ""
+    keep_best: str = ""
+    early_stop: Natural = 0
+    statistics_every: Natural = 0
 
 
 @dataclass(frozen=True)
@@ -184,6 +210,10 @@ class TrainConfig:
     changed_data: what to do where the data are not those of the checkpoint that is resumed.
     profile_steps: first and last update of each stage that are recorded in `<stage>/profile/`, for
       TensorBoard or Perfetto; () for none.
+    max_hours: time after which a run saves and ends as if it were preempted, with exit code 143;
+      the same command goes on. Counted from each start, looked at between updates; 0 for no end.
+    tracking: where metrics go beside `metrics.csv`: tensorboard, wandb, mlflow, trackio
+      (docs/tracking.md).
     """
 
     tokenizer: StageConfig
@@ -196,6 +226,8 @@ class TrainConfig:
     preview_clips: Count = 8
     changed_data: Literal["refuse", "accept"] = "refuse"
     profile_steps: tuple[int, ...] = ()
+    max_hours: NonNegative = 0.0
+    tracking: tuple[TrackerName, ...] = ("tensorboard",)
     guards: GuardSpec = field(default_factory=GuardSpec)
 
 
@@ -314,6 +346,16 @@ class Config:
             "grid_shares": (),
         }
         return replace(self, data=replace(data, frames=frames, size=height, **changed))
+
+    @property
+    def each_set(self) -> tuple["Config", ...]:
+        """One configuration for each data set alone: this one's, and those of `data.mix`."""
+        data = replace(self.data, mix=())
+        further = [
+            replace(data, kind=one.kind or data.kind, root=one.root, validation=0.0)
+            for one in self.data.mix
+        ]
+        return tuple(replace(self, data=one) for one in (data, *further))
 
     @property
     def each_grid(self) -> tuple["Config", ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nbp.config.grids import find_batches, find_grid_problems
-from nbp.config.schema import ROOTS, Config, StageConfig
+from nbp.config.schema import ROOTS, Config, StageConfig, StageName
 from nbp.errors import ConfigError
 from nbp.layout import latent_borders
 from nbp.protocols import find_protocol, needs_features
@@ -72,6 +72,7 @@ def validate(config: Config) -> None:
     if data.kind == "tokens":
         text = "compares clips, which tokens are not: --config.evaluation.every=0"
         require(not config.evaluation.every, "evaluation.every", text)
+    problems += find_mix_problems(config)
     images = config.images
     if images.batch:
         text = "only the tokenizer stage learns from images: --config.images.batch=0"
@@ -86,8 +87,68 @@ def validate(config: Config) -> None:
     if "tokenizer" in config.stages:
         problems += find_objective_problems(config)
     problems += find_batch_problems(config)
+    for name in config.stages:
+        problems += find_score_problems(config, name)
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def find_mix_problems(config: Config) -> list[str]:
+    """What is wrong with the further data sets."""
+    problems, seen = [], {(config.data.kind, config.data.root)}
+    tokens = config.data.kind == "tokens"
+    for i, one in enumerate(config.data.mix):
+        path, kind = f"data.mix[{i}]", one.kind or config.data.kind
+        if kind == "moving_shapes" and one.root:
+            problems.append(f"{path}.root: moving shapes have no folder: leave it out")
+        elif kind != "moving_shapes" and not one.root:
+            problems.append(f"{path}.root: name the {ROOTS[kind]}")
+        elif (kind, one.root) in seen:
+            what = one.root or "moving shapes"
+            problems.append(f"{path}: {what} is mixed in already: name each set once")
+        if (kind == "tokens") != tokens:
+            problems.append(
+                f"{path}.kind: {kind} and {config.data.kind} do not mix: a batch holds tokens or "
+                "clips. Make a token cache of each set with nbp.encode"
+            )
+        seen.add((kind, one.root))
+    if config.data.mix and any(each.labels_change for each in config.each_set):
+        problems.append("data.mix: labels change in these moving shapes, and other clips have one")
+    return problems
+
+
+def list_scores(config: Config, stage: StageName) -> list[str]:
+    """What evaluations during training measure of which one knows what is better."""
+    generator, losses = config.generator, config.losses
+    if stage == "tokenizer":
+        names = ["psnr", "ssim", "gms", "gmsd", "psnr_worst", "code_usage", "code_perplexity"]
+        names += ["lpips"] * (losses.perceptual == "lpips")
+    else:
+        names = ["loss", "bits_per_token", "bits_self_drawn", "accuracy"]
+        names += ["accuracy_top5"] * (generator.head == "vocabulary")
+        names += ["draft_bits_per_token"] * generator.draft
+    found = [f"validation/{name}" for name in names] if config.train.evaluate_every else []
+    if stage == "generator" and config.evaluation.every:
+        found.append("evaluation/fvd")
+    return found
+
+
+def find_score_problems(config: Config, name: StageName) -> list[str]:
+    """Scores that are not measured, and an early stop without one."""
+    stage: StageConfig = getattr(config.train, name)
+    known = list_scores(config, name)
+    if not stage.keep_best:
+        if stage.early_stop:
+            example = f"--config.train.{name}.keep_best={(known or ['validation/loss'])[0]}"
+            return [f"train.{name}.early_stop: name the score that must improve: {example}"]
+        return []
+    if stage.keep_best in known:
+        return []
+    if not known:
+        return [f"train.{name}.keep_best: nothing is measured: --config.train.evaluate_every=N"]
+    return [
+        f"train.{name}.keep_best: {stage.keep_best} is not measured; use one of {', '.join(known)}"
+    ]
 
 
 def find_batch_problems(config: Config) -> list[str]:

@@ -37,6 +37,7 @@ from nbp.data.sources import BadVideos, find_files
 from nbp.data.video.decode import MAX_BYTES, MAX_PIXELS
 from nbp.errors import DataError
 from nbp.files import VideoError, open_regular
+from nbp.progress import Progress, print_note
 from nbp.shapes import UInt8
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
@@ -116,6 +117,9 @@ class ImageFolder:
             digest.update(os.fsencode(name) + f"\0{size}\n".encode())
         return "images-" + digest.hexdigest()[:16]
 
+    def list_labels(self) -> None:
+        """Nothing: images have no classes."""
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -130,13 +134,13 @@ def scan_images(
     bad: BadVideos,
     check: Literal["frames", "headers"] = "headers",
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    report: Callable[[str], None] = print_note,
 ) -> ImageFolder:
     """Finds every image below `root`, in natural order; unusable ones are added to `bad`.
 
     check: "frames" decodes each image once, which finds damage anywhere; "headers" trusts what a
         file's beginning says: damage is then met, replaced and counted while training.
-    progress: called with (done, all) files.
+    report: takes lines of progress.
     Raises `DataError` for a missing folder and for one without a usable image.
     """
     root = Path(root)
@@ -159,14 +163,16 @@ def scan_images(
             return VideoError(path, "unreadable", error.strerror or str(error))
 
     files: list[tuple[str, int]] = []
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        for done, found in enumerate(pool.map(probe, names), start=1):
+    with (
+        ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool,
+        Progress(len(names), "images looked at", report) as progress,
+    ):
+        for found in pool.map(probe, names):
             if isinstance(found, VideoError):
                 errors.append(found)
             else:
                 files.append(found)
-            if progress is not None:
-                progress(done, len(names))
+            progress.step(bad=isinstance(found, VideoError))
     bad.add(*errors)
     if not files:
         raise DataError(

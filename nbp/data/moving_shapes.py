@@ -590,6 +590,9 @@ class MovingShapes:
             example["label_from"] = np.int32(truth.label_from)
         return example
 
+    def list_labels(self) -> None:
+        """Nothing: every class is drawn as often as the others."""
+
     def truth(self, index: int) -> WorldTruth:
         """What is true of the frames of example `index`."""
         return render_world(self.spec, self.start + index, seed=self.seed)[1]

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nbp.data.augmentation import Transform
+from nbp.data.mixing import Rows, list_groups, make_order
 from nbp.data.sources import BadVideos, ClipSource
 from nbp.data.watchdog import Feeder, prepare_worker
 from nbp.errors import ConfigError, DataError
@@ -55,6 +56,7 @@ class PipelineSpec:
         batches prepared at once, and ready batches kept, in each worker (or here).
     stall_seconds: without a batch for this long the stream raises `RestartError`.
     bad: an example that cannot be read is replaced, or its `DataError` ends the stream.
+    balance: classes come equally often, however many examples each has.
     max_bad_fraction: with more replaced examples than this share the stream raises `DataError`.
     """
 
@@ -68,6 +70,7 @@ class PipelineSpec:
     stall_seconds: float = 300.0
     bad: Literal["replace", "stop"] = "replace"
     max_bad_fraction: float = 0.2
+    balance: bool = False
 
     def __post_init__(self) -> None:
         _check("batch", self.batch, self.batch >= 1, "1 or more")
@@ -126,8 +129,10 @@ class BatchStream:
         self._drawn = 0
         self._fingerprint = make_fingerprint(source, transforms, spec)
         self._error: BaseException | None = None
+        groups = list_groups(source, balance=spec.balance)
         self._feeder = Feeder(
             lambda: _make_iterator(
+                groups,
                 _MakeExample(
                     source, transforms, spec.seed, ATTEMPTS if spec.bad == "replace" else 1
                 ),
@@ -318,11 +323,16 @@ class _PickRow:
     def __call__(self, place: int) -> Batch:
         number, row = divmod(place, len(self.rows))
         index = number * self.batch + self.rows[row]
-        return self.make_example(index, self.order[index])
+        return self.make_example(index, int(self.order[index]))
 
 
 def _make_iterator(
-    make_example: _MakeExample, spec: PipelineSpec, *, start_batch: int, rows: tuple[int, ...]
+    groups: Sequence[tuple[float, Sequence[Rows]]],
+    make_example: _MakeExample,
+    spec: PipelineSpec,
+    *,
+    start_batch: int,
+    rows: tuple[int, ...],
 ) -> Iterator[Batch]:
     # Slow to import (it brings JAX), and not needed on a machine that only samples.
     import grain
@@ -331,13 +341,11 @@ def _make_iterator(
     # grain 0.2.18 reads an absl flag when it starts workers, which fails unless absl parsed argv.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-    order = grain.MapDataset.range(len(make_example.source)).seed(spec.seed)
-    if spec.shuffle:
-        order = order.shuffle()
+    order = make_order(groups, seed=spec.seed, shuffle=spec.shuffle)
     # Batching comes before anything that knows of workers: contents must not depend on them.
     batches = (
         grain.MapDataset.range(sys.maxsize)
-        .map(_PickRow(order.repeat(), make_example, spec.batch, rows))[start_batch * len(rows) :]
+        .map(_PickRow(order, make_example, spec.batch, rows))[start_batch * len(rows) :]
         .batch(len(rows), drop_remainder=True, batch_fn=_stack_examples)
     )
     workers = spec.workers
@@ -373,4 +381,5 @@ def make_fingerprint(
 ) -> str:
     """The `BatchStream.fingerprint` of these."""
     parts = (source.fingerprint, len(source), transforms, spec.seed, spec.shuffle)
+    parts += ("balanced",) * spec.balance
     return "examples-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

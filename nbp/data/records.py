@@ -12,10 +12,12 @@ record is one clip, already scaled and re-encoded for fast access (see `coding`)
 `nbp.prepare` writes such folders; here is what both sides must agree on.
 """
 
+import functools
 import hashlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -42,6 +44,7 @@ from nbp.data.video.decode import VideoInfo, choose_frames, too_short
 from nbp.data.video.resize import Scaling
 from nbp.errors import DataError
 from nbp.files import VideoError, escape_label, escape_name, read_json
+from nbp.shapes import Int
 
 VERSION = "1.0.0"
 FORMAT = "array_record"
@@ -204,6 +207,25 @@ class RecordSource:
 
     def __len__(self) -> int:
         return sum(self._layout.lengths)
+
+    @functools.cached_property
+    def _labels(self) -> Int[np.ndarray, "n"]:
+        file = Path(self.directory) / PREPARED
+        noted = read_json(file).get("classes", {}).get(self.split) if file.is_file() else None
+        if noted is not None and len(noted) == len(self):
+            return np.array(noted, np.int64)
+        with ThreadPoolExecutor() as pool:  # of an older nbp.prepare: every record is read
+            return np.fromiter(pool.map(self._find_label, range(len(self))), np.int64, len(self))
+
+    def _find_label(self, index: int) -> int:
+        try:
+            return int(self[index]["label"])
+        except DataError:
+            return -1
+
+    def list_labels(self) -> Int[np.ndarray, "n"]:
+        """The class id of each record: as nbp.prepare noted them, else from all records."""
+        return self._labels
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):

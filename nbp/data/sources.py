@@ -26,6 +26,8 @@ from nbp.data.video.decode import VideoInfo, probe_video, resample_frames, too_s
 from nbp.data.video.notes import list_notes
 from nbp.errors import DataError
 from nbp.files import VideoError, escape_name, open_part
+from nbp.progress import Progress, print_note
+from nbp.shapes import Int
 
 VIDEO_SUFFIXES = (".avi", ".gif", ".mkv", ".mov", ".mp4", ".webm")
 
@@ -40,6 +42,15 @@ class ClipSource(Protocol):
     def label_names(self) -> tuple[str, ...]: ...
     @property
     def fingerprint(self) -> str: ...
+
+
+@runtime_checkable
+class LabelledSource(ClipSource, Protocol):
+    """A clip source whose classes are known without its clips."""
+
+    def list_labels(self) -> Int[np.ndarray, "n"] | None:
+        """Class ids, -1 where one cannot be read; None where classes are drawn alike anyway."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -117,6 +128,9 @@ class VideoFolder:
             "label": np.int32(file.label),
         }
 
+    def list_labels(self) -> Int[np.ndarray, "n"]:
+        return np.array([file.label for file in self.files], np.int64)
+
     def of_length(self, frames: int) -> "VideoFolder":
         """The files of this folder in which clips of so many frames lie, as if asked for these."""
         fps = self.spec.fps
@@ -192,14 +206,14 @@ def scan_folder(
     *,
     bad_videos: str | Path | None = None,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    report: Callable[[str], None] = print_note,
 ) -> FolderScan:
     """Finds and probes every video below `root` and splits the usable ones.
 
     The order is natural ("clip2" before "clip10") and the same everywhere. Hidden files and
     folders, those of the system and other suffixes are ignored; a folder reached twice through
     links counts once; one that cannot be listed is among the unusable files.
-    bad_videos: CSV file for the list of unusable files. progress: called with (done, all) files.
+    bad_videos: CSV file for the list of unusable files. report: takes lines of progress.
     Raises `DataError` for a missing or empty folder, for one without a usable video, and for a
     split that would be empty.
     """
@@ -216,15 +230,16 @@ def scan_folder(
     ids = {label: number for number, label in enumerate(labels)}
     bad = BadVideos(bad_videos)
     files: list[VideoFile] = []
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        probes = pool.map(lambda item: _probe(root, item[0], ids[item[1]], spec), found)
-        for done, probe in enumerate(probes, start=1):
+    with (
+        ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool,
+        Progress(len(found), "video files looked at", report) as progress,
+    ):
+        for probe in pool.map(lambda item: _probe(root, item[0], ids[item[1]], spec), found):
             if isinstance(probe, VideoFile):
                 files.append(probe)
             else:
                 errors.append(probe)
-            if progress is not None:
-                progress(done, len(found))
+            progress.step(bad=isinstance(probe, VideoError))
     bad.add(*errors)
     if not files:
         listed = "" if bad.file is None else f" They are listed in {bad.file}."

@@ -30,7 +30,15 @@ import numpy as np
 
 from nbp.data.tf_example import find_example_class
 from nbp.errors import ConfigError, DataError
-from nbp.files import VideoError, escape_label, full_disk_named, read_json, sync, write_text
+from nbp.files import (
+    VideoError,
+    escape_label,
+    full_disk_named,
+    hash_file,
+    read_json,
+    sync,
+    write_text,
+)
 from nbp.shapes import Int
 
 NAME, VERSION, FORMAT = "tokens", "1.0.0", 1
@@ -154,6 +162,17 @@ class TokenSource:
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
+
+    def list_labels(self) -> Int[np.ndarray, "n"]:
+        """The class id of each example, from all records."""
+
+        def find(index: int) -> int:
+            try:
+                return int(self[index]["label"])
+            except DataError:
+                return -1
+
+        return np.fromiter(map(find, range(len(self))), np.int64, len(self))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
@@ -307,9 +326,7 @@ class CacheWriter:
             finally:
                 writer.close()
             sync(part)
-        with part.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        shard = Shard(name, count, part.stat().st_size, digest)
+        shard = Shard(name, count, part.stat().st_size, hash_file(part))
         # The note first: a shard in place always has one.
         write_text(
             self._work / f"{name}.json", _format({**asdict(shard), "skipped": list(skipped)})

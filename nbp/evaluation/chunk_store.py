@@ -16,14 +16,14 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nbp import files
+from nbp import files, locks
 from nbp.errors import RestartError
 from nbp.parallel import distributed
 from nbp.progress import Progress
@@ -85,6 +85,10 @@ class ChunkStore:
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
             return None
 
+    def is_whole(self) -> bool:
+        """Whether every chunk is there."""
+        return all(self.load(chunk) is not None for chunk in range(len(self)))
+
     def load_all(self) -> Arrays:
         """Every array, joined over all chunks in their order; those of `SUM` are added.
 
@@ -121,14 +125,16 @@ def fill_stores(
     *,
     unit: str,
     report: Callable[[str], None],
+    share: tuple[int, int] | None = None,
 ) -> float:
     """Makes what is missing in stores over the same items; returns the seconds that it took.
 
     make: from the numbers of a chunk, and the places of the stores that lack it, to the arrays of
       each of these. A store with fewer items, a multiple of their size, has the first ones. Chunks
       are divided among the processes of the job; every process returns once all are there.
+    share: (i, n) for task i of n that know nothing of each other: only its chunks are made.
     """
-    place, processes = distributed.find_place()
+    place, processes = share or distributed.find_place()
     longest = max(stores, key=lambda store: store.count)
     began = time.monotonic()
     mine = range(place, len(longest), processes)
@@ -146,10 +152,24 @@ def fill_stores(
             found = make(longest.items(chunk), lacking)
             for i, arrays in zip(lacking, found, strict=True):
                 stores[i].save(chunk, arrays)
-            for _ in longest.items(chunk):
-                progress.step()
+            progress.step(len(longest.items(chunk)))
     distributed.wait_for_all(f"{unit} {next(_works)} {longest.folder.name}")
     return time.monotonic() - began
+
+
+@contextlib.contextmanager
+def hold_whole(stores: Sequence[ChunkStore]) -> Iterator[bool]:
+    """Whether every chunk of the stores is there; never for two processes at the same time."""
+    if not all(store.is_whole() for store in stores):
+        yield False
+        return
+    try:
+        lock = locks.lock_folder(stores[-1].folder)
+    except locks.Held:
+        yield False
+        return
+    with lock:
+        yield True
 
 
 _works = itertools.count()

@@ -371,13 +371,14 @@ def draw_held_out(
     batch = clips.batches()[0]
     count = min(count, len(batch["label"]))
     labels = batch["label"][:count].tolist()
+    examples: dict[str, Any] = take_examples(batch, count)
     drawn = sampler.sample(
         count,
         seed=config.seed,
         labels=labels if config.generator.prompt != "none" else None,
         given_frames=choose_given_frames(config, SampleRequest(1)),
         params=averaged(state),
-        **take_examples(batch, count),
+        **examples,
     )
     return drawn.videos, labels
 

@@ -7,9 +7,9 @@ were compared by nbp.prepare, whose report lies beside the data; its findings ar
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,10 +17,30 @@ from nbp import build_data
 from nbp.data.moving_shapes import MovingShapes
 from nbp.data.sources import VideoFolder
 from nbp.evaluation.real_clips import RealClips
+from nbp.evaluation.reference_set import Reference
+from nbp.evaluation.result import Leaks
 
 SHOWN = 20  # names and pairs in a report
 # Findings of nbp.prepare that are leaks.
 LEAKS = ("overlap", "group overlap", "duplicate")
+
+
+def check_leaks(clips: RealClips, report: Callable[[str], None]) -> Leaks:
+    """What is known of leaks beforehand, told at once."""
+    found = {**find_leaks(clips), "duplicates": [], "duplicate_clips": 0}
+    for line in describe_leaks(found, split=clips.rule.split):
+        report(line)
+    return cast(Leaks, found)
+
+
+def find_copies(
+    clips: RealClips, reference: Reference, leaks: Leaks, report: Callable[[str], None]
+) -> None:
+    """Adds equal real clips to what is known of leaks, and tells of them."""
+    pairs, count = find_duplicates(clips, reference.hashes, distinct=reference.distinct)
+    leaks["duplicates"], leaks["duplicate_clips"] = pairs, count
+    for line in describe_leaks({"duplicates": pairs, "duplicate_clips": count}, split=""):
+        report(line)
 
 
 def find_leaks(clips: RealClips) -> dict[str, Any]:

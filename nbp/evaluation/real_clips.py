@@ -230,7 +230,7 @@ class RealClips:
 def open_clips(config: Config, protocol: Protocol, limit: int | None) -> RealClips:
     """The clips that the protocol scores; `limit` takes that many, spread evenly over them."""
     (rule,) = protocol.clips
-    train, data = build_data.make_data(config)
+    train, data = build_data.make_data(config.each_set[0])
     if "+" in rule.split:
         data = dataclasses.replace(data, source=JoinedSources((train.source, data.source)))
     missing = max(0, (rule.videos or 0) - len(data.source))

@@ -39,7 +39,7 @@ class Reference:
     provenance: dict[str, Any]
 
 
-def measure_reference(
+def fill_reference(
     clips: RealClips,
     extractor: FeatureExtractor,
     frames: FrameFeatures | None,
@@ -48,10 +48,11 @@ def measure_reference(
     cache: Path,
     report: Callable[[str], None],
     chunk: int = CHUNK,
-) -> Reference:
-    """Features, labels and hashes of the real clips; from `cache` where they are there.
+    share: tuple[int, int] | None = None,
+) -> tuple[ChunkStore, float]:
+    """Makes what is missing in the store of `measure_reference`; returns it, and the seconds.
 
-    origin: of the features, which their name in the cache depends on. chunk: clips in a file.
+    share: as in `fill_stores`.
     """
     settings = {
         "clips": clips.chosen.source.fingerprint,
@@ -77,7 +78,26 @@ def measure_reference(
             }
         ]
 
-    seconds = fill_stores([store], make, unit="real clips", report=report)
+    return store, fill_stores([store], make, unit="real clips", report=report, share=share)
+
+
+def measure_reference(
+    clips: RealClips,
+    extractor: FeatureExtractor,
+    frames: FrameFeatures | None,
+    *,
+    origin: dict[str, Any],
+    cache: Path,
+    report: Callable[[str], None],
+    chunk: int = CHUNK,
+) -> Reference:
+    """Features, labels and hashes of the real clips; from `cache` where they are there.
+
+    origin: of the features, which their name in the cache depends on. chunk: clips in a file.
+    """
+    store, seconds = fill_reference(
+        clips, extractor, frames, origin=origin, cache=cache, report=report, chunk=chunk
+    )
     found = store.load_all()
     order = np.arange(len(clips.rows)) % clips.distinct
     return Reference(
@@ -88,7 +108,7 @@ def measure_reference(
         {
             "clips": len(clips.rows),
             "distinct": clips.distinct,
-            "fingerprint": settings["clips"],
+            "fingerprint": clips.chosen.source.fingerprint,
             "file": f"cache/{store.folder.name}",
             "seconds": round(seconds, 1),
         },

@@ -66,6 +66,16 @@ class Drawing(TypedDict):
     frames_per_second: float
 
 
+def describe_speed(generation: Drawing) -> dict[str, Any]:
+    """The conditions of generated clips under the names that older reports have."""
+    return {
+        "clips": generation["clips"],
+        "passes": generation["passes"],
+        "seconds_with_compilation": generation["seconds_of"]["draw"],
+        "frames_per_second_with_compilation": generation["frames_per_second"],
+    }
+
+
 class TokenBits(TypedDict):
     """Bits of each place of the latent grid, means over the real clips.
 

@@ -5,8 +5,9 @@ the real set.
 """
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +24,12 @@ from nbp.evaluation.generation import (
     list_values,
 )
 from nbp.evaluation.real_clips import RealClips, open_clips
-from nbp.evaluation.reference_set import Reference, join_features, measure_reference
+from nbp.evaluation.reference_set import (
+    Reference,
+    fill_reference,
+    join_features,
+    measure_reference,
+)
 from nbp.evaluation.result import ClassScores, CodeUse, Drawing, GeneratedResult, RepeatScore
 from nbp.evaluation.setup import Plan, share_sampler
 from nbp.metrics.estimates import Repeats
@@ -141,40 +147,108 @@ def describe_real(plan: Plan, repeat: int) -> dict[str, Any]:
     return {"clips": clips.chosen.source.fingerprint, **read}
 
 
-def score_group(plans: Sequence[Plan], report: Report) -> list[Generated]:
-    """The scores of each plan; their clips are generated once."""
-    sampler, batch = share_sampler(max(plans, key=lambda plan: plan.generated))
+@dataclass(frozen=True)
+class Round:
+    """One repeat of plans that share their clips.
+
+    active: places of the plans that have so many repeats; first: of the one that has most clips.
+    maker: draws the clips, once it has their labels.
+    """
+
+    repeat: int
+    active: list[int]
+    first: int
+    maker: ClipGenerator
+
+
+def list_rounds(plans: Sequence[Plan], conditions: RealClips | None) -> Iterator[Round]:
+    """The repeats of a group; conditions: those of the plan with most clips."""
+    longest = find_longest(plans)
+    sampler, batch = share_sampler(plans[longest])
     values = list_values(plan.protocol.generation for plan in plans)
     if values:
         sampler = dataclasses.replace(sampler, floats=True)
-    sets: list[list[MadeSet]] = [[] for _ in plans]
-    longest = max(range(len(plans)), key=lambda i: plans[i].generated)
-    conditions = find_conditions(plans[longest])
     for repeat in range(max(plan.protocol.repeats for plan in plans)):
         active = [i for i, plan in enumerate(plans) if repeat < plan.protocol.repeats]
-        references = {i: find_reference(plans[i], sets[i], repeat, report) for i in active}
         first = longest if longest in active else active[0]
-        lead, given = plans[first], conditions and conditions.of_repeat(repeat)
+        lead = plans[first]
         maker = ClipGenerator(
             sampler,
             lead.seed + repeat,
             batch,
-            labels=find_labels(lead, references[first], given),
-            conditions=given,
+            conditions=conditions and conditions.of_repeat(repeat),
             given=lead.given,
             pixels=lead.pixels,
             values=values,
         )
-        found = generate_set([plans[i] for i in active], maker, repeat, report)
-        for i, (arrays, speed) in zip(active, found, strict=True):
+        yield Round(repeat, active, first, maker)
+
+
+def find_longest(plans: Sequence[Plan]) -> int:
+    return max(range(len(plans)), key=lambda i: plans[i].generated)
+
+
+def score_group(plans: Sequence[Plan], report: Report) -> list[Generated]:
+    """The scores of each plan; their clips are generated once."""
+    sets: list[list[MadeSet]] = [[] for _ in plans]
+    conditions = find_conditions(plans[find_longest(plans)])
+    for each in list_rounds(plans, conditions):
+        references = {
+            i: find_reference(plans[i], sets[i], each.repeat, report) for i in each.active
+        }
+        labels = find_labels(plans[each.first], references[each.first], each.maker.conditions)
+        maker = dataclasses.replace(each.maker, labels=labels)
+        found = generate_set([plans[i] for i in each.active], maker, each.repeat, report)
+        for i, (arrays, speed) in zip(each.active, found, strict=True):
             sets[i].append(MadeSet(arrays, maker, speed, references[i]))
     return [summarize(plan, repeats, conditions) for plan, repeats in zip(plans, sets, strict=True)]
+
+
+def fill_share(plans: Sequence[Plan], share: tuple[int, int], report: Report) -> list[ChunkStore]:
+    """Makes the files of `score_group` that are task i's of n; returns all that it will read."""
+    stores: list[ChunkStore] = []
+    for each in list_rounds(plans, find_conditions(plans[find_longest(plans)])):
+        for plan in (plans[i] for i in each.active if plans[i].features is not None):
+            clips = plan.clips.of_repeat(each.repeat)
+            settings = describe_reference(plan)
+            stores.append(fill_reference(clips, **settings, report=report, share=share)[0])
+        lead, known = plans[each.first], None
+        if lead.features is not None:
+            known = functools.partial(read_labels, lead, each.repeat, share)
+        labels = find_labels(lead, None, each.maker.conditions, known=known)
+        maker = dataclasses.replace(each.maker, labels=labels)
+        active = [plans[i] for i in each.active]
+        stores += fill_generated(active, maker, each.repeat, report, share=share)[0]
+    return stores
+
+
+def read_labels(plan: Plan, repeat: int, share: tuple[int, int]) -> np.ndarray:
+    """`Reference.labels`, of those real clips alone that the share's generated clips follow."""
+    clips, chunk = plan.clips.of_repeat(repeat), plan.setup.chunk
+    labels = np.zeros(len(clips.rows), np.int32)
+    for start in range(share[0] * chunk, plan.generated, share[1] * chunk):
+        rows = np.arange(start, min(start + chunk, plan.generated)) % len(labels)
+        labels[rows] = clips.read(rows.tolist())["label"]
+    return labels
 
 
 def generate_set(
     plans: Sequence[Plan], maker: ClipGenerator, repeat: int, report: Report
 ) -> list[tuple[Arrays, DrawingTime]]:
     """The rows of all clips for each plan, from its chunks, and how long they took."""
+    stores, speed = fill_generated(plans, maker, repeat, report)
+    return [(store.load_all(), speed) for store in stores]
+
+
+def fill_generated(
+    plans: Sequence[Plan],
+    maker: ClipGenerator,
+    repeat: int,
+    report: Report,
+    *,
+    share: tuple[int, int] | None = None,
+) -> tuple[list[ChunkStore], DrawingTime]:
+    """Makes what is missing in the stores of the plans. share: as in `fill_stores`."""
     measures = [make_measure(plan) for plan in plans]
     stores = [open_store(plan, maker.seed, repeat) for plan in plans]
     began = time.monotonic()
@@ -184,9 +258,8 @@ def generate_set(
         return [measures[i](numbers, made) for i in lacking]
 
     unit = f"generated clips{f' (repeat {repeat + 1})' if repeat else ''}"
-    fill_stores(stores, make, unit=unit, report=report)
-    speed = DrawingTime(round(time.monotonic() - began, 1), count_seconds(measures))
-    return [(store.load_all(), speed) for store in stores]
+    fill_stores(stores, make, unit=unit, report=report, share=share)
+    return stores, DrawingTime(round(time.monotonic() - began, 1), count_seconds(measures))
 
 
 def open_store(plan: Plan, seed: int, repeat: int) -> ChunkStore:
@@ -233,15 +306,19 @@ def find_reference(
     clips = plan.clips.of_repeat(repeat)
     if earlier and clips is plan.clips:
         return earlier[0].reference
-    return measure_reference(
-        clips,
-        plan.features.extractor,
-        plan.frames,
-        origin=plan.features.origin,
-        cache=plan.request.cache_folder,
-        chunk=plan.setup.chunk,
-        report=report,
-    )
+    return measure_reference(clips, **describe_reference(plan), report=report)
+
+
+def describe_reference(plan: Plan) -> dict[str, Any]:
+    """How the real clips of a plan with features are measured, and where they lie."""
+    assert plan.features is not None
+    return {
+        "extractor": plan.features.extractor,
+        "frames": plan.frames,
+        "origin": plan.features.origin,
+        "cache": plan.request.cache_folder,
+        "chunk": plan.setup.chunk,
+    }
 
 
 def find_conditions(plan: Plan) -> RealClips | None:
@@ -254,9 +331,13 @@ def find_conditions(plan: Plan) -> RealClips | None:
 
 
 def find_labels(
-    plan: Plan, reference: Reference | None, conditions: RealClips | None
+    plan: Plan,
+    reference: Reference | None,
+    conditions: RealClips | None,
+    *,
+    known: Callable[[], np.ndarray] | None = None,
 ) -> np.ndarray | None:
-    """The class id of each generated clip."""
+    """The class id of each generated clip. known: gives `Reference.labels` in place of one."""
     rule = plan.protocol.generation
     assert rule is not None
     prompted = plan.model_config.generator.prompt != "none"
@@ -267,6 +348,8 @@ def find_labels(
     def real() -> np.ndarray:
         if reference is not None:
             labels = reference.labels
+        elif known is not None:
+            labels = known()
         else:
             assert conditions is not None
             rows = range(min(plan.generated, len(conditions.rows)))

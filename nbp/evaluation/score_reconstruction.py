@@ -165,8 +165,7 @@ def score_reconstruction(
         if not shown:
             few = measures.shown
             shown.append((video[:few].copy(), outputs[:few].copy()))
-        for _ in range(count):
-            progress.step()
+        progress.step(count)
 
     with (
         ThreadPoolExecutor(os.cpu_count() or 1) as pool,

@@ -33,6 +33,7 @@ from nbp.metrics.stream import FrameFeatures, make_random_frames, make_vgg_frame
 from nbp.models.lpips import LEAST_SIZE, VGG16, LpipsNetwork
 from nbp.protocols import PROTOCOLS, find_protocol
 from nbp.protocols.protocol import GenerationRule, Protocol
+from nbp.ranges import Checkpoint
 from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Sampler
 from nbp.weights import (
@@ -83,7 +84,8 @@ class EvaluateRequest:
     Keys of `sampling` draw otherwise. num_frames, size: of clips of another grid than the main one.
     features, lpips, c3d: folders that `nbp.convert` wrote, or `random-i3d`. statistics: names of
     `nbp.metrics.feature_statistics`. folder: of pictures and clips to look at, by default the
-    workdir's `report`. cache: folder for features, by default in that one.
+    workdir's `report`. cache: folder for features, by default in that one. checkpoint: step of the
+    last stage that is trained, or the best; None: the newest.
     """
 
     workdir: Path
@@ -100,6 +102,7 @@ class EvaluateRequest:
     statistics: tuple[str, ...] = ()
     folder: Path | None = None
     cache: Path | None = None
+    checkpoint: Checkpoint | None = None
     setup: EvaluationSetup = STANDARD
 
     @property
@@ -186,7 +189,7 @@ def plan_evaluation(request: EvaluateRequest, report: Report, others: Sequence[P
     folder = choose_lpips(request, reading, report)
     lpips, lpips_origin = load_lpips(folder, network=setup.lpips, **on_devices)
     alike = [p.model for p in others if p.protocol.reconstruction == protocol.reconstruction]
-    model = alike[0] if alike else load_model(model_config, request.workdir, protocol, report)
+    model = alike[0] if alike else load_model(model_config, request, protocol, report)
     clips = open_clips(reading, protocol, find_limit(request, protocol, model))
     if model.sampler is not None and (given or protocol.likelihood or _pairs(protocol)):
         check_classes(config, protocol, model.labels, clips.label_names)
@@ -354,18 +357,26 @@ def load_frames(
     return dataclasses.replace(frames, params=devices.copy(frames.params))
 
 
-def load_model(config: Config, workdir: Path, protocol: Protocol, report: Report) -> Model:
+def load_model(
+    config: Config, request: EvaluateRequest, protocol: Protocol, report: Report
+) -> Model:
     """The tokenizer, and the generator where there is one that the protocol has scores for."""
-    wanted = protocol.likelihood or protocol.generation is not None
-    if not wanted or not has_begun(workdir, "generator"):
-        trained = build.load_tokenizer(config, workdir)
+    workdir, step = request.workdir, request.checkpoint
+    wanted, generates = (
+        protocol.likelihood or protocol.generation is not None,
+        has_begun(workdir, "generator"),
+    )
+    if not wanted or not generates:
+        trained = build.load_tokenizer(config, workdir, step=None if generates else step)
         if wanted:
             report(f"{workdir} has no trained generator: its scores are left out")
         origin = {"tokenizer_step": trained.step, "tokenizer_sha256": trained.sha256}
         return Model(build.make_tokenizer_network(config), trained.params, None, (), origin)
     labels = read_labels(workdir)
     sampling = make_sampling(config)
-    sampler, origin = build_sampling.load_sampler(config, workdir, labels=labels, sampling=sampling)
+    sampler, origin = build_sampling.load_sampler(
+        config, workdir, labels=labels, sampling=sampling, step=step
+    )
     if not protocol.likelihood:
         sampler = sampler.laid_out()
     return Model(sampler.tokenizer, sampler.tokenizer_params, sampler, labels, origin)
@@ -474,10 +485,14 @@ def name_way_out(config: Config, protocol: Protocol, known: Mapping[str, Protoco
 def check_classes(
     config: Config, protocol: Protocol, labels: Sequence[str], there: Sequence[str]
 ) -> None:
-    """Refuses real clips of other classes than the model's where their labels are used."""
+    """Refuses real clips of other classes than the model's where their labels are used.
+
+    Of a mixture of data sets they are of the first one, whose classes are the model's first.
+    """
     if config.generator.prompt == "none" or protocol.generation is None:
         return
-    if tuple(labels) != tuple(there):
+    known = labels[: len(there)] if config.data.mix else labels
+    if tuple(known) != tuple(there):
         raise ConfigError(
             f"the held-out clips have {len(there)} classes and not the {len(labels)} that the "
             "model was trained with: use the same dataset"

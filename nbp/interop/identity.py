@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nbp.progress import Progress
+
 CHUNK = 1 << 20
 UNKNOWN = "unknown"
 
@@ -141,8 +143,9 @@ def _hash_file(path: Path) -> Identity:
     size = path.stat().st_size
     blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     content = hashlib.sha256()
-    with path.open("rb") as file:
+    with path.open("rb") as file, Progress(-(-size // CHUNK), "MiB hashed") as progress:
         while chunk := file.read(CHUNK):
             blob.update(chunk)
             content.update(chunk)
+            progress.step()
     return Identity(blob.hexdigest(), content.hexdigest(), size)

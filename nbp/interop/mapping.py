@@ -10,13 +10,15 @@ leaf: besides the result, at most one source tensor is in memory.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
 from nbp.errors import CheckpointError
+from nbp.progress import Progress
 from nbp.shapes import PyTree
+from nbp.trees import flatten_paths
 
 Shape = tuple[int, ...]
 LISTED = 8  # problems shown before "and N more"
@@ -145,7 +147,7 @@ def check_rules(
     Raises:
         CheckpointError: names every tensor that is missing, left over or of another shape.
     """
-    targets = _flatten(template)
+    targets = flatten_paths(template)
     consumed: dict[str, str] = {}
     written: dict[str, int] = {}
     problems: list[str] = []
@@ -195,11 +197,12 @@ def convert_tensors(
     check_rules(tensors, rules, drops, template=template, origin=origin)
     broken: dict[str, str] = {}
     by_target = {rule.target: rule for rule in rules}
-    paths, treedef = jax.tree_util.tree_flatten_with_path(template)
-    leaves = []
-    for path, leaf in paths:
-        rule = by_target[jax.tree_util.keystr(path, simple=True, separator="/")]
-        leaves.append(_fill(rule, tensors, np.empty(leaf.shape, leaf.dtype), broken))
+    targets, leaves = flatten_paths(template), []
+    with Progress(sum(leaf.size for leaf in targets.values()), "parameters") as progress:
+        for path, leaf in targets.items():
+            empty = np.empty(leaf.shape, leaf.dtype)
+            leaves.append(_fill(by_target[path], tensors, empty, broken))
+            progress.step(leaf.size)
     if broken:
         shown = [f"{name} {what}" for name, what in broken.items()][:LISTED]
         more = f"; and {len(broken) - LISTED} more" if len(broken) > LISTED else ""
@@ -207,7 +210,7 @@ def convert_tensors(
             f"{origin} holds weights that no network can compute with: {'; '.join(shown)}{more}. "
             "Fetch the file again, or take an earlier checkpoint of that training"
         )
-    return jax.tree_util.tree_unflatten(treedef, leaves)
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
 def export_tensors(params: PyTree, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
@@ -215,7 +218,7 @@ def export_tensors(params: PyTree, rules: Sequence[Rule]) -> dict[str, np.ndarra
 
     Takes `jax.ShapeDtypeStruct`s too; the tensors then have shapes but share one zero.
     """
-    leaves = _flatten(params)
+    leaves = flatten_paths(params)
     tensors: dict[str, np.ndarray] = {}
     for rule in rules:
         leaf = leaves[rule.target]
@@ -274,8 +277,3 @@ def _transform_shapes(rule: Rule, shapes: list[Shape]) -> Shape | None:
         return None
     joined = parts[0] if len(parts) == 1 else (*parts[0][:-1], len(parts), parts[0][-1])
     return (rule.layers, *joined) if rule.layers else joined
-
-
-def _flatten(tree: PyTree) -> dict[str, Any]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

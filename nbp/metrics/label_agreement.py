@@ -133,7 +133,8 @@ class ShapeTracker:
         self.palette, self.shapes, self.motions = dict(palette), dict(shapes), dict(motions)
         self.directions = {name: d for name, d in motions.items() if any(d)}
         self.turn_steps = TURN_STEPS if turning or "spin" in motions else 1
-        self.turning, self.border = turning, border
+        self.turning = turning
+        self.border: Border = border
         self.unit_areas: dict[str, float] = {}
         self.reaches: dict[str, float] = {}
         self.extents: dict[str, Array] = {}  # of radius 1: [[left, up], [right, down]]
@@ -168,8 +169,8 @@ class ShapeTracker:
         `self.border`; where it bounces its motion is that before. whole_area: of the shape in
         pixels, where something may be in front of it: frames that show less are left out.
         """
-        border = border or self.border
-        track = self._follow(clip, border, whole_area)
+        rule: Border = self.border if border is None else border
+        track = self._follow(clip, rule, whole_area)
         if track is None:
             return replace(UNKNOWN, hidden=whole_area is not None)
         overlaps = {name: self._overlaps(track, name, self.turn_steps) for name in self.shapes}
@@ -178,7 +179,7 @@ class ShapeTracker:
         lasting = np.mean(overlaps[shape].max(axis=0) >= LEAST_FRAME_OVERLAP) >= LEAST_FRAMES
         if scores[shape] < LEAST_OVERLAP or not lasting:
             return Observation(None, track.colour, None, scores[shape])
-        motion = self._read_motion(track, shape, size=max(clip.shape[1:3]), border=border)
+        motion = self._read_motion(track, shape, size=max(clip.shape[1:3]), border=rule)
         return Observation(shape, track.colour, motion, scores[shape])
 
     def locate(self, clip: Clip, *, border: Border = "bounce", occluded: bool = False) -> Blob:

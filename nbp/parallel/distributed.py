@@ -172,6 +172,15 @@ def find_place() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
+def refuse_several(flag: str) -> None:
+    """ConfigError in a job of several processes, which divide the work without the flag."""
+    if find_place()[1] > 1:
+        raise ConfigError(
+            f"{flag} is for jobs of one process: the {find_place()[1]} of this job divide the work "
+            "without it. Leave it out"
+        )
+
+
 def wait_for_all(name: str) -> None:
     """Returns once every process of the job has called this with the same `name`.
 

@@ -5,7 +5,7 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from nbp.report.records import KINDS, Page
+from nbp.report.records import KINDS, Page, ShownClip
 from nbp.report.svg import format_number
 
 EXTREMES = 3  # worst and best groups of clips
@@ -28,6 +28,27 @@ def show_clips(page: Page) -> str:
         f'<div class="cards" id="gallery">{"".join(cards)}</div>'
         '<p class="more"><button type="button" id="more" hidden>Show more</button></p>'
     )
+
+
+def show_previews(page: Page) -> str:
+    """A strip for each stage: a row is a condition, a column a step of the training."""
+    place, parts = len(page.clips), ""
+    if page.previews and not page.clips:  # the controls are with the clips otherwise
+        first = page.previews[0]
+        parts = show_transport(
+            max(p.frames for s in page.previews for _, p in s.columns), first.fps
+        )
+    for strip in page.previews:
+        figures = ""
+        for name, picture in strip.columns:
+            figures += (
+                f'<figure><canvas role="img" aria-label="{escape(f"{strip.stage}, {name}")}" '
+                f'data-clip="{place}" width="{picture.width}" height="{picture.height}"></canvas>'
+                f"<figcaption><b>{escape(name)}</b></figcaption></figure>"
+            )
+            place += 1
+        parts += f'<h3>{escape(strip.stage)}</h3><div class="strip">{figures}</div>'
+    return parts
 
 
 def list_protocols(page: Page) -> list[str]:
@@ -56,7 +77,6 @@ def show_transport(frames: int, fps: float) -> str:
 
 def show_filters(page: Page) -> str:
     labels = sorted({clip.label for clip in page.clips if clip.label})
-    kinds = [kind for kind in KINDS if any(clip.kind == kind for clip in page.clips)]
     sorts = [("order", "as evaluated")]
     if any(clip.feature_distance is not None for clip in page.clips):
         sorts += [("distance-down", f"{page.distance_name}, largest first")]
@@ -65,6 +85,21 @@ def show_filters(page: Page) -> str:
         sorts += [("psnr-up", "PSNR, lowest first"), ("psnr-down", "PSNR, highest first")]
     if labels:
         sorts += [("label-up", "class, A to Z")]
+    return show_form(sorts, labels, page.clips, protocols=list_protocols(page))
+
+
+def show_form(
+    sorts: Sequence[tuple[str, str]],
+    labels: Sequence[str],
+    clips: Sequence[ShownClip],
+    *,
+    protocols: Sequence[str] = (),
+) -> str:
+    """How the cards of a page are sorted and which of them are shown.
+
+    sorts: (value for the script, text). labels: of cards, to choose one; () for no choice.
+    """
+    kinds = [kind for kind in KINDS if any(clip.kind == kind for clip in clips)]
     options = "".join(f'<option value="{v}">{escape(text)}</option>' for v, text in sorts)
     classes = "".join(f"<option>{escape(label)}</option>" for label in labels)
     boxes = "".join(
@@ -78,7 +113,7 @@ def show_filters(page: Page) -> str:
         if labels
         else ""
     )
-    if len(protocols := list_protocols(page)) > 1:  # one at a time: their distances do not compare
+    if len(protocols) > 1:  # one at a time: their distances do not compare
         names = "".join(f"<option>{escape(name)}</option>" for name in protocols)
         choice += f' <label>Protocol <select id="protocol">{names}</select></label>'
     return (
@@ -113,16 +148,39 @@ def show_clip(page: Page, place: int) -> str:
         data += f' data-psnr="{clip.psnr:.6g}"'
     if not clip.paired:
         values.append(f"of another condition: {clip.label}" if clip.label else "without condition")
-    facts = "; ".join(f"{name}: {value}" for name, value in clip.facts.items())
-    spoken = f"{clip.kind} clip, {clip.label or clip.group}, {clip.picture.frames} frames"
     return (
         f'<figure class="kind-{clip.kind}" data-kind="{clip.kind}"{data}>'
+        f"{show_canvas(clip, place)}<figcaption><b>{clip.kind}</b>"
+        f"{''.join(f'<span>{escape(value)}</span>' for value in values)}</figcaption></figure>"
+    )
+
+
+def show_canvas(clip: ShownClip, place: int, maker: str = "") -> str:
+    """Where the script plays clip `place` of the page. maker: who made it, for those who hear."""
+    facts = "; ".join(f"{name}: {value}" for name, value in clip.facts.items())
+    by = f" by {maker}" if maker else ""
+    spoken = f"{clip.kind} clip{by}, {clip.label or clip.group}, {clip.picture.frames} frames"
+    return (
         f'<canvas role="img" aria-label="{escape(spoken)}" data-clip="{place}" '
         f'width="{clip.picture.width}" height="{clip.picture.height}" '
         f'title="{escape(facts or clip.name)}"></canvas>'
-        f"<figcaption><b>{clip.kind}</b>"
-        f"{''.join(f'<span>{escape(value)}</span>' for value in values)}</figcaption></figure>"
     )
+
+
+def show_gallery(page: Page) -> str:
+    """Clips for a model card: the generated ones alone, a class after the other, all playing."""
+    places = [i for i, clip in enumerate(page.clips) if clip.kind == "generated"]
+    if not places:
+        return ""
+    figures = "".join(
+        f"<figure>{show_canvas(clip, place)}<figcaption>{escape(clip.label or clip.group)}"
+        "</figcaption></figure>"
+        for place in places
+        for clip in [page.clips[place]]
+    )
+    longest = max(page.clips[place].picture.frames for place in places)
+    fps = page.clips[places[0]].fps
+    return f'{show_transport(longest, fps)}<div class="wall">{figures}</div>'
 
 
 def rank_groups(

@@ -6,9 +6,10 @@ Read are `config.json`, `STAGE/metrics.csv`, and below `report/` the `PROTOCOL.j
 evaluation and `clips.json` with its media; and the `drift.json` of long videos in any folder.
 """
 
+import dataclasses
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from nbp import files
@@ -18,9 +19,9 @@ from nbp.errors import DataError
 from nbp.evaluation.leakage import describe_leaks
 from nbp.evaluation.result import EvaluationResult
 from nbp.files import make_folder, read_json
-from nbp.report.clips import Shown, collect_clips
+from nbp.report.clips import Shown, collect_clips, collect_gallery, read_previews
 from nbp.report.drift import read_drifts
-from nbp.report.page import build_page
+from nbp.report.page import build_gallery, build_page
 from nbp.report.plots import MACHINE, Panel, arrange_panels, find_unit
 from nbp.report.records import Evaluation, Page, Speed
 from nbp.report.svg import Chart, Curve
@@ -31,6 +32,7 @@ from nbp.workdir import read_config
 MOST_POINTS = 300  # of a curve: more than a panel has pixels would make the page large
 # Of an evaluation's JSON, what has a place of its own on the page.
 PLACED = ("protocol", "scores", "deviations", "per_class", "code_usage", "worst")
+SHOWN = (".html", ".png", ".gif", ".json")  # files of a report that stand for themselves
 SPEEDS = (  # metric, what it is, unit
     ("step_time_s", "one update", "s"),
     ("clips_per_s", "clips in training", "1/s"),
@@ -46,13 +48,30 @@ def write_page(workdir: Path, out: Path | None = None) -> Path:
     Raises CheckpointError where there is no workdir, DataError where it has nothing to show, and
     ConfigError where the place cannot be written.
     """
-    out = out or workdir / "report" / "index.html"
+    return _write(workdir, out or workdir / "report" / "index.html", collect_page, build_page)
+
+
+def write_gallery(workdir: Path, out: Path | None = None) -> Path:
+    """The same of a page of generated clips, for a model card."""
+    out = out or workdir / "report" / "gallery.html"
+    return _write(workdir, out, collect_gallery_page, build_gallery)
+
+
+def _write(
+    workdir: Path, out: Path, collect: Callable[[Path], Page], build: Callable[[Page], str]
+) -> Path:
     read_config(workdir)  # a place is no question where there is no workdir
     files.check_writable_file(out, "Name another with --out FILE.html.")
-    text = build_page(collect_page(workdir))
+    text = build(collect(workdir))
     make_folder(out.parent)
     files.write_text(out, text)
     return out
+
+
+def list_report_files(workdir: Path) -> list[Path]:
+    """The page, curves, clips and scores of `report/`, sorted; what is cached there is left out."""
+    folder = workdir / "report"
+    return sorted(path for path in folder.glob("*.*") if path.suffix in SHOWN and path.is_file())
 
 
 def is_stale(workdir: Path) -> bool:
@@ -67,7 +86,8 @@ def is_stale(workdir: Path) -> bool:
 def collect_page(workdir: Path) -> Page:
     """Everything of a workdir that the page shows."""
     config = read_config(workdir)
-    reports, left_out = read_reports(workdir / "report")
+    results, left_out = read_reports(workdir / "report")
+    reports = list(results.values())
     tables = {
         stage: MetricsTable(path)
         for stage in STAGES
@@ -76,6 +96,7 @@ def collect_page(workdir: Path) -> Page:
     shown = collect_clips(workdir, config, reports)
     charts = {stage: make_charts(table) for stage, table in tables.items()}
     drifts, unread = read_drifts(workdir)
+    strips = [read_previews(stage_directory(workdir, stage), stage, config) for stage in STAGES]
     if not reports and not any(charts.values()) and not shown.clips and not drifts:
         raise DataError(
             f"{workdir} has nothing to show yet. Train it, or score it: "
@@ -91,13 +112,38 @@ def collect_page(workdir: Path) -> Page:
         speeds=(*list_drawing(reports), *list_training(tables)),
         config=json.loads((workdir / "config.json").read_text(encoding="utf8")),
         drifts=tuple(drifts),
+        previews=tuple(strip for strip in strips if strip is not None),
         left_out=(*left_out, *shown.left_out, *unread),
     )
 
 
-def read_reports(folder: Path) -> tuple[list[EvaluationResult], list[str]]:
-    """Every evaluation's JSON in the order of their names, and what could not be read."""
-    found: list[EvaluationResult] = []
+def collect_gallery_page(workdir: Path) -> Page:
+    """What the page for a model card shows of a workdir."""
+    config = read_config(workdir)
+    results, left_out = read_reports(workdir / "report")
+    shown, origin = collect_gallery(workdir, config)
+    if not shown.clips:
+        raise DataError(
+            f"{workdir} has no generated clips to show. Draw some: "
+            f"python -m nbp.sample --workdir {workdir} --num 16 --out {workdir / 'samples'}"
+        )
+    frames, height, width = config.data.clip
+    return Page(
+        title=config.name,
+        facts={
+            "clips": f"{len(shown.clips)} of {frames} frames, {width}x{height} px",
+            "chosen": origin,
+        },
+        evaluations=tuple(read_evaluation(result, config) for result in results.values()),
+        clips=shown.clips,
+        config=dataclasses.asdict(config.sampling),
+        left_out=(*left_out, *shown.left_out),
+    )
+
+
+def read_reports(folder: Path) -> tuple[dict[str, EvaluationResult], list[str]]:
+    """Every evaluation's JSON by the file's name without its ending, and what could not be read."""
+    found: dict[str, EvaluationResult] = {}
     left_out = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -107,7 +153,7 @@ def read_reports(folder: Path) -> tuple[list[EvaluationResult], list[str]]:
             continue
         if isinstance(report, dict) and {"protocol", "scores"} & set(report):
             try:
-                found.append(EvaluationResult.from_json(report))
+                found[path.stem] = EvaluationResult.from_json(report)
             except DataError as error:
                 left_out.append(f"{path.name} is left out: it is damaged ({error})")
     return found, left_out
@@ -171,6 +217,16 @@ def make_charts(table: MetricsTable) -> list[Chart]:
     return [make_chart(panel, events) for panel in panels]
 
 
+def name_chart(metrics: Sequence[str], title: str) -> tuple[str, str]:
+    """(title, unit) of a chart of these metrics. title: of its panel, where they are several."""
+    title = metrics[0] if len(metrics) == 1 else title
+    unit = find_unit(metrics)
+    if title.endswith("_per_s"):
+        title, unit = f"{title.removesuffix('_s')}_second", ""
+    title = title.removesuffix("_s").removesuffix("_mib")
+    return title.replace("_", " "), unit
+
+
 def make_chart(panel: Panel, events: tuple[tuple[float, str], ...]) -> Chart:
     metrics = list(dict.fromkeys(metric for metric, _ in panel.curves))
     curves = []
@@ -178,14 +234,10 @@ def make_chart(panel: Panel, events: tuple[tuple[float, str], ...]) -> Chart:
         words = [metric.replace("_", " ")] if len(metrics) > 1 else []
         words += [source] if source else [] if words else ["training"]
         curves.append(Curve(" ".join(words), thin_out(points)))
-    title = metrics[0] if len(metrics) == 1 else panel.title
-    unit = find_unit(metrics)
+    title, unit = name_chart(metrics, panel.title)
     machine = metrics[0].endswith(MACHINE)
-    if title.endswith("_per_s"):
-        title, unit = f"{title.removesuffix('_s')}_second", ""
-    title = title.removesuffix("_s").removesuffix("_mib")
     return Chart(
-        title.replace("_", " "),
+        title,
         tuple(curves),
         unit=unit,
         logarithmic=panel.logarithmic,
@@ -194,9 +246,11 @@ def make_chart(panel: Panel, events: tuple[tuple[float, str], ...]) -> Chart:
     )
 
 
-def thin_out(points: list[tuple[int, float]]) -> tuple[tuple[float, float], ...]:
-    """At most MOST_POINTS: means of neighbours where there are more."""
-    size = -(-len(points) // MOST_POINTS)
+def thin_out(
+    points: list[tuple[int, float]], most: int = MOST_POINTS
+) -> tuple[tuple[float, float], ...]:
+    """At most `most` points: means of neighbours where there are more."""
+    size = -(-len(points) // most)
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return tuple((float(g[-1][0]), statistics.fmean(value for _, value in g)) for g in groups)
 

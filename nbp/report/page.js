@@ -168,7 +168,7 @@
 
   for (const box of all(".classes")) {
     const body = box.querySelector("tbody");
-    const heads = all("thead th", box);
+    const heads = all("thead tr:last-child th", box);
     const read = (row, column) => {
       const cell = row.children[column];
       if (!("value" in cell.dataset)) return cell.textContent;
@@ -196,7 +196,71 @@
     });
   }
 
+  // Runs of a page of several: which are shown, and which one stands out ------------------------
+
+  const boxes = all("[data-pick] input");
+  const hidden = new Set();
+  const addStyle = () => document.head.appendChild(document.createElement("style"));
+  const [hiding, focusing] = [addStyle(), addStyle()];
+
+  function focus(run) {
+    focusing.textContent =
+      run === null
+        ? ""
+        : `.chart [data-run]:not([data-run="${run}"]) { opacity: .12; }
+           .chart .line[data-run="${run}"] { stroke-width: 3.2; opacity: 1; }
+           [data-pick="${run}"], main tr[data-run="${run}"] > *, main table [data-run="${run}"],
+           figure[data-run="${run}"] figcaption { background: var(--stress) !important; }`;
+  }
+
+  function showRuns() {
+    hidden.clear();
+    for (const box of boxes) if (!box.checked) hidden.add(Number(box.value));
+    const names = [...hidden].map((run) => `main [data-run="${run}"]`);
+    hiding.textContent = names.length ? `${names.join(",")} { display: none !important; }` : "";
+    const shown = boxes.length - hidden.size;
+    if (find("runs-shown")) {
+      find("runs-shown").textContent = hidden.size
+        ? `${shown} of ${boxes.length} shown`
+        : `all ${shown} shown`;
+    }
+    for (const row of all("#differences tbody tr")) {
+      const cells = all("td", row).filter((cell) => !hidden.has(Number(cell.dataset.run)));
+      row.hidden = new Set(cells.map((cell) => cell.textContent)).size < 2;
+    }
+    drawAll();
+  }
+
+  if (boxes.length) {
+    for (const element of all("[data-pick], main tr[data-run], figure[data-run]")) {
+      element.addEventListener("pointerenter", () =>
+        focus(element.dataset.pick ?? element.dataset.run),
+      );
+      element.addEventListener("pointerleave", () => focus(null));
+    }
+    for (const box of boxes) {
+      box.addEventListener("input", showRuns);
+      box.addEventListener("focus", () => focus(box.value));
+      box.addEventListener("blur", () => focus(null));
+    }
+    const tick = (on) => {
+      for (const box of boxes) if (!box.closest("label").hidden) box.checked = on;
+      showRuns();
+    };
+    find("all-runs")?.addEventListener("click", () => tick(true));
+    find("no-runs")?.addEventListener("click", () => tick(false));
+    find("find-run")?.addEventListener("input", (event) => {
+      const part = event.target.value.toLowerCase();
+      for (const label of all("[data-pick]")) {
+        label.hidden = !label.textContent.toLowerCase().includes(part);
+      }
+    });
+    showRuns(); // a browser keeps what was ticked when the page is loaded again
+  }
+
   // Values under the pointer in charts -----------------------------------------------------------
+
+  const TOLD = 6; // curves whose values are told at once: those next to the pointer
 
   const tip = find("tip");
   const form = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
@@ -209,6 +273,7 @@
       line.setAttribute(name, String(value));
     }
     const hide = () => {
+      focus(null);
       line.remove();
       tip.hidden = true;
     };
@@ -219,17 +284,31 @@
       const [first, last] = data.x.map(scale);
       const x = first + ((place - left) / (right - left)) * (last - first);
       const away = (point) => Math.abs(scale(point[0]) - x);
-      const near = data.curves.map((curve) =>
-        curve.points.reduce((a, b) => (away(b) < away(a) ? b : a)),
-      );
-      const at = near.reduce((a, b) => (away(b) < away(a) ? b : a))[0];
+      const near = data.curves
+        .filter((curve) => !hidden.has(curve.run))
+        .map((curve) => ({
+          curve,
+          point: curve.points.reduce((a, b) => (away(b) < away(a) ? b : a)),
+        }));
+      if (!near.length) return;
+      const at = near.map((n) => n.point).reduce((a, b) => (away(b) < away(a) ? b : a))[0];
+      const scaleY = (value) => (data.log ? Math.log(value) : value);
+      const [low, high] = data.y.map(scaleY);
+      const level = ((event.clientY - box.top) / box.height) * chart.viewBox.baseVal.height;
+      const y = low + ((bottom - level) / (bottom - top)) * (high - low);
+      const off = (n) => Math.abs(scaleY(n.point[1]) - y);
+      const nearest = near.reduce((a, b) => (off(b) < off(a) ? b : a));
+      if (nearest.curve.run !== null) focus(nearest.curve.run);
       const spot = String(left + ((scale(at) - first) / (last - first)) * (right - left));
       line.setAttribute("x1", spot);
       line.setAttribute("x2", spot);
       chart.append(line);
-      const values = data.curves.map(
-        (curve, i) => `${curve.name}: ${form.format(near[i][1])} ${data.unit}`,
+      const told =
+        near.length > TOLD ? near.sort((a, b) => off(a) - off(b)).slice(0, TOLD) : near;
+      const values = told.map(
+        ({ curve, point }) => `${curve.name}: ${form.format(point[1])} ${data.unit}`,
       );
+      if (told.length < near.length) values.push(`and ${near.length - told.length} more`);
       tip.textContent = [`${data.xName} ${form.format(at)}`, ...values].join("\n");
       tip.hidden = false;
       const wide = tip.offsetWidth;

@@ -17,20 +17,43 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from nbp.report.records import Page, ShownClip
-from nbp.report.sections import Section, make_header, make_sections
+from nbp.report.clip_cards import show_gallery
+from nbp.report.records import Page, PreviewStrip, ShownClip
+from nbp.report.sections import Section, fold, make_sections, show_header, show_scores
 
 
 def build_page(page: Page) -> str:
     """The page of a workdir as one HTML document."""
-    clips = [_describe_picture(clip) for clip in page.clips]
-    return build_document(page.title, make_header(page), make_sections(page), clips=clips)
+    header, sections = show_header(page.title, page.facts, page.left_out), make_sections(page)
+    return build_document(page.title, header, sections, clips=page.clips, strips=page.previews)
+
+
+def build_gallery(page: Page) -> str:
+    """The clips of a page for a model card, with its scores and how the clips were drawn."""
+    found = [
+        Section("clips", "Generated clips", show_gallery(page)),
+        Section("scores", "Scores", "".join(show_scores(e) for e in page.evaluations)),
+        Section("drawing", "How they were drawn", fold("Settings of sampling", page.config)),
+    ]
+    header = show_header(page.title, page.facts, page.left_out)
+    sections = [section for section in found if section.html]
+    return build_document(page.title, header, sections, clips=page.clips)
 
 
 def build_document(
-    title: str, header: str, sections: Sequence[Section], *, clips: Sequence[Any] = ()
+    title: str,
+    header: str,
+    sections: Sequence[Section],
+    *,
+    clips: Sequence[ShownClip] = (),
+    strips: Sequence[PreviewStrip] = (),
+    bar: str = "",
 ) -> str:
-    """An HTML document. title: plain text. header, sections: HTML. clips: for the script."""
+    """An HTML document. title: plain text. header, sections, bar: HTML. bar: always in view."""
+    pictures = [_describe_picture(clip) for clip in clips]
+    for strip in strips:
+        silent = {"fps": strip.fps, "given": 0, "psnr": []}
+        pictures += [{**dataclasses.asdict(picture), **silent} for _, picture in strip.columns]
     style, script = _read_part("page.css"), _read_part("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode("utf8")).digest()).decode("ascii")
     links = "".join(f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in sections)
@@ -47,7 +70,8 @@ def build_document(
             f'<h2 id="{s.anchor}-title">{escape(s.title)}</h2>\n{s.html}\n</section>'
             for s in sections
         ),
-        clips=_embed_json(clips),
+        bar=bar,
+        clips=_embed_json(pictures),
     )
 
 

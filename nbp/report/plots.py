@@ -27,8 +27,10 @@ PANELS = {
     "adversary": ("adversarial", "discriminator_loss"),
     "gradient norms": ("grad_norm", "discriminator_grad_norm"),
 }
+# Of each layer (`train.STAGE.statistics_every`): more curves than a small picture has room for.
+LAYERED = ("gradient_norm", "update_norm", "weight_norm")
 # Magnitudes; their panels are logarithmic where the values span more than a decade.
-MAGNITUDES = ("losses", "gradient norms", "adversarial_weight", "learning_rate")
+MAGNITUDES = ("losses", "gradient norms", "adversarial_weight", "learning_rate", *LAYERED)
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown", "tab:olive")
 ALARM_COLOURS = ("tab:red", "tab:pink", "tab:cyan", "tab:gray", "tab:olive")
 
@@ -56,7 +58,7 @@ def find_unit(metrics: Sequence[str]) -> str:
 def write_curves_png(
     csv_path: str | os.PathLike[str], png_path: str | os.PathLike[str], *, title: str = ""
 ) -> None:
-    """Draws every metric of a `metrics.csv` over the steps, in small panels.
+    """Draws every metric of a `metrics.csv` but those of layers over the steps, in small panels.
 
     A metric of training and the same metric of evaluators share a panel, as do metrics that are
     read side by side. Alarms and rollbacks are vertical lines in all panels about learning.
@@ -68,6 +70,7 @@ def write_curves_png(
     from matplotlib.figure import Figure
 
     panels, alarms = arrange_panels(MetricsTable(Path(csv_path)))
+    panels = [panel for panel in panels if panel.title not in LAYERED]
     if alarms and not panels:  # it went wrong before there was anything to average
         panels = [Panel("no healthy update")]
     if not panels:

@@ -32,7 +32,8 @@ class ShownClip:
     there are no classes. feature_distance: how far from the real clips, in the space of the
     features; psnr in dB, also of each frame. None and () where not measured. given_frames: the
     first ones, which the model was given. paired: a generated clip has the condition (label or
-    given frames) of the others of its group. facts: further values to show, by name.
+    given frames) of the others of its group. facts: further values to show, by name. run: of a page
+    of several runs, the number of the one that made it.
     """
 
     name: str
@@ -48,6 +49,20 @@ class ShownClip:
     given_frames: int = 0
     paired: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
+    run: int | None = None
+
+
+@dataclass(frozen=True)
+class PreviewStrip:
+    """Previews of the same conditions at several steps of a training, drawn with the same seed.
+
+    columns: what each shows ("step 500", "held out"), and a picture of all conditions, one below
+    the other.
+    """
+
+    stage: str
+    columns: tuple[tuple[str, Picture], ...]
+    fps: float
 
 
 @dataclass(frozen=True)
@@ -117,6 +132,7 @@ class Page:
     machine: Mapping[str, tuple[Chart, ...]] = field(default_factory=dict)
     speeds: tuple[Speed, ...] = ()
     drifts: tuple[DriftReport, ...] = ()
+    previews: tuple[PreviewStrip, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     distance_name: str = "feature distance"

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from nbp.layout import latent_borders
 from nbp.metrics.score_table import find_place, find_score
-from nbp.report.clip_cards import show_clips
+from nbp.report.clip_cards import show_clips, show_previews
 from nbp.report.drift import show_slopes
 from nbp.report.records import DriftReport, Evaluation, Page
-from nbp.report.svg import SERIES, Chart, Curve, draw_chart, format_number
+from nbp.report.svg import Chart, Curve, draw_chart, draw_swatch, format_number
 
 HEADLINES = 4  # scores shown large
 
@@ -33,19 +33,21 @@ def make_sections(page: Page) -> list[Section]:
         Section("codes", "Use of the codes", show_codes(page.evaluations)),
         Section("drift", "Long videos", "".join(show_drift(d) for d in page.drifts)),
         Section("training", "Training", show_stages(page.curves)),
+        Section("previews", "Previews over training", show_previews(page)),
         Section("speed", "Speed", show_speed(page)),
         Section("configuration", "Configuration", show_config(page)),
     ]
     return [section for section in found if section.html]
 
 
-def make_header(page: Page) -> str:
-    facts = "".join(
+def show_header(title: str, facts: Mapping[str, str], notes: Sequence[str] = ()) -> str:
+    """The title, what is said under it, and what a reader must know before all else."""
+    listed = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in page.facts.items()
+        for name, value in facts.items()
     )
-    notes = "".join(f'<p class="note">{escape(text)}</p>' for text in page.left_out)
-    return f'<header><h1>{escape(page.title)}</h1><dl class="facts">{facts}</dl>{notes}</header>'
+    told = "".join(f'<p class="note">{escape(text)}</p>' for text in notes)
+    return f'<header><h1>{escape(title)}</h1><dl class="facts">{listed}</dl>{told}</header>'
 
 
 def format_score(name: str, value: Any) -> tuple[str, str]:
@@ -122,18 +124,23 @@ def list_fields(values: Mapping[str, Any], prefix: str = "") -> str:
     return rows
 
 
-def show_chart(chart: Chart) -> str:
-    """A chart under its title; several curves get a legend with their last values."""
+def show_chart(chart: Chart, *, legend: bool = True) -> str:
+    """A chart under its title; several curves get a legend with their last values.
+
+    legend: False where the page has one for all charts.
+    """
     unit = f' <span class="unit">({escape(chart.unit)})</span>' if chart.unit else ""
     ends = [
         (escape(curve.name), f" <b>{format_number(curve.points[-1][1], 3)}</b>" * chart.ends)
         for curve in chart.curves
     ]
     keys = "".join(
-        f'<span class="key"><i class="series-{place % SERIES + 1}"></i>{name}{end}</span>'
+        f'<span class="key">{draw_swatch(place)}{name}{end}</span>'
         for place, (name, end) in enumerate(ends)
     )
-    if len(ends) == 1:
+    if not legend:
+        keys = ""
+    elif len(ends) == 1:
         unit, keys = f"{unit}{ends[0][1]}", ""
     return (
         f'<figure class="panel"><figcaption>{escape(chart.title)}{unit}</figcaption>'
@@ -190,30 +197,80 @@ def show_classes(evaluation: Evaluation) -> str:
         return ""
     measured = (name for row in rows for name, value in row.items() if value is not None)
     names = list(dict.fromkeys(["label", *measured]))
-    head = "".join(
-        f'<th scope="col" aria-sort="none"{" class=num" if name != "label" else ""}>'
-        f'<button type="button">{escape(name.replace("_", " "))}</button></th>'
-        for name in names
-    )
-    body = ""
+    body = []
     for row in rows:
-        cells = f'<th scope="row">{escape(str(row.get("label", "")))}</th>'
+        cells = []
         for name in names[1:]:
             value = row.get(name)
-            number = isinstance(value, int | float)
             text = format_score(name, value)[0] if isinstance(value, float) else value
-            cells += (
-                f'<td class="num" data-value="{value if number else ""}">'
-                f"{'' if value is None else escape(str(text))}</td>"
-            )
-        body += f"<tr>{cells}</tr>"
+            cells.append(Cell("" if value is None else str(text), value))
+        body.append(SortableRow(escape(str(row.get("label", ""))), cells))
+    title = f"Filter {len(rows)} classes of <code>{escape(evaluation.name)}</code>"
+    return show_sortable(title, [name.replace("_", " ") for name in names], body)
+
+
+class Cell(NamedTuple):
+    """A cell of a table that sorts. text: plain. value: the number behind it, None for none.
+
+    word: the text itself is what is sorted by. hint: shown when the pointer rests on the cell.
+    mark: a class of the style sheet.
+    """
+
+    text: str
+    value: Any = None
+    word: bool = False
+    hint: str = ""
+    mark: str = ""
+
+
+class SortableRow(NamedTuple):
+    """title: HTML. run: see `Curve.run`."""
+
+    title: str
+    cells: Sequence[Cell]
+    run: int | None = None
+
+
+def show_sortable(
+    title: str,
+    heads: Sequence[str],
+    rows: Sequence[SortableRow],
+    *,
+    groups: Sequence[tuple[str, int]] = (),
+) -> str:
+    """A table that sorts by any column and shows only the rows whose names are typed.
+
+    title: HTML. heads: plain texts, the first above the rows' titles. groups: (HTML, columns) of a
+    line above the heads. Columns of words stand to the left.
+    """
+    words = {i for row in rows for i, cell in enumerate(row.cells, start=1) if cell.word} | {0}
+    head = "".join(
+        f'<th scope="col" aria-sort="none"{"" if i in words else " class=num"}>'
+        f'<button type="button">{escape(name)}</button></th>'
+        for i, name in enumerate(heads)
+    )
+    above = "".join(f'<th scope="colgroup" colspan="{n}">{html}</th>' for html, n in groups)
+    above = f'<tr class="groups">{above}</tr>' if groups else ""
+    body = ""
+    for row in rows:
+        cells = "".join(map(_show_cell, row.cells))
+        of_run = "" if row.run is None else f' data-run="{row.run}"'
+        body += f'<tr{of_run}><th scope="row">{row.title}</th>{cells}</tr>'
     return (
-        f'<div class="classes"><label class="search">Filter {len(rows)} classes of '
-        f"<code>{escape(evaluation.name)}</code> "
+        f'<div class="classes"><label class="search">{title} '
         f'<input type="search" placeholder="part of a name"></label>'
-        f'<div class="scroll tall"><table class="sortable"><thead><tr>{head}</tr></thead>'
+        f'<div class="scroll tall"><table class="sortable"><thead>{above}<tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></div>"
     )
+
+
+def _show_cell(cell: Cell) -> str:
+    number = isinstance(cell.value, int | float)
+    classes = " ".join(name for name in ("" if cell.word else "num", cell.mark) if name)
+    kind = f' class="{classes}"' if classes else ""
+    value = "" if cell.word else f' data-value="{cell.value if number else ""}"'
+    hint = f' title="{escape(cell.hint)}"' if cell.hint else ""
+    return f"<td{kind}{value}{hint}>{escape(cell.text)}</td>"
 
 
 def show_codes(evaluations: Sequence[Evaluation]) -> str:

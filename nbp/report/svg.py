@@ -16,7 +16,9 @@ from html import escape
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 28
 SERIES = 6  # colours that the style sheet has
+DASHES = 9  # kinds of lines that it has, solid ones first
 MARKED = 20  # curves of at most this many points show them as dots
+DESCRIBED = 8  # curves of a chart that are told in words
 
 Points = Sequence[tuple[float, float]]
 
@@ -25,13 +27,15 @@ Points = Sequence[tuple[float, float]]
 class Curve:
     """Points (x, y) with growing x; all finite, at least one. errors: of each y, or none.
 
-    joined: whether a line goes through them.
+    joined: whether a line goes through them. run: number of the run that it is of, on a page of
+    several: the run has one colour and one kind of line in all charts, whichever others are in one.
     """
 
     name: str
     points: Points
     errors: Sequence[float] = ()
     joined: bool = True
+    run: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def draw_chart(chart: Chart) -> str:
     parts = [*_draw_grid(chart, frame), *_draw_lines(chart, frame)]
     data = {
         "curves": [
-            {"name": c.name, "points": [[_short(x), _short(y)] for x, y in c.points]}
+            {"name": c.name, "run": c.run, "points": [[_short(x), _short(y)] for x, y in c.points]}
             for c in chart.curves
         ],
         "x": [frame.x_low, frame.x_high],
@@ -114,8 +118,9 @@ def draw_chart(chart: Chart) -> str:
         "unit": chart.unit,
         "frame": [LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM],
     }
+    kind = "chart many-lines" if len(chart.curves) > DESCRIBED else "chart"
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'<svg class="{kind}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(describe_chart(chart))}" '
         f'data-chart="{escape(json.dumps(data, separators=(",", ":")))}">'
         f"{''.join(parts)}</svg>"
@@ -125,14 +130,33 @@ def draw_chart(chart: Chart) -> str:
 def describe_chart(chart: Chart) -> str:
     """What the chart shows in words, for those who do not see it."""
     parts = []
-    for curve in chart.curves:
+    for curve in chart.curves[:DESCRIBED]:
         (x0, y0), (x1, y1) = curve.points[0], curve.points[-1]
         unit = f" {chart.unit}" if chart.unit else ""
         parts.append(
             f"{curve.name} from {format_number(y0)}{unit} at {chart.x_name} {format_number(x0)} "
             f"to {format_number(y1)}{unit} at {chart.x_name} {format_number(x1)}"
         )
+    if more := len(chart.curves) - len(parts):
+        parts.append(f"and {more} more curves")
     return f"{chart.title}: {'; '.join(parts)}"
+
+
+def name_style(place: int) -> str:
+    """Classes of the style sheet for line `place`: a colour, and dashes beyond the last colour.
+
+    SERIES * DASHES lines can be told apart.
+    """
+    dashes = place // SERIES % DASHES
+    return f"series-{place % SERIES + 1}" + (f" dash-{dashes}" if dashes else "")
+
+
+def draw_swatch(place: int) -> str:
+    """A short piece of line `place`, for legends."""
+    return (
+        f'<svg class="swatch" viewBox="0 0 26 8" aria-hidden="true"><line '
+        f'class="line {name_style(place)}" x1="1" x2="25" y1="4" y2="4"/></svg>'
+    )
 
 
 class _Frame:
@@ -230,18 +254,21 @@ def _draw_grid(chart: Chart, frame: _Frame) -> list[str]:
 def _draw_lines(chart: Chart, frame: _Frame) -> list[str]:
     parts = []
     for place, curve in enumerate(chart.curves):
-        colour = f"series-{place % SERIES + 1}"
+        style = name_style(place if curve.run is None else curve.run)
+        of_run = "" if curve.run is None else f' data-run="{curve.run}"'
+        colour = style.split()[0]
         spots = [(frame.x(x), frame.y(y)) for x, y in curve.points]
         path = " ".join(f"{x:g},{y:g}" for x, y in spots)
         if curve.joined:
-            parts.append(f'<polyline class="line {colour}" points="{path}"/>')
+            parts.append(f'<polyline class="line {style}"{of_run} points="{path}"/>')
         for (x, _), (low, high) in zip(curve.points, list_ends(curve), strict=True):
             low = max(low, frame.y_low) if chart.logarithmic else low
             if high > low:
                 ends = (
                     f'x1="{frame.x(x)}" x2="{frame.x(x)}" y1="{frame.y(low)}" y2="{frame.y(high)}"'
                 )
-                parts.append(f'<line class="line {colour}" {ends}/>')
+                parts.append(f'<line class="line {colour}"{of_run} {ends}/>')
         if len(spots) <= MARKED or not curve.joined:
-            parts += [f'<circle class="dot {colour}" cx="{x}" cy="{y}" r="2.2"/>' for x, y in spots]
+            dot = f'<circle class="dot {colour}"{of_run} r="2.2"'
+            parts += [f'{dot} cx="{x}" cy="{y}"/>' for x, y in spots]
     return parts

@@ -11,7 +11,7 @@ from nbp import files
 from nbp.metrics.score_table import find_place, find_score
 from nbp.report.page import build_document
 from nbp.report.plots import write_charts_png
-from nbp.report.sections import Section, show_chart
+from nbp.report.sections import Cell, Section, SortableRow, show_chart, show_header, show_sortable
 from nbp.report.svg import Chart, Curve, format_number
 from nbp.report.sweep_table import Row, summarize
 
@@ -32,10 +32,8 @@ def write_page(workdir: Path, title: str, rows: Sequence[Row]) -> Path:
     groups.append(Section("runs", "Runs", show_rows(rows)))
     runs, seeds = len({row.run for row in rows}), len({row.seed for row in rows})
     facts = {"runs": str(runs), "seeds": str(seeds), "rows": str(len(rows))}
-    shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
-    header = f'<header><h1>{escape(title)}</h1><dl class="facts">{shown}</dl></header>'
     page = workdir / "index.html"
-    files.write_text(page, build_document(title, header, groups))
+    files.write_text(page, build_document(title, show_header(title, facts), groups))
     if charts:
         write_charts_png(workdir / "sweep.png", charts, title=title)
     return page
@@ -126,27 +124,16 @@ def show_rows(rows: Sequence[Row]) -> str:
         "parameters": lambda row: row.parameters,
         "updates": lambda row: row.updates,
     }
-    head = "".join(
-        f'<th scope="col" aria-sort="none"><button type="button">{escape(name)}</button></th>'
-        for name in ("run", *columns)
-    )
-    body = ""
+    body = []
     for row in rows:
-        cells = f'<th scope="row">{escape(row.run)}</th>'
-        for read in columns.values():
-            value = read(row)
+        cells = []
+        for value in (read(row) for read in columns.values()):
             if isinstance(value, str):
-                cells += f"<td>{escape(value)}</td>"
-                continue
-            text = "" if value is None else format_number(value, 4)
-            cells += f'<td class="num" data-value="{"" if value is None else value}">{text}</td>'
-        body += f"<tr>{cells}</tr>"
-    return (
-        f'<div class="classes"><label class="search">Filter {len(rows)} rows '
-        f'<input type="search" placeholder="part of a name"></label>'
-        f'<div class="scroll tall"><table class="sortable"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div></div>"
-    )
+                cells.append(Cell(value, word=True))
+            else:
+                cells.append(Cell("" if value is None else format_number(value, 4), value))
+        body.append(SortableRow(escape(row.run), cells))
+    return show_sortable(f"Filter {len(rows)} rows", ["run", *columns], body)
 
 
 def _reader(name: str) -> Callable[[Row], float | None]:

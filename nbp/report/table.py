@@ -40,24 +40,39 @@ def list_differences(first: Any, second: Any, path: str = "") -> Iterator[tuple[
         yield path, first, second
 
 
-def check_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
-    """Refuses reports of different protocols, versions of one, or features: ConfigError names what
-    differs.
+def list_obstacles(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Why the numbers of two reports cannot be compared, [] where they can.
+
+    What differs of their protocols (of two versions of one, only that), of the files of their
+    features, and of the number of real and of generated clips, where both have any.
     """
     names = [report["protocol"].get("name") for report in (first, second)]
     versions = [report["protocol"].get("version") for report in (first, second)]
     if names[0] == names[1] and versions[0] != versions[1]:
-        raise ConfigError(
-            f"these numbers cannot be compared: protocol {names[0]} v{versions[0]} and "
-            f'v{versions[1]} are different ones (docs/protocols.md, "Versions"). Evaluate the '
-            "older workdir again"
-        )
-    found = [
-        f"{path} {a!r} and {b!r}"
-        for path, a, b in list_differences(first["protocol"], second["protocol"])
+        return [f"protocol {names[0]} v{versions[0]} and v{versions[1]} are different ones"]
+    pairs = [
+        *list_differences(first["protocol"], second["protocol"]),
+        *list_differences(first.get("features"), second.get("features"), "features"),
     ]
-    pairs = list_differences(first.get("features"), second.get("features"), "features")
-    found += [f"{path} {a!r} and {b!r}" for path, a, b in pairs]
+    counts = list_differences(count_clips(first), count_clips(second))
+    pairs += [pair for pair in counts if None not in pair]
+    return [f"{path} {a!r} and {b!r}" for path, a, b in pairs]
+
+
+def count_clips(report: Mapping[str, Any]) -> dict[str, int | None]:
+    """How many clips the scores of a report are of; None for a kind of clips without scores."""
+    drawn = report.get("generation") or {}
+    return {"real clips": report.get("held_out_clips"), "generated clips": drawn.get("clips")}
+
+
+def check_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    """Refuses reports that `list_obstacles` finds to be made differently: ConfigError says how."""
+    found = list_obstacles(first, second)
+    if found and found[0].endswith("are different ones"):
+        raise ConfigError(
+            f'these numbers cannot be compared: {found[0]} (docs/protocols.md, "Versions"). '
+            "Evaluate the older workdir again"
+        )
     if found:
         raise ConfigError(
             f"these numbers cannot be compared, as they were made differently: {'; '.join(found)}. "

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nbp.errors import ConfigError
-from nbp.flags import COUNT, NATURAL, SEED, SHARE, Real, Whole
+from nbp.flags import COUNT, NATURAL, SEED, SHARE, Real, Whole, add_checkpoint_flag
 from nbp.layout import Box
-from nbp.ranges import CacheType, WeightType
+from nbp.ranges import CacheType, Checkpoint, WeightType
 from nbp.sampling.settings import (
     COLDEST,
     HOTTEST,
@@ -72,7 +72,7 @@ class SampleRequest:
     [t h w c], or one for each condition. mask: what of them is drawn anew, a file or a box (see
     `nbp.build_data`). between: two of them, whose gap is drawn. story: labels over the time of
     each video, a file or a list (see `nbp.sampling.story`). size: height and width of the clips, or
-    the side of squares.
+    the side of squares. checkpoint: step of the generator, or the best; None: the newest.
     """
 
     count: int
@@ -85,6 +85,7 @@ class SampleRequest:
     story: Path | Any | None = None
     given_frames: int | None = None
     size: tuple[int, ...] | None = None
+    checkpoint: Checkpoint | None = None
     per_class: int | None = None
     samples_per_condition: int = 1
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -94,13 +95,14 @@ class SampleRequest:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of a request, named like its fields."""
-    add = parser.add_argument
+    add = parser.add_argument_group("what is drawn").add_argument
     add("--num", type=CLIPS, help="clips to draw, or conditions; default 16")
     add("--per_class", type=CLIPS, help="clips of each class, in place of --num")
     add("--samples_per_condition", type=CLIPS, default=1, help="clips for each label or prefix")
     add("--label", help="class name or id; default: all in turn")
     add("--unconditional", action="store_true", help="clips of no class: as --label none")
-    add("--story", type=Path, help="labels over time: lines FRAMES LABEL, or JSON; one long video")
+    add("--seed", type=SEED, default=0, help="of all randomness; default 0")
+    add = parser.add_argument_group("what is given").add_argument
     add("--frames", type=Path, help="video whose first frames are continued")
     add("--given_frames", type=NATURAL, help="latent frames taken from --frames")
     add(
@@ -109,6 +111,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "the white pixels of an image or a video",
     )
     add("--between", nargs=2, type=Path, metavar="FILE", help="draws from the first to the second")
+    add = parser.add_argument_group("how tokens are drawn").add_argument
     add("--temperature", type=TEMPERATURE, help="divides the logits")
     add("--temperature_end", type=TEMPERATURE, help="temperature of the last pass")
     add("--temperature_schedule", choices=get_args(RampShape), help="how it gets there")
@@ -122,6 +125,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--guidance_start", type=SHARE, help="share of the passes before guidance begins")
     add("--guidance_end", type=SHARE, help="share of the passes after which it is off")
+    add = parser.add_argument_group("blocks and passes").add_argument
     add("--block", type=read_block, help="one that the model was trained with: row, frame, 1,2,4")
     add("--refinements", type=COUNT, help="passes over a block at most; needs the draft channel")
     add("--commit", choices=get_args(CommitKind), help="which draws a pass over a block accepts")
@@ -131,14 +135,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--window", type=COUNT, help="passes that jacobi and relaxed look at at once")
     add("--radius", type=COUNT, help="relaxed: levels that mass may move")
     add("--delta", type=SHARE, help="relaxed: share of it that may move, 0..1")
+    add = parser.add_argument_group("models and memory").add_argument
     add(
         "--opener", metavar="DIR", help="workdir of another generator, which draws the first frames"
     )
     add("--opener_frames", type=COUNT, help="latent frames that it draws; default 1")
     add("--weights", choices=get_args(WeightType), help="what decoding keeps the weights in")
     add("--cache", choices=get_args(CacheType), help="the same for keys and values")
-    add("--seed", type=SEED, default=0, help="of all randomness; default 0")
+    add = parser.add_argument_group("length and size").add_argument
     add("--num_frames", type=COUNT, help="length of the videos; longer than a clip: windows slide")
+    add("--story", type=Path, help="labels over time: lines FRAMES LABEL, or JSON; one long video")
+    add_checkpoint_flag(add, of="the generator")
     add("--size", nargs="+", type=SIDE, metavar="PX", help="height and width, or one side")
     add("--keep_frames", type=COUNT, help="latent frames a window keeps; default: half of them")
     add(

@@ -135,6 +135,7 @@ class Sampler:
         kept: Bool[np.ndarray, "b T H W"] | None = None,
         params: PyTree = None,
         numbers: Int[np.ndarray, "b"] | None = None,
+        tell: Callable[[int], object] | None = None,
     ) -> Samples:
         """Draws `count` clips.
 
@@ -149,6 +150,7 @@ class Sampler:
           kept: further cells of the clips that are not generated, anywhere (see `generate`).
           params: generator parameters to use instead of the sampler's own.
           numbers: i of each clip, by default 0, 1, ...: clips of a larger request one by one.
+          tell: called with the number of clips of each batch that is drawn.
 
         Raises ValueError where the seed is none, the given frames are no whole blocks or are needed
         and missing, or labels, clips or codes are not one per sample; NonFiniteError where a pass
@@ -175,6 +177,8 @@ class Sampler:
             passes = begun.passes + np.asarray(drawn.passes, np.int32)
             rows = (videos, np.asarray(grid, np.int32), passes, begun.passes)
             parts.append(tuple(values[: batch.keep] for values in rows))
+            if tell is not None:
+                tell(batch.keep)
         return Samples(*map(np.concatenate, zip(*parts, strict=True)))
 
     def begin(self, batch: Batch, key: Array, given: int) -> Begun:

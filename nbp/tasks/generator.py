@@ -90,6 +90,11 @@ class GeneratorTask:
         state = start_state(params, self.optimizer)
         return dataclasses.replace(state, params=cast_to_storage(params, storage))
 
+    def with_statistics(self) -> "GeneratorTask":
+        """The same task, whose metrics have norms of each layer as well."""
+        optimizer = dataclasses.replace(self.optimizer, statistics=True)
+        return dataclasses.replace(self, optimizer=optimizer)
+
     def codes(self, frozen: PyTree, batch: Mapping[str, Array]) -> Int[Array, "b T H W"]:
         """The codes of a batch: those it holds, else those of its clips."""
         if "codes" in batch:

@@ -100,6 +100,11 @@ class TokenizerTask:
         extra = {} if self.adversary is None else self.adversary.init(jax.random.fold_in(key, 1))
         return start_state(self.network.init(key), self.optimizer, extra=extra)
 
+    def with_statistics(self) -> "TokenizerTask":
+        """The same task, whose metrics have norms of each layer as well."""
+        optimizer = dataclasses.replace(self.optimizer, statistics=True)
+        return dataclasses.replace(self, optimizer=optimizer)
+
     def soften(self, state: TrainState, factor: float) -> TrainState:
         """The state whose adversarial weight is `factor` times as large; as it is without one."""
         if self.adversary is None:

@@ -199,6 +199,8 @@ class Checkpointer:
         score = score if math.isfinite(score) else None
         items = [*trees, *JSON_ITEMS]
         notes = {"format": integrity.FORMAT, "items": items, "score": score, "user": dict(meta)}
+        if self._keep_best is not None:
+            notes["scored"] = {"name": self._keep_best, "mode": self._best_mode}
         # Unserialisable values fail here, not later in orbax's thread.
         jsons = {"data": json.loads(json.dumps(dict(data))), "meta": json.loads(json.dumps(notes))}
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
@@ -295,6 +297,24 @@ class Checkpointer:
     def find_whole(self, *items: str) -> int:
         """Returns the newest step whose `items` are whole; errors as in `restore`."""
         return self._load_newest(lambda step: step, items=(*items, *JSON_ITEMS), step=None)
+
+    def find_best(self) -> int:
+        """Returns the step with the best score, of those of the newest step that has one.
+
+        Raises:
+            CheckpointError: none has a score.
+        """
+        found = {step: self._read_notes(step) for step in reversed(decide(self.all_steps()))}
+        rated = {step: notes for step, notes in found.items() if notes.get("score") is not None}
+        if not rated:
+            raise CheckpointError(
+                f"no checkpoint in {self.directory} has a score. Train with "
+                "--config.train.STAGE.keep_best=SCORE, or name a step."
+            )
+        kind = next(iter(rated.values())).get("scored")
+        sign = -1.0 if kind is not None and kind["mode"] == "max" else 1.0
+        alike = [step for step, notes in rated.items() if notes.get("scored") == kind]
+        return decide(min(alike, key=lambda step: (sign * rated[step]["score"], step)))
 
     def checkpoint_hash(self, step: int) -> str:
         """Returns a sha256 that names the saved parameters of `step`.
@@ -433,19 +453,24 @@ class Checkpointer:
         return ocp.CheckpointManager(self.directory, item_handlers=handlers, options=options)
 
     def _choose_kept(self, steps: Sequence[int]) -> set[int]:
-        """Chooses the newest steps and the best one."""
+        """Chooses the newest steps and the best one, of equal ones the first."""
         sign = 1.0 if self._best_mode == "min" else -1.0
         scores = {
             step: sign * value for step in steps if (value := self._scores.get(step)) is not None
         }
-        best = min(scores, key=lambda step: (scores[step], -step), default=steps[-1])
+        best = min(scores, key=lambda step: (scores[step], step), default=steps[-1])
         return {*sorted(steps)[-self._keep :], best}
 
-    def _read_score(self, step: int) -> float | None:
+    def _read_notes(self, step: int) -> dict[str, Any]:
         try:
-            return self._read(step, {})[1]["meta"]["score"]
+            return self._read(step, {})[1]["meta"]
         except Exception:  # a damaged step has no score; restore deals with it
-            return None
+            return {}
+
+    def _read_score(self, step: int) -> float | None:
+        notes = self._read_notes(step)
+        name = notes.get("scored", {}).get("name", self._keep_best)
+        return notes.get("score") if name == self._keep_best else None
 
     def _seal(self) -> None:
         """Writes the hashes into the step about to be committed; orbax calls it in its thread."""

@@ -16,7 +16,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from nbp.errors import CheckpointError, ConfigError
-from nbp.files import write_text
+from nbp.files import hash_file, write_text
 from nbp.locks import NAME, Held, Lock, lock_file
 from nbp.parallel.distributed import decide
 
@@ -50,11 +50,6 @@ def list_unfinished(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.orbax-checkpoint-tmp*"))
 
 
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def remove_unfinished(directory: Path) -> None:
     """Removes what a killed or failed save left; it would hold disk space for ever."""
     if jax.process_index() == 0:
@@ -83,7 +78,7 @@ def write_manifest(directory: Path) -> None:
     """Lists every file inside the items; orbax may still touch the files beside them."""
     files = sorted(path for path in directory.glob("*/**/*") if path.is_file())
     entries = {
-        path.relative_to(directory).as_posix(): [path.stat().st_size, _hash_file(path)]
+        path.relative_to(directory).as_posix(): [path.stat().st_size, hash_file(path)]
         for path in files
     }
     write_text(directory / MANIFEST, json.dumps({"format": FORMAT, "files": entries}))
@@ -113,7 +108,7 @@ def verify_files(directory: Path, items: Sequence[str]) -> bool:
             raise Damaged(f"{name} is missing")
         if path.stat().st_size != size:
             raise Damaged(f"{name} has {path.stat().st_size} bytes instead of {size}")
-        if _hash_file(path) != digest:
+        if hash_file(path) != digest:
             raise Damaged(f"{name} has other contents than were written")
     return True
 

@@ -8,6 +8,7 @@ same bits as one that was not. Guards watch the metrics; see `nbp.training.guard
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from nbp.parallel.distributed import decide, wait_for_all
 from nbp.parallel.mesh import check_batch, describe_placement, place_batch, place_state, replicate
 from nbp.shapes import Array, PyTree
 from nbp.training.checkpoint import Checkpointer
+from nbp.training.early_stopping import BestSpec, Evaluations, ScoreHistory
 from nbp.training.goodput import Goodput, Profiler, check_steps
 from nbp.training.guards import Alarm, Guards, GuardSpec, leave_out_non_finite
 from nbp.training.metrics import MetricsWriter, WindowMeter
@@ -50,6 +52,9 @@ class LoopSpec:
         changed_data: whether to go on where the data are not those of the resumed checkpoint.
         guards: what is watched, and what is done about alarms.
         profile_steps: first and last update of a trace in `profile/` beside the metrics; or none.
+        deadline: when to save and end as if preempted, in seconds of `time.monotonic`.
+        best: which score tells the best state, which is saved and kept, and when to end early.
+        statistics_every: updates between norms of each layer; 0 for none.
     """
 
     total_steps: int
@@ -60,10 +65,13 @@ class LoopSpec:
     changed_data: Literal["refuse", "accept"] = "refuse"
     guards: GuardSpec = field(default_factory=GuardSpec)
     profile_steps: tuple[int, ...] = ()
+    deadline: float = math.inf
+    best: BestSpec | None = None
+    statistics_every: int = 0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, int) and value < 1:
+            if isinstance(value, int) and value < (name != "statistics_every"):
                 raise ConfigError(f"train.{name} is {value}. Use 1 or more.")
         check_steps(self.profile_steps)
 
@@ -80,7 +88,7 @@ def run(
     seed: int,
     evaluators: Sequence[Evaluator] = (),
 ) -> TrainState:
-    """Trains `task` up to `spec.total_steps`, resuming by itself from the newest good checkpoint.
+    """Trains `task` to its (early) end, resuming by itself from the newest good checkpoint.
 
     At each step: due evaluators on the current state, a checkpoint if due, draw, update. The
     metrics of an update are read while the next one runs, so the device never waits for Python.
@@ -105,11 +113,11 @@ def run(
         NonFiniteError: a metric is not finite and the guards say stop, or going back did not help;
             such a state is never saved.
         DivergedError: another alarm, and going back did not help.
-        Preempted: SIGTERM or Ctrl-C came; the state is saved. A second Ctrl-C aborts at once.
+        Preempted: SIGTERM, Ctrl-C or the deadline came; the state is saved. Ctrl-C again aborts.
         RestartError: checkpoints cannot be written.
     """
     check_batch(spec.global_batch, mesh)
-    with jax.set_mesh(mesh), StopSignals() as stop:
+    with jax.set_mesh(mesh), StopSignals(spec.deadline) as stop:
         recovery = RollbackManager(
             task,
             checkpointer,
@@ -122,8 +130,9 @@ def run(
         goodput = Goodput(None if writer.silent else writer.directory / "goodput.json")
         with goodput.timed("start"):
             state, start, data = recovery.resume()
-        if start >= spec.total_steps:
-            writer.note(f"already trained for {start} of {spec.total_steps} steps")
+        measures = Evaluations(evaluators, spec.best, writer, stop, saved=data.get("scores"))
+        if start >= spec.total_steps or measures.history.is_over:
+            writer.note(measures.describe_end(start, spec.total_steps))
             return state
         writer.start(start, total_steps=spec.total_steps)
         for line in _describe_start(task, state, start, mesh=mesh, batch=spec.global_batch):
@@ -136,6 +145,7 @@ def run(
         reader.meter.load(data.get("window", {}))
         goodput.go_on_from(start)
         profiler = Profiler(writer.directory / "profile", spec.profile_steps)
+        statistics = _LayerStatistics(task, spec.statistics_every, writer=writer, goodput=goodput)
         updates: dict[Any, Callable[..., tuple[TrainState, dict[str, Array]]]] = {}
         step = start
         with contextlib.closing(stream_factory(find_batch(data, spec.global_batch))) as stream:
@@ -145,7 +155,7 @@ def run(
                 # On the current state: go back if it went wrong, evaluate, save, stop.
                 stop.look(step)
                 final, fresh = step == spec.total_steps, step > start
-                due = [e for e in evaluators if fresh and e.is_due(step, final=final)]
+                due = measures.list_due(step, final=final) if fresh else []
                 save = fresh and (final or step % spec.checkpoint_every == 0)
                 if due or save or stop:
                     reader.flush()
@@ -154,20 +164,17 @@ def run(
                     position = stream.position * spec.global_batch
                     state, step = recovery.go_back(reader.alarm, step=step, position=position)
                     start = step
+                    measures.history.forget(step)
                     reader.restart()
                     goodput.go_on_from(step)
                     continue
                 with goodput.timed("evaluation"):
-                    scores = _evaluate(due, state, step=step, writer=writer, stop=stop)
+                    scores, better, final = measures.run(due, state, step=step, final=final)
+                save |= better or final
                 if save or (fresh and stop):
                     if reader.flush():
                         continue  # a signal came just now, and the newest update is a bad one
-                    position = {
-                        "next": stream.position * spec.global_batch,
-                        "fingerprint": stream.fingerprint,
-                    }
-                    if window := reader.meter.save():  # the row that it ends in will be whole
-                        position["window"] = window
+                    position = _describe_position(stream, spec, reader, measures.history)
                     with goodput.timed("checkpoint"):
                         checkpointer.save(step, state, data=position, meta=meta, metrics=scores)
                 if stop:
@@ -191,6 +198,7 @@ def run(
                             raise
                         continue  # the signal reached the loader's workers as well: save and stop
 
+                statistics.look(step + 1, state, frozen, batch, key)
                 # Update, and read what the previous update reported while this one runs.
                 shapes = tuple(sorted((name, array.shape) for name, array in batch.items()))
                 if shapes not in updates:
@@ -345,6 +353,21 @@ def _count_items(task: Any, clips: int) -> dict[str, int | float]:
     return {name: n * clips for name, n in items.items()}
 
 
+def _describe_position(
+    stream: Stream, spec: LoopSpec, reader: _MetricsReader, history: ScoreHistory
+) -> dict[str, Any]:
+    """What a checkpoint says of the data, of a row that has begun, and of scores so far."""
+    parts = {
+        "window": reader.meter.save(),  # the row that it ends in will be whole
+        "scores": history.save(),
+    }
+    return {
+        "next": stream.position * spec.global_batch,
+        "fingerprint": stream.fingerprint,
+        **{name: part for name, part in parts.items() if part},
+    }
+
+
 def _make_key(seed: int, stream: int) -> Array:
     return jax.random.fold_in(jax.random.key(seed), stream)
 
@@ -418,21 +441,23 @@ def _compile(
     return compiled
 
 
-def _evaluate(
-    due: Sequence[Evaluator],
-    state: TrainState,
-    *,
-    step: int,
-    writer: MetricsWriter,
-    stop: StopSignals,
-) -> dict[str, float]:
-    """Runs evaluators and records their results under `name/...`; a stop signal skips the rest."""
-    scores: dict[str, float] = {}
-    for evaluator in due:
-        if stop:
-            break
-        found = {f"{evaluator.name}/{name}": float(v) for name, v in evaluator.run(state).items()}
-        if found:  # a preview measures nothing
-            writer.write(step, found)
-        scores |= found
-    return scores
+class _LayerStatistics:
+    """Measures the layers in some updates, by a program of its own: the update stays as it is."""
+
+    def __init__(self, task: Any, every: int, *, writer: MetricsWriter, goodput: Goodput) -> None:
+        self._every, self._writer, self._goodput = every, writer, goodput
+        measured = task.with_statistics() if every else task
+
+        def measure(state: TrainState, frozen: PyTree, batch: PyTree, key: Array) -> PyTree:
+            _, found = measured.step(state, frozen, batch, jax.random.fold_in(key, state.step))
+            return {name: value for name, value in found.items() if "/" in name}
+
+        self._measure = jax.jit(measure)
+
+    def look(self, step: int, *arguments: PyTree) -> None:
+        """Measures update `step`, which is about to be made with these arguments, if it is due."""
+        if not self._every or step % self._every:
+            return
+        with self._goodput.timed("evaluation"):
+            found = jax.device_get(self._measure(*arguments))
+        self._writer.write(step, {name: float(v) for name, v in found.items()}, quiet=True)

@@ -1,6 +1,6 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of a stage: a CSV table keyed by step, TensorBoard events, previews, the console.
+"""Metrics of a stage: a CSV table keyed by step, trackers, previews, the console.
 
 Columns of training steps have bare names ("loss"); those of evaluators have a prefix
 ("validation/loss"), and so have alarms ("alarm/grad_norm", filled at the step where it rang only).
@@ -20,7 +20,10 @@ from typing import Any
 import jax
 
 from nbp.files import open_part
+from nbp.progress import format_duration
 from nbp.shapes import UInt8
+from nbp.tracking.tracker import Preview
+from nbp.tracking.tracking import Tracking
 
 # What a console line shows, where present; everything is in the table.
 CONSOLE = ("loss", "psnr", "bits_per_token", "accuracy", "label_agreement")
@@ -186,10 +189,10 @@ class MetricsWriter:
     """Sends the metrics of one stage to all their places.
 
     Args:
-        directory: gets `metrics.csv`, `previews/` and the TensorBoard events.
+        directory: gets `metrics.csv`, `previews/` and what trackers write for a stage.
         name: the stage, shown on the console.
         save_gif: writes uint8 frames `[t h w c]` as `save_gif(path, frames, fps=fps)`.
-        tensorboard: whether to write events.
+        tracking: the trackers of the run, not closed here; none by default.
         console: whether to print progress.
         silent: write and print nothing at all; for all processes of a job but the first.
     """
@@ -200,7 +203,7 @@ class MetricsWriter:
         *,
         name: str = "train",
         save_gif: Callable[..., Any] | None = None,
-        tensorboard: bool = True,
+        tracking: Tracking | None = None,
         console: bool = True,
         silent: bool = False,
     ) -> None:
@@ -208,10 +211,10 @@ class MetricsWriter:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.table = MetricsTable(self.directory / "metrics.csv")
         self._name, self._save_gif = name, None if silent else save_gif
-        self._tensorboard, self._console = tensorboard and not silent, console and not silent
+        self._tracking = Tracking() if tracking is None or silent else tracking
+        self._console = console and not silent
         self.silent = silent
-        self._events: Any = None
-        self._files = 0
+        self._tracked = False
         self._bar: Any = None
         self._started = (0, time.monotonic())
         self._total = 0
@@ -228,16 +231,8 @@ class MetricsWriter:
             self.table.drop_after(step)
         self._total = total_steps
         self._started = (step, time.monotonic())
-        if self._tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._files += 1  # names of event files differ by the second only
-            self._events = SummaryWriter(
-                str(self.directory),
-                purge_step=step + 1,
-                flush_secs=10,
-                filename_suffix=f".{self._files}",
-            )
+        self._tracking.start(self._name, step, directory=self.directory)
+        self._tracked = True
         if self._console and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -259,10 +254,13 @@ class MetricsWriter:
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Records the metrics of a step. May be called several times for one step."""
+    def write(self, step: int, values: Mapping[str, float], *, quiet: bool = False) -> None:
+        """Records the metrics of a step. May be called several times for one step.
+
+        quiet: without a line on the console.
+        """
         self._record(step, values)
-        if self._console:
+        if self._console and not quiet:
             self._show(step, values)
 
     def write_alarm(self, step: int, kind: str, *, value: float, text: str) -> None:
@@ -273,7 +271,7 @@ class MetricsWriter:
     def write_preview(
         self, step: int, name: str, frames: UInt8[Any, "t h w c"], *, fps: float | int
     ) -> Path | None:
-        """Writes `previews/<step>-<name>.gif` and shows it in TensorBoard.
+        """Writes `previews/<step>-<name>.gif` and shows it in the trackers.
 
         Returns:
             The path; None if the writer was built without `save_gif`.
@@ -283,20 +281,8 @@ class MetricsWriter:
         path = self.directory / "previews" / f"{step:08d}-{name.replace('/', '-')}.gif"
         path.parent.mkdir(exist_ok=True)
         self._save_gif(path, frames, fps=fps)
-        if self._events is not None:
-            from tensorboardX.proto import summary_pb2
-
-            summary: Any = summary_pb2.Summary  # pyright: ignore[reportAttributeAccessIssue]
-
-            _, height, width, channels = frames.shape
-            image = summary.Image(
-                height=height,
-                width=width,
-                colorspace=channels,
-                encoded_image_string=path.read_bytes(),
-            )
-            value = summary.Value(tag=f"previews/{name}", image=image)
-            self._events.file_writer.add_summary(summary(value=[value]), step)
+        if self._tracked:
+            self._tracking.show(self._name, step, Preview(name, path, frames.shape))
         return path
 
     def note(self, text: str) -> None:
@@ -313,17 +299,16 @@ class MetricsWriter:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        if self._tracked:
+            self._tracking.end(self._name)
+            self._tracked = False
 
     def _record(self, step: int, values: Mapping[str, float]) -> None:
         if self.silent:
             return
         self.table.add(step, values)
-        if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+        if self._tracked:
+            self._tracking.log(self._name, step, values)
 
     def _show(self, step: int, values: Mapping[str, float]) -> None:
         shown = {n: v for n, v in values.items() if n.rpartition("/")[2] in CONSOLE}
@@ -339,11 +324,3 @@ class MetricsWriter:
             left = format_duration(rate * (self._total - step))
             speed = f"step {values['step_time_s']:.3g} s"
             self.note(f"{step}/{self._total}  {text}  {speed}  ETA {left}")
-
-
-def format_duration(seconds: float) -> str:
-    """Formats e.g. 3725 as "1h02m", 62 as "1m02s", 5 as "5s"."""
-    total = max(round(seconds), 0)
-    if total >= 3600:
-        return f"{total // 3600}h{total % 3600 // 60:02d}m"
-    return f"{total // 60}m{total % 60:02d}s" if total >= 60 else f"{total}s"

@@ -16,6 +16,7 @@ from nbp.errors import ConfigError
 from nbp.parallel.sharding import RULES, count_parts, mesh_sizes
 from nbp.ranges import Count, Natural, NonNegative, Positive, Share
 from nbp.shapes import Array, Float, Int, PyTree
+from nbp.training.layer_norms import layer_norms
 from nbp.training.precision import Storage, is_narrow, keep_masters, round_update, widen
 from nbp.training.state import TrainState
 from nbp.trees import flatten_paths
@@ -90,10 +91,12 @@ class OptimizerSpec(OptimizerSettings):
     Attributes:
         eps: constant of Adam.
         groups: every parameter path must match exactly one of them.
+        statistics: whether an update measures each layer; see `layer_norms`.
     """
 
     eps: float = 1e-8
     groups: tuple[ParamGroup, ...] = (ParamGroup(".*"),)
+    statistics: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate"):
@@ -367,7 +370,9 @@ def apply_gradients(
     `gradients` are means over the micro-batches, as `accumulate_gradients` gives them.
 
     Returns:
-        The next state, and the metrics `grad_norm` (before clipping) and `learning_rate`.
+        The next state, and the metrics `grad_norm` (before clipping) and `learning_rate`; with
+        `spec.statistics` LAYER/gradient_norm (before clipping), LAYER/update_norm (what the
+        parameters change by) and LAYER/weight_norm (before the update) of each layer.
     """
     gradients = jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), gradients)
     if spec.gradients == "sum":
@@ -375,11 +380,17 @@ def apply_gradients(
     storage = find_storage(spec.groups, state.params)
     full = widen(state.params, storage, state.opt_state)
     updates, opt_state = optimizer.update(gradients, state.opt_state, full)
+    statistics: dict[str, Array] = {}
+    if spec.statistics:
+        for kind, tree in (("gradient", gradients), ("update", updates), ("weight", full)):
+            norms = layer_norms(tree)
+            statistics |= {f"{layer}/{kind}_norm": norm for layer, norm in norms.items()}
     full = optax.apply_updates(full, updates)
     params = round_update(full, storage, state.step) if is_narrow(storage) else full
     metrics = {
         "grad_norm": optax.tree.norm(gradients),
         "learning_rate": make_schedule(spec)(state.step),
+        **statistics,
     }
     state = dataclasses.replace(
         state,

@@ -30,7 +30,8 @@ class Task(Protocol):
     an earlier state, e.g. to weaken an adversary; it returns the very same state where there is
     nothing to weaken. And `begin(state) -> TrainState` or None, which changes the state before the
     first update, outside of `jax.jit`: large arrays that come from elsewhere would be constants of
-    the compiled `init`.
+    the compiled `init`. And `with_statistics() -> Task`, the same task whose metrics also have
+    norms of each layer, named "LAYER/..._norm", for `LoopSpec.statistics_every`.
     """
 
     @property

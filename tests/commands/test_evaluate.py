@@ -240,7 +240,7 @@ def test_training_measures_the_same_on_held_out_clips(workdir: Path, tmp_path: P
     config = dataclasses.replace(config, **changes)
     task = build.make_tokenizer_task(config)
     held_out = Validation(config, build_data.make_data(config)[1])
-    writer = MetricsWriter(tmp_path / "metrics", tensorboard=False, console=False)
+    writer = MetricsWriter(tmp_path / "metrics", console=False)
     (evaluator,) = tokenizer_evaluators(config, task, held_out, lpips=network).make(writer)
     trained = build.load_tokenizer(config, workdir).params
     found = evaluator.run(TrainState(np.int32(0), trained, ema={}, opt_state={}, extra={}))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from nbp import build, build_sampling, export, locks
+from nbp import build, build_sampling, export, locks, progress
 from nbp.config import load_config, to_json
 from nbp.errors import CheckpointError, ConfigError
 from nbp.export import PARTIAL
@@ -62,10 +62,17 @@ def read(folder: Path, stage: Any, *, ema: bool) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(trained.params)]
 
 
-def test_the_average_becomes_the_parameters(workdir, tmp_path, capsys):
+def test_the_average_becomes_the_parameters(workdir, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
+    monkeypatch.setattr(progress, "QUIET", -1.0)
     export.main(["--workdir", str(workdir), "--out", str(out)])
-    assert "averaged parameters of step 7" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "averaged parameters of step 7" in told
+    assert "[export] 2/2 stages read" in told
+    count = sum(
+        leaf.size for stage in ("tokenizer", "generator") for leaf in read(out, stage, ema=False)
+    )
+    assert f"[export] {count}/{count} parameters written" in told
     for stage in ("tokenizer", "generator"):
         kept = getattr(CONFIG.train, stage).ema > 0
         for a, b in zip(read(out, stage, ema=False), read(workdir, stage, ema=kept), strict=True):
@@ -147,9 +154,11 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes | None, int]]:
     }
 
 
-def refuses(workdir: Path, out: Path, *flags: str) -> None:
+def refuses(
+    workdir: Path, out: Path, *flags: str, match: str = "is not empty: use another --out"
+) -> None:
     before = snapshot(out)
-    with pytest.raises(CheckpointError, match="is not empty: use another --out"):
+    with pytest.raises(CheckpointError, match=match):
         export.main(["--workdir", str(workdir), "--out", str(out), *flags])
     assert snapshot(out) == before
 
@@ -198,8 +207,10 @@ def test_another_export_is_not_taken_for_this_one(workdir, tmp_path):
                 checkpointer.save(7 if name == "other" else 8, state, data={}, meta={})
         return source
 
-    for name in ("labels", "config", "stage", "other", "later"):
+    for name in ("labels", "config", "stage"):
         refuses(change(name), out)
+    for name in ("other", "later"):  # nor is it an export of its own: codes of two tokenizers
+        refuses(change(name), out, match="was trained on the tokenizer")
     export.main(["--workdir", str(change("stage")), "--out", str(tmp_path / "one")])
     refuses(workdir, tmp_path / "one")  # lacks the generator
     # Damaged, trained on, or without a part of it: nothing that can be counted on.

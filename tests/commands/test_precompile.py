@@ -44,6 +44,7 @@ def test_every_program_is_measured(found):
     report, lines = found
     names = ["tokenizer.update", "generator.update", "generator.evaluate", "generator.sample"]
     assert list(report["programs"]) == names
+    lines = [line for line in lines if "/4 programs" not in line]
     assert len(lines) == 4
     assert all("GiB a device, fits" in line for line in lines)
     assert json.loads(json.dumps(report)) == report

@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 import nbp
-from nbp import build, build_sampling, sample, sample_files
+from nbp import build, build_sampling, progress, sample, sample_files
 from nbp.build_sampling import choose_labels, make_sampling, plan_story
 from nbp.config import load_config
 from nbp.data.video.decode import probe_video, read_clip
 from nbp.errors import ConfigError
-from nbp.flags import Parser, Real, Whole
+from nbp.flags import Parser, Real, Whole, read_checkpoint
 from nbp.sample_files import Files, Recording, find_earlier, write_samples
 from nbp.sampling.long_video import Piece, Rollout
 from nbp.sampling.request import (
@@ -69,9 +69,15 @@ def draw(workdir: Path, out: Path, *flags: Any, **options: Any) -> dict[str, np.
         return dict(arrays)
 
 
-def test_long_videos_leave_the_files_of_short_ones_and_a_report(workdir, tmp_path):
+def test_long_videos_leave_the_files_of_short_ones_and_a_report(
+    workdir, tmp_path, monkeypatch, capsys
+):
     frames = 14
+    monkeypatch.setattr(progress, "QUIET", -1.0)
     arrays = draw(workdir, tmp_path, "--num", 5, "--num_frames", frames)
+    told = [line.split(",")[0] for line in capsys.readouterr().err.splitlines() if "/70" in line]
+    assert told[-1] == "nbp: 70/70 frames"
+    assert len(told) > 2, "a line for each piece"
     videos = arrays["videos"]
     assert (videos.dtype, videos.shape) == (np.uint8, (5, frames, 16, 16, 3))
     assert (arrays["tokens"].dtype, arrays["tokens"].shape) == (np.int32, (5, 8, 4, 4))
@@ -167,8 +173,11 @@ def test_impossible_requests(workdir, tmp_path, flags, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_clips_of_each_class_stand_side_by_side(workdir, tmp_path):
+def test_clips_of_each_class_stand_side_by_side(workdir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "QUIET", -1.0)
     arrays = draw(workdir, tmp_path, "--per_class", 2, "--guidance", 1)
+    told = [line.split(",")[0] for line in capsys.readouterr().err.splitlines() if "/6 " in line]
+    assert told == ["nbp: 4/6 clips", "nbp: 6/6 clips"]
     names = [path.stem for path in sorted(tmp_path.glob("*.mp4"))]
     assert names == [f"{2 * i + j:04d}-{LABELS[i]}" for i in range(3) for j in range(2)]
     tokens = arrays["tokens"]
@@ -326,7 +335,7 @@ def test_no_number_is_without_a_range():
     numbers = {"--" + a.dest for a in parser._actions if isinstance(a.type, Real | Whole)}
     assert numbers == set(NOT_IN_RANGE)
     others = {a.type for a in parser._actions if not isinstance(a.type, Real | Whole)}
-    assert others == {None, Path, read_block}
+    assert others == {None, Path, read_block, read_checkpoint}
 
 
 def test_the_ranges_of_flags_are_those_of_the_library():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nbp import build_data
+from nbp import build_data, progress
 from nbp.config import load_config
 from nbp.config.schema import Config
 from nbp.data import images
@@ -120,7 +120,7 @@ def test_bad_files_say_why(tmp_path, monkeypatch):
         ReadImage(ShortSide(16))({"path": str(strip), "label": 0}, RNG)
 
 
-def test_folders_are_searched_and_bad_files_listed(tmp_path):
+def test_folders_are_searched_and_bad_files_listed(tmp_path, monkeypatch):
     root = tmp_path / "pictures"
     for name in ("b10/x.JPEG", "b9/deep/er/a.png", "a.webp", ".hidden.png", ".cache/y.png"):
         _save(root / name, _picture(), format="PNG")
@@ -135,10 +135,11 @@ def test_folders_are_searched_and_bad_files_listed(tmp_path):
     assert names == ["a.webp", "b9/deep/er/a.png", "b10/x.JPEG", "half.png"]
     assert folder[1]["path"] == str(root / "b9/deep/er/a.png")
     assert [error.reason for error in bad] == ["zero bytes"]
-    steps: list[tuple[int, int]] = []
-    whole = scan_images(root, bad=bad, check="frames", progress=lambda *at: steps.append(at))
+    monkeypatch.setattr(progress, "QUIET", -1.0)
+    lines: list[str] = []
+    whole = scan_images(root, bad=bad, check="frames", report=lines.append)
     assert [name for name, _ in whole.files] == names[:3]
-    assert steps[-1] == (5, 5)
+    assert lines[-1].startswith("5/5 images looked at, 2 bad")
     listed = (tmp_path / "bad.csv").read_text().splitlines()
     assert [line.split(",")[:2] for line in listed[1:]] == [
         [str(root / "b9/zero.png"), "zero bytes"],

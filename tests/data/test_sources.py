@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nbp import progress
 from nbp.data.augmentation import make_clip_transforms
 from nbp.data.sources import (
     BadVideos,
@@ -103,7 +104,7 @@ def test_links_are_followed_once(tmp_path, video):
     ]
 
 
-def test_bad_files_are_skipped_and_listed(tmp_path, video):
+def test_bad_files_are_skipped_and_listed(tmp_path, video, monkeypatch):
     root = _fill(tmp_path / "data", video, "a/good.mp4", "a/cut.mp4", "b/good.mp4")
     (root / "a" / "cut.mp4").write_bytes(video.read_bytes()[:500])
     (root / "a" / 'odd, "name".mp4').write_bytes(b"")
@@ -111,10 +112,9 @@ def test_bad_files_are_skipped_and_listed(tmp_path, video):
     (root / "c" / "page.mp4").write_text("<html></html>")
     encode(root / "b" / "short.mkv", make_clip(5))
     listed = tmp_path / "work" / "bad_videos.csv"
-    calls = []
-    scan = scan_folder(
-        root, SAME, bad_videos=listed, progress=lambda done, every: calls.append((done, every))
-    )
+    monkeypatch.setattr(progress, "QUIET", -1.0)
+    lines: list[str] = []
+    scan = scan_folder(root, SAME, bad_videos=listed, report=lines.append)
     assert _names(scan.train) == ["a/good.mp4", "b/good.mp4"]
     assert scan.train.label_names == ("a", "b", "c")  # a bad file never renumbers classes
     assert [file.label for file in scan.train.files] == [0, 1]
@@ -128,7 +128,10 @@ def test_bad_files_are_skipped_and_listed(tmp_path, video):
     ]
     assert "a clip needs 8" in rows[2]["detail"]
     assert scan.bad.summarize() == "1 corrupt, 1 zero bytes, 1 too short, 1 not a video"
-    assert calls == [(done, 6) for done in range(1, 7)]
+    assert [line.split(",")[0] for line in lines] == [
+        f"{done}/6 video files looked at" for done in range(1, 7)
+    ]
+    assert ", 4 bad" in lines[-1]
     assert os.listdir(listed.parent) == ["bad_videos.csv"]
 
     # Once they are repaired the list is empty again, not stale.

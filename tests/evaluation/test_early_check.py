@@ -85,7 +85,7 @@ def test_it_looks_at_the_first_updates_alone():
 
 def test_it_is_made_for_runs_that_start_from_other_weights(tmp_path):
     config = load_config(tiny.CONFIG, tiny.OVERRIDES)
-    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer = MetricsWriter(tmp_path)
 
     def list_names(*, started: bool, clips: int = 8) -> list[str]:
         evaluation = dataclasses.replace(config.evaluation, early_clips=clips)

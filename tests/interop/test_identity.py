@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nbp.interop.identity import FILES, PUBLIC, describe_origin, identify
+from nbp import progress
+from nbp.interop.identity import CHUNK, FILES, PUBLIC, describe_origin, identify
 
 
 @pytest.mark.parametrize("content", [b"", b"hello\n", bytes(range(256)) * 20_000])
@@ -26,6 +27,16 @@ def test_the_blob_id_is_gits(tmp_path: Path, content: bytes) -> None:
     elif shutil.which("git"):
         told = subprocess.run(["git", "hash-object", path], capture_output=True, check=True)
         assert found.blob == told.stdout.decode().strip()
+
+
+def test_long_hashing_tells_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.pt").write_bytes(bytes(2 * CHUNK + 1))
+    monkeypatch.setattr(progress, "QUIET", -1.0)
+    identify([tmp_path / "x.pt"])
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"nbp: {n}/3 MiB hashed" for n in (1, 2, 3)]
 
 
 def test_a_set_of_files_has_the_hash_of_what_sha256sum_prints(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ CASES = {
     "local_2x4": ("local.sh", "--processes", "2", "--devices", "4", CONFIG, "my runs/a", BLOCK),
     "slurm": ("slurm.sbatch", CONFIG, "my runs/a", BLOCK),
     "slurm_sweep": ("slurm.sbatch", "--sweep", SWEEP, "my runs/a"),
+    "slurm_encode": ("slurm.sbatch", "nbp.encode", "--workdir", "my runs/a", "--out", "t"),
     "tpu_v5e": (*TPU, "--type", "v5litepod-256", CONFIG, "/mnt/nbp/my runs/a", BLOCK),
     "tpu_v5p": (*TPU, "--type", "v5p-512", "--valid-for", "6h", CONFIG, "/mnt/nbp/a"),
     "tpu_v6e_spot": (
@@ -42,6 +43,10 @@ CASES = {
     "gke_sweep": (
         *(*GKE, "--type", "v6e-8", "--no-build", "--claim", "nbp-data", "--sweep", "4"),
         *(SWEEP, "/data/my runs/a"),
+    ),
+    "gke_evaluate": (
+        *(*GKE, "--type", "v6e-8", "--no-build", "--claim", "nbp-data", "--array", "4"),
+        *("nbp.evaluate", "--workdir", "/data/my runs/a", "--protocol", "nbp-ucf"),
     ),
     "gke_xpk": (
         *GKE,

@@ -255,7 +255,7 @@ def test_a_page_has_a_limit(workdir: Path) -> None:
     """First the quality falls, then whole groups are left out, from the end."""
     rng = np.random.default_rng(0)
     found = [
-        clips._Found(
+        clips.FoundClip(
             rng.integers(0, 256, (5, 32, 32, 3), np.uint8), {"kind": kind, "group": str(group)}, 8.0
         )
         for group in range(4)

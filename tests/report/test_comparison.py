@@ -55,6 +55,17 @@ def test_other_protocols_are_refused(change: dict[str, Any], message: str, tmp_p
         compare(tmp_path, make_report(), make_report(**change))
 
 
+def test_scores_of_another_number_of_clips_are_refused(tmp_path: Path) -> None:
+    first = make_report(held_out_clips=8, generation={"clips": 8})
+    for change, message in (
+        ({"held_out_clips": 16}, "real clips 8 and 16"),
+        ({"generation": {"clips": 4}}, "generated clips 8 and 4"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            compare(tmp_path, first, {**first, **change})
+    assert "protocol p v1" in compare(tmp_path, first, make_report(held_out_clips=8))
+
+
 def test_another_version_of_a_protocol_is_refused_in_one_line(tmp_path: Path) -> None:
     """Whatever fields the older record had: nobody wants to read them all."""
     newer = {**make_report()["protocol"], "version": 2, "clips": [{"fps": 9.0, "order": "ranks"}]}

@@ -77,7 +77,7 @@ def test_all_that_was_measured_is_shown():
     assert verdicts["FVD to real videos in the same segment"] == "rises"
     assert verdicts["entropy of the codes"] == "within chance"
     page = show_drift(report)
-    assert page.count("<svg") == 7
+    assert page.count('<svg class="chart"') == 7
     assert "<b>blue" not in page
     assert "&lt;b&gt;blue&lt;/b&gt; disk left from frame 25" in page
     assert "0.625" in page

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import re
-from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
 
@@ -17,40 +16,9 @@ from nbp.metrics.score_table import find_score
 from nbp.report.clip_cards import rank_groups
 from nbp.report.page import build_page
 from nbp.report.records import Evaluation, Page
-from tests.browser import Browser, find_browser
+from tests.browser import Browser, needs_browser
 from tests.report.page_example import EVIL, FRAMES, LABELS, make_page
-
-VOID = {"meta", "link", "input", "br", "img"}
-
-
-class Reader(HTMLParser):
-    """Checks that elements are closed in order; keeps attributes, scripts and texts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[tuple[str, str]] = []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"not closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append((self.open[-1] if self.open else "", data))
-
-    def find(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
+from tests.report.page_reader import Reader, luminance
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +146,6 @@ def test_parts_of_the_page_are_installed_with_the_package() -> None:
     assert set(parts) <= set(listed)
 
 
-needs_browser = pytest.mark.skipif(
-    find_browser() is None, reason="no Chromium is installed; on Debian: apt-get install chromium"
-)
 # Through a canvas of our own: reading back from the page's would make it slower.
 BLUE = """(() => {
     const scratch = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
@@ -359,10 +324,3 @@ def test_what_slips_through_cannot_run_or_load(tmp_path: Path) -> None:
         opened.run("setTimeout(() => { throw new Error('thrown') })")
         opened.run("new Promise(done => setTimeout(done, 100))")
         assert any("thrown" in error for error in opened.errors)
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance of `rgb(r, g, b)` as WCAG defines it."""
-    parts = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -126,7 +126,7 @@ def test_names_are_text_and_data():
     svg = ElementTree.fromstring(text)
     assert EVIL in svg.attrib["aria-label"]
     data = json.loads(svg.attrib["data-chart"])
-    assert data["curves"] == [{"name": EVIL, "points": [[0.0, 1.0], [1.0, 2.0]]}]
+    assert data["curves"] == [{"name": EVIL, "run": None, "points": [[0.0, 1.0], [1.0, 2.0]]}]
 
 
 @pytest.mark.parametrize("values", [(5.0,), (5.0, 5.0), (0.0, 0.0)])

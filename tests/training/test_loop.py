@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
 import dataclasses
+import math
 import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nbp.config import load_config
 from nbp.errors import (
     CheckpointError,
     ConfigError,
@@ -21,10 +24,12 @@ from nbp.errors import (
     RestartError,
 )
 from nbp.parallel.mesh import make_mesh
-from nbp.training import loop
+from nbp.train_plan import make_loop_spec
+from nbp.training import loop, preemption
 from nbp.training.checkpoint import Checkpointer
 from nbp.training.loop import LoopSpec
 from nbp.training.task import Evaluator
+from tests import tiny
 from tests.training.toy import STEPS, ToyTask, to_bytes, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,6 +176,28 @@ def test_sigterm_finishes_the_step_saves_and_resumes_exactly(tmp_path, undisturb
     assert to_bytes(train(tmp_path)) == undisturbed[0]
 
 
+def test_the_end_of_its_time_saves_and_the_rest_has_the_same_bits(
+    tmp_path, undisturbed, signals, monkeypatch
+):
+    clock = types.SimpleNamespace(monotonic=lambda: float(clock.now), now=0)
+    monkeypatch.setattr(preemption, "time", clock)
+
+    def at_draw(batch):
+        clock.now += batch == 7
+
+    with pytest.raises(Preempted, match=r"max_hours passed at step 8: checkpoint 8 is saved"):
+        train(tmp_path, at_draw=at_draw, deadline=1.0)
+    assert list_steps(tmp_path)[-1] == 8
+    assert to_bytes(train(tmp_path, deadline=2.0)) == undisturbed[0]
+
+
+def test_hours_are_counted_from_the_start_of_the_run():
+    hours = {**tiny.OVERRIDES, "train.max_hours": "1.5"}
+    for changes, deadline in ((hours, 5410.0), (tiny.OVERRIDES, math.inf)):
+        config = load_config(tiny.CONFIG, changes)
+        assert make_loop_spec(config, config.train.tokenizer, began=10.0).deadline == deadline
+
+
 @pytest.mark.usefixtures("signals")
 def test_a_loader_that_dies_of_the_same_signal_does_not_prevent_the_save(tmp_path):
     def at_draw(batch):
@@ -242,7 +269,7 @@ def train_with_batch(directory, batch):
             checkpointer=checkpointer,
             spec=LoopSpec(total_steps=STEPS, global_batch=batch),
             mesh=make_mesh(data=1),
-            writer=MetricsWriter(directory, tensorboard=False),
+            writer=MetricsWriter(directory),
             meta={},
             seed=3,
         )

@@ -4,14 +4,14 @@ import csv
 import json
 
 import numpy as np
-import pytest
 from PIL import Image
 
+from nbp.tracking.tensorboard_events import TensorBoard
+from nbp.tracking.tracking import Tracking
 from nbp.training.metrics import (
     MetricsTable,
     MetricsWriter,
     WindowMeter,
-    format_duration,
 )
 
 
@@ -78,7 +78,7 @@ def test_the_meter_averages_a_window_and_starts_anew():
 
 
 def test_plain_lines_without_a_terminal(tmp_path, capsys):
-    with MetricsWriter(tmp_path, name="toy", tensorboard=False) as writer:
+    with MetricsWriter(tmp_path, name="toy") as writer:
         writer.start(0, total_steps=100)
         writer.progress(10)
         writer.write(10, {"learning_rate": 1.0, "loss": 0.5, "step_time_s": 0.25})
@@ -90,7 +90,7 @@ def test_plain_lines_without_a_terminal(tmp_path, capsys):
 
 def test_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    with MetricsWriter(tmp_path, name="toy", tensorboard=False) as writer:
+    with MetricsWriter(tmp_path, name="toy") as writer:
         writer.start(40, total_steps=100)
         writer.progress(50)
         writer.write(50, {"loss": 0.5, "step_time_s": 0.25})
@@ -109,7 +109,8 @@ def test_events_and_previews(tmp_path):
         saved.append((path, frames.shape, fps))
         Image.fromarray(frames[0]).save(path)
 
-    with MetricsWriter(tmp_path, save_gif=save_gif, console=False) as writer:
+    tracking = Tracking([TensorBoard()])
+    with MetricsWriter(tmp_path, save_gif=save_gif, tracking=tracking, console=False) as writer:
         writer.start(0, total_steps=10)
         writer.write(1, {"loss": 0.5})
         frames = np.zeros((3, 8, 12, 3), np.uint8)
@@ -125,7 +126,7 @@ def test_events_and_previews(tmp_path):
 
 
 def test_going_back_rewrites_the_table_and_opens_new_events(tmp_path, capsys):
-    with MetricsWriter(tmp_path, name="toy") as writer:
+    with MetricsWriter(tmp_path, name="toy", tracking=Tracking([TensorBoard()])) as writer:
         writer.start(0, total_steps=100)
         for step in (10, 20, 30):
             writer.write(step, {"loss": step / 10})
@@ -142,13 +143,6 @@ def test_going_back_rewrites_the_table_and_opens_new_events(tmp_path, capsys):
     events = sorted(tmp_path.glob("events.out.tfevents.*"))
     assert len(events) == 2, "also within one second"
     assert b"alarm/rollback" in events[1].read_bytes()
-
-
-@pytest.mark.parametrize(
-    "seconds,text", [(0.4, "0s"), (5.0, "5s"), (62.0, "1m02s"), (3725.0, "1h02m"), (9e4, "25h00m")]
-)
-def test_durations(seconds, text):
-    assert format_duration(seconds) == text
 
 
 def test_a_window_that_is_stored_goes_on_as_if_nothing_had_happened():

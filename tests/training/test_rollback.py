@@ -52,7 +52,7 @@ def make_recovery(checkpointer, *, task=None, first_save=10, **spec):
     return RollbackManager(
         task or Softened(),
         checkpointer,
-        writer=MetricsWriter(checkpointer.directory.parent, tensorboard=False),
+        writer=MetricsWriter(checkpointer.directory.parent),
         spec=GuardSpec(**spec),
         mesh=make_mesh(data=1),
         key=jax.random.key(0),

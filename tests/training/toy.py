@@ -6,6 +6,7 @@
 after the asynchronous save of step N began), `seal:N` (while step N is being committed).
 """
 
+import math
 import os
 import signal
 import sys
@@ -19,7 +20,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nbp.parallel.mesh import make_mesh
+from nbp.tracking.tracking import Tracking
 from nbp.training.checkpoint import Checkpointer
+from nbp.training.early_stopping import BestSpec
 from nbp.training.guards import GuardSpec
 from nbp.training.loop import LoopSpec, run
 from nbp.training.metrics import MetricsWriter
@@ -57,9 +60,12 @@ class ToyTask:
     items_per_clip: Mapping[str, int] = {"tokens": 3}
 
     def __init__(self, **changes: Any) -> None:
-        self.spec = make_spec(**changes)
+        self.changes, self.spec = changes, make_spec(**changes)
         self.frozen = {"scale": jnp.float32(2.0)}
         self.traces = 0
+
+    def with_statistics(self) -> "ToyTask":
+        return ToyTask(**self.changes, statistics=True)
 
     def init(self, key: jax.Array) -> TrainState:
         first, second = jax.random.split(key)
@@ -147,11 +153,15 @@ def train(
     checkpoint_every: int = 5,
     changed_data: Literal["refuse", "accept"] = "refuse",
     guards: GuardSpec | None = None,
+    tracking: Tracking | None = None,
+    deadline: float = math.inf,
+    best: BestSpec | None = None,
+    statistics_every: int = 0,
 ) -> TrainState:
     """Trains the toy in `directory` like a stage of `nbp.train`."""
     with (
         checkpointer or Checkpointer(directory / "checkpoints") as checkpointer,
-        MetricsWriter(directory, name="toy", tensorboard=False) as writer,
+        MetricsWriter(directory, name="toy", tracking=tracking) as writer,
     ):
         return run(
             task or ToyTask(),
@@ -164,6 +174,9 @@ def train(
                 checkpoint_every=checkpoint_every,
                 changed_data=changed_data,
                 guards=guards or GuardSpec(),
+                deadline=deadline,
+                best=best,
+                statistics_every=statistics_every,
             ),
             mesh=mesh if mesh is not None else make_mesh(data=1),
             writer=writer,

@@ -6,9 +6,9 @@ A finished shard is SPLIT-NUMBER.json, put in place last, and SPLIT-NUMBER.array
 unless none of its files is usable.
 """
 
-import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ from nbp.data.prepare.quality_report import Outcome
 from nbp.data.prepare.reencode import Stored
 from nbp.data.records import open_writer, serialize_record
 from nbp.errors import DataError
-from nbp.files import VideoError, full_disk_named, read_json, sync, write_text
+from nbp.files import VideoError, full_disk_named, hash_file, read_json, sync, write_text
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ class ShardWriter:
     def __init__(self, shard: Shard, work: Path):
         self._shard, self._work = shard, work
         self._data = shard.file(work, "array_record")
-        self._part = self._data.with_name(f".{self._data.name}.{os.getpid()}.tmp")
+        # Of its own: another machine may write the same shard, with the same number of process.
+        self._part = self._data.with_name(f".{self._data.name}.{secrets.token_hex(8)}.tmp")
         self._waiting: dict[int, Stored | VideoError] = {}
         self._outcomes: list[Outcome] = []
         self._writer: Any = None
@@ -126,9 +127,7 @@ class ShardWriter:
         with full_disk_named(self._part):
             if self._writer is not None:
                 self._writer.close()
-                with self._part.open("rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
-                    size = os.fstat(file.fileno()).st_size
+                size, digest = self._part.stat().st_size, hash_file(self._part)
                 sync(self._part)
                 os.replace(self._part, self._data)
             else:
