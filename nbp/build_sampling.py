@@ -280,8 +280,6 @@ def plan_request(config: Config, labels: Sequence[str], request: SampleRequest) 
     if story is None or plan.slide is None:
         return plan
     story.check(depth=config.plan.block[0], least=max(plan.slide.keep, plan.given_frames + 1))
-    if plan.slide.kind == "rolling":
-        story.check_rolling(sampling.guidance)
     first = story.scenes[0].label
     return replace(plan, ids=None if first is None else [first] * request.count)
 

@@ -55,9 +55,9 @@ from nbp.sampling.request import SampleRequest, add_flags, make_request
 from nbp.sampling.sampler import Sampler
 from nbp.workdir import has_begun, read_config, read_labels
 
-Video = np.ndarray  # uint8 [t h w c] or [n t h w c]
-Codes = np.ndarray  # int32 [T H W] or [n T H W]
-Label = str | SupportsIndex  # the name of a class, or its id
+Video = np.ndarray  #: uint8 [t h w c] or [n t h w c]
+Codes = np.ndarray  #: int32 [T H W] or [n T H W]
+Label = str | SupportsIndex  #: the name of a class, or its id
 
 
 class PassOptions(TypedDict, total=False):

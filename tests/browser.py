@@ -103,10 +103,12 @@ class Browser:
                 assert "error" not in answer, answer["error"]
                 return answer["result"]
 
-    def open(self, path: Path) -> None:
-        """Opens a file and waits until its script has run."""
+    def open(
+        self, path: Path, *, ready: str = "document.documentElement?.dataset.ready === 'true'"
+    ) -> None:
+        """Opens a file and waits until its script has run, which is when `ready` is true."""
         self.call("Page.navigate", url=path.resolve().as_uri())
-        self.wait("document.documentElement?.dataset.ready === 'true'")
+        self.wait(ready)
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression; a promise is waited for."""

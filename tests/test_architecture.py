@@ -534,9 +534,10 @@ def test_every_folder_is_a_package_that_pip_installs() -> None:
 
 def test_the_locks_pin_every_dependency_and_name_no_place() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
+    groups = project["dependency-groups"]
     for lock, wanted in (
         ("requirements.txt", project["project"]["dependencies"]),
-        ("requirements-dev.txt", project["dependency-groups"]["dev"]),
+        ("requirements-dev.txt", [*groups["dev"], *groups["docs"]]),
         (
             "requirements-beam.txt",
             project["project"]["dependencies"]

@@ -89,6 +89,10 @@ def test_long_videos_and_kept_cells_are_drawn(joint, tmp_path):
     long = draw(joint, tmp_path / "long", "--num", 2, *flags)
     assert long.shape[1] > read_config(joint).grid.t
     assert len(np.unique(long)) > 4
+    red, green = json.loads((joint / "labels.json").read_text())[:2]
+    (tmp_path / "story.txt").write_text(f"5 {red}\n4 {green}\n")
+    story = ("--story", tmp_path / "story.txt", "--anchor")
+    assert draw(joint, tmp_path / "told", "--num", 2, *story).shape == long.shape
     video = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
     write_video(tmp_path / "clip.mp4", video, fps=8.0)
     given = ("--frames", tmp_path / "clip.mp4", "--mask", "box:8,0,16,16")

@@ -39,6 +39,14 @@ def get_sweep(variant: str = "") -> dict[str, Any]:
             "joint_small": {
                 "overrides": ROWS | {"generator.head": "joint", "generator.joint_head.width": 128}
             },
+            "joint_corrupted": {
+                "overrides": ROWS
+                | {
+                    "generator.head": "joint",
+                    "generator.joint_head.width": 128,
+                    "generator.corruption.share": 0.2,
+                }
+            },
             "digits": {"overrides": ROWS | {"generator.head": "digits"}},
             "cell": {"overrides": SETS},
             "strided": {"overrides": SETS | {"generator.partition": "strided"}},

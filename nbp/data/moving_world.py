@@ -37,8 +37,9 @@ class WorldRules:
         `anywhere`: so that clips of training meet the border.
     clip_frames: the path begins as in a clip of so many frames; 0: of all. So the beginning of a
         long clip is a clip of training.
-    changes: frames, from 1, at which the label changes. changing: the parts of it that do, each to
-        another one of the spec's. change_share: the chance that a change happens.
+    changes: frames, from 1, at which the label changes. change_share: the chance of each. changing:
+        the parts of it that do, each to another one of the spec's. changing_share: the chance of
+        each; one does at least.
     turn_every: after so many frames the motion changes to another one; 0: never.
     occlusion: what may be in front of the shape: a dark bar across its path, or a smaller shape of
         another colour that moves by itself.
@@ -50,6 +51,7 @@ class WorldRules:
     changes: tuple[int, ...] = ()
     changing: tuple[Part, ...] = ("motion",)
     change_share: float = 1.0
+    changing_share: float = 1.0
     turn_every: Natural = 0
     occlusion: Literal["none", "bar", "shape"] = "none"
 
@@ -61,7 +63,8 @@ class WorldRules:
 
         check("border", self.border in ("bounce", "wrap"), "bounce, wrap")
         check("start", self.start in ("inside", "anywhere"), "inside, anywhere")
-        check("change_share", 0 < self.change_share <= 1, "above 0, at most 1")
+        for name in ("change_share", "changing_share"):
+            check(name, 0 < getattr(self, name) <= 1, "above 0, at most 1")
         check("occlusion", self.occlusion in ("none", "bar", "shape"), "none, bar, shape")
         check("clip_frames", self.clip_frames == 0 or self.clip_frames >= 2, "0, or 2 and more")
         check("turn_every", self.turn_every >= 0, "0 or more")
@@ -140,12 +143,19 @@ def draw_labels(
     frames: int,
 ) -> list[tuple[int, Label]]:
     """(first frame, label) of each stretch; each change is to another of its part, all alike."""
+
+    def happens(share: float) -> bool:
+        return share == 1 or rng.random() < share
+
     changed: dict[int, set[str]] = {}
     for frame in range(world.turn_every, frames, world.turn_every) if world.turn_every else ():
         changed.setdefault(frame, set()).add("motion")
     for frame in world.changes:
-        if frame < frames and (world.change_share == 1 or rng.random() < world.change_share):
-            changed.setdefault(frame, set()).update(world.changing)
+        if frame < frames and happens(world.change_share):
+            parts = [part for part in world.changing if happens(world.changing_share)]
+            if not parts:
+                parts = [world.changing[rng.integers(len(world.changing))]]
+            changed.setdefault(frame, set()).update(parts)
     labels = [(0, first)]
     for frame in sorted(changed):
         now = labels[-1][1]

@@ -92,9 +92,10 @@ def survival_rules(config: Config) -> SurvivalRules:
 
 
 def real_videos(config: Config, frames: int, count: int) -> Iterator[Clips]:
-    """The first held-out moving shapes, going on for so many frames, in batches."""
+    """The first held-out moving shapes, going on under their labels, in batches."""
     spec = build_data.make_shapes_spec(config)
-    begun = dataclasses.replace(spec.world, clip_frames=spec.world.clip_frames or spec.frames)
+    clip_frames = spec.world.clip_frames or spec.frames
+    begun = dataclasses.replace(spec.world.steady, clip_frames=clip_frames)
     longer = dataclasses.replace(spec, frames=frames, world=begun)
     source = MovingShapes(longer, seed=config.seed, start=build_data.HELD_OUT, size=count)
     for start in range(0, count, REAL_BATCH):

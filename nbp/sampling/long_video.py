@@ -47,7 +47,7 @@ from nbp.sampling.generate import Generation, clip_codes, make_generation
 from nbp.sampling.request import SampleRequest
 from nbp.sampling.rolling import RollingWindow, list_sinks, roll
 from nbp.sampling.sampler import Batch, Sampler, make_key
-from nbp.sampling.story import Story, rewrite_prompt
+from nbp.sampling.story import Story
 from nbp.shapes import Array, Bool, Clips, Int, PyTree, UInt8
 
 SlideKind = Literal["reencode", "codes", "anchor", "rolling"]
@@ -290,8 +290,9 @@ class Rollout:
             now = dataclasses.replace(now, known=known)
             if held:
                 guided = bool(part.sampler.sampling_for(now.labels).guidance)
-                cache = cache if guided == before else None  # without guidance it has half the rows
-                program = part.anchored_program(given, rewrite=self.changes(latent))
+                if guided != before or self.changes(latent):  # other rows, or another prompt
+                    cache = None
+                program = part.anchored_program(given)
                 drawn, cache, finite = part.sampler.run(program, keys, now, cache)
                 before = guided
             else:
@@ -311,8 +312,11 @@ class Rollout:
         """A clip, then without end the latent frames behind it, as many as a block is deep.
 
         With a story a scene that ends within the clip is drawn first, then the clip anew behind it.
+        Behind the clip another scene begins with a clip of the sinks and the latest frames, whose
+        keys are computed with the new prompt: those of another one tell it wherever they are seen.
         """
-        sampler, depth, shown = self.sampler, self.plan.block[0], self.plan.grid.t
+        sampler, depth, window = self.sampler, self.plan.block[0], self.plan.grid.t
+        shown, sinks = window, self.slide.sinks
         decoder = StreamingDecoder(sampler, chunk=self.chunk)
         codes, done, first = batch.known, 0, given
         while True:
@@ -321,25 +325,34 @@ class Rollout:
             keys = window_key(key, done // depth)
             codes, cache, finite = part.sampler.run(program, keys, now, None)
             done = done + left
-            if done >= shown:
+            if done >= window:
                 break
             first = self.plan.tokens_of_frames(done)
-        for number in itertools.count(shown // depth):
+        head, begun = np.asarray(sampler.generator.to_grid(codes), np.int32)[:, :sinks], 0
+        for latent in itertools.count(window, depth):
             sampler.check(finite, batch)
-            grid = np.asarray(sampler.generator.to_grid(codes), np.int32)[:, -shown:]
-            yield decoder.decode(grid), grid
-            part, now, _ = self.at(batch, number * depth)
-            now = dataclasses.replace(now, known=codes)
-            keys, shown = window_key(key, number), depth
-            program = part.rolling_program(given, rewrite=self.changes(number * depth))
-            codes, cache, finite = part.sampler.run(program, keys, now, cache, np.int32(number))
+            grid = np.asarray(sampler.generator.to_grid(codes), np.int32)
+            yield decoder.decode(grid[:, -shown:]), grid[:, -shown:]
+            part, now, _ = self.at(batch, latent)
+            keys, shown = window_key(key, latent // depth), depth
+            if self.changes(latent):
+                begun = latent + depth - window
+                kept = np.concatenate([head, grid[:, sinks + depth :]], axis=1)
+                known = sampler.generator.to_sequence(self._fill(kept))
+                program = part.anchored_program(self.plan.tokens_of_frames(window - depth))
+                now = dataclasses.replace(now, known=known)
+                codes, cache, finite = part.sampler.run(program, keys, now, None)
+            else:
+                now, number = dataclasses.replace(now, known=codes), (latent - begun) // depth
+                program = part.rolling_program(given)
+                codes, cache, finite = part.sampler.run(program, keys, now, cache, np.int32(number))
 
-    def rolling_program(self, given: int, *, rewrite: bool = False) -> Any:
+    def rolling_program(self, given: int) -> Any:
         """As `anchored_program`, for the next block of the stream: see `_make_roll`."""
-        make = functools.partial(self._make_roll, given, rewrite)
-        return self.sampler.keep_program(("rolling", given, self.slide.sinks, rewrite), make)
+        make = functools.partial(self._make_roll, given)
+        return self.sampler.keep_program(("rolling", given, self.slide.sinks), make)
 
-    def _make_roll(self, given: int, rewrite: bool) -> Any:
+    def _make_roll(self, given: int) -> Any:
         """(parameters, key, ids, labels or None, codes of the window, cache, number) -> its next
         codes, cache and which clips had finite logits. The cache is consumed.
         """
@@ -355,8 +368,6 @@ class Rollout:
             number: Array,
         ) -> tuple[Int[Array, "b size"], Cache, Bool[Array, "b"]]:
             run = self._start(params, key, ids, labels, given=given)
-            if rewrite:
-                cache = rewrite_prompt(run, cache)
             offset = run.model.vocabulary.code_offset
             drawn = roll(run, window, number).draw_next(codes + offset, cache)
             return clip_codes(run.model, drawn.ids), drawn.cache, drawn.finite
@@ -402,17 +413,16 @@ class Rollout:
         missing = self.plan.grid.t - codes.shape[1]
         return np.pad(codes, ((0, 0), (0, missing), (0, 0), (0, 0)))
 
-    def anchored_program(self, given: int, *, rewrite: bool = False) -> Any:
+    def anchored_program(self, given: int) -> Any:
         """(parameters, key, ids, labels or None, known codes, cache or None) -> codes, cache and
         which clips had finite logits.
 
         With a cache, which is consumed, the positions that its anchor settles are not fed again.
-        rewrite: but those of the prompt, which is another.
         """
-        make = functools.partial(self._make_anchored_program, given, rewrite)
-        return self.sampler.keep_program(("anchored", given, rewrite), make)
+        make = functools.partial(self._make_anchored_program, given)
+        return self.sampler.keep_program(("anchored", given), make)
 
-    def _make_anchored_program(self, given: int, rewrite: bool) -> Any:
+    def _make_anchored_program(self, given: int) -> Any:
         plan = self.plan
         settled = plan.settled(plan.tokens_of_frames(plan.block[0]))
 
@@ -427,8 +437,6 @@ class Rollout:
             run = self._start(params, key, ids, labels, given=given)
             held = 0 if cache is None else settled
             start = run.make_cache() if cache is None else cache
-            if rewrite and cache is not None:
-                start = rewrite_prompt(run, start)
             drawn = run.draw(known, start, held=held)
             return clip_codes(run.model, drawn.ids), drawn.cache, drawn.finite
 

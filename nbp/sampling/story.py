@@ -7,9 +7,9 @@ of time: what draws asks it where a window (or a block of a rolling cache) begin
 the label and the guidance that it gives. The condition of a block is that of its latent frame.
 
 A window that reaches over the end of a scene is cut there, and the next one begins with its last
-latent frames and the new condition. What it is shown was drawn under the old one; its keys are
-computed again with the new one, unless they stay in a cache. There only the rows of the prompt are
-rewritten (`rewrite_prompt`): all other keys keep what they were computed with.
+latent frames and the new condition. What it is shown was drawn under the old one, but all keys are
+computed again with the new one: as in training, where a clip has one prompt, and what it reads
+before a change of its label knows it.
 """
 
 import functools
@@ -21,14 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from nbp.errors import ConfigError
 from nbp.flags import COUNT
 from nbp.layout import frames_of_latents, latents_of_frames
-from nbp.nn.attention.kv_cache import Cache
-from nbp.sampling.generate import Generation
 from nbp.sampling.request import GUIDANCE
 
 NONE = "none"  # the label of a scene without a condition
@@ -112,22 +109,6 @@ class Story:
                 "frames that it needs here: the next one begins with a window of them"
             )
 
-    def check_rolling(self, guidance: float) -> None:
-        """ConfigError where guidance comes or goes: the rows of a rolling cache stay.
-
-        guidance: of scenes that tell none.
-        """
-        guided = [
-            s.label is not None and (guidance if s.guidance is None else s.guidance) > 0
-            for s in self.scenes
-        ]
-        if len(set(guided)) > 1:
-            number = guided.index(not guided[0]) + 1
-            raise ConfigError(
-                f"--story: guidance {'goes' if guided[0] else 'comes'} with scene {number}, and a "
-                "rolling window has it in all scenes or in none: add --slide reencode or codes"
-            )
-
 
 def read_story(source: Any) -> list[Line]:
     """The lines of a story: a file, or a list of (frames, label), (frames, label, guidance) or
@@ -199,15 +180,3 @@ def _check_lines(lines: list[Line], place: str) -> list[Line]:
     if not lines:
         raise ConfigError(f"{place}: there is no scene; {FORM}")
     return lines
-
-
-def rewrite_prompt(run: Generation, cache: Cache) -> Cache:
-    """The cache with the keys and values of this generation's prompt; all others stay.
-
-    They are those of a fresh pass: a prompt sees nothing but itself.
-    """
-    plan = run.model.plan
-    ids = jnp.zeros((len(run.keys), plan.grid.size), jnp.int32)
-    limits = jnp.asarray(plan.k_end[: plan.prompt_length])
-    options: dict[str, Any] = {"fed": plan.prompt_length, "drawn": 0, "k_end": limits, "index": 0}
-    return run.look(ids, cache, 0, **options)[1]

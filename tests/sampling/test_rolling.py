@@ -224,7 +224,7 @@ def test_any_length_is_one_stream_without_a_seam(rollout):
 def test_one_program_for_any_length(rollout):
     labels = [0, 4, 2]
     join(rollout.sample(3, 30, seed=1, labels=labels))
-    program = rollout.sampler.keep_program(("rolling", 0, 1, False), lambda: None)
+    program = rollout.sampler.keep_program(("rolling", 0, 1), lambda: None)
     programs = program._cache_size()  # one for each size of a batch
     join(rollout.sample(3, 90, seed=2, labels=labels))
     assert program._cache_size() == programs
