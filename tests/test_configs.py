@@ -128,7 +128,7 @@ def test_optimizer_groups_cover_every_parameter(argument: str) -> None:
         (config.train.tokenizer, build.TOKENIZER_GROUPS, build.make_tokenizer_network(config)),
         (
             config.train.generator,
-            build.GENERATOR_GROUPS,
+            build.make_generator_groups(config),
             build.make_generator_network(config, LABELS),
         ),
     )

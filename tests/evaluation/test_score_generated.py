@@ -359,7 +359,10 @@ def test_models_that_cannot_generate_it_are_refused_beforehand(
     assert "it gives no frames to continue, and this model was not trained for that" in line
 
 
-def test_leaks_are_told(labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_leaks_are_told(
+    labelled: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbp.progress.QUIET", -1.0)  # quick work has no lines else
     report = labelled.parent / "report.csv"  # beside the data, as nbp.prepare leaves it
     report.write_text(
         "heading,split,class,path,detail\n"
