@@ -4,7 +4,7 @@
 
     python -m nbp.train --config configs/quickstart.py --workdir runs/quickstart
 
-Variants: `:smoke` (about a minute, for CI: shows that everything runs, learns nothing worth
+Variants: `:smoke` (a minute or two, for CI: shows that everything runs, learns nothing worth
 seeing), `:joint` (tokens of a row drawn together: better clips), `:grids` (clips of two sizes;
 draws any size), `:stream` (the same in a world without borders, whose labels change: for long
 videos and stories) and `:hard` (more shapes, colours, motions, texture and pixels; for a GPU).
