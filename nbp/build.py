@@ -282,6 +282,20 @@ def load_tokenizer(config: Config, workdir: Path, *, step: Checkpoint | None = N
     return load_trained(workdir, "tokenizer", network=network, ema=ema, step=step)
 
 
+def load_generator(
+    config: Config, workdir: Path, network: GeneratorNetwork, *, step: Checkpoint | None = None
+) -> Trained:
+    """The trained or converted generator of a workdir; step and errors as in `load_trained`."""
+    return load_trained(
+        workdir,
+        "generator",
+        network=network,
+        ema=config.train.generator.ema > 0,
+        groups=make_generator_groups(config),
+        step=step,
+    )
+
+
 def load_lpips(root: str | Path, network: LpipsNetwork = VGG16) -> PyTree:
     """The parameters of LPIPS in a folder of `nbp.convert lpips`; CheckpointError without them."""
     if not (stage_directory(Path(root), "lpips") / "checkpoints").is_dir():

@@ -14,9 +14,8 @@ from jax.sharding import Mesh
 from nbp.build import (
     Trained,
     check_tokenizer,
+    load_generator,
     load_tokenizer,
-    load_trained,
-    make_generator_groups,
     make_generator_network,
     make_tokenizer_network,
 )
@@ -138,13 +137,7 @@ def load_opener(
     if opener is None:
         return None, {}
     place, network = find_opener(sampling), make_generator_network(opener, labels)
-    trained = load_trained(
-        place,
-        "generator",
-        network=network,
-        ema=opener.train.generator.ema > 0,
-        groups=make_generator_groups(opener),
-    )
+    trained = load_generator(opener, place, network)
     codes = trained.meta.get("tokenizer_sha256") or load_tokenizer(opener, place).sha256
     if codes != tokenizer.sha256:
         raise CheckpointError(
@@ -182,19 +175,12 @@ def load_sampler(
     """The sampler of a trained workdir, and the provenance of its parameters.
 
     loaded: its tokenizer, where that is in memory already. step: of the generator, as in
-    `nbp.build.load_trained`.
+    `nbp.build.load_generator`.
     """
     tokenizer = make_tokenizer_network(config)
     generator = make_generator_network(config, labels)
     trained_tokenizer = loaded or load_tokenizer(config, workdir)
-    trained_generator = load_trained(
-        workdir,
-        "generator",
-        network=generator,
-        ema=config.train.generator.ema > 0,
-        groups=make_generator_groups(config),
-        step=step,
-    )
+    trained_generator = load_generator(config, workdir, generator, step=step)
     sampler = Sampler(
         generator,
         trained_generator.params,
