@@ -26,7 +26,7 @@ from nbp.models.generator import Generator, require_vocabulary
 from nbp.models.inference import InferenceModel, generator_of, inference_model_of
 from nbp.sampling.brackets import COLUMNS, Rows, pick, sum_columns
 from nbp.sampling.filtering import guidance_weight, token_probabilities
-from nbp.sampling.generate import Drawing, generate_checked
+from nbp.sampling.generate import Drawing, clip_codes, generate_checked
 from nbp.sampling.settings import PLAIN, SamplingConfig
 from nbp.shapes import Array, Bool, Float, Int
 
@@ -129,8 +129,7 @@ def decode_ahead(
             ids, cache, counts, phase=phase, window=window, index=index
         )
         index += phase.count
-    codes = jnp.clip(ids - vocabulary.code_offset, 0, vocabulary.codes - 1)
-    return GenerationOutput.of(codes, *counts[1:])
+    return GenerationOutput.of(clip_codes(decoder.model, ids), *counts[1:])
 
 
 @dataclass(frozen=True)
