@@ -12,6 +12,7 @@ through the tokenizer, which knows no windows.
 """
 
 import argparse
+import functools
 import json
 from pathlib import Path
 
@@ -34,7 +35,13 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     config = read_config(arguments.workdir)
     tracker = build.make_tracker(config)
-    stride = config.tokenizer.stride[0]
+    stride, run = config.tokenizer.stride[0], nbp.load(arguments.workdir)
+
+    @functools.cache  # folders that are compared mostly have as many
+    def reconstruct(frames: int, count: int) -> np.ndarray:
+        real = real_videos(config, frames, count)
+        return np.concatenate([run.decode(run.encode(batch)) for batch in real])
+
     for folder in arguments.folders:
         report = json.loads((folder / "drift.json").read_text(encoding="utf8"))
         with np.load(folder / "samples.npz") as arrays:
@@ -44,8 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         # Frames that each window adds.
         rolls = report["slide"] == "rolling"
         new = stride if rolls else window - frames_of_latents(report["keep_frames"], stride)
-        run, real = nbp.load(arguments.workdir), real_videos(config, videos.shape[1], len(videos))
-        again = np.concatenate([run.decode(run.encode(batch)) for batch in real])
+        again = reconstruct(videos.shape[1], len(videos))
         segments = report["segments"]
         row = {
             "slide": report["slide"],
