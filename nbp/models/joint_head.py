@@ -154,13 +154,14 @@ class JointHead(nnx.Module):
     ) -> Float[Array, "b n D V"]:
         """Logits of each digit from those before it, in float32."""
         before = np.arange(self.digits.columns) < self.digits.first_columns[:, None]
-        read = jnp.where(before, columns[..., None, :], 0)
-        x = self._mix(states)[..., None, :] + self.slots[...].astype(states.dtype)
-        x = x + jnp.einsum("bnds,sdm->bndm", read, self.earlier[...].astype(states.dtype))
+        # Digits lead: each matmul is one of their own, on arrays that nothing has to transpose.
+        read = jnp.where(before[:, None, None], columns, 0)
+        x = self._mix(states) + self.slots[...].astype(states.dtype)[:, None, None]
+        x = x + jnp.einsum("dbns,sdm->dbnm", read, self.earlier[...].astype(states.dtype))
         kernel, bias = self._by_digit(states.dtype)
-        x = constrain(gelu(x), ("batch", None, None, "mlp"))
-        logits = jnp.einsum("bndm,mdv->bndv", x, kernel, preferred_element_type=jnp.float32)
-        return logits + bias
+        x = constrain(gelu(x), (None, "batch", None, "mlp"))
+        logits = jnp.einsum("dbnm,mdv->dbnv", x, kernel, preferred_element_type=jnp.float32)
+        return jnp.moveaxis(logits, 0, 2) + bias
 
     # Drawing -----------------------------------------------------------------------------------
 

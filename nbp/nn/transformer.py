@@ -76,9 +76,17 @@ def make_layer_norm(width: int, dtype: Any, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
 def gelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """GELU with the exact error function; its backward pass keeps nothing but `x`.
 
-    By itself JAX would keep four more arrays of this size for every layer.
+    By itself JAX would keep four more arrays of this size for every layer. It would also take the
+    complement of the error function, which has divisions and an exponential; the official code
+    (torch) takes the function itself, as here. They differ where x is so negative that GELU is 0.
     """
-    return jax.nn.gelu(x, approximate=False)
+    wide = x.astype(jnp.float32)
+    return (wide * _normal_share(wide)).astype(x.dtype)
+
+
+def _normal_share(x: Array) -> Array:
+    """Phi(x): the share of a normal distribution below x."""
+    return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
 
 
 def _gelu_forward(x: Array) -> tuple[Array, Array]:
@@ -88,9 +96,8 @@ def _gelu_forward(x: Array) -> tuple[Array, Array]:
 def _gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
     """The derivative: Phi(x) + x phi(x), the normal distribution and its density."""
     wide = x.astype(jnp.float32)
-    share = 0.5 * jax.lax.erfc(-wide * math.sqrt(0.5))
     density = jnp.exp(-0.5 * wide * wide) / math.sqrt(2 * math.pi)
-    return ((gradient * (share + wide * density)).astype(x.dtype),)
+    return ((gradient * (_normal_share(wide) + wide * density)).astype(x.dtype),)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
