@@ -8,11 +8,12 @@ For a workdir trained on moving shapes. A line per decoding, with the same label
 the share of clips that show their label, passes per clip (mean and largest; a batch takes its
 largest), code statistics to compare with plain sampling, and the time of generation alone after
 compilation. `plain:1` is plain sampling with another seed, which shows what chance does to the
-statistics. `jacobi:4` has a window of 4 passes, `anew:4` too but draws all drafts behind a
-rejected one anew, `relaxed:4:0.1:1` moves at most a share of 0.1 within radius 1. `refine:8` draws
-each block in at most 8 passes (models with the draft channel), `refine:8:entropy:0.5`,
-`refine:8:confidence:1` and `refine:8:order` by the rule of that name. Of a run with several blocks
-`token` draws in token blocks, and `self:row` so, too, with drafts in rows (self-speculation).
+statistics. `jacobi:4` has a window of 4 passes, `fixed:4` too but holds random numbers, `anew:4`
+draws all drafts behind a rejected one anew, `relaxed:4:0.1:1` moves at most a share of 0.1 within
+radius 1. `refine:8` draws each block in at most 8 passes (models with the draft channel),
+`refine:8:entropy:0.5`, `refine:8:confidence:1` and `refine:8:order` by the rule of that name. Of a
+run with several blocks `token` draws in token blocks, and `self:row` so, too, with drafts in rows
+(self-speculation).
 """
 
 import argparse
@@ -30,6 +31,7 @@ from nbp.build_sampling import find_levels, make_sampling
 from nbp.config.schema import Config
 from nbp.layout import frames_of_latents
 from nbp.metrics.label_agreement import label_agreement
+from nbp.sampling.fixed_noise import FixedNoiseJacobi
 from nbp.sampling.sampler import Sampler
 from nbp.sampling.self_speculative import SelfSpeculative
 from nbp.sampling.speculative import Autoregressive, Decoding, RelaxedJacobi, SpeculativeJacobi
@@ -98,16 +100,18 @@ def make_decoding(name: str, config: Config) -> Decoding:
             return Autoregressive()
         case ("refine", [_] | [_, _] | [_, _, _]) | ("token", []):
             return Autoregressive()
-        case "jacobi", [window]:
+        case "jacobi", [window] if config.generator.head == "vocabulary":
             return SpeculativeJacobi(int(window))
+        case "jacobi" | "fixed", [window]:
+            return FixedNoiseJacobi(int(window))
         case "anew", [window]:
             return SpeculativeJacobi(int(window), coupled=False)
         case "relaxed", [window, delta, radius]:
             return RelaxedJacobi(find_levels(config), int(window), int(radius), float(delta))
         case _:
             raise SystemExit(
-                f"{name}: use plain, jacobi:N, anew:N, relaxed:N:DELTA:RADIUS, refine:N, token or "
-                "self:BLOCK"
+                f"{name}: use plain, jacobi:N, fixed:N, anew:N, relaxed:N:DELTA:RADIUS, refine:N, "
+                "token or self:BLOCK"
             )
 
 

@@ -32,7 +32,7 @@ from nbp.errors import CheckpointError, ConfigError
 from nbp.layout import Box, SequencePlan
 from nbp.parallel import mesh
 from nbp.ranges import Checkpoint
-from nbp.sampling.finite import check_parameters
+from nbp.sampling.fixed_noise import FixedNoiseJacobi
 from nbp.sampling.long_video import Slide, plan_slide
 from nbp.sampling.request import SampleRequest
 from nbp.sampling.sampler import Opener, Sampler, find_opened
@@ -40,6 +40,7 @@ from nbp.sampling.self_speculative import SelfSpeculative, check_plans
 from nbp.sampling.settings import SamplingConfig
 from nbp.sampling.speculative import AUTOREGRESSIVE, Decoding, RelaxedJacobi, SpeculativeJacobi
 from nbp.sampling.story import NONE, Line, Scene, Story, read_story
+from nbp.trees import check_parameters
 from nbp.workdir import find_label, has_begun, read_config, read_labels
 
 
@@ -380,10 +381,11 @@ def make_decoding(config: Config, request: SampleRequest) -> Decoding:
             f"--decoding {chosen.decoding} draws each block in one pass, not {refinements}: use "
             "--refinements 1"
         )
-    if config.generator.head != "vocabulary" and chosen.decoding != "plain":
+    whole_codes = config.generator.head == "vocabulary"
+    if not whole_codes and chosen.decoding not in ("plain", "jacobi"):
         raise ConfigError(
             f"--decoding {chosen.decoding} compares probabilities of whole codes, which a model "
-            f"with generator.head={config.generator.head} does not have: leave it out"
+            f"with generator.head={config.generator.head} does not have: use jacobi"
         )
     levels = find_levels(config) if chosen.decoding == "relaxed" else ()
     if request.long.anchor and chosen.decoding != "plain":
@@ -393,7 +395,7 @@ def make_decoding(config: Config, request: SampleRequest) -> Decoding:
             case "plain":
                 return AUTOREGRESSIVE
             case "jacobi":
-                return SpeculativeJacobi(**given)
+                return SpeculativeJacobi(**given) if whole_codes else FixedNoiseJacobi(**given)
             case "relaxed":
                 return RelaxedJacobi(levels, **given)
             case "self_speculative":

@@ -121,7 +121,7 @@ from nbp.report.collect import write_page
 from nbp.report.table import format_table
 from nbp.runtime import keep_compiled, keep_freed_memory
 from nbp.sample_files import write_grid
-from nbp.sampling.finite import check_parameters
+from nbp.trees import check_parameters
 
 
 def main(argv: list[str] | None = None, *, setup: EvaluationSetup = STANDARD) -> None:

@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from nbp.errors import NonFiniteError
 from nbp.shapes import PyTree
+
+SHOWN = 3  # names in a message
 
 
 def flatten_paths(tree: PyTree) -> dict[str, Any]:
@@ -54,3 +58,28 @@ def unnest_paths(nested: Mapping[str, Any], template: PyTree) -> PyTree:
             node = node[part]
         leaves.append(node)
     return jax.tree_util.tree_unflatten(treedef, leaves)
+
+
+def find_non_finite(params: PyTree) -> list[str]:
+    """Paths of the arrays that hold NaN or infinity."""
+    leaves = flatten_paths(params)
+    floats = {n: leaf for n, leaf in leaves.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    finite = jax.device_get([_is_finite(leaf) for leaf in floats.values()])
+    return [name for name, fine in zip(floats, finite, strict=True) if not fine]
+
+
+def check_parameters(stages: Mapping[str, PyTree]) -> None:
+    """NonFiniteError that names the arrays, stage by stage, where no sample can come of them."""
+    for stage, params in stages.items():
+        if bad := find_non_finite(params):
+            more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+            raise NonFiniteError(
+                f"the {stage}'s weights are not finite: NaN or infinity in "
+                f"{', '.join(bad[:SHOWN])}{more}. Train or convert again, or use a checkpoint from "
+                "before"
+            )
+
+
+@jax.jit
+def _is_finite(leaf: Any) -> Any:
+    return jnp.isfinite(leaf).all()

@@ -190,8 +190,8 @@ def test_configurations_that_cannot_be(changes, message):
     "request_, message",
     [
         (
-            SampleRequest(1, decoder=DecodingRequest("jacobi")),
-            "--decoding jacobi compares probabilities of whole codes",
+            SampleRequest(1, decoder=DecodingRequest("self_speculative")),
+            "--decoding self_speculative compares probabilities of whole codes",
         ),
         (
             SampleRequest(1, decoder=DecodingRequest("relaxed")),

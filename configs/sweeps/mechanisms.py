@@ -11,6 +11,8 @@ from typing import Any
 
 ROWS = {"generator.opening_blocks": 1}  # 31 passes
 SETS = ROWS | {"generator.block": (1, 2, 4)}  # as many, in blocks of 2 x 4 places
+JOINT = {"generator.head": "joint", "generator.joint_head.width": 128}
+CORRUPTED = {"generator.corruption.share": 0.2}
 PASSES = {f"R{n}": {"sampling.refinements": n} for n in (2, 4, 8)}
 
 
@@ -35,18 +37,11 @@ def get_sweep(variant: str = "") -> dict[str, Any]:
                 "overrides": ROWS
                 | {"generator.corruption.share": 0.4, "generator.corruption.codes": "near"}
             },
-            "joint": {"overrides": ROWS | {"generator.head": "joint"}},
-            "joint_small": {
-                "overrides": ROWS | {"generator.head": "joint", "generator.joint_head.width": 128}
-            },
-            "joint_corrupted": {
-                "overrides": ROWS
-                | {
-                    "generator.head": "joint",
-                    "generator.joint_head.width": 128,
-                    "generator.corruption.share": 0.2,
-                }
-            },
+            "joint_wide": {"overrides": ROWS | {"generator.head": "joint"}},
+            "joint": {"overrides": ROWS | JOINT},
+            "joint_corrupted": {"overrides": ROWS | JOINT | CORRUPTED},
+            # configs/quickstart.py:joint
+            "joint_corrupted_frame": {"overrides": JOINT | CORRUPTED},
             "digits": {"overrides": ROWS | {"generator.head": "digits"}},
             "cell": {"overrides": SETS},
             "strided": {"overrides": SETS | {"generator.partition": "strided"}},

@@ -333,6 +333,33 @@ class Generation(Drawing):
         """
         plan, first_id = self.model.plan, self.model.output_ids.start
         hidden, cache = self.feed(ids, cache, start, fed=fed, drawn=drawn, k_end=k_end)
+        token = start + fed - drawn - plan.prompt_length + plan.first
+        known = here = None
+        if kept is not None:
+            here = jax.lax.dynamic_slice_in_dim(kept, token, drawn, 1)
+            known = jax.lax.dynamic_slice_in_dim(ids, token, drawn, 1) - first_id
+        drawn_tokens = self.draw_block(hidden, token, index, known=known, kept=here)
+        finite = (drawn_tokens >= 0).all(1)
+        new = jnp.maximum(drawn_tokens, 0)
+        if here is not None and known is not None:
+            new = jnp.where(here, known, new)
+        new = new + first_id
+        ids = jax.lax.dynamic_update_slice(ids, new.astype(ids.dtype), (0, token))
+        return ids, cache, finite
+
+    def draw_block(
+        self,
+        hidden: Float[Array, "b2 n d"],
+        token: Array | int,
+        index: Array | int,
+        *,
+        known: Int[Array, "b n"] | None = None,
+        kept: Bool[Array, "b n"] | None = None,
+    ) -> Int[Array, "b n"]:
+        """Draws the block that begins with `token` in pass `index`: see `InferenceModel.draw`.
+
+        A draw depends on its logits and on random numbers of the clip and the pass.
+        """
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, index)
         passes = self.schedule.planned
 
@@ -344,19 +371,7 @@ class Generation(Drawing):
                 guided = jnp.where(jnp.isneginf(logits[: len(keys)]), -jnp.inf, guided)
             return draw_tokens(self.sampling, own, guided, index=index, passes=passes)
 
-        token = start + fed - drawn - plan.prompt_length + plan.first
-        known = here = None
-        if kept is not None:
-            here = jax.lax.dynamic_slice_in_dim(kept, token, drawn, 1)
-            known = jax.lax.dynamic_slice_in_dim(ids, token, drawn, 1) - first_id
-        drawn_tokens = self.decoder.draw(hidden, choose, token=token, known=known, kept=here)
-        finite = (drawn_tokens >= 0).all(1)
-        new = jnp.maximum(drawn_tokens, 0)
-        if here is not None and known is not None:
-            new = jnp.where(here, known, new)
-        new = new + first_id
-        ids = jax.lax.dynamic_update_slice(ids, new.astype(ids.dtype), (0, token))
-        return ids, cache, finite
+        return self.decoder.draw(hidden, choose, token=token, known=known, kept=kept)
 
     def look(
         self, ids: Array, cache: Cache, start: Array | int, *, index: Array | int, **options: Any

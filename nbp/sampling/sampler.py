@@ -20,10 +20,10 @@ from nbp.models.generator import GeneratorNetwork
 from nbp.models.inference import InferenceModel, bind_inference_model, pack_params, put_on_mesh
 from nbp.models.tokenizer import TokenizerNetwork
 from nbp.parallel.sharding import RULES, count_parts
-from nbp.sampling.finite import check_parameters
 from nbp.sampling.settings import PLAIN, SamplingConfig
 from nbp.sampling.speculative import AUTOREGRESSIVE, Decoding, GenerationOutput
 from nbp.shapes import Array, Bool, Clips, Int, PyTree
+from nbp.trees import check_parameters
 
 SEEDS = 2**32
 

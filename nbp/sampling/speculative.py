@@ -186,7 +186,7 @@ class _Run(Drawing):
         drafts = jax.vmap(lambda row, at: row[at])(state.ids, token)
         guesses = jax.vmap(lambda row, at: row[at])(state.ids, jnp.asarray(plan.lookalikes)[token])
         drafts = jnp.where(final | (law.sum(-1) > 0), drafts, guesses)
-        ids = _put(state.ids, drafts, base)
+        ids = put_tokens(state.ids, drafts, base)
 
         start = 0 if first else base + plan.prompt_length - plan.first
         fed = phase.start + n if first else n
@@ -200,16 +200,14 @@ class _Run(Drawing):
         keys = jax.vmap(jax.random.fold_in)(self.keys, state.passes)
         uniform = jax.vmap(lambda key: jax.random.uniform(key, (2, n)))(keys)
         kept = final | accept(uniform[:, 0], target, law, drafts - scored.start)
-        whole = kept.reshape(-1, n // phase.width, phase.width).all(-1)
-        leading = jnp.cumprod(whole, axis=1).sum(1)
-        complete = jnp.minimum(leading + 1, n // phase.width)  # blocks of the window, now final
+        complete = count_final(kept, phase.width)
         if not self.coupled:
             behind = jnp.arange(n) >= (complete * phase.width)[:, None]
             kept &= ~behind
             law = jnp.where(behind[..., None], 0.0, law)
             target = jnp.where(behind[..., None], plain, target)
         new = draw_weighted(uniform[:, 1], residual(target, law)) + scored.start
-        ids = _put(ids, jnp.where(kept, drafts, new).astype(ids.dtype), base)
+        ids = put_tokens(ids, jnp.where(kept, drafts, new).astype(ids.dtype), base)
         done = base + complete * phase.width
         passes = state.passes + (state.done < end)
         return State(ids, cache, target, base, done, passes, finite)
@@ -260,7 +258,16 @@ class _Run(Drawing):
         return jax.tree.map(lambda x: x[None], out)
 
 
-def _put(ids: Array, tokens: Array, base: Array) -> Array:
+def count_final(kept: Bool[Array, "b n"], width: int) -> Int[Array, "b"]:
+    """How many blocks of a window are final after a pass: those up to the first with a new token.
+
+    The first block was read after final tokens; each other one if all before it were kept.
+    """
+    whole = kept.reshape(len(kept), -1, width).all(-1)
+    return jnp.minimum(jnp.cumprod(whole, axis=1).sum(1) + 1, whole.shape[1])
+
+
+def put_tokens(ids: Array, tokens: Array, base: Array) -> Array:
     """Writes tokens [b n] into each row from `base` on."""
     return jax.vmap(lambda row, new, at: jax.lax.dynamic_update_slice(row, new, (at,)))(
         ids, tokens, base
