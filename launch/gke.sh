@@ -187,7 +187,8 @@ spec:
   failurePolicy:
     maxRestarts: $([[ -n $shares ]] && echo 0 || echo "$restarts")
     rules:
-      - action: FailJobSet
+      - name: notCured
+        action: FailJobSet
         onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:
     - name: slice
