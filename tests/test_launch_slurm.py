@@ -246,11 +246,11 @@ def test_a_task_of_an_array_has_a_share_of_a_command(tmp_path: Path) -> None:
     for name, array, end in (("some", ARRAY, "--shard|2/4|"), ("alone", {}, "")):
         stage = make_stage(tmp_path / name, 0)
         python = {"PYTHON": str(stage.folder / "python")}
-        command = ("nbp.encode", "--workdir", "my runs/a", "--out", "t")
+        command = ("nbp.encode", "--workdir", "my runs/a", "--shard_size", "8")
         done = stage.run("slurm.sbatch", *command, variables={**JOB, **python, **array})
         assert done.returncode == 0, done.stderr
         assert (stage.folder / "ran").read_text() == (
-            f"-u|-m|nbp.encode|--workdir|my runs/a|--out|t|{end}\n"
+            f"-u|-m|nbp.encode|--workdir|my runs/a|--shard_size|8|{end}\n"
         )
 
 
@@ -272,6 +272,7 @@ def test_a_preempted_share_of_a_command_is_requeued_and_its_faults_are_counted(
     "arguments, message",
     [
         (("nbp.encode", "--shard", "0/2"), "--shard comes from the array"),
+        (("nbp.encode", "--shard=0/2"), "--shard comes from the array"),
         (("--sweep", "nbp.encode", "--out", "t"), "--sweep takes FILE and WORKDIR, not nbp.encode"),
     ],
 )
