@@ -99,7 +99,7 @@ done
 shares=$sweep$array # pods that work each for itself; empty for a training
 if [[ -n $array ]]; then
   [[ $1 =~ ^nbp\.(prepare|encode|evaluate)$ ]] || fail "--array is for nbp.prepare, nbp.encode and nbp.evaluate"
-  [[ " $*" != *" --shard"* ]] || fail "--shard comes from --array; leave it out"
+  [[ ! " $* " =~ " --shard"[=\ ] ]] || fail "--shard comes from --array; leave it out"
   ! [[ $* =~ --(workdir|out|data|videos)[\ =][^/] ]] || fail "name absolute paths on storage that all hosts share"
 else
   [[ $1 != nbp.* ]] || fail "$1 needs --array N"
@@ -187,7 +187,8 @@ spec:
   failurePolicy:
     maxRestarts: $([[ -n $shares ]] && echo 0 || echo "$restarts")
     rules:
-      - action: FailJobSet
+      - name: notCured
+        action: FailJobSet
         onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:
     - name: slice

@@ -187,9 +187,9 @@ class CommandRunner:
 
 
 def read_last_line(log: Path) -> str:
-    """The last line of a log that is not empty; "" where there is none."""
+    """The last line of a log that has a letter or digit (XLA ends warnings in stars), else ""."""
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
         lines = file.read().decode("utf8", "replace").replace("\r", "\n").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return next((line.strip() for line in reversed(lines) if any(map(str.isalnum, line))), "")
     return ""

@@ -58,7 +58,13 @@ def test_a_jobset_is_built_submitted_watched_and_deleted(tmp_path: Path) -> None
     assert jobset["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "q-1"}
     assert jobset["spec"]["failurePolicy"] == {
         "maxRestarts": 50,
-        "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+        "rules": [
+            {
+                "name": "notCured",
+                "action": "FailJobSet",
+                "onJobFailureReasons": ["PodFailurePolicy"],
+            }
+        ],
     }
     [slices] = jobset["spec"]["replicatedJobs"]
     job = slices["template"]["spec"]

@@ -147,6 +147,19 @@ def test_proxies_do_not_reach_the_processes(tmp_path: Path) -> None:
     assert "proxy:1" not in (stage.folder / "seen").read_text()
 
 
+@pytest.mark.parametrize("cores", ["8", ""])
+def test_the_step_asks_for_the_cores_of_the_job(tmp_path: Path, cores: str) -> None:
+    """srun takes --cpus-per-task of sbatch from no other variable, since SLURM 22.05."""
+    stage = make_stage(tmp_path, 0)
+    python = stage.folder / "python"
+    python.write_text(
+        f'#!/bin/sh\n{CHECKED}\necho "${{SRUN_CPUS_PER_TASK-none}}" >{stage.folder}/seen\n'
+    )
+    variables = {"SLURM_CPUS_PER_TASK": cores} if cores else {}
+    assert launch(stage, **variables).returncode == 0
+    assert (stage.folder / "seen").read_text() == f"{cores or 'none'}\n"
+
+
 @pytest.mark.parametrize(
     "arguments, variables, message",
     [
@@ -169,6 +182,7 @@ def test_wrong_usage(
 # Sweeps ------------------------------------------------------------------------------------------
 
 ARRAY = {
+    "SLURM_ARRAY_JOB_ID": "77",
     "SLURM_ARRAY_TASK_ID": "7",
     "SLURM_ARRAY_TASK_MIN": "3",
     "SLURM_ARRAY_TASK_COUNT": "4",
@@ -204,7 +218,16 @@ def test_a_task_of_an_array_makes_its_share_of_a_sweep(tmp_path: Path) -> None:
 def test_a_preempted_share_is_requeued(tmp_path: Path) -> None:
     stage = make_sweep_stage(tmp_path, 143)
     assert launch_sweep(stage, "s.py", "w", **ARRAY).returncode == 143
-    assert stage.verbs() == ["srun bash", "squeue", "scontrol requeue 77"]
+    assert stage.verbs() == ["srun bash", "squeue", "scontrol requeue 77_7"]
+
+
+def test_only_this_task_of_an_array_is_asked_for_and_requeued(tmp_path: Path) -> None:
+    """The last task of array 77 is itself job 77, a number that means all tasks of the array."""
+    stage = make_sweep_stage(tmp_path, 42)
+    launch_sweep(stage, "s.py", "w", **ARRAY)
+    _, asked, requeued = stage.calls()
+    assert "--jobs=77_7" in asked
+    assert requeued == ["scontrol", "requeue", "77_7"]
 
 
 def test_a_sweep_takes_no_overrides(tmp_path: Path) -> None:
@@ -223,11 +246,11 @@ def test_a_task_of_an_array_has_a_share_of_a_command(tmp_path: Path) -> None:
     for name, array, end in (("some", ARRAY, "--shard|2/4|"), ("alone", {}, "")):
         stage = make_stage(tmp_path / name, 0)
         python = {"PYTHON": str(stage.folder / "python")}
-        command = ("nbp.encode", "--workdir", "my runs/a", "--out", "t")
+        command = ("nbp.encode", "--workdir", "my runs/a", "--shard_size", "8")
         done = stage.run("slurm.sbatch", *command, variables={**JOB, **python, **array})
         assert done.returncode == 0, done.stderr
         assert (stage.folder / "ran").read_text() == (
-            f"-u|-m|nbp.encode|--workdir|my runs/a|--out|t|{end}\n"
+            f"-u|-m|nbp.encode|--workdir|my runs/a|--shard_size|8|{end}\n"
         )
 
 
@@ -239,7 +262,7 @@ def test_a_preempted_share_of_a_command_is_requeued_and_its_faults_are_counted(
     python = {"PYTHON": str(stage.folder / "python")}
     command = ("--restarts", "1", "nbp.evaluate", "--workdir", "w", "--protocol", "p")
     variables = {**JOB, **python, **ARRAY}
-    for code, ends in ((143, "requeue 77"), (42, "requeue 77"), (42, "srun bash")):
+    for code, ends in ((143, "requeue 77_7"), (42, "requeue 77_7"), (42, "srun bash")):
         assert stage.run("slurm.sbatch", *command, variables=variables).returncode == code
         assert [verb for verb in stage.verbs() if verb != "squeue"][-1].endswith(ends)
     assert not (tmp_path / "w").exists()
@@ -249,6 +272,7 @@ def test_a_preempted_share_of_a_command_is_requeued_and_its_faults_are_counted(
     "arguments, message",
     [
         (("nbp.encode", "--shard", "0/2"), "--shard comes from the array"),
+        (("nbp.encode", "--shard=0/2"), "--shard comes from the array"),
         (("--sweep", "nbp.encode", "--out", "t"), "--sweep takes FILE and WORKDIR, not nbp.encode"),
     ],
 )
