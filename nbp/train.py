@@ -77,7 +77,7 @@ from nbp.places import claim_workdir, explain
 from nbp.report.collect import is_stale, list_report_files, write_page
 from nbp.report.plots import write_curves_png
 from nbp.report.table import format_table
-from nbp.runtime import keep_freed_memory
+from nbp.runtime import keep_compiled, keep_freed_memory
 from nbp.sample import sample_workdir
 from nbp.sampling.request import SampleRequest
 from nbp.stages import Stage, adopt_config, list_stages
@@ -133,6 +133,7 @@ def train_workdir(
     `plan_training`, ConfigError where another trains.
     """
     keep_freed_memory()
+    keep_compiled()
     check_packages(config.train.tracking)
     check_places(config, workdir)
     with claim_workdir(workdir) as claim:
