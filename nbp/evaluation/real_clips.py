@@ -224,7 +224,14 @@ class RealClips:
             "videos": len(source.order if items else source),
             **({"windows": len(source)} if items and source.windows is not None else {}),
             **build_data.describe_clips(self.config),
+            **({"moving_shapes": self._describe_shapes()} if data.kind == "moving_shapes" else {}),
         }
+
+    def _describe_shapes(self) -> dict[str, Any]:
+        """What the shapes of a clip are drawn from."""
+        found = dataclasses.asdict(self.config.data.moving_shapes)
+        del found["train_clips"]
+        return found
 
 
 def open_clips(config: Config, protocol: Protocol, limit: int | None) -> RealClips:

@@ -188,7 +188,7 @@ def test_outputs_of_the_tokenizer_are_those_of_the_explicit_formulas() -> None:
         x = activate(x, params["encoder"][1], params["encoder"][2])
         x = sizes["encoder.3"] = convolve(x, params["encoder"][3])
         quantized = network.spec.make_quantizer().apply(jnp.float32(x), {}).vectors
-        x = sizes["decoder.0"] = convolve(np.float64(quantized), params["decoder"][0])
+        x = sizes["decoder.0"] = convolve(np.asarray(quantized, np.float64), params["decoder"][0])
         x = activate(x, params["decoder"][1], params["decoder"][2])
         sizes["decoder.3"] = convolve(x, params["decoder"][3])
         for layer, output in sizes.items():  # each clip and each image counts once
