@@ -286,6 +286,24 @@ def test_an_unreadable_video_does_not_stop_the_listing_of_others(name: str, prep
         list_items(data, rule, config, seed=0)
 
 
+def test_what_is_replaced_is_told_with_each_reading(tmp_path: Path) -> None:
+    folder = make_prepared(tmp_path / "data", {"train": 6, "test": 3})
+    (records,) = folder.glob("*train.array_record*")
+    content = bytearray(records.read_bytes())
+    content[content.index(b"train/4.avi")] ^= 1
+    records.write_bytes(content)
+    clips = open_protocol(folder, shrink("seed-rfvd"))
+    (damaged,) = np.flatnonzero(clips.rows == 4)
+    others = [i for i in range(len(clips.rows)) if i != damaged]
+    assert clips.read(others)["replaced"].shape == (0, 2)
+    assert clips.replaced == {}
+    for _ in range(2):  # also for whoever reads it again
+        ((path, reason),) = clips.read(range(len(clips.rows)))["replaced"].tolist()
+        assert "4" in path
+        assert reason.startswith(path)
+        assert clips.replaced == {path: reason}
+
+
 def test_a_report_says_what_moving_shapes_are_drawn_from() -> None:
     """Whatever tells two such data apart, and neither the seed nor the number for training."""
 
