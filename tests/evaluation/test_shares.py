@@ -91,7 +91,9 @@ def test_tasks_of_an_array_end_with_the_bits_of_one_process(
     whole = start(workdir, out, setup=setup)
     assert whole
     (told,) = [line for line in json.loads(whole)["deviations"] if "replaced" in line]
-    assert told.startswith("1 unreadable videos were replaced by others, the first: train/4.avi")
+    assert told.startswith(
+        "1 unreadable videos were replaced by others, the first: toy/train record"
+    )
     chunks = read_chunks(workdir)
     shutil.rmtree(workdir / "report")
 
