@@ -279,7 +279,8 @@ def finish(
     complete = clips.complete if protocol.reconstruction else count
     if clips.missing and clips.rule.clips:
         problems.append(f"{clips.missing} of {clips.rule.videos} videos are missing")
-    problems += list_deviations(count, complete, clips.replaced, features=other)
+    replaced = {**({} if generated is None else generated.replaced), **clips.replaced}
+    problems += list_deviations(count, complete, list(replaced.values()), features=other)
     provenance = clips.provenance()
     conditions = Conditions(
         workdir=plan.request.workdir.name,

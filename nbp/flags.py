@@ -168,13 +168,18 @@ SHARE = Real(0.0, 1.0)  # a probability or a part of a whole
 
 def add_checkpoint_flag(add: Callable[..., Any], *, of: str) -> None:
     """The flag that chooses a checkpoint. add: `add_argument` of a parser or group; of: whose."""
-    text = f"step of {of}, or best by train.STAGE.keep_best; default: the newest"
+    text = f"step of {of}, best by train.STAGE.keep_best, or latest, the default"
     add("--checkpoint", type=read_checkpoint, metavar="STEP", help=text)
 
 
-def read_checkpoint(text: str) -> Checkpoint:
-    """A step, or `best`."""
-    return "best" if text == "best" else NATURAL(text)
+def read_checkpoint(text: str) -> Checkpoint | None:
+    """A step or `best`; None, the newest, for `latest`."""
+    if text in ("best", "latest"):
+        return "best" if text == "best" else None
+    try:
+        return NATURAL(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, nor best or latest") from None
 
 
 def _leave_out_usage(text: str) -> str:

@@ -60,6 +60,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.training.state",
         "nbp.training.optimizer",
         "nbp.training.precision",
+        "nbp.training.layer_norms",
     ),
     "nbp.sampling": (
         "nbp.sampling",
@@ -104,6 +105,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "nbp.stages",
         "nbp.evaluation.result",
         "nbp.evaluation.leakage",
+        "nbp.protocols.protocol",
         "nbp.metrics",
         "nbp.training.metrics",
         "nbp.config",

@@ -1,6 +1,9 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Train, rerun, sample, continue a video, evaluate: the files are there and can be read back."""
+"""Train, rerun, sample, continue a video, evaluate: the files are there and can be read back.
+
+In the slow set the same with several data sets, the best checkpoint, and an early end.
+"""
 
 import csv
 import json
@@ -13,6 +16,7 @@ from PIL import Image
 from nbp import evaluate, sample, train
 from nbp.data.video.decode import probe_video, read_clip
 from tests import tiny
+from tests.data.videos import encode, make_clip
 
 CHANGES = {
     "train.evaluate_every": "4",
@@ -139,3 +143,63 @@ def test_from_training_to_a_report(tmp_path: Path, capsys: pytest.CaptureFixture
     assert all(name in printed for name in scores)
     assert scores["psnr"] == pytest.approx(report["scores"]["psnr"])
     assert json.loads(out.read_text())["generated"]["clips"] == 4
+
+
+@pytest.mark.slow
+def test_two_sets_in_balance_and_the_best_of_a_run_that_ends_early(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label, count in (("waves", 5), ("ripples", 1)):
+        for i in range(count):
+            encode(tmp_path / "videos" / label / f"{i}.avi", make_clip(8, 20, 24, seed=i))
+    workdir = tmp_path / "run"
+    changes = CHANGES | {
+        "data.mix": str(({"kind": "folder", "root": str(tmp_path / "videos"), "weight": 0.5},)),
+        "data.balance": "True",
+        "train.evaluate_every": "1",
+        "train.preview_every": "0",
+        "train.checkpoint_every": "100",
+        "train.tokenizer.steps": "40",
+        "train.tokenizer.keep_best": "validation/psnr",
+        "train.tokenizer.early_stop": "3",
+        # Too large a step: the loss rises at once.
+        "train.generator.steps": "40",
+        "train.generator.optimizer": "adamw",
+        "train.generator.learning_rate": "3",
+        "train.generator.keep_best": "validation/loss",
+        "train.generator.early_stop": "2",
+        "evaluation.samples": "0",
+        "evaluation.protocol": "",
+    }
+    command = ["--config", tiny.CONFIG, "--workdir", str(workdir), *tiny.flags(changes)]
+    train.main(command)
+    told = capsys.readouterr().out
+    assert "clips: 66.7% of moving shapes (1,000,000), 33.3% of " in told
+    labels = json.loads((workdir / "labels.json").read_text())
+    assert labels[-2:] == ["ripples", "waves"]
+    rows = read_rows(workdir / "generator" / "metrics.csv")
+    losses = [float(row["validation/loss"]) for row in rows]
+    best = 1 + int(np.argmin(losses))
+    assert len(losses) == best + 2 < 40, "two evaluations without a better one"
+    assert f"ends early: validation/loss was {losses[best - 1]:.6g} at step {best}" in told
+    steps = {p.name for p in (workdir / "generator" / "checkpoints").iterdir() if p.is_dir()}
+    assert steps >= {str(best), str(best + 2)}
+    capsys.readouterr()
+    train.main(command)  # the same again says so, of both stages that ended
+    assert "already trained for" in capsys.readouterr().out
+
+    def draw(name: str, *flags: str) -> np.ndarray:
+        out = tmp_path / name
+        sample.main(["--workdir", str(workdir), "--num", "2", "--out", str(out), *flags])
+        return check_samples(out, 2)
+
+    chosen = draw("best", "--checkpoint", "best", "--label", "ripples")
+    named = draw("named", "--checkpoint", str(best), "--label", "ripples")
+    np.testing.assert_array_equal(chosen, named)
+    assert (chosen != draw("latest", "--label", "ripples")).any()
+    out = tmp_path / "scores.json"
+    arguments = ["--protocol", "moving-shapes", "--clips", "4", "--out", str(out)]
+    evaluate.main(["--workdir", str(workdir), "--checkpoint", "best", *arguments])
+    report = json.loads(out.read_text())
+    assert report["checkpoints"]["generator_step"] == best
+    assert report["scores"]["loss"] == pytest.approx(losses[best - 1], rel=1e-3)

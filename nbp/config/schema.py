@@ -191,8 +191,8 @@ class StageConfig(OptimizerSettings):
     keep_best: score whose best checkpoint is saved and kept, such as validation/loss; `nbp.sample
       --checkpoint best` draws with it (docs/guard_rails.md).
     early_stop: evaluations in a row without a better score after which the stage ends; 0: none.
-    statistics_every: updates between norms of gradients, updates and parameters of each layer; 0
-      for none.
+    statistics_every: updates between norms of gradients, updates and parameters of each layer,
+      and sizes of its outputs; 0 for none.
     """
 
     batch: Count

@@ -5,11 +5,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from nbp.config.grids import find_batches, find_grid_problems
+from nbp.config.grids import find_batches, find_grid_problems, name_clips
 from nbp.config.schema import ROOTS, Config, StageConfig, StageName
 from nbp.errors import ConfigError
 from nbp.layout import latent_borders
 from nbp.protocols import find_protocol, needs_features
+
+# Least sides of frames, px, that a score can be measured of: `nbp.metrics.psnr_ssim` and
+# `nbp.models.lpips` say the same.
+SSIM_LEAST, LPIPS_LEAST = 11, 16
 
 
 def validate(config: Config) -> None:
@@ -87,7 +91,7 @@ def validate(config: Config) -> None:
     if "tokenizer" in config.stages:
         problems += find_objective_problems(config)
     problems += find_batch_problems(config)
-    for name in config.stages:
+    for name in config.stages if not problems else ():
         problems += find_score_problems(config, name)
     if problems:
         raise ConfigError("; ".join(problems))
@@ -119,14 +123,19 @@ def find_mix_problems(config: Config) -> list[str]:
 
 def list_scores(config: Config, stage: StageName) -> list[str]:
     """What evaluations during training measure of which one knows what is better."""
-    generator, losses = config.generator, config.losses
+    generator, side = config.generator, min(config.data.sides)
+    grids = [name_clips(clip) for clip in config.data.grids]
     if stage == "tokenizer":
-        names = ["psnr", "ssim", "gms", "gmsd", "psnr_worst", "code_usage", "code_perplexity"]
-        names += ["lpips"] * (losses.perceptual == "lpips")
+        names = ["psnr", "gms", "gmsd", "psnr_worst", "code_usage", "code_perplexity"]
+        names += ["ssim"] * (side >= SSIM_LEAST)
+        names += ["lpips"] * (bool(config.losses.lpips_root) and side >= LPIPS_LEAST)
+        names += [f"psnr_{grid}_clips" for grid in grids]
     else:
         names = ["loss", "bits_per_token", "bits_self_drawn", "accuracy"]
         names += ["accuracy_top5"] * (generator.head == "vocabulary")
         names += ["draft_bits_per_token"] * generator.draft
+        names += [f"bits_{plan.name}_blocks" for plan in config.further_plans]
+        names += [f"bits_{grid}_clips" for grid in grids]
     found = [f"validation/{name}" for name in names] if config.train.evaluate_every else []
     if stage == "generator" and config.evaluation.every:
         found.append("evaluation/fvd")
@@ -283,7 +292,7 @@ def find_objective_problems(config: Config) -> list[str]:
             "losses.lpips_root: name the folder that `python -m nbp.convert lpips --out DIR` wrote:"
             " --config.losses.lpips_root=DIR; losses.perceptual=structure needs no weights"
         )
-    least = {"none": 1, "structure": 8, "lpips": 16}[losses.perceptual]
+    least = {"none": 1, "structure": 8, "lpips": LPIPS_LEAST}[losses.perceptual]
     if size < least:
         problems.append(
             f"losses.perceptual: {losses.perceptual} compares frames of at least {least} px, "

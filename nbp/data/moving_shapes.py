@@ -251,7 +251,7 @@ class MovingShapesSpec(ShapesContent):
 
     @property
     def tracking(self) -> dict[str, Any]:
-        """Keyword arguments of `evaluation.label_agreement.ShapeTracker` for these clips."""
+        """Keyword arguments of `nbp.metrics.label_agreement.ShapeTracker` for these clips."""
         return {
             "palette": {name: COLOURS[name] for name in self.colours},
             "shapes": {name: SHAPES[name].distance for name in self.shapes},

@@ -432,7 +432,7 @@ def tokenizer_evaluators(
 def find_lpips(config: Config, task: TokenizerTask, network: LpipsNetwork) -> LpipsScorer | None:
     """LPIPS with the weights that the task trains with, else those that are configured, if any."""
     root = config.losses.lpips_root
-    if config.data.size < LEAST_SIZE or not (root or "lpips" in task.frozen):
+    if min(config.data.sides) < LEAST_SIZE or not (root or "lpips" in task.frozen):
         return None
     params = task.frozen["lpips"] if "lpips" in task.frozen else build.load_lpips(root, network)
     return LpipsScorer(params, network, place=np.asarray)

@@ -38,7 +38,8 @@ AGREEMENTS = ("label", "colour", "shape", "motion")
 class Made:
     """Generated clips: uint8 [n t h w 3], their codes [n T H W], class ids (-1 for none), seconds.
 
-    real: the clips whose first frames were given, of the same shape; None without. others: the
+    real: the clips whose first frames were given, of the same shape; None without. replaced: what
+    could not be read among these, see `RealClips.read`. others: the
     videos with other values than rounded ones, from the same floats. passes: that each clip took,
     opener_passes: those of the opener among them.
     """
@@ -48,6 +49,7 @@ class Made:
     labels: np.ndarray
     seconds: np.ndarray
     real: Clips | None = None
+    replaced: np.ndarray | None = None
     others: Mapping[Values, np.ndarray] = field(default_factory=dict)
     passes: np.ndarray | None = None
     opener_passes: np.ndarray | None = None
@@ -83,25 +85,25 @@ class ClipGenerator:
             coming = reader.submit(self._read, parts[0])
             made = []
             for i, part in enumerate(parts):
-                real = coming.result()
+                rows = coming.result()
                 if i + 1 < len(parts):
                     coming = reader.submit(self._read, parts[i + 1])
-                made.append(self._draw(part, real))
+                made.append(self._draw(part, rows))
         joined = {
             name: np.concatenate([getattr(m, name) for m in made])
             for name in ("videos", "tokens", "labels", "seconds", "passes", "opener_passes")
         }
-        real = None if made[0].real is None else np.concatenate([m.real for m in made])
+        if made[0].real is not None:
+            for name in ("real", "replaced"):
+                joined[name] = np.concatenate([getattr(m, name) for m in made])
         others = {name: np.concatenate([m.others[name] for m in made]) for name in made[0].others}
-        return Made(**joined, real=real, others=others)
+        return Made(**joined, others=others)
 
-    def _read(self, numbers: np.ndarray) -> np.ndarray | None:
-        if self.conditions is None:
-            return None
-        return self.conditions.read(numbers.tolist())["video"]
+    def _read(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        return {} if self.conditions is None else self.conditions.read(numbers.tolist())
 
-    def _draw(self, numbers: np.ndarray, real: np.ndarray | None) -> Made:
-        began = time.monotonic()
+    def _draw(self, numbers: np.ndarray, rows: Mapping[str, np.ndarray]) -> Made:
+        began, real = time.monotonic(), rows.get("video")
         filled = fill_batch(numbers, self.batch)
         labels = None if self.labels is None else self.labels[numbers]
         samples = self.sampler.sample(
@@ -122,6 +124,7 @@ class ClipGenerator:
             np.full(count, -1, np.int32) if labels is None else labels.astype(np.int32),
             np.full(count, seconds, np.float32),
             None if real is None else to_bytes(real),
+            rows.get("replaced"),
             {values: choose_values(pixels, values) for values in self.values},
             samples.passes[:count],
             samples.opener_passes[:count],
@@ -180,6 +183,8 @@ class ClipScorer:
             arrays["classes"] = self.classes(to_bytes(videos)).astype(np.float32)
         if made.real is not None:
             arrays |= self._compare(made.videos, made.real)
+        if made.replaced is not None:
+            arrays["replaced"] = made.replaced
         if self.tracker is not None:
             arrays["agreement"] = self._track(made)
         if not numbers[0]:

@@ -88,7 +88,7 @@ def survival_rules(config: Config) -> SurvivalRules:
     """How long videos of a configuration of moving shapes are watched."""
     world, stride = config.data.moving_shapes.world, config.tokenizer.stride[0]
     step = frames_of_latents(config.plan.grid.t, stride) - 1
-    return SurvivalRules(step, stride, world.border, world.occlusion != "none")
+    return SurvivalRules(step, stride, world.occlusion != "none")
 
 
 def real_videos(config: Config, frames: int, count: int) -> Iterator[Clips]:

@@ -164,9 +164,13 @@ class RealClips:
         return self.data.label_names
 
     @property
-    def replaced(self) -> list[str]:
-        """What could not be read while clips were drawn; other clips stood in for it."""
-        return [str(error) for error in self.data.bad_videos or ()][self.skipped :]
+    def replaced(self) -> dict[str, str]:
+        """What this process could not read while clips were drawn; other clips stood in for it.
+
+        Path of the video -> what is wrong with it.
+        """
+        errors = list(self.data.bad_videos or ())[self.skipped :]
+        return {error.path: str(error) for error in errors}
 
     @property
     def is_complete(self) -> bool:
@@ -185,7 +189,7 @@ class RealClips:
         yield from build_data.iterate_clips(config, self.chosen, limit=len(self.rows), batch=batch)
 
     def read(self, numbers: Sequence[int]) -> dict[str, np.ndarray]:
-        """The same of any clips, by their numbers."""
+        """The same of any clips, by their numbers; "replaced" [k 2] as the property, of these."""
         spec = PipelineSpec(
             batch=1,
             seed=self.seed,
@@ -193,10 +197,13 @@ class RealClips:
             threads=os.cpu_count() or 1,
             bad=self.config.data.bad_records,
         )
-        data = self.chosen
-        bad = BadVideos() if data.bad_videos is None else data.bad_videos
+        data, bad = self.chosen, BadVideos()
         indices = [int(number) % self.distinct for number in numbers]
-        return read_examples(data.source, data.transforms, spec, indices=indices, bad_videos=bad)
+        rows = read_examples(data.source, data.transforms, spec, indices=indices, bad_videos=bad)
+        if data.bad_videos is not None and len(bad):
+            data.bad_videos.add(*bad)
+        replaced = np.array([(error.path, str(error)) for error in bad], str)
+        return {**rows, "replaced": replaced.reshape(-1, 2)}
 
     def find_label(self, number: int) -> int:
         """The class id of a clip, as its record has it."""
@@ -224,7 +231,14 @@ class RealClips:
             "videos": len(source.order if items else source),
             **({"windows": len(source)} if items and source.windows is not None else {}),
             **build_data.describe_clips(self.config),
+            **({"moving_shapes": self._describe_shapes()} if data.kind == "moving_shapes" else {}),
         }
+
+    def _describe_shapes(self) -> dict[str, Any]:
+        """What the shapes of a clip are drawn from."""
+        found = dataclasses.asdict(self.config.data.moving_shapes)
+        del found["train_clips"]
+        return found
 
 
 def open_clips(config: Config, protocol: Protocol, limit: int | None) -> RealClips:

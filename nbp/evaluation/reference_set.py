@@ -9,7 +9,7 @@ network. Nothing checks how old they are: another data set is another fingerprin
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ from nbp.metrics.feature_statistics import FeatureSet
 from nbp.metrics.fvd import FeatureExtractor
 from nbp.metrics.stream import FrameFeatures, Spectra
 
+NONE_REPLACED = np.empty((0, 2), "U1")  # of files of an older version
+
 
 @dataclass(frozen=True, eq=False)
 class Reference:
     """The real clips of an evaluation, in their order.
 
-    labels: class ids [n]. hashes: of their pixels [n]. provenance: for a report.
+    labels: class ids [n]. hashes: of their pixels [n]. provenance: for a report. replaced: see
+    `RealClips.replaced`, whichever process read the clips.
     """
 
     set: FeatureSet
@@ -37,6 +40,7 @@ class Reference:
     hashes: np.ndarray
     distinct: int
     provenance: dict[str, Any]
+    replaced: dict[str, str] = field(default_factory=dict)
 
 
 def fill_reference(
@@ -74,6 +78,7 @@ def fill_reference(
             {
                 "label": rows["label"].astype(np.int32),
                 "hash": hash_clips(video),
+                "replaced": rows["replaced"],
                 **measure_features(video, extractor, frames),
             }
         ]
@@ -112,6 +117,7 @@ def measure_reference(
             "file": f"cache/{store.folder.name}",
             "seconds": round(seconds, 1),
         },
+        dict(found.get("replaced", NONE_REPLACED).tolist()),
     )
 
 

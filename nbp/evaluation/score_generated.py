@@ -25,6 +25,7 @@ from nbp.evaluation.generation import (
 )
 from nbp.evaluation.real_clips import RealClips, open_clips
 from nbp.evaluation.reference_set import (
+    NONE_REPLACED,
     Reference,
     fill_reference,
     join_features,
@@ -48,7 +49,8 @@ class Generated:
     """What an evaluation of generated clips found, for the report.
 
     arrays: rows of the first repeat. maker: draws its clips again. distances: feature distances of
-    its clips.
+    its clips. replaced: see `RealClips.replaced`, of the clips of all repeats, whichever process
+    read them.
     """
 
     scores: dict[str, float]
@@ -59,6 +61,7 @@ class Generated:
     conditions: RealClips | None
     reference: Reference | None
     distances: np.ndarray | None
+    replaced: dict[str, str]
 
 
 class DrawingTime(NamedTuple):
@@ -405,7 +408,13 @@ def summarize(plan: Plan, sets: Sequence[MadeSet], conditions: RealClips | None)
         generated_psnr_per_frame=curve,
     )
     code_use = describe_codes(first[SUM + "codes"])
-    return Generated(scores, result, code_use, first, maker, conditions, reference, distances)
+    replaced: dict[str, str] = {}
+    for made in sets:
+        replaced |= {} if made.reference is None else made.reference.replaced
+        replaced |= dict(made.arrays.get("replaced", NONE_REPLACED).tolist())
+    return Generated(
+        scores, result, code_use, first, maker, conditions, reference, distances, replaced
+    )
 
 
 def score_features(

@@ -111,7 +111,7 @@ class ShapeTracker:
     motions: motion name -> direction (x, y) of the path at the start, y down; (0, 0) is for the
         names "spin" (turns in place) and "orbit" (runs on a circle) alone.
     turning: whether shapes may be seen at any angle; with "spin" among the motions they are.
-    border: what shapes do there, unless a call says otherwise.
+    border: what shapes do where they would leave the frame.
     """
 
     def __init__(
@@ -159,18 +159,15 @@ class ShapeTracker:
             )
         return asked
 
-    def describe(
-        self, clip: Clip, *, border: Border | None = None, whole_area: float | None = None
-    ) -> Observation:
+    def describe(self, clip: Clip, *, whole_area: float | None = None) -> Observation:
         """Tracks the largest lasting shape of one clip; never raises on noise or black clips.
 
         A clip of one frame, or without one compact blob of a palette colour in nearly all
-        frames, gives `None` throughout. border: what the shape does there, by default
-        `self.border`; where it bounces its motion is that before. whole_area: of the shape in
-        pixels, where something may be in front of it: frames that show less are left out.
+        frames, gives `None` throughout. Of a shape that bounces the motion is that before.
+        whole_area: of the shape in pixels, where something may be in front of it: frames that show
+        less are left out.
         """
-        rule: Border = self.border if border is None else border
-        track = self._follow(clip, rule, whole_area)
+        track = self._follow(clip, whole_area)
         if track is None:
             return replace(UNKNOWN, hidden=whole_area is not None)
         overlaps = {name: self._overlaps(track, name, self.turn_steps) for name in self.shapes}
@@ -179,10 +176,10 @@ class ShapeTracker:
         lasting = np.mean(overlaps[shape].max(axis=0) >= LEAST_FRAME_OVERLAP) >= LEAST_FRAMES
         if scores[shape] < LEAST_OVERLAP or not lasting:
             return Observation(None, track.colour, None, scores[shape])
-        motion = self._read_motion(track, shape, size=max(clip.shape[1:3]), border=rule)
+        motion = self._read_motion(track, shape, size=max(clip.shape[1:3]))
         return Observation(shape, track.colour, motion, scores[shape])
 
-    def locate(self, clip: Clip, *, border: Border = "bounce", occluded: bool = False) -> Blob:
+    def locate(self, clip: Clip, *, occluded: bool = False) -> Blob:
         """Finds the palette colour with the largest lasting area and where it is in each frame.
 
         The clip has at least one frame.
@@ -193,12 +190,12 @@ class ShapeTracker:
         best = int(usual.argmax())
         mask, area = masks[best], areas[best]
         shifts = np.zeros((len(mask), 2), np.int64)
-        if border == "wrap":
+        if self.border == "wrap":
             mask, shifts = _roll_to_middle(mask)
         reach = 1.8 * math.sqrt(float(usual[best]) / math.pi)
         centres, inside = _locate(mask, reach)
         path = centres - shifts
-        if border == "wrap":
+        if self.border == "wrap":
             for axis in (0, 1):
                 path[:, axis] = np.unwrap(path[:, axis], period=clip.shape[2 - axis])
         compact = inside / np.maximum(area, 1e-6)
@@ -206,14 +203,12 @@ class ShapeTracker:
         frames = np.arange(len(clip))
         return Blob(colour, mask, centres, path, area, float(usual[best]), compact, frames)
 
-    def _follow(
-        self, clip: Clip, border: Border = "bounce", whole_area: float | None = None
-    ) -> Blob | None:
+    def _follow(self, clip: Clip, whole_area: float | None = None) -> Blob | None:
         """The blob of a clip where it lasts: in all frames, or in those that show it whole."""
         if clip.shape[0] < 2:
             return None
         occluded = whole_area is not None
-        blob = self.locate(clip, border=border, occluded=occluded)
+        blob = self.locate(clip, occluded=occluded)
         if not blob.plausible:
             return None
         whole = blob.steady(whole_area)
@@ -244,7 +239,7 @@ class ShapeTracker:
             overlaps[row] = best
         return overlaps
 
-    def _read_motion(self, track: Blob, shape: str, *, size: int, border: Border) -> str | None:
+    def _read_motion(self, track: Blob, shape: str, *, size: int) -> str | None:
         """Names the motion whose model explains the whole path, within the stated errors."""
         path, time = track.path, track.frames.astype(np.float64)
         spread = float(np.linalg.norm(path - path.mean(axis=0), axis=1).max())
@@ -253,7 +248,7 @@ class ShapeTracker:
             return "spin" if _turns(overlaps, time) else None
         reach = self.reaches[shape] * math.sqrt(track.area / self.unit_areas[shape])
         frame = np.array(track.mask.shape[:0:-1], np.float64)
-        walls = None if border == "wrap" else (reach, frame)
+        walls = None if self.border == "wrap" else (reach, frame)
         velocity, line_errors = _fit_bouncing_line(path, time, walls)
         if "orbit" in self.motions:
             errors = fit_orbit(path, time, least_radius=2 * STILL * size)

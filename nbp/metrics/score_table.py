@@ -57,6 +57,8 @@ _RECORDS = (
     Score("bits_per_token", "bits that the generator needs for a code of a real clip", "lower",
           "bits"),
     Score("bits_blocks", "the same in further blocks that the same weights know", "lower", "bits"),
+    Score("bits_clips", "the same in clips of another size that the same weights know", "lower",
+          "bits"),
     Score("bits_self_drawn", "the same behind codes that the generator draws itself", "lower",
           "bits", headline=False),
     Score("draft_bits_per_token", "the same where the tokens of a block come one by one", "lower",
@@ -64,6 +66,8 @@ _RECORDS = (
     Score("ssim", "structural similarity", "higher", digits=4),
     Score("lpips", "learned perceptual distance", "lower", digits=4),
     Score("psnr_worst", "PSNR of the worst clip", "higher", "dB", 2),
+    Score("psnr_clips", "PSNR in clips of another size that the same weights know", "higher", "dB",
+          2),
     Score("psnr_after_given", "PSNR of the frames that continue given ones", "higher", "dB", 2),
     Score("ssim_after_given", "structural similarity of these frames", "higher", digits=4),
     Score("lpips_after_given", "learned perceptual distance of these frames", "lower", digits=4),
@@ -94,6 +98,7 @@ _PLACES = {name: place for place, name in enumerate(SCORES)}
 _CONDITIONS = re.compile(
     r"_(?:random|other)_features|_parts_\d+|_\d+(?=_|$)|(?<=^stream)_(?:random|vgg)"
     r"|(?<=^bits)_(?:token|row|frame|\d+x\d+x\d+)(?=_blocks$)"
+    r"|(?<=^bits|^psnr)_\d+x\d+x\d+(?=_clips$)"
 )
 _FEATURES = {
     "_random_features": "random features: only for trends",

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nbp.metrics.drift import mean_columns
-from nbp.metrics.label_agreement import Border, Observation, ShapeTracker, fit_orbit
+from nbp.metrics.label_agreement import Observation, ShapeTracker, fit_orbit
 from nbp.shapes import Array, Bool, Clip, Clips, Float
 
 # (first frame, label) of each stretch with one label; the first one begins at 0.
@@ -46,16 +46,15 @@ BENT = 0.0015
 
 @dataclass(frozen=True)
 class SurvivalRules:
-    """How videos are cut, and the rules of their world.
+    """How videos are cut, and what may be in front of the shape. Borders are the tracker's.
 
     step: frames from the beginning of a segment to that of the next, one less than a clip of
-    training has. stride: frames of a latent frame. border: see `nbp.data.moving_world`. occluded:
-    whether something may be in front of the shape.
+    training has. stride: frames of a latent frame. occluded: whether something may be in front of
+    the shape.
     """
 
     step: int
     stride: int
-    border: Border = "bounce"
     occluded: bool = False
 
     def starts(self, frames: int) -> range:
@@ -203,7 +202,11 @@ class Watcher:
         motions, self._legal = mirror_motions(tracker.motions)
         # It knows a name for each direction that a bounce can give.
         self._tracker = ShapeTracker(
-            tracker.palette, tracker.shapes, motions, turning=tracker.turning
+            tracker.palette,
+            tracker.shapes,
+            motions,
+            turning=tracker.turning,
+            border=tracker.border,
         )
 
     def judge(self, clip: Clip, script: Script) -> Float[np.ndarray, "s 3"]:
@@ -221,7 +224,7 @@ class Watcher:
             seen = self._describe(piece, path.whole[start])
             if seen.hidden:
                 continue
-            bounces = start > 0 and self.rules.border == "bounce"
+            bounces = start > 0 and self.asked.border == "bounce"
             legal = self._legal[asked["motion"]] if bounces else {asked["motion"]}
             agrees = (seen.colour == asked["colour"], seen.shape == asked["shape"])
             found[row] = (*agrees, seen.motion in legal)
@@ -248,7 +251,7 @@ class Watcher:
             if seen.hidden:
                 continue
             legal = {asked["motion"]}
-            if self.rules.border == "bounce":
+            if self.asked.border == "bounce":
                 legal |= self._mirrored_near(path, slice(start, start + len(piece)), asked)
             agrees = (seen.colour == asked["colour"], seen.shape == asked["shape"])
             found.append(np.array([*agrees, seen.motion in legal]))
@@ -256,7 +259,7 @@ class Watcher:
 
     def _describe(self, piece: Clip, whole: float) -> Observation:
         area = float(whole) if self.rules.occluded else None
-        return self._tracker.describe(piece, border=self.rules.border, whole_area=area)
+        return self._tracker.describe(piece, whole_area=area)
 
     def _mirrored_near(self, path: ShapePath, piece: slice, asked: dict[str, str]) -> set[str]:
         """Names of motions that a bounce within the latent frame before the piece may have made."""
@@ -279,11 +282,11 @@ class Watcher:
         centres, areas = np.full((len(clip), 2), np.nan), np.zeros(len(clip))
         whole, blobs = np.zeros(len(clip)), []
         frame = np.array(clip.shape[2:0:-1], np.float64)
-        border, occluded = self.rules.border, self.rules.occluded
+        occluded = self.rules.occluded
         cuts = {*range(0, len(clip), self.rules.step), *(f for f, _ in script if f < len(clip))}
         for start, end in itertools.pairwise([*sorted(cuts), len(clip)]):
             piece = slice(start, end)
-            blob = self._tracker.locate(clip[piece], border=border, occluded=occluded)
+            blob = self._tracker.locate(clip[piece], occluded=occluded)
             areas[piece] = blob.areas
             blobs.append((piece, blob))
         for (start, _), end in zip(script, [*(f for f, _ in script[1:]), len(clip)], strict=True):
@@ -292,7 +295,7 @@ class Watcher:
             if not blob.plausible:
                 continue
             seen = blob.steady(float(whole[piece.start]) if occluded else None)
-            path = blob.path % frame if border == "wrap" else blob.path
+            path = blob.path % frame if self.asked.border == "wrap" else blob.path
             centres[piece][seen] = path[seen]
         return ShapePath(centres, whole, frame)
 
@@ -324,7 +327,7 @@ class Watcher:
                 continue
             predicted = self._predict(path, script, known=known, at=at)
             far = predicted - path.centres[at]
-            if self.rules.border == "wrap":
+            if self.asked.border == "wrap":
                 far = (far + path.frame / 2) % path.frame - path.frame / 2
             distance = np.linalg.norm(far, axis=1) / path.frame.max()
             errors[at] = np.where(seen[at], distance, errors[at])
@@ -336,14 +339,14 @@ class Watcher:
         time, ahead = known.astype(np.float64), at.astype(np.float64)
         if asked["motion"] == "spin":
             return np.broadcast_to(places.mean(axis=0), (len(at), 2))
-        if self.rules.border == "wrap":
+        if self.asked.border == "wrap":
             period = path.frame
             places = np.stack([np.unwrap(places[:, i], period=period[i]) for i in (0, 1)], axis=1)
         if asked["motion"] == "orbit":
             orbit = fit_orbit(places, time, least_radius=0.0)
             if orbit is not None:
                 return orbit[1](ahead)
-        if self.rules.border == "wrap":
+        if self.asked.border == "wrap":
             return predict_line(places, time, ahead)
         walls = self._walls(path, asked, int(known[0]))
         return predict_bounces(places, time, ahead, walls)

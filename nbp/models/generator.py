@@ -32,6 +32,7 @@ from nbp.nn.rotary import (
 )
 from nbp.nn.transformer import (
     Initialisation,
+    Look,
     Parts,
     Transformer,
     TransformerSpec,
@@ -220,6 +221,36 @@ class Generator(nnx.Module):
             channel takes them.
           key: switches dropout on.
         """
+        x, options = self._enter(codes, prompt, null=null, drafts=drafts, key=key)
+        return self.transformer(x, self.plan.k_end, **options)[:, self.plan.prompt_length :]
+
+    def block_outputs(
+        self,
+        codes: Int[Array, "b size"],
+        prompt: Int[Array, "b p"] | None = None,
+        *,
+        look: Look,
+        **options: Any,
+    ) -> dict[str, PyTree]:
+        """What `look` makes of the outputs of the blocks "transformer.0", ..., all L queries each.
+
+        Arguments as in `hidden_states`.
+        """
+        x, rest = self._enter(codes, prompt, **options)
+        found = self.transformer.block_outputs(x, self.plan.k_end, look, **rest)
+        layers = range(self.spec.layers)
+        return {f"transformer.{i}": jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in layers}
+
+    def _enter(
+        self,
+        codes: Array,
+        prompt: Array | None,
+        *,
+        null: Array | None = None,
+        drafts: Array | None = None,
+        key: Array | None = None,
+    ) -> tuple[Array, dict[str, Any]]:
+        """The input of the first block, and the other arguments of the transformer."""
         ids = codes + self.vocabulary.code_offset
         key1, key2 = (None, None) if key is None else jax.random.split(key)
         table = self.input_table(ids, prompt)
@@ -227,8 +258,7 @@ class Generator(nnx.Module):
         x = drop(x, self.spec.dropout, key1)
         hidden = self.key_mask(prompt, null)
         rotation = self.rotation(0, self.plan.length)
-        x = self.transformer(x, self.plan.k_end, key_mask=hidden, rotation=rotation, key=key2)
-        return x[:, self.plan.prompt_length :]
+        return x, {"key_mask": hidden, "rotation": rotation, "key": key2}
 
     def with_plan(self, plan: SequencePlan) -> "Generator":
         """The same parameters in another plan that they learned (`generator.blocks`)."""

@@ -5,6 +5,7 @@
 REFERENCE 4. The official size is one configuration of `TokenizerSpec`: `OFFICIAL_SPEC`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
@@ -283,6 +284,26 @@ class Tokenizer(nnx.Module):
             metrics=found.metrics,
             statistics=found.statistics,
         )
+
+    def layer_outputs(
+        self, pixels: Float[Array, "b t h w c"], look: Callable[[Array], PyTree]
+    ) -> dict[str, PyTree]:
+        """What `look` makes of the output of each convolution, residual unit and upsampling.
+
+        In the pass of `reconstruct`, before activations and norms that follow; "encoder.0", ...
+        """
+        found = {}
+
+        def run(side: str, x: Array) -> Array:
+            for i, layer in enumerate(getattr(self, side)):
+                x = layer(x)
+                if isinstance(layer, CAUSAL):
+                    found[f"{side}.{i}"] = look(x)
+            return x.astype(jnp.float32)
+
+        latents = run("encoder", pixels)
+        run("decoder", self.spec.make_quantizer().apply(latents, self.codebook).vectors)
+        return found
 
     @property
     def codebook(self) -> PyTree:

@@ -24,9 +24,10 @@ from jax.ad_checkpoint import checkpoint_name
 from nbp.nn.attention.reference import AttentionBackend
 from nbp.nn.rotary import Rotation
 from nbp.parallel.sharding import Axes, constrain, gather
-from nbp.shapes import Array, Bool, Float, Int
+from nbp.shapes import Array, Bool, Float, Int, PyTree
 
 Attend = Callable[[Array, Array, Array], Array]  # (q, k, v) -> mixed values, [b n k d] each
+Look = Callable[[Array], PyTree]  # what is kept of an output
 Remat = Literal["none", "dots", "full", "offload"]
 
 STREAM: Axes = ("batch", None, None)  # of the residual stream
@@ -211,6 +212,25 @@ class Transformer(nnx.Module):
 
         rotation: of queries and keys, by their positions.
         """
+        x, _ = self._pass(x, k_end, lambda x: None, key_mask=key_mask, rotation=rotation, key=key)
+        return self.norm(x)
+
+    def block_outputs(
+        self, x: Float[Array, "b n d"], k_end: Int[Array, "n"], look: Look, **options: Any
+    ) -> PyTree:
+        """What `look` makes of the output of each block of that pass, stacked [layers ...]."""
+        return self._pass(x, k_end, look, **options)[1]
+
+    def _pass(
+        self,
+        x: Array,
+        k_end: Array,
+        look: Look,
+        *,
+        key_mask: Array | None = None,
+        rotation: Rotation | None = None,
+        key: Array | None = None,
+    ) -> tuple[Array, PyTree]:
         graph, stacked = nnx.split(self.layers)
         keys = None if key is None else jax.random.split(key, self.spec.layers)
 
@@ -219,15 +239,15 @@ class Transformer(nnx.Module):
                 q, k = rotation.turn(q, k)
             return self.attention(q, k, v, k_end, key_mask)
 
-        def step(x: Array, layer: tuple[Any, Array | None]) -> tuple[Array, None]:
+        def step(x: Array, layer: tuple[Any, Array | None]) -> tuple[Array, PyTree]:
             state, layer_key = layer
             block = self._gather_layer(nnx.merge(graph, state))
-            return block(checkpoint_name(x, "layer_input"), attend, layer_key), None
+            x = block(checkpoint_name(x, "layer_input"), attend, layer_key)
+            return x, look(x)
 
         # In a scan nothing outside could be merged with what is computed again.
         step = jax.checkpoint(step, policy=make_policy(self.spec.remat), prevent_cse=False)
-        x, _ = jax.lax.scan(step, constrain(x, STREAM), (stacked, keys))
-        return self.norm(x)
+        return jax.lax.scan(step, constrain(x, STREAM), (stacked, keys))
 
     def _gather_layer(self, layer: Block) -> Block:
         """A layer off the stack, its parameters whole on every device."""

@@ -28,7 +28,7 @@ PANELS = {
     "gradient norms": ("grad_norm", "discriminator_grad_norm"),
 }
 # Of each layer (`train.STAGE.statistics_every`): more curves than a small picture has room for.
-LAYERED = ("gradient_norm", "update_norm", "weight_norm")
+LAYERED = ("gradient_norm", "update_norm", "weight_norm", "activation_rms")
 # Magnitudes; their panels are logarithmic where the values span more than a decade.
 MAGNITUDES = ("losses", "gradient norms", "adversarial_weight", "learning_rate", *LAYERED)
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:purple", "tab:brown", "tab:olive")

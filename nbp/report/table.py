@@ -11,6 +11,7 @@ from nbp.errors import ConfigError
 from nbp.evaluation.result import read_report
 from nbp.metrics.independence_gap import compare_token_bits
 from nbp.metrics.score_table import find_score
+from nbp.protocols.protocol import NAMED
 
 
 def format_table(title: str, scores: Mapping[str, float]) -> str:
@@ -44,7 +45,8 @@ def list_obstacles(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[
     """Why the numbers of two reports cannot be compared, [] where they can.
 
     What differs of their protocols (of two versions of one, only that), of the files of their
-    features, and of the number of real and of generated clips, where both have any.
+    features, of the real clips (see `describe_data`), and of the number of real and of generated
+    clips, where both have any.
     """
     names = [report["protocol"].get("name") for report in (first, second)]
     versions = [report["protocol"].get("version") for report in (first, second)]
@@ -53,10 +55,29 @@ def list_obstacles(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[
     pairs = [
         *list_differences(first["protocol"], second["protocol"]),
         *list_differences(first.get("features"), second.get("features"), "features"),
+        *list_differences(describe_data(first), describe_data(second), "data"),
     ]
     counts = list_differences(count_clips(first), count_clips(second))
     pairs += [pair for pair in counts if None not in pair]
     return [f"{path} {a!r} and {b!r}" for path, a, b in pairs]
+
+
+# What decides how a report's real clips are read.
+READ = ("kind", "frames", "size", "width", "fps", "spatial")
+
+
+def describe_data(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What the real clips of a report are: two are of the same data where these are equal.
+
+    Sizes and rates; of moving shapes what they are drawn from, whatever the seed; of other data
+    that a protocol does not name the fingerprint, which is of files and not of their place.
+    """
+    data = report.get("data") or {}
+    found = {key: data[key] for key in READ if key in data}
+    if data.get("kind") == "moving_shapes":
+        return found | {"moving_shapes": data.get("moving_shapes")}
+    (rule, *_) = report["protocol"].get("clips") or ({},)
+    return found if rule.get("dataset") in NAMED else found | {"clips": data.get("fingerprint")}
 
 
 def count_clips(report: Mapping[str, Any]) -> dict[str, int | None]:

@@ -5,6 +5,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -20,10 +21,12 @@ from nbp.shapes import Array, Float, Int, PyTree
 from nbp.tasks.corrupted_context import CorruptedContext
 from nbp.tasks.draft import DraftObjective, Drafts, make_drafts, score_drafts, score_one_by_one
 from nbp.tasks.tokenizer import start_state
+from nbp.training.layer_norms import mean_square, name_activations
 from nbp.training.optimizer import (
     OptimizerSpec,
     accumulate_gradients,
     apply_gradients,
+    average_micro_batches,
     find_storage,
     make_optimizer,
 )
@@ -91,7 +94,7 @@ class GeneratorTask:
         return dataclasses.replace(state, params=cast_to_storage(params, storage))
 
     def with_statistics(self) -> "GeneratorTask":
-        """The same task, whose metrics have norms of each layer as well."""
+        """The same task, whose metrics have norms and activations of each layer as well."""
         optimizer = dataclasses.replace(self.optimizer, statistics=True)
         return dataclasses.replace(self, optimizer=optimizer)
 
@@ -133,16 +136,25 @@ class GeneratorTask:
         """
         tasks = self.on_grid(batch).each_block()
 
-        def loss_fn(
-            params: PyTree, batch: Mapping[str, Array], key: Array
-        ) -> tuple[Array, dict[str, Array]]:
-            if len(tasks) == 1:
-                return tasks[0].loss(params, frozen, batch, key)
+        def choose(functions: list[Callable[..., PyTree]], *arguments: PyTree) -> PyTree:
+            """The result of the chosen block's function of (params, batch, key)."""
+            params, batch, key = arguments
+            if len(functions) == 1:
+                return functions[0](params, frozen, batch, key)
             index = self.choose_block(jax.random.fold_in(key, BLOCKS))
-            losses = [task.loss for task in tasks]
-            return jax.lax.switch(index, losses, params, frozen, batch, key)
+            return jax.lax.switch(index, functions, params, frozen, batch, key)
 
-        return update(self.optimizer, loss_fn, state, batch=batch, key=key)
+        loss_fn = partial(choose, [task.loss for task in tasks])
+        after, metrics = update(self.optimizer, loss_fn, state, batch=batch, key=key)
+        if self.optimizer.statistics:
+            squares = average_micro_batches(
+                partial(choose, [task.activations for task in tasks], state.params),
+                batch=batch,
+                key=key,
+                accumulate=self.optimizer.accumulate,
+            )
+            metrics |= name_activations(squares)
+        return after, metrics
 
     def choose_block(self, key: Array) -> Int[Array, ""]:
         """Which of `each_block` is trained: 0 for the network's own plan."""
@@ -154,23 +166,37 @@ class GeneratorTask:
         self, params: PyTree, frozen: PyTree, batch: Mapping[str, Array], key: Array
     ) -> tuple[Array, dict[str, Array]]:
         """What a step lowers, with its metrics, in the blocks of the network's own plan."""
+        codes, options = self._draw_inputs(frozen, batch, key)
+        model, prompt = self.network.bind(params), self.network.prompt(batch)
+        options |= {"weights": self.weigh_tokens(batch), "tokens": self.loss_tokens}
+        if self.draft is None:
+            return score(model, codes, prompt, **options)
+        drafts = self.make_drafts(self.draft, codes, key)
+        return score_drafts(model, codes, prompt, drafts, **options)
+
+    def activations(
+        self, params: PyTree, frozen: PyTree, batch: Mapping[str, Array], key: Array
+    ) -> dict[str, Float[Array, ""]]:
+        """Mean squares of the outputs of the transformer's blocks in the pass of `loss`."""
+        codes, options = self._draw_inputs(frozen, batch, key)
+        model, prompt = self.network.bind(params), self.network.prompt(batch)
+        if self.draft is not None:
+            options["drafts"] = self.make_drafts(self.draft, codes, key).ids
+        return model.block_outputs(options.pop("read"), prompt, look=mean_square, **options)
+
+    def _draw_inputs(
+        self, frozen: PyTree, batch: Mapping[str, Array], key: Array
+    ) -> tuple[Int[Array, "b size"], dict[str, Any]]:
+        """The codes to predict; what is read, null conditions, and the key of the dropout."""
         null_key, drop_key = jax.random.split(key)
-        tokens = self.loss_tokens
         codes = self.network.to_sequence(self.codes(frozen, batch))
-        prompt = self.network.prompt(batch)
         null = None
-        if prompt is not None:
+        if self.network.prompt(batch) is not None:
             null = jax.random.bernoulli(null_key, self.null_probability, codes.shape[:1])
         read = codes
         if self.corruption is not None:
             read = self.corruption(codes, jax.random.fold_in(key, CORRUPTION))
-        model = self.network.bind(params)
-        options: dict[str, Any] = {"read": read, "null": null, "key": drop_key}
-        options["weights"] = self.weigh_tokens(batch)
-        if self.draft is None:
-            return score(model, codes, prompt, tokens=tokens, **options)
-        drafts = self.make_drafts(self.draft, codes, key)
-        return score_drafts(model, codes, prompt, drafts, tokens=tokens, **options)
+        return codes, {"read": read, "null": null, "key": drop_key}
 
     def weigh_tokens(self, batch: Mapping[str, Array]) -> Float[Array, "b n"] | None:
         """Counts the tokens of latent frames that begin under their clip's label; 0 for others.

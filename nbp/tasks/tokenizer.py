@@ -17,6 +17,7 @@ from nbp.models.tokenizer import TokenizerNetwork, scale_pixels
 from nbp.ranges import NonNegative, Positive
 from nbp.shapes import Array, Float, PyTree
 from nbp.tasks.adversary import Adversary, Kinds, average_kinds
+from nbp.training.layer_norms import mean_square, name_activations
 from nbp.training.optimizer import (
     OptimizerSpec,
     apply_gradients,
@@ -101,7 +102,7 @@ class TokenizerTask:
         return start_state(self.network.init(key), self.optimizer, extra=extra)
 
     def with_statistics(self) -> "TokenizerTask":
-        """The same task, whose metrics have norms of each layer as well."""
+        """The same task, whose metrics have norms and activations of each layer as well."""
         optimizer = dataclasses.replace(self.optimizer, statistics=True)
         return dataclasses.replace(self, optimizer=optimizer)
 
@@ -130,12 +131,13 @@ class TokenizerTask:
             del key
             return self._differentiate(state, frozen, rows)
 
-        found = average_micro_batches(
-            differentiate,
+        average = partial(
+            average_micro_batches,
             batch={kind: batch[kind] for kind in KINDS if kind in batch},
             key=key,
             accumulate=self.optimizer.accumulate,
         )
+        found = average(differentiate)
         optimizer = make_optimizer(self.optimizer, state.params)
         after, norms = apply_gradients(
             state, found["gradients"], optimizer=optimizer, spec=self.optimizer
@@ -147,6 +149,9 @@ class TokenizerTask:
             "code_usage": jnp.mean(found["histogram"] > 0),
             "code_perplexity": losses.perplexity(found["histogram"]),
         }
+        if self.optimizer.statistics:
+            squares = average(lambda rows, key: self._activations(state.params, rows))
+            metrics |= name_activations(squares)
         params = self.network.update_codebook(after.params, found["statistics"])
         extra = state.extra
         if self.adversary is not None:
@@ -156,6 +161,13 @@ class TokenizerTask:
             metrics["discriminator_grad_norm"] = norm
         ema = self.network.share_codebook(params, after.ema)
         return dataclasses.replace(after, params=params, ema=ema, extra=extra), metrics
+
+    def _activations(self, params: PyTree, rows: Kinds) -> dict[str, Array]:
+        """Mean squares of the outputs of the layers, each clip and each image counting once."""
+        model = self.network.bind(params)
+        return average_trees(
+            [(len(x), model.layer_outputs(scale_pixels(x), mean_square)) for x in rows.values()]
+        )
 
     def _differentiate(self, state: TrainState, frozen: PyTree, rows: Kinds) -> dict[str, PyTree]:
         """Gradients, metrics and statistics of one micro-batch, from one pass each way.

@@ -1,6 +1,8 @@
 # Copyright 2026 The NBP Authors
 # SPDX-License-Identifier: Apache-2.0
-"""Norms of each layer of parameters, gradients or updates."""
+"""Norms of each layer of parameters, gradients or updates, and the size of its outputs."""
+
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 
@@ -30,3 +32,13 @@ def layer_norms(tree: PyTree) -> dict[str, Float[Array, ""]]:
         else:
             add(".".join(parents[:2]) or last, jnp.sum(square))
     return {name: jnp.sqrt(square) for name, square in squares.items()}
+
+
+def mean_square(x: Float[Array, "*s"]) -> Float[Array, ""]:
+    """The mean of the squares of all values, in float32 at least."""
+    return jnp.mean(jnp.square(x.astype(jnp.promote_types(x.dtype, jnp.float32))))
+
+
+def name_activations(squares: Mapping[str, Float[Array, ""]]) -> dict[str, Float[Array, ""]]:
+    """LAYER/activation_rms of the mean squares of the layers' outputs."""
+    return {f"{layer}/activation_rms": jnp.sqrt(square) for layer, square in squares.items()}

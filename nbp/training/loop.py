@@ -54,7 +54,7 @@ class LoopSpec:
         profile_steps: first and last update of a trace in `profile/` beside the metrics; or none.
         deadline: when to save and end as if preempted, in seconds of `time.monotonic`.
         best: which score tells the best state, which is saved and kept, and when to end early.
-        statistics_every: updates between norms of each layer; 0 for none.
+        statistics_every: updates between measures of each layer; 0 for none.
     """
 
     total_steps: int

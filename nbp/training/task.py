@@ -31,7 +31,7 @@ class Task(Protocol):
     nothing to weaken. And `begin(state) -> TrainState` or None, which changes the state before the
     first update, outside of `jax.jit`: large arrays that come from elsewhere would be constants of
     the compiled `init`. And `with_statistics() -> Task`, the same task whose metrics also have
-    norms of each layer, named "LAYER/..._norm", for `LoopSpec.statistics_every`.
+    measures of each layer, named "LAYER/MEASURE", for `LoopSpec.statistics_every`.
     """
 
     @property

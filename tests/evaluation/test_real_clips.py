@@ -19,6 +19,7 @@ from nbp.files import VideoError
 from nbp.protocols import PROTOCOLS
 from nbp.protocols.clip_lists import list_clips
 from nbp.protocols.protocol import Protocol
+from nbp.report.table import describe_data
 from tests import tiny
 from tests.evaluated import make_prepared
 
@@ -283,3 +284,42 @@ def test_an_unreadable_video_does_not_stop_the_listing_of_others(name: str, prep
     config = make_config(prepared, **{"data.frames": "5", "data.bad_records": "stop"})
     with pytest.raises(DataError, match="checksum"):
         list_items(data, rule, config, seed=0)
+
+
+def test_what_is_replaced_is_told_with_each_reading(tmp_path: Path) -> None:
+    folder = make_prepared(tmp_path / "data", {"train": 6, "test": 3})
+    (records,) = folder.glob("*train.array_record*")
+    content = bytearray(records.read_bytes())
+    content[content.index(b"train/4.avi")] ^= 1
+    records.write_bytes(content)
+    clips = open_protocol(folder, shrink("seed-rfvd"))
+    others = np.flatnonzero(clips.rows != 4).tolist()
+    assert 0 < len(others) < len(clips.rows)
+    assert clips.read(others)["replaced"].shape == (0, 2)
+    assert clips.replaced == {}
+    for _ in range(2):  # also for whoever reads it again
+        ((path, reason),) = clips.read(range(len(clips.rows)))["replaced"].tolist()
+        assert "4" in path
+        assert reason.startswith(path)
+        assert clips.replaced == {path: reason}
+
+
+def test_a_report_says_what_moving_shapes_are_drawn_from() -> None:
+    """Whatever tells two such data apart, and neither the seed nor the number for training."""
+
+    def describe(**changes: str) -> dict[str, Any]:
+        config = load_config(tiny.CONFIG, {**tiny.OVERRIDES, **changes})
+        protocol, config = choose_rule(PROTOCOLS["moving-shapes"], config, {})
+        report = {"protocol": dataclasses.asdict(protocol)}
+        return describe_data(report | {"data": open_clips(config, protocol, None).provenance()})
+
+    known = describe()
+    assert known["moving_shapes"]["shapes"] == ("square", "disk", "triangle")
+    assert known == describe(**{"seed": "5", "data.moving_shapes.train_clips": "9"})
+    for key, value in (
+        ("data.frames", "9"),
+        ("data.width", "32"),
+        ("data.moving_shapes.texture", "3.0"),
+        ("data.moving_shapes.world.border", "wrap"),
+    ):
+        assert known != describe(**{key: value}), key

@@ -62,8 +62,8 @@ def start(workdir: Path, out: Path, *options: str, setup: EvaluationSetup) -> st
 
 
 def pick(report: str) -> dict[str, Any]:
-    """What tells neither of seconds nor of files that this run alone has opened."""
-    kept = ("scores", "per_class", "repeats", "code_usage", "leaks")
+    """What does not tell of seconds."""
+    kept = ("scores", "per_class", "repeats", "code_usage", "leaks", "deviations")
     return {name: json.loads(report)[name] for name in kept}
 
 
@@ -90,6 +90,10 @@ def test_tasks_of_an_array_end_with_the_bits_of_one_process(
     out = tmp_path / "scores.json"
     whole = start(workdir, out, setup=setup)
     assert whole
+    (told,) = [line for line in json.loads(whole)["deviations"] if "replaced" in line]
+    assert told.startswith(
+        "1 unreadable videos were replaced by others, the first: toy/train record"
+    )
     chunks = read_chunks(workdir)
     shutil.rmtree(workdir / "report")
 

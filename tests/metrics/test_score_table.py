@@ -8,6 +8,7 @@ import pytest
 
 from nbp import build
 from nbp.config import load_config
+from nbp.config.grids import name_clips
 from nbp.data.moving_shapes import MovingShapesSpec, render_clip
 from nbp.evaluation.generation import ClipScorer, Made
 from nbp.metrics.feature_statistics import STATISTICS, FeatureSet, compute_statistics, name_scores
@@ -81,13 +82,17 @@ def of_likelihood() -> set[str]:
     return set(metrics) - {"bits_grid"}
 
 
+def of_further_grids() -> set[str]:
+    return {f"{score}_{name_clips((9, 48, 64))}_clips" for score in ("psnr", "bits")}
+
+
 def of_classes() -> set[str]:
     rows = np.full((20, 2), 0.5)
     return {*score_classes(rows), *score_classes(rows, name="inception_score_20")}
 
 
 def test_the_table_has_the_scores_of_evaluations_and_no_others() -> None:
-    names = of_features() | of_clips() | of_likelihood() | of_classes()
+    names = of_features() | of_clips() | of_likelihood() | of_classes() | of_further_grids()
     assert not [name for name in names if not find_score(name).meaning]
     found = {find_place(name) for name in names}
     assert not [name for place, name in enumerate(SCORES) if place not in found]
@@ -101,6 +106,8 @@ def test_the_table_has_the_scores_of_evaluations_and_no_others() -> None:
         ("stream_vgg_temporal_8", "stream_temporal"),
         ("inception_score_21_parts_1_std", "inception_score"),
         ("accuracy_top5", "accuracy_top5"),
+        ("psnr_9x48x64_clips", "psnr_clips"),
+        ("bits_9x48x64_clips", "bits_clips"),
     ],
 )
 def test_conditions_in_a_name_do_not_hide_the_score(name: str, of: str) -> None:

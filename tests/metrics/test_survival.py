@@ -36,8 +36,7 @@ def make(spec: MovingShapesSpec, count: int = COUNT, seed: int = 1):
 
 
 def score(spec: MovingShapesSpec, clips: np.ndarray, scripts) -> Survival:
-    world = spec.world
-    rules = SurvivalRules(STEP, STRIDE, world.border, world.occlusion != "none")
+    rules = SurvivalRules(STEP, STRIDE, spec.world.occlusion != "none")
     tracker = ShapeTracker(**spec.tracking)
     return score_survival(tracker, np.ascontiguousarray(clips), scripts, rules, horizons=(33, 65))
 

@@ -144,12 +144,13 @@ def reference_transformer(
     *,
     hidden: np.ndarray | None = None,
     apart: tuple[np.ndarray, np.ndarray] | None = None,
+    outputs: list[np.ndarray] | None = None,
 ) -> np.ndarray:
     """The layers of `params` one after the other, then the final norm; x [b n d], float64.
 
     k_end [n], or [n n], True where a query attends a key. `hidden` [b n] is True for keys that no
     query attends. apart: for rotary positions, of heads 0, 2, ... and of heads 1, 3, ...; see
-    `attend`.
+    `attend`. outputs: takes the output of each layer.
     """
     seen = k_end[None]
     if k_end.ndim == 1:
@@ -172,6 +173,8 @@ def reference_transformer(
         inner = linear(layer_norm(x, layer["norm2"]), layer["mlp"]["up"])
         inner = 0.5 * inner * (1 + erf(inner / math.sqrt(2)))
         x = x + linear(inner, layer["mlp"]["down"])
+        if outputs is not None:
+            outputs.append(x)
     return layer_norm(x, params["norm"])
 
 
@@ -183,11 +186,12 @@ def reference_logits(
     *,
     null: bool = False,
     drafts: np.ndarray | None = None,
+    outputs: list[np.ndarray] | None = None,
 ) -> np.ndarray:
     """Logits [b n v] of the target positions for vocabulary ids [b size] in generation order.
 
     `null` puts the null condition in place of the prompt. drafts: codes [b size], the number of
-    codes for a hidden one; None hides all.
+    codes for a hidden one; None hides all. outputs: takes the output of each layer.
     """
     params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float64), params)
     plan, special = network.plan, np.arange(network.plan.special_count)
@@ -232,6 +236,12 @@ def reference_logits(
         hidden = np.zeros(x.shape[:2], bool)
         hidden[:, : plan.prompt_length] = prompt == network.padding
     x = reference_transformer(
-        params["transformer"], x, plan.k_end, network.spec.heads, hidden=hidden, apart=apart
+        params["transformer"],
+        x,
+        plan.k_end,
+        network.spec.heads,
+        hidden=hidden,
+        apart=apart,
+        outputs=outputs,
     )
     return x[:, plan.prompt_length :] @ params["head"]["kernel"]

@@ -4,6 +4,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from nbp.metrics.score_table import find_place, find_score
@@ -43,9 +44,14 @@ class ScoreGroup:
         return sorted(names, key=lambda name: (find_place(name), name))
 
     def describe(self) -> str:
-        """What all its numbers share, in words: version, clips, features."""
+        """What all its numbers share, in words: version, data, clips, features."""
         counts = [count_clips(report) for report in self.reports.values()]
-        words = [f"v{self.first['protocol']['version']}"]
+        words, data = [f"v{self.first['protocol']['version']}"], self.first.get("data") or {}
+        if {"frames", "size"} <= data.keys():
+            size = (data["frames"], data["size"], data.get("width") or data["size"])
+            words.append("x".join(map(str, size)))
+        if data.get("root"):
+            words.append(PurePath(data["root"]).name)
         for kind in counts[0]:
             count = next((c[kind] for c in counts if c[kind] is not None), None)
             words += [] if count is None else [f"{count:,} {kind}"]

@@ -30,6 +30,11 @@ OTHERS = {
     "version": (change_protocol(version=2), "protocol moving-shapes v2 and v1 are different"),
     "field": (change_protocol(clips=[{"dataset": "ucf101"}]), "clips[0].dataset 'ucf101' and"),
     "features": ({"features": {"sha256": "b"}}, "features {'sha256': 'b'} and None"),
+    "size": ({"data": {"kind": "moving_shapes", "size": 64}}, "data.size 64 and None"),
+    "shapes": (
+        {"data": {"kind": "moving_shapes", "moving_shapes": {"texture": 3.0}}},
+        "data.moving_shapes {'texture': 3.0} and None",
+    ),
     "held-out clips": ({"held_out_clips": 16}, "real clips 16 and 8"),
     "generated clips": (
         {"generation": {**REPORT["generation"], "clips": 4}},
@@ -48,8 +53,28 @@ def test_scores_of_other_conditions_have_another_column(name: str, tmp_path: Pat
     assert reason in explain_missing(runs[1], Scored(1, ""), common)
 
 
+def test_data_are_their_files_and_not_the_folder(tmp_path: Path) -> None:
+    def made(root: str, fingerprint: str) -> dict[str, Any]:
+        size = {"frames": 9, "size": 32, "width": 48}
+        return {"data": {"kind": "folder", "root": root, "fingerprint": fingerprint, **size}}
+
+    folder = change_protocol(clips=[{"dataset": "videos"}])
+    places = [("a/cats", "f-1"), ("b/copied", "f-1"), ("a/cats", "f-2")]
+    runs = make_runs(tmp_path / "videos", *(folder | made(*place) for place in places))
+    same, _ = group_reports(runs)
+    assert [row.run for row in same.reports] == [0, 1]
+    assert same.describe() == "v1, 9x32x48, cats, 8 real clips, 8 generated clips"
+    assert "data.clips 'f-2' and 'f-1'" in explain_missing(runs[2], Scored(2, ""), same)
+    # A protocol that names its data set has the same clips however they were prepared.
+    named = change_protocol(clips=[{"dataset": "ucf101"}])
+    runs = make_runs(tmp_path / "named", *(named | made(*place) for place in places))
+    assert len(group_reports(runs)) == 1
+
+
 def test_what_is_only_told_does_not_divide(tmp_path: Path) -> None:
-    changes = {"seed": 9, "sampling": {"top_p": 0.5}, "deviations": [], "device": "2 x gpu"}
+    shapes = {"kind": "moving_shapes", "fingerprint": "of another seed"}
+    changes: dict[str, Any] = {"data": shapes}
+    changes |= {"seed": 9, "sampling": {"top_p": 0.5}, "deviations": [], "device": "2 x gpu"}
     (group,) = group_reports(make_runs(tmp_path, {}, changes))
     assert len(group.reports) == 2
     assert group.describe() == "v1, 8 real clips, 8 generated clips"
