@@ -46,12 +46,13 @@ class Law:
         powers = np.asarray(x, float) ** -self.exponents[..., None, :]
         return self.constant[..., None] + np.sum(self.factors[..., None, :] * powers, axis=-1)
 
-    def invert(self, loss: Float[Array, "*b n"]) -> Float[np.ndarray, "*b n"]:
-        """Of a law of one axis the x that gives a loss; infinite at or below its constant."""
+    def invert_log(self, loss: Float[Array, "*b n"]) -> Float[np.ndarray, "*b n"]:
+        """Of a law of one axis the log of the x that gives a loss; infinite at or below its
+        constant, else finite, however flat the law is."""
         rest = np.asarray(loss, float) - self.constant[..., None]
         with np.errstate(divide="ignore", invalid="ignore"):
-            x = (rest / self.factors) ** (-1.0 / self.exponents)
-        return np.where(rest > 0, x, np.inf)
+            logs = (np.log(self.factors) - np.log(rest)) / self.exponents
+        return np.where(rest > 0, logs, np.inf)
 
 
 @dataclass(frozen=True)
@@ -398,19 +399,17 @@ def compute_multiplier(
     anew, the runs are, and each gets a residual of the baseline: they are taken to scatter alike.
     """
     cost, values = np.asarray(compute, float), np.asarray(loss, float)
-    needed = baseline.law.invert(values)
-    value = float(np.exp(np.mean(np.log(needed / cost))))
+    needed = baseline.law.invert_log(values)
     rng = np.random.default_rng(seed)
     draws = len(baseline.draws.constant)
     rows = rng.integers(len(cost), size=(draws, len(cost)))
     noise = baseline.draw_noise(len(cost), seed=seed + 1)
-    many = baseline.draws.invert(values[rows] * np.exp(noise)) / cost[rows]
-    means = np.exp(np.mean(np.log(many), axis=1))
-    return Multiplier(
-        Interval.of(value, means),
-        float(np.mean(np.isinf(means))),
-        not baseline.covers(needed[:, None]),
-    )
+    many = baseline.draws.invert_log(values[rows] * np.exp(noise)) - np.log(cost[rows])
+    with np.errstate(over="ignore"):  # as good as never
+        value = float(np.exp(np.mean(needed - np.log(cost))))
+        means = np.exp(np.mean(many, axis=1))
+        inside = baseline.covers(np.exp(needed)[:, None])
+    return Multiplier(Interval.of(value, means), float(np.mean(np.isinf(means))), not inside)
 
 
 def describe(value: Any) -> Any:

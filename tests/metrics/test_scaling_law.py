@@ -45,8 +45,9 @@ def test_a_law_is_what_it_says() -> None:
 
 
 def test_inversion_undoes_the_law() -> None:
-    np.testing.assert_allclose(OF_COMPUTE.invert(OF_COMPUTE(COMPUTE[:, None])), COMPUTE)
-    assert np.all(np.isinf(OF_COMPUTE.invert(np.array([1.2, 0.7]))))
+    found = OF_COMPUTE.invert_log(OF_COMPUTE(COMPUTE[:, None]))
+    np.testing.assert_allclose(np.exp(found), COMPUTE)
+    assert np.all(np.isinf(OF_COMPUTE.invert_log(np.array([1.2, 0.7]))))
 
 
 # Fits ----------------------------------------------------------------------------------------
@@ -188,6 +189,17 @@ def test_what_no_compute_reaches_is_infinite() -> None:
     assert found.unreached > 0.9
     assert found.extrapolated
     assert describe({"value": [found.interval.value, 2.0]}) == {"value": [None, 2.0]}
+
+
+@pytest.mark.filterwarnings("error")
+def test_few_and_scattered_runs_give_a_wide_interval_and_no_warning() -> None:
+    """Some draws are so flat that the least of computes would do, some are never low enough."""
+    x = COMPUTE[:4, None]
+    baseline = fit_law(x, make_losses(OF_COMPUTE, x, noise=0.3, seed=11), draws=400)
+    found = compute_multiplier(baseline, COMPUTE[3:5], OF_COMPUTE(COMPUTE[3:5, None]))
+    assert 0 < found.unreached < 1
+    assert not any(np.isnan([found.interval.value, found.interval.low, found.interval.high]))
+    assert found.interval.low < 1 < found.interval.high
 
 
 def test_efficient_runs_are_those_that_no_cheaper_one_beats() -> None:
