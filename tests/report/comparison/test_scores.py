@@ -26,14 +26,19 @@ def change_protocol(**fields: Any) -> dict[str, Any]:
     return {"protocol": {**copy.deepcopy(REPORT["protocol"]), **fields}}
 
 
+SHAPES: dict[str, Any] = {
+    "kind": "moving_shapes",
+    "size": 32,
+    "moving_shapes": {"texture": 12.0, "snap": 4},
+}
 OTHERS = {
     "version": (change_protocol(version=2), "protocol moving-shapes v2 and v1 are different"),
     "field": (change_protocol(clips=[{"dataset": "ucf101"}]), "clips[0].dataset 'ucf101' and"),
     "features": ({"features": {"sha256": "b"}}, "features {'sha256': 'b'} and None"),
-    "size": ({"data": {"kind": "moving_shapes", "size": 64}}, "data.size 64 and None"),
+    "size": ({"data": {**SHAPES, "size": 64}}, "data.size 64 and 32"),
     "shapes": (
-        {"data": {"kind": "moving_shapes", "moving_shapes": {"texture": 3.0}}},
-        "data.moving_shapes {'texture': 3.0} and None",
+        {"data": {**SHAPES, "moving_shapes": {"texture": 3.0, "snap": 4}}},
+        "data.moving_shapes.texture 3.0 and 12.0",
     ),
     "held-out clips": ({"held_out_clips": 16}, "real clips 16 and 8"),
     "generated clips": (
@@ -46,11 +51,20 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_scores_of_other_conditions_have_another_column(name: str, tmp_path: Path) -> None:
     change, reason = OTHERS[name]
-    runs = make_runs(tmp_path, {}, change, {})
+    known = {"data": SHAPES}
+    runs = make_runs(tmp_path, known, known | change, known)
     common, other = group_reports(runs)
     assert [row.run for row in common.reports] == [0, 2], "of most runs first"
     assert [row.run for row in other.reports] == [1]
     assert reason in explain_missing(runs[1], Scored(1, ""), common)
+
+
+def test_what_an_older_report_does_not_tell_does_not_divide(tmp_path: Path) -> None:
+    older = {"kind": "moving_shapes", "size": 32, "moving_shapes": {"texture": 12.0}}
+    for i, data in enumerate(({}, {"kind": "moving_shapes", "size": 32}, older)):
+        runs = make_runs(tmp_path / str(i), {"data": SHAPES}, {"data": data})
+        (group,) = group_reports(runs)
+        assert len(group.reports) == 2
 
 
 def test_data_are_their_files_and_not_the_folder(tmp_path: Path) -> None:
