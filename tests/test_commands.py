@@ -144,7 +144,9 @@ def test_shown_launches_pass_their_dry_run(command: Command) -> None:
     assert not done.stderr
     shared = [i for i, word in enumerate(arguments) if word.startswith("nbp.")]
     if shared:  # a command whose work an array divides
-        load(arguments[shared[0]].removeprefix("nbp.")).parse_args(arguments[shared[0] + 1 :])
+        parser = load(arguments[shared[0]].removeprefix("nbp."))
+        _, rest = parser.parse_known_args(arguments[shared[0] + 1 :])
+        assert all(word.startswith("--config.") for word in rest), rest
     elif "--help" not in arguments:
         config = next(i for i, word in enumerate(arguments) if word.startswith("configs/"))
         if "--sweep" in arguments:
