@@ -14,6 +14,7 @@ known of the distribution of draws, which `nbp.sampling.speculative` compares, t
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,7 +26,14 @@ from nbp.models.generator import Generator
 from nbp.models.inference import InferenceModel, inference_model_of
 from nbp.sampling.generate import Generation, clip_codes, make_generation
 from nbp.sampling.settings import PLAIN, SamplingConfig
-from nbp.sampling.speculative import GenerationOutput, SpeculativeJacobi, count_final, put_tokens
+from nbp.sampling.speculative import (
+    GenerationOutput,
+    SpeculativeJacobi,
+    begin_ids,
+    count_final,
+    map_clips,
+    put_tokens,
+)
 from nbp.shapes import Array, Bool, Int
 
 
@@ -88,20 +96,15 @@ def find_fixed_points(
             f"refinements {sampling.refinements}: Jacobi decoding draws each block in one pass"
         )
     decoder = inference_model_of(model)
-    plan, offset = decoder.model.plan, decoder.model.vocabulary.code_offset
-    clips = sample_ids.shape[0]
+    plan, clips = decoder.model.plan, sample_ids.shape[0]
 
     def begin(sample_id: Array, prompt: Any, null: Any) -> Generation:
-        own = (None if x is None else x[None] for x in (prompt, null))
-        prompt, null = own
+        prompt, null = jax.tree.map(lambda x: x[None], (prompt, null))
         options: dict[str, Any] = {"prompt": prompt, "null": null, "given": given}
         return make_generation(decoder, key, sample_id[None], sampling=sampling, **options)
 
-    run = _Run(begin, sample_ids, prompt, null, window)
-    kept = jnp.arange(plan.grid.size) < given
-    ids = jnp.full((clips, plan.grid.size), offset, jnp.int32)
-    if known is not None:
-        ids = jnp.where(kept, known + offset, ids).astype(jnp.int32)
+    run = _Run(begin, (sample_ids, prompt, null), window)
+    ids = begin_ids(decoder.model, known, clips, given=given)
     rows = 2 if run.any_clip.sampling.guidance else 1
     cache = jax.vmap(lambda _: decoder.make_cache(rows, plan.length))(jnp.arange(clips))
     done = jnp.full(clips, given, jnp.int32)
@@ -115,19 +118,18 @@ def find_fixed_points(
 
 @dataclass(frozen=True)
 class _Run:
-    """Passes that look ahead. begin: makes the generation of a single clip."""
+    """Passes that look ahead. begin: makes the generation of a single clip of its row of `own`:
+    number, prompt, null condition.
+    """
 
-    begin: Any
-    sample_ids: Array
-    prompt: Array | None
-    null: Array | None
+    begin: Callable[..., Generation]
+    own: tuple[Array, Array | None, Array | None]
     window: int
 
     @functools.cached_property
     def any_clip(self) -> Generation:
         """What is the same for all clips."""
-        first = (None if x is None else x[0] for x in (self.prompt, self.null))
-        return self.begin(self.sample_ids[0], *first)
+        return self.begin(*jax.tree.map(lambda x: x[0], self.own))
 
     def run_phase(self, state: State, *, phase: Phase, index: int) -> State:
         """All passes of equal width; `index` is that of the first among the plan's passes."""
@@ -157,8 +159,11 @@ class _Run:
         ids = put_tokens(state.ids, drafts, base)
         fed = phase.start + n if first else n
         passes_before = index + (token[:, ::width] - begin) // width
-        look = functools.partial(self.look, fed=fed, width=width)
-        drawn, cache = self.map_clips(look, ids, state.cache, base, passes_before)
+
+        def look(own: Any, *arrays: Any) -> tuple[Array, Any]:
+            return self.look(self.begin(*own), *arrays, fed=fed, width=width)
+
+        drawn, cache = map_clips(look, self.own, ids, state.cache, base, passes_before)
         finite = state.finite & (final | (drawn >= 0)).all(1)
         new = jnp.where(final, drafts, jnp.maximum(drawn, 0) + first_id)
         complete = count_final(new == drafts, width)
@@ -170,19 +175,6 @@ class _Run:
             state.passes + (state.done < end),
             finite,
         )
-
-    def map_clips(self, look: Any, *arrays: Any) -> Any:
-        """`look` of each clip's generation and arrays."""
-        own = (self.sample_ids, self.prompt, self.null)
-
-        def look_at_one(own: Any, arrays: Any) -> Any:
-            return look(self.begin(*own), *arrays)
-
-        if len(self.sample_ids) > 1:
-            return jax.vmap(look_at_one)(own, arrays)
-        # A slice that begins at one place is written in place; a mapped one becomes a scatter.
-        out = look_at_one(*jax.tree.map(lambda x: x[0], (own, arrays)))
-        return jax.tree.map(lambda x: x[None], out)
 
     def look(
         self,

@@ -101,13 +101,10 @@ def decode_ahead(
         )
     decoder = inference_model_of(model)
     require_vocabulary(decoder.model, "speculative decoding compares logits of whole codes")
-    plan, vocabulary = decoder.model.plan, decoder.model.vocabulary
+    plan = decoder.model.plan
     phases = plan.phases(given)
     batch = sample_ids.shape[0]
-    kept = jnp.arange(plan.grid.size) < given
-    ids = jnp.full((batch, plan.grid.size), vocabulary.code_offset, jnp.int32)
-    if known is not None:
-        ids = jnp.where(kept, known + vocabulary.code_offset, ids).astype(jnp.int32)
+    ids = begin_ids(decoder.model, known, batch, given=given)
     guided = sampling.guidance != 0.0 and plan.prompt_length > 0
     run = _Run(
         decoder=decoder,
@@ -224,7 +221,7 @@ class _Run(Drawing):
         model, limits = self.model, jnp.asarray(self.model.plan.k_end)
 
         def look_at_one(
-            ids: Array, prompt: Any, null: Any, cache: Any, start: Any, index: Array
+            ids: Array, prompt: Any, null: Any, cache: Any, index: Array, start: Any
         ) -> tuple[Array, Any]:
             rows = jnp.stack([ids] * (2 if self.guided else 1))
             prompts = None if prompt is None else jnp.stack([prompt] * len(rows))
@@ -247,15 +244,30 @@ class _Run(Drawing):
             ]
             return (1 + t) * logits[0] - t * logits[1], cache
 
-        one = (ids, self.prompt, self.null, cache)
-        if len(ids) > 1:
-            starts = None if isinstance(start, int) else 0
-            return jax.vmap(look_at_one, in_axes=(0, 0, 0, 0, starts, 0))(*one, start, index)
-        # A slice that begins at one place is written in place; a mapped one becomes a scatter.
-        start = start if isinstance(start, int) else start[0]
-        ids, prompt, null, cache = jax.tree.map(lambda x: x[0], one)
-        out = look_at_one(ids, prompt, null, cache, start, index[0])
-        return jax.tree.map(lambda x: x[None], out)
+        own = (ids, self.prompt, self.null, cache, index)
+        if isinstance(start, int):
+            return map_clips(functools.partial(look_at_one, start=start), *own)
+        return map_clips(look_at_one, *own, start)
+
+
+def begin_ids(
+    model: Generator, known: Int[Array, "b size"] | None, clips: int, *, given: int
+) -> Int[Array, "b size"]:
+    """Vocabulary ids before the first pass: the given codes, and the first code elsewhere."""
+    size, offset = model.plan.grid.size, model.vocabulary.code_offset
+    ids = jnp.full((clips, size), offset, jnp.int32)
+    if known is None:
+        return ids
+    return jnp.where(jnp.arange(size) < given, known + offset, ids).astype(jnp.int32)
+
+
+def map_clips(function: Callable[..., Any], *arrays: Any) -> Any:
+    """`function` of the rows of trees of arrays, clip by clip; there is at least one clip."""
+    if len(jax.tree.leaves(arrays)[0]) > 1:
+        return jax.vmap(function)(*arrays)
+    # A slice that begins at one place is written in place; a mapped one becomes a scatter.
+    out = function(*jax.tree.map(lambda x: x[0], arrays))
+    return jax.tree.map(lambda x: x[None], out)
 
 
 def count_final(kept: Bool[Array, "b n"], width: int) -> Int[Array, "b"]:
